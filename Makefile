@@ -1,0 +1,38 @@
+# Every target sets up what it needs; the second time it finds it there.
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check format bench clean
+help:
+	@echo "make demo    run the whole job on this machine: Kafka, traffic, training, worker, live view"
+	@echo "make test    run the tests (starts a real Kafka, no Docker needed)"
+	@echo "make check   lint, formatting, types"
+	@echo "make bench   the benchmarks behind the README's figures"
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/foreclick demo $(ARGS)
+
+test: $(READY)
+	@$(PY) -m pytest $(ARGS)
+
+check: $(READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: $(READY)
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: $(READY)
+	@$(VENV)/bin/foreclick bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) .foreclick

@@ -1,0 +1,89 @@
+"""Next-item quality on YooChoose: train on `train_tr`, evaluate on every next item of the day after.
+
+    python bench/quality_yoochoose.py [--json] [--data ../shared/data/yoochoose_100k] [--set epochs=10 ...]
+
+Every next item within a session is one case, ranked over all items of the vocabulary, ties against us. The
+epochs and all settings are chosen on the last part of `train_tr`; then the network is trained again on all of
+it. Two readings of items that training has never seen: `all` counts each as a miss, `known` leaves those
+cases out, as GRU4Rec's published evaluation does. The floor of the project is on `known` cases.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from model import calibrate, evaluate
+from model.interactions import Interactions, from_events
+from model.train import Progress, TrainSettings, train
+
+FLOOR = {"recall@20": 0.655, "mrr@20": 0.36}
+#: Chosen on the last 15 % of `train_tr`.
+SETTINGS = {
+    "epochs": 10, "patience": 3, "batch_events": 384, "learning_rate": 0.01, "dropout": 0.5, "refit": True,
+}  # fmt: skip
+
+
+def read(*files: Path) -> tuple[Interactions, np.ndarray]:
+    """Return the clicks of tab-separated files (SessionId, ItemId, Time) and the file number of each row."""
+    rows = [np.loadtxt(file, delimiter="\t", skiprows=1) for file in files]
+    table = np.concatenate(rows)
+    part = np.repeat(np.arange(len(files)), [len(each) for each in rows])
+    sessions, user = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
+    items, item = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
+    n = len(table)
+    data = from_events(
+        user.astype(np.int64),
+        np.round(table[:, 2] * 1000).astype(np.int64),
+        np.zeros(n, np.int8),
+        item.astype(np.int64),
+        np.full(n, -1),
+        np.full(n, np.nan, np.float32),
+        np.ones(n, np.int32),
+        [str(number) for number in items],
+        [],
+    )
+    first_part = np.full(len(sessions), len(files))
+    np.minimum.at(first_part, user, part)
+    return data, first_part[data.user]
+
+
+def main() -> None:
+    """Train, evaluate, print; exit 1 below the floor."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    folder = Path(os.environ.get("FORECLICK_TEST_DATA", "../shared/data")) / "yoochoose_100k"
+    parser.add_argument("--data", type=Path, default=folder)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chosen = {name: msgspec.json.decode(value) for name, value in (item.split("=") for item in options.set)}
+    settings = msgspec.convert(SETTINGS | chosen, TrainSettings)
+    prefix = "yoochoose-clicks-100k_train_"
+    data, part = read(options.data / f"{prefix}tr.txt", options.data / f"{prefix}valid.txt")
+    start = time.perf_counter()
+
+    def show(progress: Progress) -> None:
+        if progress.share == 1.0:
+            print(f"{time.perf_counter() - start:6.0f} s  {progress}", file=sys.stderr, flush=True)
+
+    trained = train(data.take(part == 0), settings, show)
+    seconds = time.perf_counter() - start
+    figures: dict[str, object] = {"train_seconds": seconds, "boost": trained.content.calibration.boost}
+    runtime = calibrate.runtime(trained.content, trained.network)
+    report = evaluate.evaluate(runtime, data.take(part == 1))
+    figures |= report
+    print(json.dumps(figures, indent=None if options.json else 2))
+    found = report["next_item"]["exact_known"]
+    sys.exit(any(found[name] < floor for name, floor in FLOOR.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Which items are worth scoring: followers of the last items, the category's best, the most popular."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+#: How many followers of the user's last, last but one ... item become candidates.
+QUOTAS = (40, 16, 8, 4)
+FOLLOWERS = QUOTAS[0]  # columns of the follower table
+CATEGORY_BEST = 16
+POPULAR = 12
+SUCCESSORS = 20
+#: No event has more: followers, the last items themselves, category, popularity.
+MOST = sum(QUOTAS) + len(QUOTAS) + CATEGORY_BEST + POPULAR
+_REACH = 8  # a follower stands at most so many events behind
+
+
+class Tables(NamedTuple):
+    """Candidate tables of one model, in vocabulary numbers; -1 fills a row that has no more."""
+
+    followers: npt.NDArray[np.int32]  # (known items, FOLLOWERS), best first
+    strength: npt.NDArray[np.float32]  # same shape: log1p(100 x share of the followers' weight)
+    category_best: npt.NDArray[np.int32]  # (category rows, CATEGORY_BEST)
+    popular: npt.NDArray[np.int32]  # (POPULAR,)
+    successors: npt.NDArray[np.int32]  # (known items, SUCCESSORS), directly behind: the Markov baseline
+
+
+def pairs(
+    user: npt.NDArray[np.int64], item: npt.NDArray[np.int32], known: int, reach: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return (from, to, weight) of all items that follow another of the same user, sorted by from and to.
+
+    `user` and `item` are columns in which one user's events stand in order. An item d items behind counts
+    1 / d, d up to `reach`: the sequential rules of Ludewig and Jannach 2018 (arXiv 1803.09587). Items
+    outside the vocabulary are skipped.
+    """
+    order = np.argsort(user, kind="stable")
+    order = order[item[order] < known]
+    user, item = user[order], item[order]
+    keys, weights = [], []
+    for distance in range(1, reach + 1):
+        same = user[distance:] == user[:-distance]
+        source, target = item[:-distance][same], item[distance:][same]
+        keys.append(source.astype(np.int64) * known + target)
+        weights.append(np.full(len(source), 1.0 / distance))
+    key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    weight = np.bincount(inverse, np.concatenate(weights), minlength=len(key))
+    return key // max(known, 1), key % max(known, 1), weight.astype(np.float64)
+
+
+def build(
+    user: npt.NDArray[np.int64],
+    item: npt.NDArray[np.int32],
+    category: npt.NDArray[np.int32],
+    known: int,
+    category_rows: int,
+) -> Tables:
+    """Return the candidate tables of a training table in vocabulary numbers (0 is the most popular item)."""
+    source, target, weight = pairs(user, item, known, _REACH)
+    total = np.bincount(source, weight, minlength=known)
+    followers, share = _best_of_each(source, target, weight, known, FOLLOWERS)
+    strength = np.log1p(100.0 * share / np.maximum(total, 1e-9)[:, None])
+    seen = item < known
+    key, counts = np.unique(category[seen].astype(np.int64) * max(known, 1) + item[seen], return_counts=True)
+    best, _ = _best_of_each(
+        key // max(known, 1), key % max(known, 1), counts.astype(np.float64), category_rows, CATEGORY_BEST
+    )
+    best[-1] = -1  # "no category" says nothing
+    popular = np.full(POPULAR, -1, np.int32)
+    popular[: min(POPULAR, known)] = np.arange(min(POPULAR, known))
+    successors, _ = _best_of_each(*pairs(user, item, known, 1), known, SUCCESSORS)
+    return Tables(followers, strength.astype(np.float32), best, popular, successors)
+
+
+def _best_of_each(
+    source: npt.NDArray[np.int64],
+    target: npt.NDArray[np.int64],
+    weight: npt.NDArray[np.float64],
+    rows: int,
+    width: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+    """Return the heaviest targets of every source and their weights; equal weights: lower number first."""
+    order = np.lexsort((target, -weight, source))
+    source, target, weight = source[order], target[order], weight[order]
+    rank = np.arange(len(source)) - np.searchsorted(source, source)
+    kept = rank < width
+    best = np.full((rows, width), -1, np.int32)
+    heavy = np.zeros((rows, width))
+    best[source[kept], rank[kept]] = target[kept]
+    heavy[source[kept], rank[kept]] = weight[kept]
+    return best, heavy

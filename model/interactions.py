@@ -1,0 +1,114 @@
+"""The training table: one row an event, in the order in which the stream processor applied them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+#: Names of the window features of one event, in column order: counts of each event type in sliding
+#: event-time windows (the event itself included), then money and variety.
+WINDOW_FEATURES = (
+    *(
+        f"{kind}_{span}"
+        for span in ("1m", "10m", "1h", "24h", "7d")
+        for kind in ("clicks", "browses", "purchases")
+    ),
+    "amount_24h",  # money spent in the last 24 h
+    "distinct_items",  # distinct items among the last L events
+)
+_SPANS_MS = (60_000, 600_000, 3_600_000, 86_400_000, 604_800_000)
+_LAST_EVENTS = 64  # the L of `distinct_items` in `sliding_windows`
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Columns of n events; events of one user stand in the order they were applied.
+
+    `item` and `category` index into `items` and `categories`; -1 where the event names none.
+    """
+
+    user: npt.NDArray[np.int64]  # (n,) dense user number
+    ts: npt.NDArray[np.int64]  # (n,) Unix ms
+    kind: npt.NDArray[np.int8]  # (n,) 0 click, 1 browse, 2 purchase
+    item: npt.NDArray[np.int64]  # (n,)
+    category: npt.NDArray[np.int64]  # (n,)
+    price: npt.NDArray[np.float32]  # (n,) unit price, NaN where unknown
+    quantity: npt.NDArray[np.int32]  # (n,)
+    gap_s: npt.NDArray[np.float32]  # (n,) seconds since the user's event before, -1 for the first
+    windows: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
+    items: list[str]
+    categories: list[str]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Interactions":
+        """Return the rows chosen by a mask or by numbers; ids and user numbers stay as they are."""
+        names = ("user", "ts", "kind", "item", "category", "price", "quantity", "gap_s", "windows")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+
+def from_events(
+    user: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int8],
+    item: npt.NDArray[np.int64],
+    category: npt.NDArray[np.int64],
+    price: npt.NDArray[np.float32],
+    quantity: npt.NDArray[np.int32],
+    items: list[str],
+    categories: list[str],
+) -> Interactions:
+    """Return a table of events that never went through the stream processor, ordered by time.
+
+    Gaps and windows are computed here, exactly (the processor's windows are sums of buckets).
+    """
+    order = np.lexsort((np.arange(len(ts)), ts))
+    user, ts, kind = user[order], ts[order], kind[order]
+    item, category, price, quantity = item[order], category[order], price[order], quantity[order]
+    by_user = np.argsort(user, kind="stable")
+    gap_s = np.full(len(ts), -1.0, np.float32)
+    same = user[by_user][1:] == user[by_user][:-1]
+    gap_s[by_user[1:][same]] = (np.diff(ts[by_user])[same] / 1000.0).astype(np.float32)
+    windows = sliding_windows(user, ts, kind, item, np.nan_to_num(price) * quantity * (kind == 2))
+    return Interactions(
+        user, ts, kind, item, category, price, quantity, gap_s, windows, items, categories
+    )  # fmt: skip
+
+
+def sliding_windows(
+    user: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int8],
+    item: npt.NDArray[np.int64],
+    amount: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Return the window features (n, 17) of events in time order; a window of span s covers (ts - s, ts]."""
+    n = len(ts)
+    out = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
+    order = np.argsort(user, kind="stable")
+    user_s, ts_s = user[order], ts[order]
+    first = np.searchsorted(user_s, user_s, side="left")
+    # One sorted key for all users: a user's times, shifted so that users cannot meet.
+    base = int(ts.min()) if n else 0
+    width = (int(ts.max()) - base if n else 0) + _SPANS_MS[-1] + 2
+    key = user_s * width + (ts_s - base)
+    here = np.arange(n)
+    sums = [np.concatenate(([0.0], np.cumsum(kind[order] == number))) for number in range(3)]
+    money = np.concatenate(([0.0], np.cumsum(amount[order], dtype=np.float64)))
+    for number, span in enumerate(_SPANS_MS):
+        start = np.maximum(np.searchsorted(key, key - span, side="right"), first)
+        for column in range(3):
+            out[order, 3 * number + column] = sums[column][here + 1] - sums[column][start]
+        if span == 86_400_000:
+            out[order, 15] = money[here + 1] - money[start]
+    out[order, 16] = _distinct(item[order], first)
+    return out
+
+
+def _distinct(item: npt.NDArray[np.int64], first: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    out = np.zeros(len(item), np.float32)
+    for row in range(len(item)):
+        seen = set(item[max(first[row], row - _LAST_EVENTS + 1) : row + 1].tolist())
+        out[row] = len(seen - {-1})
+    return out

@@ -1,0 +1,296 @@
+"""Training: a table of interactions in, a model ready to export out. The same data, settings and thread
+count give the same model."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model import calibrate, candidates, sequences, vocabulary
+from model.features import NUMERIC, Encoder, fit_scale, numeric
+from model.folder import Content, Settings
+from model.interactions import Interactions
+from model.metrics import mrr_at, ranks
+from model.network import Network, Shape
+from model.sequences import Batch, Targets
+from model.vocabulary import Vocabulary
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train; the defaults suit a recording of 50,000 to a few million events."""
+
+    hidden: int = 128
+    epochs: int = 10  # at most: validation stops earlier
+    patience: int = 2  # epochs without a better validation MRR@20
+    batch_events: int = 768
+    learning_rate: float = 0.01  # falls linearly to a twentieth
+    weight_decay: float = 0.01
+    dropout: float = 0.4  # of the inputs and of the readout
+    clip: float = 5.0  # largest norm of the gradient
+    valid_share: float = 0.15  # of the events, the latest
+    refit: bool = False  # train again on all data for the number of epochs that validation chose
+    horizon_ms: int = 30 * 60_000
+    chunk: int = 64  # events that learn in one sequence
+    context: int = 16  # earlier events that warm its state up
+    min_item_count: int = 1
+    max_items: int = 200_000
+    buckets: int = 256  # rows shared by unknown items, and by unknown categories
+    unknown_rate: float = 0.02  # of the items replaced by their bucket, so that buckets learn
+    full_softmax_items: int = 20_000  # above: sampled softmax
+    negatives: int = 2048  # sampled items a batch
+    purchase_weight: float = 0.3
+    kind_weight: float = 0.3
+    seed: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where training stands, once a batch and once an epoch."""
+
+    epoch: int  # from 1
+    epochs: int
+    share: float  # of the epoch, 0..1
+    loss: float  # mean of the epoch so far
+    mrr: float | None = None  # on validation data, at the end of an epoch
+    refit: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model; `model.export.export` writes it to a folder."""
+
+    content: Content
+    network: Network
+    history: list[Progress]  # one entry an epoch
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A table as tensors."""
+
+    inputs: tuple[Tensor, ...]  # kind, item, category, gap, hour, numeric
+    kind: Tensor
+    item: Tensor
+    bought: Tensor
+
+
+def split_time(data: Interactions, valid_share: float) -> int:
+    """Return the time (ms) from which on events belong to the validation part."""
+    ts = np.sort(data.ts)
+    return int(ts[min(len(ts) - 1, int(len(ts) * (1.0 - valid_share)))])
+
+
+def fingerprint(data: Interactions) -> str:
+    """Return a hash of everything a model learns from: 16 hex digits of sha256."""
+    digest = hashlib.sha256()
+    for column in (data.user, data.ts, data.kind, data.item, data.category, data.price, data.quantity):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(data.windows.tobytes() + data.gap_s.tobytes())
+    digest.update(msgspec.json.encode([data.items, data.categories]))
+    return digest.hexdigest()[:16]
+
+
+def train(data: Interactions, settings: TrainSettings, progress: Report | None = None) -> Trained:
+    """Train, stop early and calibrate on the latest `valid_share` of the events.
+
+    With `refit` a second training on all data follows, for as many epochs as the first needed; calibration
+    stays that of the first model, whose validation data the second has seen. Raises ValueError for a table
+    too small to split.
+    """
+    cut = split_time(data, settings.valid_share) if len(data) else 0
+    early = data.take(data.ts < cut)
+    if len(early) < 2 or len(early) == len(data):
+        raise ValueError(f"{len(data)} events are too few to train on: record more traffic first.")
+    report = progress or (lambda _: None)
+    with torch.random.fork_rng(devices=[]):
+        first = _fit(early, data, cut, settings, report, settings.epochs)
+        calibration = calibrate.calibrate(first.content, first.network, data, cut)
+        chosen = first
+        if settings.refit:
+            best = max(first.history, key=lambda entry: entry.mrr or 0.0).epoch
+            again = _fit(data, None, cut, settings, report, best)
+            chosen = Trained(again.content, again.network, first.history + again.history)
+    content = msgspec.structs.replace(
+        chosen.content,
+        calibration=calibration,
+        step=calibrate.step_bytes(chosen.content, chosen.network),
+        metrics={"epochs": [msgspec.to_builtins(entry) for entry in chosen.history]},
+    )
+    return Trained(content, chosen.network, chosen.history)
+
+
+def _fit(
+    known: Interactions,
+    whole: Interactions | None,
+    cut: int,
+    settings: TrainSettings,
+    report: Report,
+    epochs: int,
+) -> Trained:
+    """Train on `known`; where `whole` is given, its events from `cut` on choose the epoch."""
+    torch.manual_seed(settings.seed)
+    random = np.random.default_rng(settings.seed)
+    names = vocabulary.build(
+        known, min_count=settings.min_item_count, max_items=settings.max_items, buckets=settings.buckets
+    )
+    scale = fit_scale(numeric(known.price, known.quantity, known.windows))
+    encoder = Encoder(scale)
+    shape = Shape(
+        names.items.size, names.items.known, names.categories.size, settings.hidden, settings.dropout
+    )
+    network = Network(shape)
+    learning = _tensors(known, names, encoder, settings.horizon_ms)
+    checking = None if whole is None else _tensors(whole, names, encoder, settings.horizon_ms)
+    later = None if whole is None else torch.from_numpy(whole.ts >= cut)
+    parts = sequences.chunks(known.user, settings.chunk, settings.context)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    loss_of = _Loss(
+        network, names, np.bincount(learning.item[learning.item >= 0], minlength=shape.known_items), settings
+    )
+    steps = max(1, math.ceil(len(known) / settings.batch_events)) * epochs
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.05, 1.0 - step / steps))
+    history: list[Progress] = []
+    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+    for epoch in range(1, epochs + 1):
+        network.train()
+        total, seen = 0.0, 0
+        for batch in sequences.batches(parts, settings.batch_events, random):
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(learning, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            optimizer.step()
+            rate.step()
+            total += loss.item() * len(batch.rows)
+            seen += len(batch.rows)
+            if seen < len(parts):
+                report(Progress(epoch, epochs, seen / len(parts), total / seen, refit=whole is None))
+        mrr = None
+        if whole is not None and checking is not None and later is not None:
+            mrr = _validate(network, checking, later, whole, settings)
+        history.append(Progress(epoch, epochs, 1.0, total / max(seen, 1), mrr, refit=whole is None))
+        report(history[-1])
+        if mrr is not None:
+            if mrr > best[0]:
+                best = (mrr, copy.deepcopy(network.state_dict()))
+            elif epoch - max(history, key=lambda entry: entry.mrr or 0.0).epoch >= settings.patience:
+                break
+    if best[1]:
+        network.load_state_dict(best[1])
+    item, category = names.columns(known)
+    tables = candidates.build(known.user, item, category, shape.known_items, shape.category_rows)
+    content = Content(
+        step=b"",
+        vocabulary=names,
+        tables=tables,
+        calibration=calibrate.NEUTRAL,
+        settings=Settings(
+            shape, scale, settings.horizon_ms, fingerprint(known), len(known), msgspec.to_builtins(settings)
+        ),
+        metrics={},
+    )
+    return Trained(content, network.eval(), history)
+
+
+def _tensors(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms: int) -> _Data:
+    item, category = names.columns(data)
+    inputs = encoder.encode(
+        data.kind, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows
+    )  # fmt: skip
+    wanted: Targets = sequences.targets(data, item, names.items.known, horizon_ms)
+    assert inputs.numeric.shape[1] == NUMERIC
+    return _Data(
+        tuple(torch.from_numpy(column) for column in inputs),
+        torch.from_numpy(wanted.kind),
+        torch.from_numpy(wanted.item),
+        torch.from_numpy(wanted.bought),
+    )
+
+
+class _Loss:
+    """The weighted sum of the three heads' losses on one batch."""
+
+    def __init__(
+        self, network: Network, names: Vocabulary, counts: np.ndarray, settings: TrainSettings
+    ) -> None:
+        self.network = network
+        self.settings = settings
+        self.known = names.items.known
+        self.unknown = torch.from_numpy(names.items.lookup_buckets())
+        share = (torch.from_numpy(counts).double() + 1.0) ** 0.75
+        self.share = (share / share.sum()).float()  # of every item among the negatives
+
+    def __call__(self, data: _Data, batch: Batch) -> Tensor:
+        kind, item, *others = (column[batch.rows] for column in data.inputs)
+        hidden = torch.rand(item.shape) < self.settings.unknown_rate
+        item = torch.where(hidden, self.unknown[item], item)
+        states = self.network(kind, item, *others)[batch.learn]  # (learning events, hidden)
+        rows = batch.rows[batch.learn]
+        loss = states.new_zeros(())
+        target = data.item[rows]
+        if bool((target >= 0).any()):
+            loss = loss + self._item_loss(states[target >= 0], target[target >= 0])
+        target = data.kind[rows]
+        if bool((target >= 0).any()):
+            logits = self.network.next_kind(states[target >= 0])
+            loss = loss + self.settings.kind_weight * functional.cross_entropy(logits, target[target >= 0])
+        target = data.bought[rows]
+        if bool((target >= 0).any()):
+            logits = self.network.purchase(states[target >= 0]).squeeze(-1)
+            bought = functional.binary_cross_entropy_with_logits(logits, target[target >= 0].float())
+            loss = loss + self.settings.purchase_weight * bought
+        return loss
+
+    def _item_loss(self, states: Tensor, target: Tensor) -> Tensor:
+        """Return the loss over a fixed number: each case weighs the same, in batches of short sessions too."""
+        if self.known <= self.settings.full_softmax_items:
+            scores = self.network.item_scores(states)
+            return functional.cross_entropy(scores, target, reduction="sum") / self.settings.batch_events
+        # Sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019): negatives are
+        # shared by the batch, and each score gives up the logarithm of how often its item is drawn.
+        table, bias = self.network.item.weight, self.network.item_bias
+        drawn = torch.multinomial(self.share, self.settings.negatives, replacement=True)
+        expected = torch.log(self.share * self.settings.negatives)
+        others = states @ table[drawn].T + bias[drawn] - expected[drawn]
+        others = others.masked_fill(drawn == target.unsqueeze(1), -torch.inf)
+        own = (states * table[target]).sum(1) + bias[target] - expected[target]
+        return (torch.logaddexp(own, torch.logsumexp(others, 1)) - own).sum() / self.settings.batch_events
+
+
+@torch.inference_mode()
+def _validate(
+    network: Network, data: _Data, later: Tensor, table: Interactions, settings: TrainSettings
+) -> float:
+    """Return MRR@20 of the next known item over all items, on events whose time is in the validation part.
+
+    Without any such event the negative loss of the next type stands in.
+    """
+    network.eval()
+    found: list[Tensor] = []
+    kinds: list[Tensor] = []
+    for part in sequences.in_order(table.user, later.numpy(), settings.chunk, 4 * settings.context, 64):
+        states = network(*(column[part.rows] for column in data.inputs))[part.learn]
+        rows = part.rows[part.learn]
+        states, rows = states[later[rows]], rows[later[rows]]
+        target = data.item[rows]
+        if bool((target >= 0).any()):
+            scores = network.item_scores(states[target >= 0])
+            found.append(torch.from_numpy(ranks(scores.numpy(), target[target >= 0].numpy())))
+        target = data.kind[rows]
+        if bool((target >= 0).any()):
+            logits = network.next_kind(states[target >= 0])
+            kinds.append(functional.cross_entropy(logits, target[target >= 0], reduction="none"))
+    if found:
+        return mrr_at(torch.cat(found).numpy(), 20)
+    return math.exp(-float(torch.cat(kinds).mean())) if kinds else 0.0

@@ -1,0 +1,126 @@
+"""A recording through the engine without a broker: `foreclick run`, training and evaluation."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from model.interactions import Interactions
+from stream_app.agents.engine import Engine, StepOutput
+from stream_app.errors import ForeclickError
+from stream_app.events import BadRecord
+from stream_app.names import Names
+from stream_app.records import INPUT_TOPICS, Record
+from stream_app.replay.recording import RecordingReader
+from stream_app.settings import Settings
+
+#: Records read at a time.
+CHUNK = 8192
+
+Progress = Callable[[int, int], None]  # records done, records in all
+
+
+class ReplayError(ForeclickError):
+    """A recording that the processor cannot be fed from."""
+
+
+def partitions_of(reader: RecordingReader) -> int:
+    """How many partitions the recorded input topics have. Raises ReplayError where they differ or are absent."""
+    counts = {topic: n for topic, n in reader.topics.items() if topic in INPUT_TOPICS}
+    if not counts:
+        raise ReplayError(f"{reader.path} holds none of the topics {', '.join(INPUT_TOPICS)}")
+    if len(set(counts.values())) > 1:
+        raise ReplayError(f"{reader.path}: the input topics have different numbers of partitions: {counts}")
+    return next(iter(counts.values()))
+
+
+def drive(
+    engine: Engine, reader: RecordingReader, progress: Progress | None = None
+) -> Iterator[tuple[StepOutput | None, list[BadRecord]]]:
+    """Feeds a whole recording to an engine; yields each micro-batch's output and the bad records before it.
+
+    Events are merged as a worker merges them that never has to stop waiting for a topic, since the end of each
+    topic is known here.
+    """
+    ahead = Counter((r.topic, r.partition) for r in reader)
+    total = sum(ahead.values())
+    for partition in range(partitions_of(reader)):
+        engine.assign(partition, [0] * len(INPUT_TOPICS))
+        engine.restored(partition)
+        for kind, topic in enumerate(INPUT_TOPICS):
+            if not ahead[topic, partition]:
+                engine.merge(partition).finish(kind)
+    done = 0
+    for chunk in reader.batches(CHUNK):
+        by_partition: dict[tuple[str, int], list[Record]] = {}
+        for record in chunk:
+            by_partition.setdefault((record.topic, record.partition), []).append(record)
+        bad: list[BadRecord] = []
+        for (topic, partition), records in by_partition.items():
+            if topic not in INPUT_TOPICS:
+                continue
+            kind = INPUT_TOPICS.index(topic)
+            bad += engine.ingest(partition, kind, records, records[-1].offset + 1)
+            ahead[topic, partition] -= len(records)
+            if not ahead[topic, partition]:
+                engine.merge(partition).finish(kind)
+        yield engine.step(0.0), bad
+        yield from _rest(engine)
+        done += len(chunk)
+        if progress:
+            progress(done, total)
+    yield from _rest(engine)
+
+
+def _rest(engine: Engine) -> Iterator[tuple[StepOutput, list[BadRecord]]]:
+    while (output := engine.step(0.0)) is not None:
+        yield output, []
+
+
+class _Growing(dict[str, int]):
+    """Numbers names in the order in which they come."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
+
+
+def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
+    """The training table of a recording: every good event as the worker's own state sees it.
+
+    Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
+    differ. Raises ReplayError where no event is good.
+    """
+    reader = RecordingReader(path)
+    items, categories = _Growing(), _Growing()
+    names = Names(items.__getitem__, -1), Names(categories.__getitem__, -1)
+    # Everyone stays: who is forgotten for lack of room is a matter of serving.
+    everyone = 10_000_000
+    unbounded = msgspec.structs.replace(settings, resident_users=everyone, model=None)
+    engine = Engine(unbounded, partitions=partitions_of(reader), names=names, publish=False)
+    users: dict[str, int] = {}
+    parts: list[tuple[np.ndarray, ...]] = []
+    for output, _ in drive(engine, reader, progress):
+        for batch in output.batches if output else ():
+            number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
+            d = batch.events.data
+            parts.append(
+                (
+                    np.array(number, np.int64),
+                    d["ts"].copy(),
+                    d["kind"].astype(np.int8),
+                    d["item"].astype(np.int64),
+                    d["category"].astype(np.int64),
+                    d["price"].copy(),
+                    d["quantity"].copy(),
+                    batch.applied["gap_s"].copy(),
+                    batch.features,
+                )
+            )
+    if not parts:
+        raise ReplayError(f"{path} holds no good event")
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]

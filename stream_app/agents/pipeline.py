@@ -1,0 +1,463 @@
+"""Drives the engine in a worker: batches from the agent in, outputs and checkpoints out.
+
+All work of the engine runs in one thread, in turns. A turn is: ingest what has come, process one micro-batch, queue
+its outputs. Checkpoints run beside the turns and only borrow one to take a snapshot.
+
+What happens when:
+- crash: outputs are acknowledged before the state that includes them is written, and state before offsets, so the
+  next owner repeats some outputs at worst and recognises what a user's row already includes;
+- rebalance: the turn under way is finished, a checkpoint is made and committed, what is buffered is forgotten,
+  since Faust seeks back to the committed offsets; state of partitions that stay is kept if nobody wrote it since;
+- bad record: a dead letter, acknowledged before the offset behind it is committed;
+- overload: partitions whose buffers are full are paused; outputs that are not acknowledged hold up the next turn.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import faust
+import numpy as np
+from faust.types import TP
+from mode import Service
+
+from stream_app.agents.engine import Checkpoint, Engine, StepOutput
+from stream_app.agents.recovery import ChangelogReader
+from stream_app.events import BadRecord
+from stream_app.ops.health import LOOP, PROCESSING, Health
+from stream_app.ops.logging import get_logger
+from stream_app.ops.metrics import Metrics
+from stream_app.outputs import Prediction
+from stream_app.settings import Settings
+from stream_app.state import view
+from stream_app.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.transport.producer import BatchProducer, Built
+
+T = TypeVar("T")
+log = get_logger(__name__)
+
+#: Micro-batches whose outputs may be unacknowledged before the next one waits.
+MAX_IN_FLIGHT = 8
+#: Seconds between two looks for users whose time to live is over.
+EXPIRE_EVERY_S = 30.0
+#: Seconds between two updates of the slow gauges (lag, users).
+GAUGES_EVERY_S = 1.0
+
+
+class Pipeline(Service):
+    """The loop of a worker around its engine."""
+
+    def __init__(
+        self, app: faust.App, settings: Settings, engine: Engine, metrics: Metrics, health: Health
+    ) -> None:
+        super().__init__()
+        self.app = app
+        self.settings = settings
+        self.engine = engine
+        self.metrics = metrics
+        self.health = health
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._reader = ChangelogReader(settings.brokers, settings.changelog)
+        self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
+        self._checkpointing = asyncio.Lock()
+        self._work = asyncio.Event()
+        self._incoming: list[FetchedBatch] = []
+        self._held: dict[TP, int] = {}  # records received but not processed
+        self._paused: set[TP] = set()
+        self._in_flight: deque[asyncio.Future[Any]] = deque()  # outputs since the last checkpoint
+        self._generation: int | None = None  # None while partitions are changing hands
+        self._recovering: asyncio.Task[None] | None = None
+        self._log_end: dict[int, int] = {}  # end of the changelog after our own last write
+        self._next_checkpoint = self._next_expiry = self._next_gauges = 0.0
+        self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+        self._closing = False
+        self._reader_started = False
+
+    # --- what the agent and Faust call
+
+    async def receive(self, batch: FetchedBatch) -> None:
+        """Takes a fetched batch over; one of an older generation is dropped, since it will be fetched again."""
+        if batch.generation != self._generation or batch.tp.partition not in self.engine.partitions:
+            return
+        self._incoming.append(batch)
+        held = self._held.get(batch.tp, 0) + len(batch.records)
+        self._held[batch.tp] = held
+        if held >= self.settings.buffered_records and batch.tp not in self._paused:
+            self._paused.add(batch.tp)
+            self._consumer.pause_partitions({batch.tp})
+        self._work.set()
+
+    async def on_assigned(self, app: faust.App, assigned: set[TP], **_: Any) -> None:
+        """Takes on the partitions that came and lets go of those that went."""
+        mine = {tp.partition for tp in assigned if tp.topic in self._kind}
+        self.metrics.rebalances.inc()
+        self.health.set_assigned(len(mine))
+        await self._stop_recovering()
+        async with self._turn:
+            for partition in set(self.engine.partitions) - mine:
+                await self._in_thread(self.engine.drop, partition)
+                self.metrics.forget_partition(self.settings.inputs, partition)
+                self._log_end.pop(partition, None)
+            stale = await self._stale(mine)
+            for partition in stale:
+                await self._in_thread(self.engine.drop, partition)
+                await self._in_thread(self.engine.assign, partition, [0, 0, 0])
+            self._paused.clear()
+            self._held.clear()
+            self._incoming.clear()
+            self._generation = app.consumer_generation_id
+        log.info("partitions assigned", partitions=sorted(mine), to_recover=sorted(stale))
+        if stale:
+            self._recovering = asyncio.create_task(self._recover(sorted(stale)))
+        else:
+            self.health.set_recovered()
+        self._work.set()
+
+    async def on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
+        """Finishes what is under way, commits it and forgets what is only buffered."""
+        self._generation = None
+        self.health.set_assigned(None)
+        await self._stop_recovering()
+        await self._checkpoint(commit=True)
+        async with self._turn:
+            self._incoming.clear()
+            self._held.clear()
+            await self._in_thread(self.engine.rewind)
+        log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
+
+    async def before_shutdown(self, app: faust.App, **_: Any) -> None:
+        """The last checkpoint, while consumer and producer still run."""
+        self._closing = True
+        self._generation = None
+        self._work.set()
+        await self._stop_recovering()
+        if self.engine.partitions and self.app.crash_reason is None:
+            await self._checkpoint(commit=True)
+        log.info("stopped cleanly", partitions=self.engine.partitions)
+
+    async def look_up(self, user_id: str) -> dict[str, Any] | None:
+        """All that is kept of a user, None where this worker does not hold them."""
+
+        def find() -> dict[str, Any] | None:
+            users = self.engine.users
+            slot = users.find(user_id)
+            if slot is None:
+                return None
+            found = view.user(users, slot, self.engine.items, self.engine.categories)
+            last: Prediction | None = self.engine.last_prediction(slot)
+            return {**found, "last_prediction": last}
+
+        return await self._in_thread(find)
+
+    # --- the loop
+
+    async def on_stop(self) -> None:
+        """Ends the thread and the reader."""
+        self._closing = True
+        self._work.set()
+        if self._reader_started:
+            await self._reader.stop()
+        self._thread.shutdown(wait=True)
+
+    @Service.task
+    async def _run(self) -> None:
+        """Turns, as long as there is work; checkpoints when they are due."""
+        more = False
+        try:
+            while not self._closing:
+                if not more:
+                    await self._wait_for_work()
+                more = await self._take_turn()
+                now = time.monotonic()
+                if now >= self._next_checkpoint and not self._checkpointing.locked():
+                    self._next_checkpoint = now + self.settings.commit_interval_ms / 1000
+                    self.add_future(self._timed_checkpoint())
+                if now >= self._next_gauges:
+                    self._next_gauges = now + GAUGES_EVERY_S
+                    await self._update_gauges()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._fail("processing", error)
+
+    async def _wait_for_work(self) -> None:
+        self.health.rest(PROCESSING)
+        timeout = min(self.settings.commit_interval_ms, max(self.settings.max_idle_ms, 1)) / 1000
+        if not self._held:
+            timeout = self.settings.commit_interval_ms / 1000
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._work.wait(), timeout)
+        if self._incoming and sum(len(b.records) for b in self._incoming) < self.settings.max_batch:
+            await asyncio.sleep(self.settings.max_delay_ms / 1000)  # lets a micro-batch fill
+        self._work.clear()
+
+    async def _take_turn(self) -> bool:
+        """One turn; returns whether another one may find work at once."""
+        async with self._turn:
+            if self._generation is None or self._closing:
+                return False
+            self.health.beat(LOOP)
+            incoming, self._incoming = self._incoming, []
+            output, bad, built = await self._in_thread(self._process, incoming)
+            await self._publish(output, bad, built)
+            self._resume_drained()
+        while len(self._in_flight) > MAX_IN_FLIGHT:
+            await asyncio.shield(self._in_flight[0])
+            self._drop_acknowledged()
+        return output is not None or bool(self._incoming)
+
+    def _process(
+        self, incoming: list[FetchedBatch]
+    ) -> tuple[StepOutput | None, list[BadRecord], list[tuple[str, int, list[Built]]]]:
+        """The engine's part of a turn, in its thread."""
+        self.health.beat(PROCESSING)
+        bad: list[BadRecord] = []
+        start = time.perf_counter()
+        for batch in incoming:
+            kind = self._kind[batch.tp.topic]
+            bad += self.engine.ingest(batch.tp.partition, kind, batch.records, batch.next)
+        decoded = time.perf_counter()
+        now = time.monotonic()
+        self._mark_idle(now)
+        output = self.engine.step(now)
+        outputs = self.engine.dead_letters(bad)
+        if output is not None:
+            output.seconds["decode"] = decoded - start
+            for where, messages in output.outputs.items():
+                outputs.setdefault(where, []).extend(messages)
+        built = [
+            (topic, partition, self._producer.build(messages))
+            for (topic, partition), messages in outputs.items()
+        ]
+        return output, bad, built
+
+    def _mark_idle(self, now: float) -> None:
+        """Tells the merges which topics have nothing more to read."""
+        for partition in self.engine.partitions:
+            merge = self.engine.merge(partition)
+            for topic, kind in self._kind.items():
+                # The end is known from the fetch that brought the last records, so what is on its way
+                # between that fetch and here counts as something to read.
+                end = self._consumer.end_of(TP(topic, partition))
+                merge.idle(kind, end is not None and merge.read(kind) >= end, now)
+
+    async def _publish(
+        self, output: StepOutput | None, bad: list[BadRecord], built: list[tuple[str, int, list[Built]]]
+    ) -> None:
+        metrics = self.metrics
+        for record in bad:
+            metrics.dead_letters.labels(record.reason).inc()
+        start = time.perf_counter()
+        futures: list[asyncio.Future[Any]] = []
+        for topic, partition, batches in built:
+            futures += await self._producer.send_built(topic, partition, batches)
+        if futures:
+            together = asyncio.gather(*futures)
+            together.add_done_callback(lambda f: self._acknowledged(f, output, built))
+            self._in_flight.append(together)
+        if output is None:
+            return
+        metrics.stage_seconds.observe(time.perf_counter() - start, "publish")
+        for stage in ("decode", "state", "model", "encode"):
+            if stage in output.seconds:
+                metrics.stage_seconds.observe(output.seconds[stage], stage)
+        for batch in output.batches:
+            metrics.count_events(batch.events.data["kind"])
+        metrics.late.inc(output.late)
+        metrics.duplicates.inc(output.duplicates)
+        metrics.evictions.labels("count").inc(output.evicted)
+
+    def _acknowledged(
+        self,
+        done: "asyncio.Future[Any]",
+        output: StepOutput | None,
+        built: list[tuple[str, int, list[Built]]],
+    ) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return  # whoever awaits it at the checkpoint deals with it
+        for topic, _, batches in built:
+            self.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
+        if output is not None and output.received:
+            self.metrics.observe_latency(np.concatenate(output.received), time.time() * 1000)
+
+    def _drop_acknowledged(self) -> None:
+        while self._in_flight and self._in_flight[0].done() and self._in_flight[0].exception() is None:
+            self._in_flight.popleft()
+
+    def _resume_drained(self) -> None:
+        """Counts anew what each topic partition holds, and resumes those that have drained to half."""
+        held: dict[TP, int] = {}
+        for partition in self.engine.partitions:
+            buffered = self.engine.merge(partition).buffered
+            for topic, kind in self._kind.items():
+                if buffered[kind]:
+                    held[TP(topic, partition)] = buffered[kind]
+        for batch in self._incoming:
+            held[batch.tp] = held.get(batch.tp, 0) + len(batch.records)
+        self._held = held
+        drained = {tp for tp in self._paused if held.get(tp, 0) <= self.settings.buffered_records // 2}
+        if drained:
+            self._paused -= drained
+            self._consumer.resume_partitions(drained)
+
+    # --- checkpoints
+
+    async def _timed_checkpoint(self) -> None:
+        try:
+            await self._checkpoint(commit=True)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._fail("a checkpoint", error)
+
+    async def _checkpoint(self, *, commit: bool) -> None:
+        """Makes what was processed so far durable, in this order.
+
+        1. take a snapshot of the changed rows, between two turns;
+        2. wait until all outputs that the snapshot includes are acknowledged;
+        3. write the state records and wait until they are acknowledged;
+        4. commit the source offsets that the snapshot includes.
+        """
+        async with self._checkpointing:
+            start = time.perf_counter()
+            async with self._turn:  # 1
+                outputs, self._in_flight = self._in_flight, deque()
+                generation = self.app.consumer_generation_id
+                snapshot = await self._in_thread(self._snapshot, generation)
+            for acknowledged in outputs:  # 2
+                await acknowledged
+            if not snapshot:
+                return
+            writing = [
+                (batch, future)
+                for checkpoint, batches in snapshot  # 3
+                for batch, future in zip(
+                    batches,
+                    await self._producer.send_built(self.settings.changelog, checkpoint.partition, batches),
+                    strict=True,
+                )
+            ]
+            for batch, future in writing:
+                written = await future
+                self._log_end[written.partition] = written.offset + batch.size
+            done = self._consumer.done
+            for checkpoint, _ in snapshot:  # 4
+                for topic, kind in self._kind.items():
+                    if checkpoint.positions[kind] > 0:
+                        done[TP(topic, checkpoint.partition)] = checkpoint.positions[kind]
+            if commit and await self._consumer.commit():
+                self.health.commit_succeeded()
+                self.metrics.commits.labels("ok").inc()
+            self.metrics.stage_seconds.observe(time.perf_counter() - start, "commit")
+
+    def _snapshot(self, generation: int) -> list[tuple[Checkpoint, list[Built]]]:
+        engine = self.engine
+        now = time.monotonic()
+        if now >= self._next_expiry:
+            self._next_expiry = now + EXPIRE_EVERY_S
+            for partition in engine.partitions:
+                if engine.is_restored(partition):
+                    self.metrics.evictions.labels("age").inc(engine.expire(partition))
+        taken = [engine.checkpoint(p, generation) for p in engine.partitions]
+        return [
+            (c, self._producer.build([(k, v, []) for k, v in zip(c.keys, c.values, strict=True)]))
+            for c in taken
+            if c is not None
+        ]
+
+    # --- recovery
+
+    async def _stale(self, partitions: set[int]) -> set[int]:
+        """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
+        have = {p for p in partitions if self.engine.is_restored(p) and p in self._log_end}
+        if not have:
+            return partitions
+        await self._start_reader()
+        ends = await self._reader.ends(have)
+        return partitions - {p for p in have if ends[p] == self._log_end[p]}
+
+    async def _start_reader(self) -> None:
+        if not self._reader_started:
+            await self._reader.start()
+            self._reader_started = True
+
+    async def _recover(self, partitions: list[int]) -> None:
+        start = time.monotonic()
+        try:
+            await self._start_reader()
+            self.health.set_recovering(0, 0)
+
+            async def apply(partition: int, keys: Any, values: Any, count: int, total: int) -> None:
+                await self._in_thread(self.engine.restore, partition, keys, values)
+                self.health.set_recovering(count, total)
+
+            records, ends = await self._reader.read(partitions, apply)
+            async with self._turn:
+                for partition in partitions:
+                    await self._in_thread(self.engine.restored, partition)
+                    self._log_end[partition] = ends[partition]
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._fail("recovery", error)
+            return
+        seconds = time.monotonic() - start
+        self.metrics.recovered_records.inc(records)
+        self.metrics.recovery_seconds.inc(seconds)
+        self.health.set_recovered()
+        log.info("state recovered", partitions=partitions, records=records, seconds=round(seconds, 2))
+        self._work.set()
+
+    async def _stop_recovering(self) -> None:
+        task, self._recovering = self._recovering, None
+        if task is not None and not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    # --- small things
+
+    @property
+    def _consumer(self) -> BatchConsumer:
+        return self.app.consumer
+
+    @property
+    def _producer(self) -> BatchProducer:
+        return self.app.producer
+
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        work: Awaitable[T] = loop.run_in_executor(self._thread, call, *args)
+        return await asyncio.shield(work)
+
+    async def _update_gauges(self) -> None:
+        now_ms = time.time() * 1000
+        oldest: list[int] = []
+        for partition in self.engine.partitions:
+            merge = self.engine.merge(partition)
+            head = merge.oldest_received()
+            if head is not None:
+                oldest.append(head)
+            watermark = int(self.engine.watermark[partition])
+            if watermark >= 0:
+                self.metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
+            for topic, kind in self._kind.items():
+                end = self._consumer.end_of(TP(topic, partition))
+                if end is not None:
+                    lag = max(0, end - merge.positions[kind])
+                    self.metrics.lag.labels(topic, str(partition)).set(lag)
+        self.health.set_oldest(min(oldest) if oldest else None)
+        self.metrics.resident_users.set(len(self.engine.users))
+        self.metrics.ready.set(self.health.ready()[0])
+
+    async def _fail(self, what: str, error: Exception) -> None:
+        """Nothing can be trusted after an error here: stop, and let the restart read the state back."""
+        log.error("worker stops", during=what, error=str(error) or type(error).__name__, exc_info=error)
+        self._closing = True
+        self.health.commit_failed(str(error))
+        self.metrics.commits.labels("failed").inc()
+        await self.app.crash(error)

@@ -1,0 +1,86 @@
+"""Flags: the model's surprise and velocity rules on the windows, each reason at most once per cool-down."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from model.interactions import WINDOW_FEATURES
+from stream_app.outputs import FlagKind, Reason
+from stream_app.settings import Rules
+from stream_app.state.rows import REASON_CODES
+
+_UNLIKELY, _CLICKS, _ITEMS, _PURCHASES, _AMOUNT = range(len(REASON_CODES))
+_FRAUD = (_PURCHASES, _AMOUNT)
+_CLICKS_1M = WINDOW_FEATURES.index("clicks_1m")
+_PURCHASES_1H = WINDOW_FEATURES.index("purchases_1h")
+_DISTINCT = WINDOW_FEATURES.index("distinct_items")
+
+#: Tail function of the model's calibration: p-values of values of a window feature.
+Tail = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+
+def find(
+    rules: Rules,
+    rows: npt.NDArray[np.void],  # ROW, its `flagged` is changed
+    slots: npt.NDArray[np.int64],  # (n,)
+    ts: npt.NDArray[np.int64],  # (n,) ms
+    features: npt.NDArray[np.float32],  # (n, len(WINDOW_FEATURES))
+    applied: npt.NDArray[np.void],  # (n,) APPLIED_EVENT
+    p_value: npt.NDArray[np.float32] | None,  # (n,) of the model's surprise
+    probability: npt.NDArray[np.float32] | None,  # (n,) the model gave to the event's type
+    tail: Tail | None,
+) -> list[tuple[int, FlagKind, float, list[Reason]]]:
+    """(event, kind, score, reasons) of each event to flag, in their order.
+
+    The score is one minus the smallest tail probability among the reasons. A rule without a calibrated tail
+    scores 1 - limit / (2 value): one half at the limit, towards one far beyond it.
+    """
+    clicks, purchases, distinct = features[:, _CLICKS_1M], features[:, _PURCHASES_1H], features[:, _DISTINCT]
+    ratio = applied["amount_ratio"]
+    broken = np.zeros((len(slots), len(REASON_CODES)), np.bool_)
+    if p_value is not None:
+        broken[:, _UNLIKELY] = p_value <= rules.surprise_p
+    broken[:, _CLICKS] = clicks > rules.clicks_1m
+    broken[:, _ITEMS] = distinct > rules.distinct_items
+    broken[:, _PURCHASES] = purchases > rules.purchases_1h
+    broken[:, _AMOUNT] = ratio > rules.amount_jump
+    found = []
+    flagged = rows["flagged"]
+    before = flagged[slots]  # most of what is broken was flagged a moment ago: drop it in one go
+    broken &= (before == 0) | (ts[:, None] - before >= rules.flag_cooldown_ms)
+    for i in np.flatnonzero(broken.any(axis=1)).tolist():
+        last = flagged[slots[i]]
+        now = int(ts[i])
+        codes = [
+            code
+            for code in np.flatnonzero(broken[i]).tolist()
+            if last[code] == 0 or now - int(last[code]) >= rules.flag_cooldown_ms
+        ]
+        if not codes:
+            continue
+        reasons, odds = [], []
+        for code in codes:
+            last[code] = now
+            if code == _UNLIKELY:
+                assert p_value is not None
+                assert probability is not None
+                value, limit, p = float(probability[i]), rules.surprise_p, float(p_value[i])
+                reasons.append(Reason(REASON_CODES[code], round(value, 6), limit))
+            elif code == _AMOUNT:
+                mean = float(applied["amount_mean"][i])
+                reasons.append(Reason(REASON_CODES[code], round(float(ratio[i]) * mean, 2), round(mean, 2)))
+                p = rules.amount_jump / (2 * float(ratio[i]))
+            else:
+                column, name, limit = {
+                    _CLICKS: (clicks, "clicks_1m", rules.clicks_1m),
+                    _ITEMS: (distinct, "distinct_items", rules.distinct_items),
+                    _PURCHASES: (purchases, "purchases_1h", rules.purchases_1h),
+                }[code]
+                value = float(column[i])
+                p = float(tail(name, column[i : i + 1])[0]) if tail else limit / (2 * value)
+                reasons.append(Reason(REASON_CODES[code], value, limit))
+            odds.append(p)
+        kind: FlagKind = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
+        found.append((i, kind, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))
+    return found

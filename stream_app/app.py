@@ -1,0 +1,71 @@
+"""The topology on one screen: topics, agent, table, pages."""
+
+from typing import Any
+
+import faust
+from faust.types import EventT, StreamT
+from yarl import URL
+
+from model.runtime import Runtime
+from stream_app.agents.engine import Engine
+from stream_app.agents.pipeline import Pipeline
+from stream_app.ops.health import Health
+from stream_app.ops.metrics import Metrics
+from stream_app.ops.web import add_pages
+from stream_app.settings import Settings
+from stream_app.state.table import UserTable, UserTableManager
+
+#: Faust's own commit timer and its watchdog are not needed: the pipeline commits after each checkpoint.
+_NEVER_S = 10 * 365 * 86_400.0
+
+
+def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) -> faust.App:
+    """The Faust app of a worker; `partitions` is how many each input topic has.
+
+    The pipeline is at `app.pipeline`, the state at `app.tables["users"]`.
+    """
+    host, port = settings.web_address or ("127.0.0.1", 0)
+    app = faust.App(
+        settings.group,
+        broker=[URL(f"batch://{broker}") for broker in settings.brokers],
+        store=URL("memory://"),
+        datadir=settings.data_dir,
+        TableManager=UserTableManager,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_partitions=partitions,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_recovery_delay=0,
+        stream_wait_empty=True,
+        broker_commit_interval=_NEVER_S,
+        broker_session_timeout=settings.session_timeout_ms / 1000,
+        broker_heartbeat_interval=settings.heartbeat_ms / 1000,
+        broker_rebalance_timeout=settings.session_timeout_ms / 1000,
+        broker_request_timeout=max(40.0, settings.session_timeout_ms / 1000),
+        producer_compression_type=None if settings.compression == "none" else settings.compression,
+        web_enabled=bool(settings.web),
+        web_host=host,
+        web_bind=host,
+        web_port=port,
+    )
+    engine = Engine(settings, runtime, partitions=partitions)
+    app.tables.add(UserTable(app, engine))
+    pipeline = Pipeline(app, settings, engine, Metrics(), Health(settings.ready_max_age_ms))
+    app.pipeline = pipeline
+
+    events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)
+
+    @app.agent(events)
+    async def process(stream: StreamT[Any]) -> None:
+        """Whole record batches of clicks, browses and purchases."""
+        event: EventT[Any]
+        async for event in stream.events():
+            await pipeline.receive(event.value)
+
+    app.on_partitions_assigned.connect(pipeline.on_assigned)
+    app.on_partitions_revoked.connect(pipeline.on_revoked)
+    app.on_before_shutdown.connect(pipeline.before_shutdown)
+    app.service(pipeline)
+    add_pages(app, pipeline)
+    return app

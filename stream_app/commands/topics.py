@@ -1,0 +1,47 @@
+"""`foreclick topics`: create or check all topics."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stream_app.commands.options import with_settings
+from stream_app.settings import Settings
+from stream_app.topics import check_topics, ensure_topics
+
+
+@with_settings("brokers", "group", "topic_prefix", "partitions", "replication")
+def topics(
+    *,
+    settings: Settings,
+    create: Annotated[
+        bool, typer.Option("--create/--check", help="Make what is missing, or only look.")
+    ] = False,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a broker to answer.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    """Create the topics of a worker (inputs, outputs, changelog), or check those there are.
+
+    Exits with 1 where a worker could not run on them.
+    """
+    made = asyncio.run(ensure_topics(settings, wait_s=wait_s)) if create else ()
+    problems = asyncio.run(check_topics(settings, wait_s=wait_s))
+    bad = any(each.fatal for each in problems)
+    if as_json:
+        result = {"ok": not bad, "created": made, "problems": [each._asdict() for each in problems]}
+        typer.echo(msgspec.json.encode(result).decode())
+    else:
+        out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+        for name in made:
+            out.print(f"created [bold]{escape(name)}[/]")
+        for each in problems:
+            word = "[red]wrong[/]" if each.fatal else "[yellow]advice[/]"
+            err.print(f"{word} {escape(each.text)}", highlight=False)
+        if not bad:
+            names = ", ".join((*settings.inputs, *settings.outputs, settings.changelog))
+            out.print(f"[green]ok[/] {escape(names)}", highlight=False)
+    if bad:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Operations: logs, metrics and health of a worker. Knows nothing of Kafka, Faust or the model."""

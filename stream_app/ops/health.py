@@ -1,0 +1,145 @@
+"""Health of a worker: the worker states facts, two probes judge them. Pure: the clocks are passed in.
+
+*Live* is false only where a restart would help: a thread that has been at one piece of work for too long.
+*Ready* is guarantee 7: partitions assigned, state recovered, model warm, the oldest unprocessed record young
+enough; and commits that succeed.
+"""
+
+import time
+from collections.abc import Callable
+
+Verdict = tuple[bool, dict[str, str]]  # whether all is well, and what each check found
+
+#: Parts of a worker whose standstill only a restart cures.
+LOOP, PROCESSING = "loop", "processing"
+
+
+def _wall_ms() -> float:
+    return time.time() * 1000.0
+
+
+class Health:
+    """What a worker knows about itself; every detail of a check that is well begins with `ok`."""
+
+    def __init__(
+        self,
+        max_age_ms: float,
+        *,
+        stuck_s: float = 60.0,
+        commit_grace_s: float = 5.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], float] = _wall_ms,
+    ) -> None:
+        """Limits: age of the oldest record, seconds of a silent part, seconds of failing commits."""
+        self.max_age_ms, self.stuck_s, self.commit_grace_s = max_age_ms, stuck_s, commit_grace_s
+        self._now, self._wall_ms = monotonic, wall_ms
+        self._assigned: int | None = None
+        self._recovery: tuple[int, int] | None = None  # records read, records to read
+        self._recovered = False
+        self._model: str | None = "not loaded yet"  # why it is cold, None when warm
+        self._oldest_ms: float | None = None
+        self._commits_fail: tuple[float, str] | None = None  # since when, why
+        self._beats: dict[str, float] = {}
+
+    def set_assigned(self, partitions: int | None) -> None:
+        """The number of partitions that this worker has; None while a rebalance is under way.
+
+        State has to be recovered anew after each change.
+        """
+        self._assigned = partitions
+        self._recovered, self._recovery = False, None
+
+    def set_recovering(self, done: int, total: int) -> None:
+        """State is being read back: `done` of `total` records."""
+        self._recovered, self._recovery = False, (done, total)
+
+    def set_recovered(self) -> None:
+        """The state of all assigned partitions is whole."""
+        self._recovered, self._recovery = True, None
+
+    def set_model(self, cold_because: str | None) -> None:
+        """None when the model is warm (or none is wanted), else why it cannot answer yet."""
+        self._model = cold_because
+
+    def set_oldest(self, append_ms: float | None) -> None:
+        """The broker's time of the oldest unprocessed record, Unix ms; None where all are processed."""
+        self._oldest_ms = append_ms
+
+    def commit_failed(self, why: str) -> None:
+        """A commit failed; the time of the first failure in a row is kept."""
+        since = self._commits_fail[0] if self._commits_fail else self._now()
+        self._commits_fail = (since, why)
+
+    def commit_succeeded(self) -> None:
+        """A commit came through."""
+        self._commits_fail = None
+
+    def beat(self, part: str) -> None:
+        """`part` (LOOP, PROCESSING) is at work and moving on; call it with every piece of work."""
+        self._beats[part] = self._now()
+
+    def rest(self, part: str) -> None:
+        """`part` waits for work: it may stay silent for as long as it likes."""
+        self._beats.pop(part, None)
+
+    def live(self) -> Verdict:
+        """False where a part has been silent for longer than `stuck_s` in the middle of its work."""
+        now = self._now()
+        silent = {part: now - beat for part, beat in self._beats.copy().items()}
+        checks = {
+            part: f"silent for {silence:.0f} s, limit {self.stuck_s:.0f} s"
+            if silence > self.stuck_s
+            else "ok"
+            for part, silence in silent.items()
+        }
+        for part in (LOOP, PROCESSING):
+            checks.setdefault(part, "ok, at rest")
+        return _verdict(checks)
+
+    def ready(self) -> Verdict:
+        """False, with the reason, while this worker would not answer a new event in time."""
+        return _verdict(
+            {
+                "assigned": self._check_assigned(),
+                "recovered": self._check_recovered(),
+                "model": "ok" if self._model is None else self._model,
+                "age": self._check_age(),
+                "commits": self._check_commits(),
+            }
+        )
+
+    def _check_assigned(self) -> str:
+        if self._assigned is None:
+            return "waiting for the group to hand out partitions"
+        if self._assigned == 0:
+            return "the group has more workers than partitions: none for this one"
+        return f"ok, {self._assigned} partitions"
+
+    def _check_recovered(self) -> str:
+        if self._recovered:
+            return "ok"
+        if self._recovery is None:
+            return "state not read back yet"
+        done, total = self._recovery
+        return f"reading state back: {done:,} of {total:,} records"
+
+    def _check_age(self) -> str:
+        if self._oldest_ms is None:
+            return "ok, nothing waits"
+        age_ms = max(self._wall_ms() - self._oldest_ms, 0.0)
+        if age_ms > self.max_age_ms:
+            return f"the oldest unprocessed record is {age_ms:,.0f} ms old, limit {self.max_age_ms:,.0f} ms"
+        return f"ok, {age_ms:,.0f} ms"
+
+    def _check_commits(self) -> str:
+        if self._commits_fail is None:
+            return "ok"
+        since, why = self._commits_fail
+        failing_s = self._now() - since
+        if failing_s < self.commit_grace_s:
+            return f"ok, one failed {failing_s:.1f} s ago and is tried again ({why})"
+        return f"failing for {failing_s:.0f} s: {why}"
+
+
+def _verdict(checks: dict[str, str]) -> Verdict:
+    return all(detail.startswith("ok") for detail in checks.values()), checks

@@ -1,0 +1,119 @@
+"""Structured logs: console or JSON lines, the standard library's loggers routed through, secrets masked."""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK = "***"
+
+_SENSITIVE = r"passw(?:or)?d|passphrase|secret|token|sasl|credential|api_?key|private_?key|authorization"
+_SECRET_KEY = re.compile(_SENSITIVE, re.IGNORECASE)
+_SECRET_IN_TEXT = (
+    # password=..., "sasl_plain_password": "...", Authorization: Bearer ...
+    (
+        re.compile(
+            rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*["']?\s*[=:]\s*)"""
+            r"""(?:(?:bearer|basic)\s+\S+|"[^"]*"|'[^']*'|[^\s,;&)}\]]+)""",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), rf"\1{MASK}@"),  # scheme://user:password@host
+)
+
+#: Loggers that say at `info` what only their developers want to know.
+_CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access", "numba")
+
+
+def redact(logger: WrappedLogger | None, method: str, event: EventDict) -> EventDict:
+    """The processor that masks values whose key, or whose place in a text, names a secret."""
+    return cast(EventDict, _masked(event))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        for pattern, replacement in _SECRET_IN_TEXT:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if isinstance(key, str) and _SECRET_KEY.search(key) else _masked(each)
+            for key, each in value.items()
+        }
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_masked(each) for each in value)
+    return value
+
+
+def _shared() -> list[Processor]:
+    """What every record passes, whether it comes from us or from a library."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(allow=()),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def setup_logging(level: str = "info", form: str = "console", stream: TextIO | None = None) -> None:
+    """Send all logs of the process to `stream` (stderr where None) at `level`, as `form` console or json.
+
+    Call it once at the start of a command; a later call replaces the earlier one.
+    """
+    stream = sys.stderr if stream is None else stream
+    # Tracebacks become text before the masking, so that a secret in an exception's message is masked too.
+    last: list[Processor]
+    if form == "json":
+        last = [
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=repr),
+        ]
+    else:
+        colors = stream.isatty()
+        last = [
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+        ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=_shared(),
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old.formatter, structlog.stdlib.ProcessorFormatter):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(number)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING) if level != "debug" else number)
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger to which facts are given by name: `log.info("recovered", partition=3, records=1000)`."""
+    return structlog.stdlib.get_logger(name)

@@ -1,0 +1,198 @@
+"""Prometheus metrics of one worker, cheap enough to be fed once a micro-batch.
+
+All have a registry of their own: two workers in one process, or two tests, do not share a number.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from stream_app.records import EVENT_TYPES
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STAGES = ("decode", "state", "model", "encode", "publish", "commit")
+BATCH_BUCKETS = tuple(float(2**power) for power in range(17))  # 1 to 65,536 events
+#: Steps of at most a half within a decade: a quantile read from them is off by at most a third.
+_STEPS = ("1", "1.5", "2", "3", "4", "6", "8")
+
+
+def _decades(first: int, last: int) -> tuple[float, ...]:
+    return tuple(float(f"{step}e{power}") for power in range(first, last + 1) for step in _STEPS)
+
+
+STAGE_BUCKETS = _decades(-5, 0)  # s: 10 us to 8 s
+LATENCY_BUCKETS = (*_decades(-3, 0), 10.0, 15.0, 20.0, 30.0, 40.0, 60.0)  # s: 1 ms to 60 s
+
+Values = npt.ArrayLike
+
+
+class Histogram(Collector):
+    """A histogram that takes whole arrays: one call sorts any number of values into the buckets."""
+
+    def __init__(
+        self,
+        name: str,
+        doc: str,
+        buckets: Sequence[float],
+        *,
+        label: str = "",
+        label_values: Sequence[str] = ("",),
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        """`buckets` are upper bounds, inclusive as in Prometheus, in rising order, without infinity."""
+        self.name, self.doc, self.label = name, doc, label
+        self._bounds = np.asarray(buckets, np.float64)
+        self._rows = {value: row for row, value in enumerate(label_values)}
+        self._counts = np.zeros((len(label_values), len(buckets) + 1), np.int64)
+        self._sums = np.zeros(len(label_values), np.float64)
+        self._lock = threading.Lock()  # the model's thread observes while the web server reads
+        if registry is not None:
+            registry.register(self)
+
+    def observe(self, values: Values, label_value: str = "") -> None:
+        """Count one value or an array of them; NaN is left out."""
+        column = np.atleast_1d(np.asarray(values, np.float64)).ravel()
+        column = column[~np.isnan(column)]
+        places = np.searchsorted(self._bounds, column, side="left")
+        counts = np.bincount(places, minlength=len(self._bounds) + 1)
+        row = self._rows[label_value]
+        with self._lock:
+            self._counts[row] += counts
+            self._sums[row] += column.sum()
+
+    def quantile(self, q: float, label_value: str = "") -> float:
+        """The value below which a share `q` of the observations lies, linear within a bucket; NaN if none.
+
+        What lies above the last bound is taken for the last bound, as Prometheus' histogram_quantile does.
+        """
+        with self._lock:
+            cumulative = self._counts[self._rows[label_value]].cumsum()
+        total = int(cumulative[-1])
+        if total == 0:
+            return float("nan")
+        rank = q * total
+        bucket = int(np.searchsorted(cumulative, rank, side="left"))
+        if bucket >= len(self._bounds):
+            return float(self._bounds[-1])
+        below = int(cumulative[bucket - 1]) if bucket else 0
+        low = float(self._bounds[bucket - 1]) if bucket else 0.0
+        inside = int(cumulative[bucket]) - below
+        return low + (float(self._bounds[bucket]) - low) * ((rank - below) / inside if inside else 0.0)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """What the registry asks for on every scrape."""
+        family = HistogramMetricFamily(self.name, self.doc, labels=[self.label] if self.label else [])
+        with self._lock:
+            counts, sums = self._counts.cumsum(axis=1), self._sums.copy()
+        bounds = [*(f"{bound:.6g}" for bound in self._bounds), "+Inf"]
+        for value, row in self._rows.items():
+            pairs = [(bound, float(count)) for bound, count in zip(bounds, counts[row], strict=True)]
+            family.add_metric([value] if self.label else [], buckets=pairs, sum_value=float(sums[row]))
+        yield family
+
+
+class Metrics:
+    """Everything that one worker counts; the attributes are what `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU and open files of the process
+
+        def counter(name: str, doc: str, *labels: str) -> Counter:
+            return Counter(f"foreclick_{name}", doc, labels, registry=registry)
+
+        def gauge(name: str, doc: str, *labels: str) -> Gauge:
+            return Gauge(f"foreclick_{name}", doc, labels, registry=registry)
+
+        self.events = counter("events", "Good events applied to the state.", "type")
+        self.outputs = counter("outputs", "Records acknowledged by the broker.", "topic")
+        self.dead_letters = counter("dead_letters", "Bad records put aside.", "reason")
+        self.duplicates = counter("duplicates", "Events dropped: their event_id or offset was known.")
+        self.late = counter("late_events", "Events later than the allowed lateness.")
+        self.out_of_order = counter(
+            "out_of_order_events", "Events that came after the merge had passed them."
+        )
+        self.commits = counter("commits", "Offset commits.", "result")
+        self.evictions = counter("evictions", "Users forgotten.", "reason")
+        self.rebalances = counter("rebalances", "Rebalances of the consumer group.")
+        self.recovered_records = counter("recovered_records", "State records read back.")
+        self.recovery_seconds = counter("recovery_seconds", "Time spent reading state back.")
+        self.lag = gauge(
+            "consumer_lag_records", "Records of the log not yet processed.", "topic", "partition"
+        )
+        self.watermark_delay = gauge(
+            "watermark_delay_seconds", "How far the watermark is behind the clock.", "partition"
+        )
+        self.resident_users = gauge("resident_users", "Users held in memory.")
+        self.ready = gauge("ready", "1 while the worker is ready.")
+        self.model = Info("foreclick_model", "The model that answers.", registry=registry)
+        self.batch_size = Histogram(
+            "foreclick_batch_events", "Events in a micro-batch.", BATCH_BUCKETS, registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "foreclick_stage_seconds",
+            "Time of one stage of a micro-batch.",
+            STAGE_BUCKETS,
+            label="stage",
+            label_values=STAGES,
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "foreclick_latency_seconds",
+            "From the broker's append of an event to its acknowledged prediction.",
+            LATENCY_BUCKETS,
+            registry=registry,
+        )
+        for kind in EVENT_TYPES:  # a rate can only be taken from a series that begins at zero
+            self.events.labels(kind)
+        for result in ("ok", "failed"):
+            self.commits.labels(result)
+        for reason in ("age", "count"):
+            self.evictions.labels(reason)
+
+    def count_events(self, kinds: npt.NDArray[np.integer]) -> None:
+        """Count a batch by `kinds`, (n,) indices into `records.EVENT_TYPES`, and its size."""
+        if len(kinds) == 0:
+            return
+        for kind, count in enumerate(np.bincount(kinds, minlength=len(EVENT_TYPES)).tolist()):
+            if count:
+                self.events.labels(EVENT_TYPES[kind]).inc(count)
+        self.batch_size.observe(len(kinds))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as one of `STAGES`; the time of a failed one counts too."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_seconds.observe(time.perf_counter() - start, stage)
+
+    def observe_latency(self, append_ms: npt.NDArray[np.int64], acked_ms: float) -> None:
+        """Count the way of a batch from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.
+
+        Below zero (the two clocks differ) counts as zero.
+        """
+        self.latency.observe(np.maximum((acked_ms - np.asarray(append_ms)) / 1000.0, 0.0))
+
+    def set_model(self, name: str, version: str, device: str) -> None:
+        """Name the model that answers from now on."""
+        self.model.info({"name": name, "version": version, "device": device})
+
+    def forget_partition(self, topics: Sequence[str], partition: int) -> None:
+        """Drop the gauges of a partition that went to another worker, which now reports them."""
+        self.watermark_delay.remove_by_labels({"partition": str(partition)})
+        for topic in topics:
+            self.lag.remove_by_labels({"topic": topic, "partition": str(partition)})
+
+    def render(self) -> bytes:
+        """The answer to a scrape, in Prometheus' text format (`CONTENT_TYPE`)."""
+        return generate_latest(self.registry)

@@ -1,0 +1,44 @@
+"""The reference page of the settings, written from their declarations.
+
+`python -m stream_app.ops.reference > docs/settings.md` writes it anew; a test says when that is due.
+"""
+
+import sys
+from pathlib import Path
+
+from stream_app.settings import fields
+from stream_app.settings_sources import Field, expected
+
+_HEAD = """\
+# Settings
+
+Later sources win: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`), environment variables, options
+of the command line. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
+among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. This page is made
+from the code: `python -m stream_app.ops.reference > docs/settings.md`.
+
+| key in the file | variable | default | expected | what it sets |
+|---|---|---|---|---|
+"""
+
+
+def settings_page() -> str:
+    """The whole page as Markdown: one row a setting, in the order of their declaration."""
+    return _HEAD + "".join(f"| {' | '.join(_cells(field))} |\n" for field in fields())
+
+
+def _cells(field: Field) -> tuple[str, ...]:
+    default = field.default
+    if isinstance(default, tuple):
+        shown = f"`{','.join(default)}`"
+    elif isinstance(default, str | Path):
+        shown = f"`{default}`" if str(default) else "empty"
+    elif isinstance(default, bool) or default is None:
+        shown = "none" if default is None else str(default).lower()
+    else:
+        shown = f"{default:,}"
+    return f"`{'.'.join(field.path)}`", f"`{field.env}`", shown, expected(field), field.doc
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_page())

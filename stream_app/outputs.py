@@ -1,0 +1,102 @@
+"""The output contract, version 1: predictions, flags and dead letters, and how a micro-batch of them is encoded."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from stream_app.events import BadRecord
+from stream_app.records import EVENT_TYPES, INPUT_TOPICS
+
+ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
+FlagKind = Literal["anomaly", "fraud"]
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+class NextEvent(msgspec.Struct, frozen=True, gc=False):
+    """Probabilities of the type of the user's next event; they add up to 1."""
+
+    click: float
+    browse: float
+    purchase: float
+
+
+class ItemScore(msgspec.Struct, frozen=True, gc=False):
+    """An item the user may turn to next; a higher score is more likely."""
+
+    item_id: str
+    score: float
+
+
+class Prediction(msgspec.Struct, frozen=True, gc=False):
+    """What the user of one event is likely to do next."""
+
+    id: str  #: `<topic>-<partition>-<offset>` of the source record: the same when it is published again
+    user_id: str
+    ts: int  #: Unix ms, of the source event
+    event_id: str | None
+    model: str  #: `name@version`, "none" without a model
+    next_event: NextEvent | None
+    purchase_probability: float | None  #: chance of a purchase within the horizon
+    items: list[ItemScore]  #: best first
+
+
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """Why an event was flagged: a stable code, what was seen, and the limit or the usual value."""
+
+    code: ReasonCode
+    value: float
+    expected: float
+
+
+class Flag(msgspec.Struct, frozen=True, gc=False):
+    """Something is wrong with an event."""
+
+    id: str  #: as of the prediction for the same event; an event has at most one flag
+    user_id: str
+    ts: int  #: Unix ms
+    event_id: str | None
+    model: str
+    kind: FlagKind
+    score: float  #: 0 to 1: one minus the share of ordinary events that look at least as odd
+    reasons: list[Reason]
+
+
+# Headers of a dead letter, named as Kafka Streams names them (KIP-1034).
+_TOPIC = "__streams.errors.topic"
+_PARTITION = "__streams.errors.partition"
+_OFFSET = "__streams.errors.offset"
+_EXCEPTION = "__streams.errors.exception"
+_MESSAGE = "__streams.errors.message"
+REASON_HEADER = "foreclick.reason"
+
+
+def dead_letter(bad: BadRecord) -> Message:
+    """The record's key, value and headers untouched, with headers that say where it stood and what is wrong."""
+    r = bad.record
+    where = f"{bad.field}: " if bad.field else ""
+    added = (
+        (_TOPIC, r.topic),
+        (_PARTITION, str(r.partition)),
+        (_OFFSET, str(r.offset)),
+        (_EXCEPTION, f"foreclick.{bad.reason}"),
+        (_MESSAGE, f"{where}expected {bad.expected}"),
+        (REASON_HEADER, bad.reason),
+    )
+    headers = [*r.headers, *((name, str(text).encode("utf-8", "replace")) for name, text in added)]
+    return r.key, r.value, headers
+
+
+def output_id(prefix: str, kind: int, partition: int) -> str:
+    """The part of an id before the offset."""
+    return f"{prefix}{INPUT_TOPICS[kind]}-{partition}-"
+
+
+def encoder(output_format: str) -> Callable[[Any], bytes]:
+    """JSON or msgpack."""
+    return msgspec.json.Encoder().encode if output_format == "json" else msgspec.msgpack.Encoder().encode
+
+
+def next_event(probabilities: Iterable[float]) -> NextEvent:
+    """From probabilities in the order of `EVENT_TYPES`."""
+    return NextEvent(**dict(zip(EVENT_TYPES, probabilities, strict=True)))

@@ -1,0 +1,27 @@
+"""What can be wrong with a recording, each as one sentence that says what to do."""
+
+from pathlib import Path
+
+from stream_app.errors import RecordingError
+
+
+class NotARecordingError(RecordingError):
+    """The file is something else, or of a version that this program does not know."""
+
+
+class BrokenRecordingError(RecordingError):
+    """A recording ends early or holds changed bytes; `records` whole records come before that place."""
+
+    def __init__(self, path: Path, what: str, records: int) -> None:
+        super().__init__(f"{path} {what}: {records} records before that place are good")
+        self.path = path
+        self.what = what
+        self.records = records
+
+
+class TruncatedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is
+    """The file stops before its end mark: cut off, or still being written."""
+
+
+class DamagedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is
+    """A checksum does not fit: the bytes are not those that were written."""

@@ -1,0 +1,48 @@
+"""When each record of a replay is due."""
+
+from collections.abc import Callable
+
+from stream_app.errors import ForeclickError
+
+#: Seconds since the start of the replay at which a record is due, by its number and its timestamp (Unix ms).
+Due = Callable[[int, int], float]
+
+
+class PaceError(ForeclickError):
+    """The pace that was asked for cannot be."""
+
+
+def due_times(speed: float | None, rate: float | None) -> Due:
+    """The schedule of a replay: `rate` records a second, or `speed` times the recorded pace, or all at once.
+
+    Times never go back: a record whose timestamp lies before that of an earlier one is due with it. Raises
+    `PaceError` where both are given or one is not above zero.
+    """
+    if speed is not None and rate is not None:
+        raise PaceError("a replay runs at a speed or at a rate, not both: give one of them")
+    for name, value in (("speed", speed), ("rate", rate)):
+        if value is not None and not value > 0:
+            raise PaceError(f"the {name} of a replay must be above 0, not {value:g}")
+    if rate is not None:
+        return _steady(rate)
+    if speed is not None:
+        return _as_recorded(speed)
+    return lambda _, __: 0.0
+
+
+def _steady(rate: float) -> Due:
+    return lambda number, _: number / rate
+
+
+def _as_recorded(speed: float) -> Due:
+    first: int | None = None
+    latest = 0.0
+
+    def due(_: int, timestamp: int) -> float:
+        nonlocal first, latest
+        if first is None:
+            first = timestamp
+        latest = max(latest, (timestamp - first) / 1000 / speed)
+        return latest
+
+    return due

@@ -1,0 +1,280 @@
+"""Settings: each documented where it is declared; defaults < TOML file < environment < options.
+
+The options of `foreclick worker`, the names of the environment variables (`FORECLICK_` and the name in upper
+case; `FORECLICK_RULES_` for the rules) and the reference page derive from the declarations here.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from stream_app.errors import SettingsError
+from stream_app.records import INPUT_TOPICS
+from stream_app.settings_sources import Field, convert, from_env, from_file, from_options, make_field
+
+OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
+
+DAY_MS = 86_400_000
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
+_EXACTLY_ONCE = (
+    "asks for exactly_once, which does not exist yet: use at_least_once and drop repeated outputs by their id"
+)
+
+
+def _doc(
+    text: str,
+    unit: str = "",
+    *,
+    takes: str = "",
+    check: Callable[[Any], bool] | None = None,
+    hints: Mapping[str, str] | None = None,
+    **limits: Any,
+) -> Meta:
+    """One line about a setting, its unit and limits; `takes` words what is expected where limits cannot."""
+    return Meta(
+        description=text, extra={"unit": unit, "takes": takes, "check": check, "hints": hints}, **limits
+    )
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and int(match[2]) <= 65_535
+
+
+def _are_brokers(brokers: tuple[str, ...]) -> bool:
+    return all(_is_address(each) and int(each.rpartition(":")[2]) > 0 for each in brokers)
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of the flags: what a user may do before an event of theirs is flagged."""
+
+    clicks_1m: Annotated[int, _doc("flag a user above this many clicks within a minute", ge=1)] = 60
+    distinct_items: Annotated[
+        int, _doc("flag a user above this many distinct items among their last events", ge=1)
+    ] = 18
+    purchases_1h: Annotated[int, _doc("flag a user above this many purchases within an hour", ge=1)] = 10
+    amount_jump: Annotated[
+        float, _doc("flag a purchase above this many times the user's own mean", "times", gt=1)
+    ] = 8.0
+    surprise_p: Annotated[
+        float, _doc("flag an event to which the model gives at most this p-value", ge=0, le=1)
+    ] = 0.001
+    flag_cooldown_ms: Annotated[
+        int,
+        _doc("event time before a user is flagged again for the same reason", "ms", ge=0, le=365 * DAY_MS),
+    ] = 60_000
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of a worker."""
+
+    brokers: Annotated[
+        tuple[str, ...],
+        _doc(
+            "Kafka brokers to start from",
+            takes="host:port, several separated by commas",
+            check=_are_brokers,
+            min_length=1,
+        ),
+    ] = ("127.0.0.1:9092",)
+    group: Annotated[
+        str,
+        _doc(
+            "consumer group: the workers of one group share the partitions",
+            takes="1 to 100 letters, digits, dots, dashes or underscores",
+            pattern=r"^[A-Za-z0-9._-]{1,100}\Z",
+        ),
+    ] = "foreclick"
+    topic_prefix: Annotated[
+        str,
+        _doc(
+            "put before the name of every topic",
+            takes="up to 100 letters, digits, dots, dashes or underscores",
+            pattern=r"^[A-Za-z0-9._-]{0,100}\Z",
+        ),
+    ] = ""
+    partitions: Annotated[
+        int, _doc("partitions of each topic that `foreclick topics --create` makes", ge=1, le=10_000)
+    ] = 4
+    replication: Annotated[
+        int, _doc("copies of each topic that `foreclick topics --create` makes", ge=1, le=15)
+    ] = 1
+    data_dir: Annotated[Path, _doc("folder for what this machine keeps between runs")] = Path(".foreclick")
+    web: Annotated[
+        str,
+        _doc(
+            "address of metrics, health and look-ups",
+            takes="host:port, or nothing to turn it off",
+            check=lambda web: not web or _is_address(web),
+        ),
+    ] = "127.0.0.1:6066"
+
+    model: Annotated[Path | None, _doc("model folder; without one there are windows and rules only")] = None
+    device: Annotated[
+        str,
+        _doc(
+            "where the model runs; auto takes CUDA where there is one",
+            takes="auto, cpu, cuda or cuda:N",
+            pattern=r"^(auto|cpu|cuda(:\d+)?)\Z",
+        ),
+    ] = "auto"
+    k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
+    horizon_ms: Annotated[
+        int, _doc("how far ahead the chance of a purchase looks", "ms", ge=1000, le=365 * DAY_MS)
+    ] = 1_800_000
+    emit: Annotated[
+        Literal["all", "latest"],
+        _doc("a prediction for each event, or only for a user's last event of a micro-batch"),
+    ] = "all"
+    output_format: Annotated[Literal["json", "msgpack"], _doc("encoding of predictions and flags")] = "json"
+    compression: Annotated[
+        Literal["none", "lz4", "zstd", "gzip"], _doc("compression of the record batches that are written")
+    ] = "none"
+
+    guarantee: Annotated[
+        str,
+        _doc(
+            "after a crash an output may come twice, recognisable by its id, and none is missing",
+            takes="at_least_once",
+            check=lambda guarantee: guarantee == "at_least_once",
+            hints={"exactly_once": _EXACTLY_ONCE},
+        ),
+    ] = "at_least_once"
+    commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
+    max_delay_ms: Annotated[int, _doc("how long a micro-batch may wait to fill", "ms", ge=0, le=10_000)] = 5
+    max_batch: Annotated[int, _doc("most events in a micro-batch", "events", ge=1, le=1_000_000)] = 4096
+    buffered_records: Annotated[
+        int,
+        _doc("records held of an input topic's partition before its fetch pauses", "records", ge=1, le=10**8),
+    ] = 20_000
+
+    lateness_ms: Annotated[
+        int,
+        _doc("how far behind the watermark an event still counts in its window", "ms", ge=0, le=30 * DAY_MS),
+    ] = 300_000
+    max_idle_ms: Annotated[
+        int, _doc("how long the merge waits for a topic that has nothing to read", "ms", ge=0, le=60_000)
+    ] = 20
+    max_future_ms: Annotated[
+        int, _doc("how far ahead of the broker's time an event may be", "ms", ge=0, le=365 * DAY_MS)
+    ] = 300_000
+    correct_clock: Annotated[
+        bool, _doc("correct the time of an event by the sender's clock where it carries sent_at")
+    ] = False
+
+    resident_users: Annotated[
+        int, _doc("users held in memory, shared evenly by the partitions", "users", ge=1, le=10**9)
+    ] = 1_000_000
+    user_ttl_ms: Annotated[
+        int, _doc("event time after which a silent user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS)
+    ] = 30 * DAY_MS
+
+    session_timeout_ms: Annotated[
+        int, _doc("silence after which the broker takes a worker for dead", "ms", ge=1000, le=1_800_000)
+    ] = 6000
+    heartbeat_ms: Annotated[
+        int, _doc("time between two heartbeats to the broker", "ms", ge=100, le=600_000)
+    ] = 1000
+    ready_max_age_ms: Annotated[
+        int, _doc("not ready while the oldest unprocessed record is older", "ms", ge=100, le=DAY_MS)
+    ] = 30_000
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _doc("least severe message that is logged")
+    ] = "info"
+    log_format: Annotated[
+        Literal["console", "json"], _doc("logs for a person, or one JSON object a line")
+    ] = "console"
+
+    rules: Rules = Rules()
+
+    @property
+    def bootstrap(self) -> str:
+        """The brokers as one string, as Kafka clients take them."""
+        return ",".join(self.brokers)
+
+    def topic(self, name: str) -> str:
+        """The full name of one of our topics: `topic("clicks")`."""
+        return self.topic_prefix + name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Full names of the input topics, in the order that breaks ties of the merge."""
+        return tuple(map(self.topic, INPUT_TOPICS))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Full names of predictions, flags and dead letters."""
+        return tuple(map(self.topic, OUTPUT_TOPICS))
+
+    @property
+    def changelog(self) -> str:
+        """Full name of the compacted topic that holds the state of the users."""
+        return self.topic(f"{self.group}-users-changelog")
+
+    @property
+    def web_address(self) -> tuple[str, int] | None:
+        """Host and port of the web server, None where it is off."""
+        if not self.web:
+            return None
+        host, _, port = self.web.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def fields() -> tuple[Field, ...]:
+    """All settings in the order in which they are declared, those of the rules last."""
+    plain = (each for each in msgspec.structs.fields(Settings) if each.type is not Rules)
+    rules = msgspec.structs.fields(Rules)
+    return (
+        *(make_field(each.name, (each.name,), each.type, each.default) for each in plain),
+        *(make_field(f"rules_{each.name}", ("rules", each.name), each.type, each.default) for each in rules),
+    )
+
+
+def load_settings(
+    config: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings from defaults, TOML file, environment and options; the later ones win.
+
+    `env` is the process's where None; `config` falls back to `FORECLICK_CONFIG`. `options` maps the name of a
+    field to a value or its text, None where it was not given. Raises SettingsError with all mistakes at once.
+    """
+    env = os.environ if env is None else env
+    known = {field.name: field for field in fields()}
+    problems: list[str] = []
+    if config is None and env.get("FORECLICK_CONFIG"):
+        config = Path(env["FORECLICK_CONFIG"])
+    chosen = dict(from_file(config, known, problems)) if config is not None else {}
+    chosen.update(from_env(env, known, problems))
+    chosen.update(from_options(options or {}, known, problems))
+    values: dict[str, Any] = {}
+    for name, (source, value) in chosen.items():
+        try:
+            values[name] = convert(known[name], value)
+        except ValueError as error:
+            problems.append(f"{source} {error}")
+    if not problems:
+        problems.extend(_clashes({name: field.default for name, field in known.items()} | values))
+    if problems:
+        raise SettingsError(problems)
+    rules = {known[name].path[1]: value for name, value in values.items() if name.startswith("rules_")}
+    return Settings(
+        **{name: value for name, value in values.items() if not name.startswith("rules_")},
+        rules=Rules(**rules),
+    )
+
+
+def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong between settings that are each right."""
+    if values["heartbeat_ms"] * 3 > values["session_timeout_ms"]:
+        yield (
+            f"heartbeat_ms is {values['heartbeat_ms']}, more than a third of session_timeout_ms "
+            f"({values['session_timeout_ms']}): one lost heartbeat would cost the worker its partitions"
+        )

@@ -1,0 +1,174 @@
+"""Merges the input topics of one partition by event time, the same way however the records arrive.
+
+The order is that of a merge which always takes the head with the smallest time, ties in the order of the topics
+(Kafka Streams' rule). It equals a sort by the running maximum of `ts` within each topic, which is done for a
+whole micro-batch at once. An event may go when no topic that is still waited for can bring one before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.events import Events
+from stream_app.records import INPUT_TOPICS
+
+N = len(INPUT_TOPICS)
+_NEVER = -1  # below any time
+
+
+@dataclass(slots=True)
+class _Topic:
+    """What is buffered of one topic."""
+
+    chunks: list[Events] = field(default_factory=list)
+    keys: list[npt.NDArray[np.int64]] = field(default_factory=list)  # running maxima of ts, per chunk
+    size: int = 0
+    newest: int = _NEVER  # running maximum of all that was added
+    read: int = 0  # next offset to add
+    idle_since: float | None = None  # when it was first found empty with nothing more to read
+    finished: bool = False  # nothing will ever be added
+
+
+class Merge:
+    """The buffers of one partition.
+
+    `positions` is where processing stands: all records below it left through `take` or were no events.
+    """
+
+    def __init__(self, positions: list[int]) -> None:
+        self._topics = [_Topic(read=p) for p in positions]
+        self.emitted = _NEVER  #: key of the last event that left
+        self.out_of_order = 0  #: events that came after one with a greater key had left
+
+    @property
+    def buffered(self) -> list[int]:
+        """Events waiting, for each topic."""
+        return [t.size for t in self._topics]
+
+    @property
+    def positions(self) -> list[int]:
+        """Next source offset of each topic that has not left yet."""
+        return [int(t.chunks[0].data["offset"][0]) if t.size else t.read for t in self._topics]
+
+    def read(self, kind: int) -> int:
+        """The next offset of a topic that is not buffered yet."""
+        return self._topics[kind].read
+
+    def oldest_received(self) -> int | None:
+        """Kafka timestamp of the oldest waiting record, Unix ms."""
+        heads = [int(t.chunks[0].data["received"][0]) for t in self._topics if t.size]
+        return min(heads) if heads else None
+
+    def add(self, kind: int, events: Events, next_offset: int) -> None:
+        """Buffers events of a topic by rising offset; everything below `next_offset` is then known."""
+        t = self._topics[kind]
+        t.read = max(t.read, next_offset)
+        if len(events):
+            key = np.maximum(np.maximum.accumulate(events.data["ts"]), t.newest)
+            t.newest = int(key[-1])
+            t.chunks.append(events)
+            t.keys.append(key)
+            t.size += len(events)
+            t.idle_since = None
+
+    def skip(self, positions: Sequence[int]) -> None:
+        """Drops what is buffered below `positions` and will not be waited for: it was processed before."""
+        for t, position in zip(self._topics, positions, strict=True):
+            t.read = max(t.read, position)
+            if t.size:
+                _joined(t)
+                _advance(t, int(np.searchsorted(t.chunks[0].data["offset"], position)))
+
+    def clear(self) -> None:
+        """Forgets what is buffered; it will be read again from `positions`."""
+        for t, position in zip(self._topics, self.positions, strict=True):
+            t.chunks.clear()
+            t.keys.clear()
+            t.size = 0
+            t.read = position
+            t.newest = _NEVER
+            t.idle_since = None
+
+    def idle(self, kind: int, nothing_to_read: bool, now: float) -> None:
+        """Tells whether a topic has nothing more to read; `now` in seconds of any steady clock."""
+        t = self._topics[kind]
+        if t.size or not nothing_to_read:
+            t.idle_since = None
+        elif t.idle_since is None:
+            t.idle_since = now
+
+    def finish(self, kind: int) -> None:
+        """Tells that nothing more will come of a topic: it is not waited for."""
+        self._topics[kind].finished = True
+
+    def wait_s(self, now: float, max_idle_s: float) -> float | None:
+        """Seconds until waiting for an idle topic ends and frees events; None where that is not so."""
+        if not any(t.size for t in self._topics):
+            return None
+        waits = [
+            t.idle_since + max_idle_s - now
+            for t in self._topics
+            if not t.size and t.idle_since is not None and now - t.idle_since < max_idle_s
+        ]
+        return max(0.0, min(waits)) if waits else None
+
+    def take(self, limit: int, now: float, max_idle_s: float, *, ended: bool = False) -> Events | None:
+        """At most `limit` events in their order, None where none may go yet.
+
+        A topic that is empty and was idle for `max_idle_s` is waited for no longer; with `ended` none is.
+        """
+        bounds = [self._bound(t, now, max_idle_s, ended) for t in self._topics]
+        parts, keys = [], []
+        for kind, t in enumerate(self._topics):
+            if not t.size:
+                continue
+            # An event with key k leaves only if no other topic can still bring a smaller (key, topic).
+            last = min((b if kind < other else b - 1) for other, b in enumerate(bounds) if other != kind)
+            key = _joined(t)
+            n = min(int(np.searchsorted(key, last, side="right")), limit)
+            if n:
+                parts.append((kind, n))
+                keys.append(key[:n])
+        if not parts:
+            return None
+        key = np.concatenate(keys)
+        order = np.argsort(key, kind="stable")[:limit]
+        topic = np.repeat(np.arange(len(parts)), [n for _, n in parts])[order]
+        events = Events.concat([self._topics[kind].chunks[0].take(slice(0, n)) for kind, n in parts]).take(
+            order
+        )
+        for i, (kind, _) in enumerate(parts):
+            _advance(self._topics[kind], int(np.count_nonzero(topic == i)))
+        key = key[order]
+        self.out_of_order += int(np.count_nonzero(key < self.emitted))
+        self.emitted = max(self.emitted, int(key[-1]))
+        return events
+
+    @staticmethod
+    def _bound(t: _Topic, now: float, max_idle_s: float, ended: bool) -> int:
+        """No event that this topic still brings has a smaller key."""
+        if ended or t.finished:
+            return np.iinfo(np.int64).max
+        if not t.size and t.idle_since is not None and now - t.idle_since >= max_idle_s:
+            return np.iinfo(np.int64).max
+        return t.newest
+
+
+def _joined(t: _Topic) -> npt.NDArray[np.int64]:
+    """Makes one chunk of a topic's chunks; returns its keys."""
+    if len(t.chunks) > 1:
+        t.chunks = [Events.concat(t.chunks)]
+        t.keys = [np.concatenate(t.keys)]
+    return t.keys[0]
+
+
+def _advance(t: _Topic, n: int) -> None:
+    t.size -= n
+    if t.size:
+        t.chunks[0] = t.chunks[0].take(slice(n, None))
+        t.keys[0] = t.keys[0][n:]
+    else:
+        t.chunks.clear()
+        t.keys.clear()

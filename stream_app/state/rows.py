@@ -1,0 +1,77 @@
+"""The layout of a user's row. What is written to the changelog is this row, byte for byte.
+
+A change of the layout is a change of `FORMAT`: recovery refuses a changelog of another format.
+"""
+
+from typing import get_args
+
+import numpy as np
+
+from stream_app.outputs import ReasonCode
+from stream_app.records import EVENT_TYPES
+
+FORMAT = 1
+
+#: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
+#: length / buckets each, the current one included, on the user's own clock: the greatest `ts` seen of them.
+WINDOWS = (
+    ("1m", 60_000, 6),
+    ("10m", 600_000, 10),
+    ("1h", 3_600_000, 6),
+    ("24h", 86_400_000, 24),
+    ("7d", 604_800_000, 7),
+)
+BUCKETS = sum(n for *_, n in WINDOWS)
+WIDTH_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
+START = np.array(
+    [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
+)  # first bucket of each window, then the end
+AMOUNT_WINDOW = 3  # the window whose sum of money is a feature: 24 h
+
+#: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
+RECENT = 20
+#: Distinct items handed to the model as seeds of candidates, newest first.
+SEEDS = 5
+#: A pause after which a new session starts.
+SESSION_GAP_MS = 1_800_000
+
+#: Reasons of flags, in the order of the columns of `flagged`.
+REASON_CODES: tuple[ReasonCode, ...] = get_args(ReasonCode)
+
+RECENT_EVENT = np.dtype(
+    [
+        ("ts", "i8"),
+        ("item_hash", "u8"),
+        ("category_hash", "u8"),
+        ("event_hash", "u8"),
+        ("price", "f4"),
+        ("quantity", "i4"),
+        ("kind", "i4"),
+        ("gap_s", "f4"),
+    ],
+    align=True,
+)
+
+ROW = np.dtype(
+    [
+        ("clock", "i8"),  # greatest ts seen, Unix ms; what windows and gaps are measured against
+        (
+            "source",
+            "i8",
+            (len(EVENT_TYPES),),
+        ),  # last source offset applied, for each input topic; -1 for none
+        ("sequence", "i8"),  # number of the user's last event within the partition, for eviction
+        ("events", "i8"),  # events applied since the user was last forgotten
+        ("late", "i8"),  # of them, those too late for their window
+        ("session_start", "i8"),
+        ("last_ts", "i8", (len(EVENT_TYPES),)),  # time of the last event of each type, 0 for none
+        ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
+        ("count", "i4", (BUCKETS, len(EVENT_TYPES))),
+        ("amount", "f4", (BUCKETS,)),  # money spent
+        ("purchases", "i8"),  # of all time, for the user's own mean
+        ("spent", "f8"),
+        ("flagged", "i8", (len(REASON_CODES),)),  # ts of the last flag for each reason, 0 for none
+        ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
+    ],
+    align=True,
+)

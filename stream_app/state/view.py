@@ -1,0 +1,57 @@
+"""A user's row in words: what look-ups and the Faust table show."""
+
+from typing import Any
+
+import numpy as np
+
+from stream_app.names import Names
+from stream_app.records import EVENT_TYPES
+from stream_app.state.rows import RECENT, START, WINDOWS
+from stream_app.state.users import Users
+
+
+def windows(row: np.void) -> dict[str, dict[str, float]]:
+    """Counts of each event type and money spent in each sliding window, on the user's own clock."""
+    shown = {}
+    for w, (name, *_) in enumerate(WINDOWS):
+        part = slice(START[w], START[w + 1])
+        counts = row["count"][part].sum(axis=0).tolist()
+        amount = round(float(row["amount"][part].sum()), 2)
+        shown[name] = {**dict(zip(EVENT_TYPES, counts, strict=True)), "amount": amount}
+    return shown
+
+
+def recent_events(row: np.void, items: Names, categories: Names) -> list[dict[str, Any]]:
+    """The last events, newest first. A name this process has not met is "#" and its hash."""
+    n = int(row["events"])
+    shown = []
+    for number in range(n - 1, max(-1, n - 1 - RECENT), -1):
+        e = row["recent"][number % RECENT]
+        price = float(e["price"])
+        shown.append(
+            {
+                "type": EVENT_TYPES[int(e["kind"])],
+                "ts": int(e["ts"]),
+                "item_id": items.name_of(int(e["item_hash"])),
+                "category_id": categories.name_of(int(e["category_hash"])),
+                "price": None if np.isnan(price) else round(price, 4),
+                "quantity": int(e["quantity"]),
+            }
+        )
+    return shown
+
+
+def user(users: Users, slot: int, items: Names, categories: Names) -> dict[str, Any]:
+    """All that is kept of a user, as plain data."""
+    row = users.rows[slot]
+    return {
+        "user_id": users.names[slot],
+        "partition": int(users.partition[slot]),
+        "clock": int(row["clock"]),
+        "events": int(row["events"]),
+        "late": int(row["late"]),
+        "session_start": int(row["session_start"]),
+        "source_offsets": row["source"].tolist(),
+        "windows": windows(row),
+        "recent": recent_events(row, items, categories),
+    }

@@ -1,0 +1,245 @@
+"""The consumer: fetches record batches, delivers them whole, commits ranges of offsets.
+
+Replaces three parts of Faust's per-message path (names of Faust 0.15.3, `faust/transport/consumer.py`):
+`_drain_messages`, which wraps each record in four tasks; the acknowledgement lists behind `_new_offset`; and
+`_wait_next_records`, which sleeps for a second when no partition is active.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import aiokafka
+from faust.exceptions import ImproperlyConfigured
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+from mode.utils.futures import notify
+
+from stream_app.transport.assignor import CopartitionedAssignor
+
+#: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
+FETCH_MAX_WAIT_MS = 250
+#: How long a drain waits for records or for a partition to be resumed before it looks around again.
+POLL_S = 0.5
+
+
+class FetchedBatch(NamedTuple):
+    """What one fetch brought of one partition."""
+
+    tp: TP
+    records: list[Any]  #: aiokafka ConsumerRecords, by rising offset
+    start: int  #: the fetch position before: no record lies between it and the first one; -1 if not known
+    next: int  #: the fetch position after: nothing below it is still to come
+    generation: int  #: of the consumer group
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread in which aiokafka fetches and sends heartbeats, so that no long step delays them."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        if conf.broker_session_timeout > conf.broker_request_timeout:
+            raise ImproperlyConfigured("the session timeout must not exceed the request timeout")
+        self._assignor = CopartitionedAssignor()
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset=conf.consumer_auto_offset_reset,
+            max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            check_crcs=conf.broker_check_crcs,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
+        """What has arrived of the active partitions, waiting at most `timeout` seconds."""
+        return await self.call_thread(self._fetch, set(active), timeout)
+
+    async def _fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
+        if not self.consumer.flow_active:
+            return []
+        generation = self.app.consumer_generation_id
+        before = {tp: self._position(tp) for tp in active}
+        consumer = self._ensure_consumer()
+        fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
+        return [
+            FetchedBatch(TP(*tp), fetched.get(tp, []), before[tp], self._position(tp), generation)
+            for tp in active
+            # A position that moved without records passed transaction markers or compacted records.
+            if tp in fetched or self._position(tp) > before[tp] >= 0
+        ]
+
+    def _position(self, tp: TP) -> int:
+        # `AIOKafkaConsumer.position()` reads the same value but waits for one that is not there yet.
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
+        return state.position if state is not None and state.has_valid_position else -1
+
+    def end_of(self, tp: TP) -> int | None:
+        """See `BatchConsumer.end_of`."""
+        consumer = self._ensure_consumer()
+        # Reading committed records only, what lies beyond the last stable offset cannot be read yet.
+        return consumer.last_stable_offset(tp) if tp in consumer.assignment() else None
+
+
+class BatchConsumer(driver.Consumer):
+    """Delivers a `FetchedBatch` as the value of one message."""
+
+    _thread: BatchConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Next offset to commit of each partition: all below it is in the state and published.
+        self.done: dict[TP, int] = {}
+        self._expected: dict[TP, int] = {}  # where the next batch of a partition must start
+        self._resumed = asyncio.Event()
+        self._generation_assigned = -1
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # --- commits: a range, not a list of acknowledged messages
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return iter([tp for tp in self.done if topics is None or tp in topics or tp.topic in topics])
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.done.get(tp)
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        # Faust flushes the producer here, which waits for outputs of later micro-batches too. `done` moves
+        # only when everything below it is acknowledged.
+        assigned = self.assignment()
+        offsets = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        if not offsets or not await self._commit(offsets):
+            return False
+        self._committed_offset.update(offsets)
+        return True
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        committed = self._committed_offset[tp]
+        return committed is None or offset > committed
+
+    def ack(self, message: ConsumerMessage) -> bool:
+        """Takes the message off the list of those in work; what is committed is `done`'s affair."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)  # a rebalance may be waiting for the last one
+        return True
+
+    # --- rebalances
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Everything delivered so far belongs to the generation that ends here."""
+        await super().on_partitions_revoked(revoked)
+        self._expected.clear()
+        for tp in revoked:
+            self.done.pop(tp, None)
+
+    async def perform_seek(self) -> None:
+        """Back to the committed offsets: all that was fetched beyond them will come again."""
+        self._expected.clear()
+        await super().perform_seek()
+
+    # --- flow
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume fetching, at once."""
+        super().resume_partitions(tps)
+        self._resumed.set()
+
+    def resume_flow(self) -> None:
+        """Let the drain go on, at once."""
+        super().resume_flow()
+        self._resumed.set()
+
+    def end_of(self, tp: TP) -> int | None:
+        """End of the partition as the broker told it with the last fetch, None before the first."""
+        return self._thread.end_of(tp)
+
+    # --- the drain
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        def stopping() -> bool:
+            return self._stopped.is_set() or fetcher._stopped.is_set()
+
+        try:
+            while not stopping():
+                await self._drain_once(stopping)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _drain_once(self, stopping: Callable[[], bool]) -> None:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+            return
+        active = self._get_active_partitions()
+        if not active:
+            self._resumed.clear()
+            await self.wait_first(self._resumed.wait(), self._stopped.wait(), timeout=POLL_S)
+            return
+        batches = await self._thread.fetch(active, POLL_S)
+        if stopping() or not batches:
+            return
+        if not self._belongs(batches):
+            # The fetch position has moved past records that nobody will process. A rebalance may have
+            # sought back before this fetch returned, so it is not enough that it seeks: do it here,
+            # before the next fetch.
+            await self._seek_back()
+            return
+        for batch in batches:
+            message = ConsumerMessage(
+                batch.tp.topic,
+                batch.tp.partition,
+                batch.next - 1,
+                batch.records[-1].timestamp / 1000 if batch.records else None,
+                None,
+                [],
+                None,
+                batch,
+                None,
+                0,
+                0,
+                batch.tp,
+                generation_id=batch.generation,
+            )
+            await self.callback(message)
+            self._read_offset[batch.tp] = batch.next - 1
+            self._expected[batch.tp] = batch.next
+
+    def _belongs(self, batches: list[FetchedBatch]) -> bool:
+        """Whether these batches are of the current generation and follow on what was delivered before.
+
+        A jump in offsets says nothing (compaction and transaction markers make them too); the fetch
+        positions do: a batch that does not start where the last one ended means that one was dropped.
+        """
+        if not self.flow_active:
+            return False
+        if any(b.generation != self.app.consumer_generation_id for b in batches):
+            return False
+        return all(self._expected.get(b.tp, b.start) == b.start for b in batches)
+
+    async def _seek_back(self) -> None:
+        if not self.flow_active:
+            # A rebalance is under way: it ends with a seek of its own, or with this one.
+            await self.wait(self.can_resume_flow)
+            if self._stopped.is_set():
+                return
+        await self.perform_seek()

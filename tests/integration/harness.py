@@ -1,0 +1,238 @@
+"""A worker as a process, and a Kafka client that shares no code with it (librdkafka)."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from stream_app.records import Record
+from stream_app.settings import Settings, load_settings
+from stream_app.topics import ensure_topics
+
+
+def free_port() -> int:
+    """A port of the loopback address that was free a moment ago."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(what: str, condition: Callable[[], Any], limit_s: float = 60.0, every_s: float = 0.05) -> Any:
+    """The first true value of `condition`; fails with what was waited for after `limit_s`."""
+    end = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {limit_s:.0f} s for {what}")
+        time.sleep(every_s)
+
+
+class Worker:
+    """`foreclick worker` in a process of its own."""
+
+    def __init__(self, folder: Path, bootstrap: str, prefix: str, **settings: Any) -> None:
+        self.port = free_port()
+        env = {
+            "FORECLICK_BROKERS": bootstrap,
+            "FORECLICK_TOPIC_PREFIX": prefix,
+            "FORECLICK_GROUP": f"{prefix}group",
+            "FORECLICK_WEB": f"127.0.0.1:{self.port}",
+            "FORECLICK_DATA_DIR": str(folder),
+            "FORECLICK_LOG_FORMAT": "json",
+            **{f"FORECLICK_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / f"worker-{self.port}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from stream_app.cli import main; main()", "worker"],
+                env={**os.environ, **env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and body of a page (JSON decoded where it is JSON)."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                status, kind, body = answer.status, answer.headers["Content-Type"], answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, kind, body = error.code, error.headers["Content-Type"], error.read()
+        return status, json.loads(body) if "json" in kind else body.decode()
+
+    def ready(self) -> bool:
+        """Whether the readiness probe says so."""
+        self.check()
+        try:
+            return self.get("/health/ready")[0] == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def check(self) -> None:
+        """Fails with the log where the worker has ended."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.text()[-4000:]}")
+
+    def wait_ready(self, limit_s: float = 60.0) -> "Worker":
+        """Returns once the worker is ready."""
+        wait_for("the worker to be ready", self.ready, limit_s)
+        return self
+
+    def text(self) -> str:
+        """The log so far."""
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL: no last words."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"the worker did not stop in 30 s:\n{self.text()[-4000:]}") from None
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def workers() -> Iterator[Callable[..., Worker]]:
+    """Starts workers; ends those that are left."""
+    started: list[Worker] = []
+
+    def start(*args: Any, **settings: Any) -> Worker:
+        started.append(Worker(*args, **settings))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            if worker.process.poll() is None:
+                worker.kill()
+
+
+def settings_for(bootstrap: str, prefix: str, **more: Any) -> Settings:
+    """The settings of `Worker`."""
+    options = {"brokers": bootstrap, "topic_prefix": prefix, "group": f"{prefix}group", **more}
+    return load_settings(env={}, options=options)
+
+
+async def make_topics(bootstrap: str, prefix: str, partitions: int = 4) -> None:
+    """All topics of a worker."""
+    await ensure_topics(settings_for(bootstrap, prefix, partitions=partitions))
+
+
+def produce(bootstrap: str, prefix: str, records: Iterable[Record]) -> int:
+    """Sends records to their partitions, in order; returns how many. Fails where one is not acknowledged."""
+    failed: list[str] = []
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True})
+    count = 0
+    for count, r in enumerate(records, 1):
+        producer.produce(
+            prefix + r.topic,
+            r.value,
+            r.key,
+            r.partition,
+            headers=list(r.headers),
+            on_delivery=lambda error, _: failed.append(str(error)) if error else None,
+        )
+        if count % 1000 == 0:
+            producer.poll(0)
+    assert producer.flush(60) == 0, "records were not acknowledged within 60 s"
+    assert not failed, failed[:3]
+    return count
+
+
+class Reader:
+    """Reads a topic from its beginning, outside any group."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "not-used",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "log_level": 0,
+            }
+        )
+        found = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        self._partitions = [TopicPartition(topic, p, 0) for p in found]
+        self._consumer.assign(self._partitions)
+        self.messages: list[Any] = []
+
+    def poll(self) -> list[Any]:
+        """Whatever has come, added to `messages`."""
+        for message in self._consumer.consume(5000, timeout=0.1):
+            if message.error():
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                continue
+            self.messages.append(message)
+        return self.messages
+
+    def read_until(self, what: str, enough: Callable[[list[Any]], bool], limit_s: float = 90.0) -> list[Any]:
+        """Messages once `enough` of them are there."""
+        wait_for(what, lambda: enough(self.poll()), limit_s, 0.0)
+        return self.messages
+
+    def read_to_end(self, limit_s: float = 60.0) -> list[Any]:
+        """All messages up to the present end."""
+        ends = {p.partition: self._consumer.get_watermark_offsets(p, timeout=20)[1] for p in self._partitions}
+
+        def done(_: list[Any]) -> bool:
+            at = {p.partition: p.offset for p in self._consumer.position(self._partitions)}
+            return all(at[n] >= end or end == 0 for n, end in ends.items())
+
+        return self.read_until("the end of the topic", done, limit_s)
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._consumer.close()
+
+
+def read_all(bootstrap: str, topic: str) -> list[Any]:
+    """All messages of a topic."""
+    with contextlib.closing(Reader(bootstrap, topic)) as reader:
+        return reader.read_to_end()
+
+
+def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int = 4) -> dict[str, list[int]]:
+    """The committed offsets of a group, -1001 where there is none."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+    try:
+        asked = [TopicPartition(t, p) for t in topics for p in range(partitions)]
+        found = consumer.committed(asked, timeout=20)
+        result: dict[str, list[int]] = {}
+        for tp in found:
+            result.setdefault(tp.topic, []).append(tp.offset)
+        return result
+    finally:
+        consumer.close()
+
+
+__all__ = [
+    "AdminClient", "Reader", "Worker", "committed", "free_port", "make_topics", "produce", "read_all",
+    "settings_for", "wait_for", "workers",
+]  # fmt: skip

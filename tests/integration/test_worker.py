@@ -1,0 +1,382 @@
+"""The worker as a whole, on a real Kafka: exactly one answer for each event, whatever happens on the way."""
+
+import base64
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import xxhash
+
+from stream_app.agents.engine import Engine
+from stream_app.agents.offline import drive
+from stream_app.broker import EmbeddedKafka
+from stream_app.commands.worker import load_model
+from stream_app.generator import GeneratorSettings, write
+from stream_app.outputs import Flag, Prediction
+from stream_app.records import Record
+from stream_app.replay.partitioner import partitions_of
+from stream_app.replay.recording import RecordingReader
+from stream_app.settings import load_settings
+from stream_app.state.rows import WINDOWS
+from tests.integration.harness import (
+    Reader,
+    Worker,
+    committed,
+    make_topics,
+    produce,
+    read_all,
+    wait_for,
+    workers,
+)
+from tests.model.tiny import tiny_model
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts workers that are ended with the test."""
+    with workers() as starter:
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained model."""
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with bad records, duplicates, late events and bots among 20,000."""
+    path = tmp_path_factory.mktemp("traffic") / "traffic.stream"
+    settings = GeneratorSettings(
+        events=20_000, users=2_000, items=500, categories=20, seed=5,
+        malformed_share=0.01, duplicate_share=0.02, late_share=0.02,
+    )  # fmt: skip
+    write(settings, path)
+    return path
+
+
+class Expected:
+    """What `foreclick run` makes of a recording."""
+
+    def __init__(self, path: Path, model: Path | None) -> None:
+        settings = load_settings(env={}, options={"model": model} if model else {})
+        runtime = load_model(settings) if model else None
+        self.engine = Engine(settings, runtime, partitions=4)
+        self.predictions: dict[str, Prediction] = {}
+        self.flags: dict[str, Flag] = {}
+        self.bad: Counter[str] = Counter()
+        for output, bad in drive(self.engine, RecordingReader(path)):
+            self.bad.update(b.reason for b in bad)
+            for (topic, _), messages in (output.outputs if output else {}).items():
+                for _, value, _ in messages:
+                    if topic == "predictions":
+                        prediction = msgspec.json.decode(value, type=Prediction)
+                        assert prediction.id not in self.predictions
+                        self.predictions[prediction.id] = prediction
+                    elif topic == "flags":
+                        flag = msgspec.json.decode(value, type=Flag)
+                        self.flags[flag.id] = flag
+
+
+@pytest.fixture(scope="module")
+def expected(traffic: Path, model: Path) -> Expected:
+    """The golden outputs of the recording, made without a broker."""
+    return Expected(traffic, model)
+
+
+def unprefixed(prefix: str, id_: str) -> str:
+    """The id as it is without the test's topic prefix."""
+    assert id_.startswith(prefix)
+    return id_[len(prefix) :]
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    """Whether two predictions agree within 1e-4 (guarantee 3)."""
+    if (a.user_id, a.ts, a.event_id, a.model) != (b.user_id, b.ts, b.event_id, b.model):
+        return False
+    assert a.next_event is not None
+    assert b.next_event is not None
+    numbers = zip(
+        [*msgspec.structs.astuple(a.next_event), a.purchase_probability, *(i.score for i in a.items)],
+        [*msgspec.structs.astuple(b.next_event), b.purchase_probability, *(i.score for i in b.items)],
+        strict=True,
+    )
+    close = all(abs(x - y) <= 1e-4 for x, y in numbers)
+    # Two items whose scores agree may change places.
+    return close and (
+        {i.item_id for i in a.items} == {i.item_id for i in b.items} or a.items[-1].score < 1e-3
+        or abs(a.items[-1].score - b.items[-1].score) < 1e-4
+    )  # fmt: skip
+
+
+def check_predictions(prefix: str, messages: list[Any], expected: dict[str, Prediction]) -> int:
+    """All expected predictions are there, repeats equal the first; returns how many were repeated."""
+    seen: Counter[str] = Counter()
+    for m in messages:
+        prediction = msgspec.json.decode(m.value(), type=Prediction)
+        id_ = unprefixed(prefix, prediction.id)
+        assert m.key().decode() == prediction.user_id
+        assert m.partition() == int(id_.split("-")[1])
+        assert id_ in expected, f"{id_} was not expected"
+        assert same(prediction, expected[id_]), f"{prediction} is not {expected[id_]}"
+        seen[id_] += 1
+    missing = set(expected) - set(seen)
+    assert not missing, f"{len(missing)} of {len(expected)} predictions are missing: {sorted(missing)[:5]}"
+    return sum(seen.values()) - len(seen)
+
+
+def distinct(messages: list[Any]) -> int:
+    """Different ids among predictions."""
+    return len({json.loads(m.value())["id"] for m in messages})
+
+
+async def test_golden_with_one_worker(
+    kafka: EmbeddedKafka,
+    prefix: str,
+    start: Start,
+    traffic: Path,
+    model: Path,
+    expected: Expected,
+    tmp_path: Path,
+) -> None:
+    """A worker fed through Kafka answers as `run` does: predictions, flags, dead letters, each exactly once."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = list(RecordingReader(traffic))
+    produce(kafka.bootstrap, prefix, records)
+    worker = start(tmp_path, kafka.bootstrap, prefix, model=model)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("all predictions", lambda m: len(m) >= len(expected.predictions))
+    assert worker.stop() == 0
+    assert check_predictions(prefix, reader.read_to_end(), expected.predictions) == 0
+    reader.close()
+    flags = [json.loads(m.value()) for m in read_all(kafka.bootstrap, f"{prefix}flags")]
+    assert sorted(unprefixed(prefix, f["id"]) for f in flags) == sorted(expected.flags)
+    for flag in flags:
+        known = expected.flags[unprefixed(prefix, flag["id"])]
+        assert [r["code"] for r in flag["reasons"]] == [r.code for r in known.reasons]
+        assert abs(flag["score"] - known.score) <= 1e-3
+    letters = read_all(kafka.bootstrap, f"{prefix}dead-letters")
+    found = Counter(dict(m.headers())["foreclick.reason"].decode() for m in letters)
+    assert found == expected.bad
+    by_place = {(r.topic, r.partition, r.offset): r for r in records}
+    for m in letters:
+        headers = dict(m.headers())
+        topic = headers["__streams.errors.topic"].decode()
+        place = int(headers["__streams.errors.partition"]), int(headers["__streams.errors.offset"])
+        source = by_place[unprefixed(prefix, topic), *place]
+        assert (m.key(), m.value(), m.partition()) == (source.key, source.value, source.partition)
+    ends = Counter((r.topic, r.partition) for r in records)
+    offsets = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
+    assert offsets == [ends["clicks", p] for p in range(4)], "everything is committed on SIGTERM"
+
+
+async def test_golden_with_a_second_worker_that_comes_and_goes(
+    kafka: EmbeddedKafka,
+    prefix: str,
+    start: Start,
+    traffic: Path,
+    model: Path,
+    expected: Expected,
+    tmp_path: Path,
+) -> None:
+    """A worker that joins in mid-stream and leaves again changes no answer and loses none."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = list(RecordingReader(traffic))
+    produce(kafka.bootstrap, prefix, records)
+    slow = {"model": model, "max_batch": 64, "session_timeout_ms": 6000}
+    first = start(tmp_path, kafka.bootstrap, prefix, **slow)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    total = len(expected.predictions)
+    reader.read_until("a first part", lambda m: len(m) > total * 0.1)
+    second = start(tmp_path, kafka.bootstrap, prefix, **slow).wait_ready()
+    wait_for("the first worker to go on with fewer partitions", first.ready)
+    assert second.stop() == 0
+    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    assert first.stop() == 0
+    check_predictions(prefix, reader.read_to_end(), expected.predictions)
+    reader.close()
+
+
+async def test_two_workers_from_the_start(
+    kafka: EmbeddedKafka,
+    prefix: str,
+    start: Start,
+    traffic: Path,
+    model: Path,
+    expected: Expected,
+    tmp_path: Path,
+) -> None:
+    """Two workers share the partitions and together answer as one, each event once."""
+    await make_topics(kafka.bootstrap, prefix)
+    both = [start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready()]
+    both.append(start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready())
+    wait_for("both workers to be ready", lambda: all(w.ready() for w in both))
+    # Sent topic by topic, so that waiting for a topic that has nothing yet would matter: it must not be
+    # idle for longer than the workers wait.
+    produce(kafka.bootstrap, prefix, RecordingReader(traffic))
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    total = len(expected.predictions)
+    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    shares = [_metric(w, "foreclick_events_total") for w in both]
+    assert all(share > 0 for share in shares), f"one worker did nothing: {shares}"
+    assert [w.stop() for w in both] == [0, 0]
+    ids = Counter(json.loads(m.value())["id"] for m in reader.read_to_end())
+    reader.close()
+    assert {unprefixed(prefix, i) for i in ids} == set(expected.predictions)
+    assert set(ids.values()) == {1}
+
+
+async def test_killed_and_restarted(
+    kafka: EmbeddedKafka,
+    prefix: str,
+    start: Start,
+    traffic: Path,
+    model: Path,
+    expected: Expected,
+    tmp_path: Path,
+) -> None:
+    """Two SIGKILLs in mid-stream lose no event and apply none twice; repeats have their old id and content."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, RecordingReader(traffic))
+    total = len(expected.predictions)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    slow = {"model": model, "max_batch": 64, "commit_interval_ms": 50}
+    for share in (0.15, 0.5):
+        worker = start(tmp_path, kafka.bootstrap, prefix, **slow)
+        reader.read_until(f"{share:.0%} of the predictions", lambda m, s=share: distinct(m) > total * s)
+        worker.kill()
+        assert distinct(reader.messages) < total, "the kill came too late to mean anything"
+    last = start(tmp_path, kafka.bootstrap, prefix, model=model)
+    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    wait_for("the worker to be ready", last.ready)
+    # The state of every user is that of a run that was never interrupted.
+    users = [user for known in expected.engine.users.slots.values() for user in known][::20]
+    for user in users:
+        status, shown = last.get(f"/users/{user}/")
+        assert status == 200
+        slot = expected.engine.users.find(user)
+        row = expected.engine.users.rows[slot]
+        assert shown["events"] == int(row["events"])
+        assert shown["source_offsets"] == row["source"].tolist()
+        assert shown["clock"] == int(row["clock"])
+    assert last.stop() == 0
+    repeated = check_predictions(prefix, reader.read_to_end(), expected.predictions)
+    assert repeated < total
+    reader.close()
+
+
+def _metric(worker: Worker, name: str) -> float:
+    """The sum of a metric over its labels."""
+    text = worker.get("/metrics")[1]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
+
+
+def taobao(folder: Path, n: int) -> list[Record]:
+    """The first n rows of the Taobao slice as records, written down without the importer."""
+    kinds = {"pv": "clicks", "cart": "browses", "fav": "browses", "buy": "purchases"}
+    offsets: Counter[tuple[str, int]] = Counter()
+    records = []
+    with (folder / "taobao_user_behavior" / "UserBehavior.csv").open() as file:
+        for user, item, category, behaviour, ts in islice(csv.reader(file), n):
+            topic, partition = kinds[behaviour], int(partitions_of([user.encode()], 4)[0])
+            value = {"user_id": user, "item_id": item, "category_id": category, "ts": int(ts) * 1000}
+            offset = offsets[topic, partition]
+            offsets[topic, partition] += 1
+            ms = int(ts) * 1000
+            records.append(
+                Record(topic, partition, offset, ms, user.encode(), json.dumps(value).encode(), ())
+            )
+    return records
+
+
+def count_windows(records: list[Record]) -> dict[str, dict[str, Counter[str]]]:
+    """Events of each user in each window as of their last event, counted record by record."""
+    events: dict[str, list[tuple[int, str]]] = {}
+    for r in records:
+        body = json.loads(r.value or b"")
+        events.setdefault(body["user_id"], []).append((body["ts"], r.topic))
+    names = {"clicks": "click", "browses": "browse", "purchases": "purchase"}
+    result: dict[str, dict[str, Counter[str]]] = {}
+    for user, seen in events.items():
+        clock = max(ts for ts, _ in seen)
+        result[user] = {
+            name: Counter(
+                names[topic] for ts, topic in seen if ts // (length // n) > clock // (length // n) - n
+            )
+            for name, length, n in WINDOWS
+        }
+    return result
+
+
+async def test_twenty_thousand_real_events(
+    kafka: EmbeddedKafka, prefix: str, start: Start, data_dir_real: Path, tmp_path: Path
+) -> None:
+    """Taobao events: one prediction for each, and every window count equals an independent count."""
+    records = taobao(data_dir_real, 20_000)
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, records)
+    worker = start(tmp_path, kafka.bootstrap, prefix)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("20,000 predictions", lambda m: len(m) >= 20_000)
+    wait_for("the worker to be ready", worker.ready)
+    ids = Counter(json.loads(m.value())["id"] for m in reader.messages)
+    assert set(ids) == {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
+    assert set(ids.values()) == {1}
+    truth = count_windows(records)
+    busy = sorted(truth, key=lambda u: -sum(truth[u]["7d"].values()))
+    for user in [*busy[:200], *busy[200::40]]:
+        _, shown = worker.get(f"/users/{user}/")
+        for name, counts in truth[user].items():
+            found = {kind: shown["windows"][name][kind] for kind in ("click", "browse", "purchase")}
+            assert found == {kind: counts[kind] for kind in found}, (user, name)
+    assert worker.stop() == 0
+    reader.close()
+
+
+async def test_poison_in_the_middle_of_each_topic(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """A record that is no event stops nothing: it becomes a dead letter, the others their predictions."""
+    poison = [b"\xff\x00 not an event", b"{", b"[" * 5000, None, b'{"user_id": "u1"}', b"x" * 70_000]
+    records: list[Record] = []
+    for topic in ("clicks", "browses", "purchases"):
+        for i in range(60):
+            user = f"u{i % 7}"
+            key = user.encode()
+            value: bytes | None = json.dumps(
+                {"user_id": user, "ts": 1_700_000_000_000 + i, "item_id": "a"}
+            ).encode()
+            if 20 <= i < 20 + len(poison):
+                value = poison[i - 20]
+            records.append(Record(topic, i % 2, i // 2, 0, key, value, (("trace", b"7"),)))
+    await make_topics(kafka.bootstrap, prefix, partitions=2)
+    produce(kafka.bootstrap, prefix, records)
+    worker = start(tmp_path, kafka.bootstrap, prefix)
+    good = 3 * (60 - len(poison))
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("predictions of the good ones", lambda m: len(m) >= good)
+    assert worker.stop() == 0
+    assert len(reader.read_to_end()) == good
+    reader.close()
+    letters = read_all(kafka.bootstrap, f"{prefix}dead-letters")
+    assert Counter(m.value() for m in letters) == Counter(poison * 3)
+    assert all(dict(m.headers())["trace"] == b"7" for m in letters)
+
+
+def test_hash_of_names_is_the_published_one() -> None:
+    """State refers to items by XXH3-64, so the value is fixed for good (XXH3 specification)."""
+    assert xxhash.xxh3_64_intdigest(b"") == 0x2D06800538D394C2
+    assert base64.b64encode(xxhash.xxh3_64_digest(b"item")) == base64.b64encode(
+        xxhash.xxh3_64_intdigest(b"item").to_bytes(8, "big")
+    )

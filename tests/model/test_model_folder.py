@@ -1,0 +1,97 @@
+"""A model folder: the same answers after loading, and a clear sentence for everything that can be wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import calibrate, playback
+from model.export import export
+from model.runtime import ModelError, Runtime
+from model.train import Trained
+from tests.model.tiny import tiny_interactions
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_a_loaded_model_answers_as_the_trained_one(runtime: Runtime, trained: Trained) -> None:
+    """Every answer is the same, bit for bit, before and after the disk."""
+    fresh = calibrate.runtime(trained.content, trained.network)
+    data = tiny_interactions(4, users=6)
+    batch = playback.whole_batch(fresh, data)
+    loaded = runtime.step(runtime.slab(6), batch)
+    for name, column in vars(fresh.step(fresh.slab(6), batch)).items():
+        np.testing.assert_array_equal(getattr(loaded, name), column, err_msg=name)
+
+
+def test_the_version_follows_from_the_content(trained: Trained, tmp_path: Path) -> None:
+    """The same model gets the same label anywhere; another name changes only the name."""
+    label = export(trained, tmp_path / "one", "tiny")
+    assert export(trained, tmp_path / "elsewhere" / "two", "tiny") == label
+    assert export(trained, tmp_path / "one", "other").split("@") == ["other", label.split("@")[1]]
+    assert Runtime.load(tmp_path / "one").label == f"other@{label.split('@')[1]}"
+
+
+def test_export_never_overwrites_something_else(trained: Trained, tmp_path: Path) -> None:
+    """A folder with foreign files and a plain file both stay as they are."""
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ModelError, match="not a model folder"):
+            export(trained, path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
+    """The sentence names the path and the command."""
+    with pytest.raises(ModelError, match=r"no model at .*nowhere.*foreclick train"):
+        Runtime.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["step.ts", "vocabulary.json", "candidates.npz", "calibration.json", "settings.json", "metrics.json"],
+)
+def test_every_file_is_checked(copied: Path, file: str) -> None:
+    """One changed byte, a cut tail or a lost file of any kind is noticed and named."""
+    path = copied / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"damaged.*{file}"):
+        Runtime.load(copied)
+    path.write_bytes(content[:-5])
+    with pytest.raises(ModelError, match=f"damaged.*{file}"):
+        Runtime.load(copied)
+    path.unlink()
+    with pytest.raises(ModelError, match=f"lacks {file}"):
+        Runtime.load(copied)
+
+
+def test_a_broken_or_foreign_manifest_is_refused(copied: Path) -> None:
+    """No JSON, JSON of another shape, a short list of files, another format: each has its sentence."""
+    manifest = copied / "manifest.json"
+    whole = json.loads(manifest.read_text())
+    for broken in (b"", b"\xff\xfe", b"{", json.dumps(whole | {"name": 3}).encode()):
+        manifest.write_bytes(broken)
+        with pytest.raises(ModelError, match=r"damaged.*manifest\.json"):
+            Runtime.load(copied)
+    for other in ([1], whole | {"format": 2}):
+        manifest.write_text(json.dumps(other))
+        with pytest.raises(ModelError, match=r"format .* train it again"):
+            Runtime.load(copied)
+    files = {name: checksum for name, checksum in whole["files"].items() if name != "settings.json"}
+    manifest.write_text(json.dumps(whole | {"files": files}))
+    with pytest.raises(ModelError, match="train it again"):
+        Runtime.load(copied)
+
+
+def test_devices_are_chosen_or_refused_clearly(folder: Path) -> None:
+    """An unknown device is refused by name; auto always finds one."""
+    with pytest.raises(ModelError, match="'abacus'"):
+        Runtime.load(folder, device="abacus")
+    assert Runtime.load(folder).device.type in ("cpu", "cuda")

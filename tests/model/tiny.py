@@ -1,0 +1,63 @@
+"""A tiny shop and a tiny model of it, made in a few seconds; for every test that needs a real model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.export import export
+from model.interactions import Interactions, from_events
+from model.train import Trained, TrainSettings, train
+
+ITEMS = 40
+CATEGORIES = 5
+START = 1_760_000_000_000  # Unix ms
+
+SETTINGS = TrainSettings(
+    hidden=16, epochs=3, batch_events=256, learning_rate=0.02, dropout=0.1, chunk=16, context=4, buckets=8,
+    horizon_ms=600_000,
+)  # fmt: skip
+
+
+def tiny_interactions(seed: int = 0, users: int = 80) -> Interactions:
+    """Return about 20 events a user: walks along a ring of items, a purchase after most third clicks."""
+    random = np.random.default_rng(seed)
+    rows: list[tuple[int, int, int, int]] = []  # user, ts, kind, item
+    for user in range(users):
+        ts = START + int(random.integers(0, 3_600_000))
+        item = int(random.integers(ITEMS))
+        for number in range(int(random.integers(10, 31))):
+            ts += int(random.exponential(60_000)) + 1
+            kind = 2 if number % 3 == 2 and random.random() < 0.7 else int(random.random() < 0.3)
+            if kind != 2:
+                item = (item + 1) % ITEMS if random.random() < 0.8 else int(random.integers(ITEMS))
+            rows.append((user, ts, kind, -1 if kind == 1 and random.random() < 0.3 else item))
+    user_column, ts_column, kind_column, item_column = np.array(rows, np.int64).T
+    price = np.where(item_column >= 0, 5.0 + item_column, np.nan).astype(np.float32)
+    return from_events(
+        user_column,
+        ts_column,
+        kind_column.astype(np.int8),
+        item_column,
+        np.where(item_column >= 0, item_column % CATEGORIES, -1),
+        price,
+        np.ones(len(rows), np.int32),
+        [f"item-{number}" for number in range(ITEMS)],
+        [f"category-{number}" for number in range(CATEGORIES)],
+    )
+
+
+def tiny_trained(seed: int = 0) -> Trained:
+    """Return a model trained on the tiny shop, seeded; on one thread, as so small matrices gain from none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(tiny_interactions(seed), SETTINGS)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def tiny_model(folder: Path, seed: int = 0) -> Path:
+    """Write a trained tiny model to `folder` and return the folder."""
+    export(tiny_trained(seed), folder, "tiny")
+    return folder

@@ -1,0 +1,128 @@
+"""An engine driven by hand: records arrive in any order and chunks, micro-batches are taken, the worker crashes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from model.runtime import Runtime
+from stream_app.agents.engine import Checkpoint, Engine, StepOutput
+from stream_app.outputs import Flag, Prediction
+from stream_app.records import INPUT_TOPICS, Record
+from stream_app.settings import Rules, Settings
+from stream_app.state.users import META_KEY
+
+#: Low limits, so that short streams reach them; no topic ever counts as idle.
+SETTINGS = Settings(
+    max_idle_ms=60_000,
+    max_batch=7,
+    resident_users=100,
+    rules=Rules(clicks_1m=2, distinct_items=3, purchases_1h=2, amount_jump=2.0, flag_cooldown_ms=5000),
+)
+
+Log = list[tuple[bytes, bytes | None]]
+
+
+class Worker:
+    """One partition through one engine after the other, with everything that left them."""
+
+    def __init__(
+        self, topics: Sequence[Sequence[Record]], settings: Settings = SETTINGS, runtime: Runtime | None = None
+    ) -> None:
+        self.topics = topics
+        self.settings = settings
+        self.runtime = runtime
+        self.log: Log = []  # the changelog
+        self.committed = [[0, 0, 0]]  # source offsets of all commits
+        self.outputs: dict[tuple[str, str], bytes] = {}  # body of each output by topic and id
+        self.order: list[str] = []  # ids of predictions in the order they left
+        self.totals = np.zeros(4, np.int64)  # late, duplicates, replayed, evicted of all micro-batches
+        self.start([0, 0, 0])
+
+    def start(self, positions: Sequence[int], log: Log | None = None, at_once: int = 1000) -> None:
+        """A new engine: reads the changelog, then the topics from `positions`."""
+        self.engine = Engine(self.settings, self.runtime, partitions=1)
+        self.engine.assign(0, positions)
+        self.next = list(positions)
+        log = self.log if log is None else log
+        for start in range(0, len(log), at_once):
+            keys, values = zip(*log[start : start + at_once], strict=True)
+            self.engine.restore(0, keys, values)
+        self.engine.restored(0)
+
+    def feed(self, kind: int, n: int) -> None:
+        """The next n records of a topic arrive."""
+        records = self.topics[kind][self.next[kind] : self.next[kind] + n]
+        self.next[kind] += len(records)
+        bad = self.engine.ingest(0, kind, records, self.next[kind])
+        for (topic, _), messages in self.engine.dead_letters(bad).items():
+            for b, (_, value, _) in zip(bad, messages, strict=True):
+                self.keep(topic, f"{b.record.topic}-{b.record.offset}", value or b"")
+
+    def step(self) -> StepOutput | None:
+        """One micro-batch."""
+        output = self.engine.step(0.0)
+        if output is not None:
+            self.totals += [output.late, output.duplicates, output.replayed, output.evicted]
+            for (topic, _), messages in output.outputs.items():
+                kind = Prediction if topic == "predictions" else Flag
+                for key, body, _ in messages:
+                    said: Any = msgspec.json.decode(body or b"", type=kind)
+                    assert key == said.user_id.encode()
+                    self.keep(topic, said.id, body or b"")
+                    if kind is Prediction:
+                        self.order.append(said.id)
+        return output
+
+    def keep(self, topic: str, id_: str, body: bytes) -> None:
+        """An output leaves; a repeat of one must not differ."""
+        known = self.outputs.setdefault((topic, id_), body)
+        if self.runtime is None:
+            assert known == body
+
+    def checkpoint(self) -> Checkpoint | None:
+        """State records to the log, then the offsets."""
+        made = self.engine.checkpoint(0, 1)
+        if made is not None:
+            self.log += zip(made.keys, made.values, strict=True)
+            self.committed.append(made.positions)
+        return made
+
+    def crash_during_checkpoint(self, share: float) -> None:
+        """The process dies when a part of the state records is written."""
+        made = self.engine.checkpoint(0, 1)
+        if made is not None:
+            n = int(share * len(made.keys))
+            self.log += list(zip(made.keys, made.values, strict=True))[:n]
+        self.start(self.committed[-1])
+
+    def finish(self) -> "Worker":
+        """All that is left arrives and is processed."""
+        for kind in range(len(INPUT_TOPICS)):
+            self.feed(kind, len(self.topics[kind]))
+            self.engine.merge(0).finish(kind)
+        while self.step() is not None:
+            pass
+        return self
+
+    def rows(self) -> dict[str, bytes]:
+        """The row of each user, byte for byte."""
+        users = self.engine.users
+        return {user: users.rows[slot].tobytes() for user, slot in users.slots[0].items()}
+
+    def hidden(self) -> dict[str, bytes]:
+        """The hidden state of each user, byte for byte."""
+        users = self.engine.users
+        assert users.hidden is not None
+        return {user: users.hidden.read(np.array([slot])).tobytes() for user, slot in users.slots[0].items()}
+
+    def ends(self) -> tuple[int, int, list[int]]:
+        """What is kept of the partition itself."""
+        engine = self.engine
+        return int(engine.watermark[0]), int(engine.sequence[0]), engine.merge(0).positions
+
+
+def state_keys(made: Checkpoint) -> set[bytes]:
+    """The users in a checkpoint, tombstones among them."""
+    return set(made.keys) - {META_KEY}

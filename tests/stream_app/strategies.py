@@ -1,0 +1,143 @@
+"""Hypothesis strategies of shop events, and the few ways in which tests turn them into records and columns."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from stream_app.events import EVENT, Decoder, Event, Events, encode_json, encode_msgpack
+from stream_app.names import Names, stable_hash
+from stream_app.records import BROWSE, INPUT_TOPICS, Record
+
+T0 = 1_700_000_000_000  # Unix ms
+DAY = 86_400_000
+
+#: Steps of time between two events, ms: around the edges of buckets, windows, lateness, session and life.
+STEPS = (
+    *(0, 1, 500, 9_999, 10_000, 59_999, 60_000, 61_000, 299_999, 600_000, 1_800_000, 1_800_001),
+    *(3_600_000, 3 * 3_600_000, DAY, 5 * DAY, 7 * DAY, 31 * DAY),
+    *(-1, -10_000, -60_000, -299_999, -300_000, -300_001, -600_000, -3_600_000, -2 * DAY, -40 * DAY),
+)
+#: Prices whose sums are exact in binary, so that a naive sum in another order is the same number.
+PRICES = (math.nan, 0.0, 0.25, 1.5, 8.0, 99.75, 4096.0)
+
+
+class Happening(NamedTuple):
+    """One event in the world, before it becomes a record."""
+
+    user: int
+    kind: int
+    ts: int  # Unix ms
+    item: int  # 0 for none
+    event_id: int  # 0 for none
+    price: float  # NaN for none
+    quantity: int
+
+
+@st.composite
+def happenings(
+    draw: st.DrawFn, *, users: int = 4, items: int = 9, max_size: int = 60, steps: Sequence[int] = STEPS
+) -> list[Happening]:
+    """A walk through time that goes back now and then; clicks and purchases always have an item."""
+    raw = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, users - 1),
+                st.integers(0, 2),
+                st.sampled_from(steps),
+                st.integers(0, items),
+                st.one_of(st.just(0), st.integers(1, 8)),
+                st.sampled_from(PRICES),
+                st.integers(1, 3),
+            ),
+            max_size=max_size,
+        )
+    )
+    ts = T0
+    out = []
+    for user, kind, step, item, event_id, price, quantity in raw:
+        ts += step
+        named = item if kind == BROWSE else max(item, 1)
+        out.append(Happening(user, kind, ts, named, event_id, price, quantity))
+    return out
+
+
+def cuts(n_max: int = 60) -> st.SearchStrategy[list[int]]:
+    """Lengths of micro-batches; see `cut`."""
+    return st.lists(st.integers(1, 9), min_size=1, max_size=n_max)
+
+
+def cut(n: int, lengths: Sequence[int]) -> list[slice]:
+    """Cuts n events into micro-batches of the given lengths, over and over."""
+    slices, start, i = [], 0, 0
+    while start < n:
+        stop = min(n, start + lengths[i % len(lengths)])
+        slices.append(slice(start, stop))
+        start, i = stop, i + 1
+    return slices
+
+
+def event_of(h: Happening) -> Event:
+    """The event as a sender would write it."""
+    return Event(
+        user_id=f"u{h.user}",
+        ts=h.ts,
+        event_id=f"e{h.event_id}" if h.event_id else None,
+        item_id=f"i{h.item}" if h.item else None,
+        category_id=f"c{h.item % 3}" if h.item else None,
+        price=None if math.isnan(h.price) else h.price,
+        quantity=h.quantity,
+    )
+
+
+def record_of(h: Happening, offset: int, partition: int = 0, packed: bool = False) -> Record:
+    """The record of an event in its topic."""
+    event = event_of(h)
+    value = encode_msgpack(event) if packed else encode_json(event)
+    return Record(INPUT_TOPICS[h.kind], partition, offset, h.ts, event.user_id.encode(), value)
+
+
+def topics_of(stream: Sequence[Happening], partition: int = 0) -> list[list[Record]]:
+    """The records of each input topic, offsets from 0; some in msgpack."""
+    logs: list[list[Record]] = [[] for _ in INPUT_TOPICS]
+    for n, h in enumerate(stream):
+        log = logs[h.kind]
+        log.append(record_of(h, len(log), partition, packed=n % 5 == 0))
+    return logs
+
+
+def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = None) -> Events:
+    """The events as columns, as the decoder gives them; item i has the model's index i - 1, none has -1."""
+    n = len(stream)
+    data = np.zeros(n, EVENT)
+    user, event_id = np.empty(n, object), np.empty(n, object)
+    next_offset: Counter[tuple[int, int]] = Counter()
+    for i, h in enumerate(stream):
+        where = (partition[i] if partition is not None else 0, h.kind)
+        name = f"e{h.event_id}" if h.event_id else None
+        data[i] = (
+            next_offset[where],
+            h.ts,
+            h.ts,
+            stable_hash(f"i{h.item}") if h.item else 0,
+            stable_hash(f"c{h.item % 3}") if h.item else 0,
+            stable_hash(name) if name else 0,
+            h.price,
+            h.quantity,
+            h.item - 1,
+            h.item % 3 if h.item else -1,
+            where[0],
+            h.kind,
+        )
+        next_offset[where] += 1
+        user[i], event_id[i] = f"u{h.user}", name
+    return Events(data, user, event_id)
+
+
+def a_decoder(max_future_ms: int = 300_000, correct_clock: bool = False) -> Decoder:
+    """A decoder without a model."""
+    names = (Names(lambda _: 0, 0), Names(lambda _: 0, 0))
+    return Decoder(*names, max_future_ms=max_future_ms, correct_clock=correct_clock)

@@ -1,0 +1,304 @@
+"""The embedded broker, on a real Kafka throughout."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from stream_app.broker import (
+    BrokerExitedError,
+    DownloadError,
+    EmbeddedKafka,
+    FolderError,
+    FolderInUseError,
+    NotReadyError,
+    NotRunningError,
+    PortTakenError,
+    status,
+    storage,
+)
+from stream_app.broker.config import server_properties
+from stream_app.broker.install import install
+from stream_app.broker.locks import file_lock
+from stream_app.broker.ports import FREE_PORTS, free_port, is_free
+from stream_app.broker.probe import missing
+from stream_app.commands.broker import app
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[EmbeddedKafka]:
+    """A broker of the test's own, not started."""
+    broker = EmbeddedKafka(tmp_path / "broker", heap_mb=256)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that something else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+async def create(broker: EmbeddedKafka, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
+    finally:
+        await admin.close()
+
+
+async def produce(broker: EmbeddedKafka, topic: str, value: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all") as producer:
+        await producer.send_and_wait(topic, value)
+
+
+async def consume(broker: EmbeddedKafka, topic: str, group: str, count: int) -> list[bytes | None]:
+    """Read the next `count` records as a member of a group, and commit them."""
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=broker.bootstrap,
+        group_id=group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    async with consumer:
+        values = [(await consumer.getone()).value for _ in range(count)]
+        await consumer.commit()
+    return values
+
+
+async def test_record_goes_in_and_comes_out(kafka: EmbeddedKafka, prefix: str) -> None:
+    """A topic can be made, written and read through a group as soon as `start` has returned."""
+    await create(kafka, prefix + "clicks")
+    await produce(kafka, prefix + "clicks", b"one")
+    assert await consume(kafka, prefix + "clicks", prefix + "g", 1) == [b"one"]
+
+
+def test_listens_on_loopback_only(kafka: EmbeddedKafka) -> None:
+    """Nobody outside the machine can reach the broker or its controller."""
+    listening = [
+        c.laddr.ip for c in psutil.Process(kafka.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) == 2
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+async def test_records_and_offsets_survive_restart_and_kill(own: EmbeddedKafka, prefix: str) -> None:
+    """A clean restart and a restart after SIGKILL keep port, cluster, records and committed offsets."""
+    own.start()
+    port, before = own.port, status(own.data_dir)
+    await create(own, "t")
+    await produce(own, "t", b"one")
+    assert await consume(own, "t", "g", 1) == [b"one"]
+    own.restart()
+    await produce(own, "t", b"two")
+    assert await consume(own, "t", "g", 1) == [b"two"]
+    await produce(own, "t", b"three")
+    killed = own.pid
+    own.kill()
+    assert not psutil.pid_exists(killed)
+    assert not own.running
+    own.restart()
+    assert await consume(own, "t", "g", 1) == [b"three"]
+    assert await consume(own, "t", "another", 3) == [b"one", b"two", b"three"]
+    after = status(own.data_dir)
+    assert before is not None
+    assert after is not None
+    assert own.port == port
+    assert after.cluster_id == before.cluster_id
+
+
+def test_second_start_on_same_folder_is_refused(kafka: EmbeddedKafka) -> None:
+    """Two brokers never share a folder; the first goes on undisturbed."""
+    with pytest.raises(FolderInUseError, match=f"process id {kafka.pid}.*stop"):
+        EmbeddedKafka(kafka.data_dir).start()
+    assert missing(kafka.port, timeout_s=5) is None
+
+
+def test_start_beside_another_start_is_refused(own: EmbeddedKafka) -> None:
+    """While one program is starting a broker on the folder, a second one is told so."""
+    with file_lock(own.data_dir / "broker.lock"), pytest.raises(FolderInUseError, match="another start"):
+        own.start()
+
+
+def test_port_taken(tmp_path: Path, listener: int) -> None:
+    """A port in use is named before Java is started."""
+    with pytest.raises(PortTakenError, match=f"Port {listener} .*choose another"):
+        EmbeddedKafka(tmp_path, port=listener).start()
+    assert not (tmp_path / "broker.json").exists()
+
+
+def test_free_port_lost_before_java_binds_it(
+    own: EmbeddedKafka, listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another program takes the port that was found free, the next one is tried."""
+    ports = iter([listener, *(free_port() for _ in range(3))])
+    monkeypatch.setattr(storage, "free_port", lambda besides=0: next(ports))
+    own.start()
+    assert own.port != listener
+    assert missing(own.port, timeout_s=5) is None
+
+
+def test_stale_files_do_not_block(own: EmbeddedKafka) -> None:
+    """Files left by a crash, naming a dead or a foreign process or cut short, are recognised as such."""
+    own.data_dir.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        note = {"pid": pid, "port": 9092, "cluster_id": "c"}
+        (own.data_dir / "broker.json").write_text(json.dumps(note))
+        assert status(own.data_dir) is None
+    (own.data_dir / "broker.json").write_text('{"pid": 12')
+    own.start()
+    info = status(own.data_dir)
+    assert info is not None
+    assert (info.pid, info.bootstrap) == (own.pid, own.bootstrap)
+
+
+def test_early_exit_shows_why(tmp_path: Path) -> None:
+    """A setting that Kafka refuses ends in an error with Kafka's own words, and in no process."""
+    broker = EmbeddedKafka(tmp_path, properties={"num.partitions": "many"})
+    with pytest.raises(BrokerExitedError, match=r"exit code 1.*(?s:.*)many.*num\.partitions"):
+        broker.start()
+    assert not broker.running
+
+
+def test_wrong_java_option_shows_why(tmp_path: Path) -> None:
+    """What Java itself complains about, before there is a log, is shown too."""
+    with pytest.raises(BrokerExitedError, match="heap"):
+        EmbeddedKafka(tmp_path, heap_mb=0).start()
+
+
+def test_not_ready_in_time_leaves_no_process(tmp_path: Path) -> None:
+    """Past the limit the error says what was still missing, and Java has been ended."""
+    broker = EmbeddedKafka(tmp_path)
+    with pytest.raises(NotReadyError, match="waiting for: the port to open"):
+        broker.start(timeout_s=0.0)
+    assert (tmp_path / "broker.json").exists()
+    assert not broker.running
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A data folder where a file is in the way is one clear sentence."""
+    (tmp_path / "data").write_text("")
+    with pytest.raises(FolderError, match="cannot be written"):
+        EmbeddedKafka(tmp_path).start()
+
+
+def test_first_start_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an empty cache and no way to the repository the error names both; each try starts afresh."""
+    monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("FORECLICK_MAVEN_URL", f"http://127.0.0.1:{free_port()}")
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=r"refused.*connect to the network"):
+            EmbeddedKafka(tmp_path / "data").start()
+
+
+def test_second_process_waits_for_the_first_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two first starts at once, the second waits and finds what the first has brought."""
+    real = install()
+    monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path))
+    found = []
+    second = threading.Thread(target=lambda: found.append(install()))
+    with file_lock(tmp_path / f"{real.folder.name}.lock"):
+        second.start()
+        second.join(timeout=0.3)
+        assert second.is_alive()
+        (tmp_path / real.folder.name).symlink_to(real.folder)
+    second.join(timeout=30)
+    assert [made.jars for made in found] == [real.jars]
+
+
+def test_attach_needs_a_running_broker(tmp_path: Path) -> None:
+    """A handle on nothing is refused with the way out."""
+    with pytest.raises(NotRunningError, match="foreclick broker start"):
+        EmbeddedKafka.attach(tmp_path)
+
+
+def test_missing_is_answered_for_anything_on_the_port(listener: int) -> None:
+    """A port that accepts and says nothing is not taken for a broker, nor is a closed one."""
+    assert "answer" in str(missing(listener, timeout_s=0.1))
+    assert missing(free_port(), timeout_s=0.1) == "the port to open"
+
+
+def test_free_ports_lie_below_outgoing_ones(listener: int) -> None:
+    """Free ports come from the range that no outgoing connection is given, and taken ones are seen."""
+    assert free_port() in FREE_PORTS
+    assert not is_free(listener)
+
+
+@given(
+    st.integers(1, 65535),
+    st.integers(1, 65535),
+    st.dictionaries(
+        st.from_regex(r"[a-z.]{1,20}", fullmatch=True), st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True)
+    ),
+)
+def test_own_properties_win(port: int, controller_port: int, extra: dict[str, str]) -> None:
+    """Each property stands in the file once, with the caller's value where there is one."""
+    lines = server_properties(Path("d"), port, controller_port, extra).splitlines()
+    written = dict(line.split("=", 1) for line in lines)
+    assert len(written) == len(lines)
+    assert written | extra == written
+    if "listeners" not in extra:
+        assert (
+            written["listeners"] == f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"
+        )
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: int) -> None:
+    """start, status and stop as a user sees them: texts, JSON and exit codes."""
+    monkeypatch.setenv("FORECLICK_DATA_DIR", str(tmp_path))
+    run = CliRunner()
+    assert run.invoke(app, ["status"]).exit_code == 3
+    taken = run.invoke(app, ["start", "--port", str(listener)])
+    assert isinstance(taken.exception, PortTakenError)
+    assert taken.output == ""
+    started = run.invoke(app, ["start", "--port", "0", "--json"])
+    try:
+        assert started.exit_code == 0, started.output
+        facts = json.loads(started.stdout)
+        again = run.invoke(app, ["start", "--port", "0"])
+        assert isinstance(again.exception, FolderInUseError)
+        assert str(facts["pid"]) in str(again.exception)
+        shown = run.invoke(app, ["status"])
+        assert shown.exit_code == 0
+        assert facts["bootstrap"] in shown.stdout
+        assert json.loads(run.invoke(app, ["status", "--json"]).stdout) == facts | {
+            "data_dir": str(tmp_path / "broker")
+        }
+    finally:
+        stopped = run.invoke(app, ["stop"])
+    assert stopped.exit_code == 0
+    assert "stopped." in stopped.stdout
+    assert not psutil.pid_exists(facts["pid"])
+    assert run.invoke(app, ["stop"]).stdout.startswith("No broker runs")
+
+
+def test_foreground_ends_with_its_program(tmp_path: Path) -> None:
+    """`start --foreground` stops the broker when it is told to end, and its records are closed cleanly."""
+    main = [sys.executable, "-c", "from stream_app.cli import main; main()"]
+    command = [*main, "broker", "start", "--port", "0", "--foreground", "--json", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        facts = json.loads(program.stdout.readline())
+        program.terminate()
+        assert program.wait(timeout=60) == 143
+    assert not psutil.pid_exists(facts["pid"])
+    assert (tmp_path / "data" / ".kafka_cleanshutdown").exists()

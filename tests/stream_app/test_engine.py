@@ -1,0 +1,286 @@
+"""The processor without a broker: the same stream gives the same answers, whatever happens around it."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.agents import engine as engine_module
+from stream_app.records import INPUT_TOPICS, Record
+from stream_app.settings import Rules
+from stream_app.state.rows import ROW
+from stream_app.state.users import META_KEY
+from tests.stream_app.helpers import SETTINGS, Worker, state_keys
+from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
+
+streams = happenings()
+#: What may happen: a topic gets some records, a micro-batch is taken, state is written, the worker is replaced.
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("feed"), st.integers(0, 2), st.integers(1, 9)),
+        st.tuples(st.just("step"), st.just(0), st.just(0)),
+        st.tuples(st.just("checkpoint"), st.just(0), st.just(0)),
+        st.tuples(st.just("rewind"), st.just(0), st.just(0)),
+        st.tuples(st.just("expire"), st.just(0), st.just(0)),
+        st.tuples(st.just("restart"), st.integers(0, 9), st.integers(1, 5)),
+    ),
+    max_size=40,
+)
+
+
+def move(worker: Worker, what: str, a: int, b: int) -> None:
+    if what == "feed":
+        worker.feed(a, b)
+    elif what == "step":
+        worker.step()
+    elif what == "checkpoint":
+        worker.checkpoint()
+    elif what == "expire":
+        worker.engine.expire(0)
+    elif what == "rewind":
+        worker.engine.rewind()
+        worker.next = worker.engine.merge(0).positions
+    else:
+        worker.start(worker.committed[-1 - a % len(worker.committed)], at_once=b)
+
+
+def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> list[list[Record]]:
+    """The topics with bad records in between."""
+    for kind, at in where:
+        log = topics[kind]
+        log.insert(min(at, len(log)), Record(INPUT_TOPICS[kind], 0, 0, T0, b"u0", b"{broken"))
+    return [[r._replace(offset=i) for i, r in enumerate(log)] for log in topics]
+
+
+trouble = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=4)
+
+
+def same(one: Worker, other: Worker, *, ignore: tuple[str, ...] = ()) -> None:
+    """Both said the same and hold the same."""
+    assert one.outputs == other.outputs
+    rows = [{u: np.frombuffer(row, ROW).copy() for u, row in w.rows().items()} for w in (one, other)]
+    for each in rows:
+        for row in each.values():
+            for name in ignore:
+                row[name] = 0
+    assert {u: r.tobytes() for u, r in rows[0].items()} == {u: r.tobytes() for u, r in rows[1].items()}
+    assert one.ends() == other.ends()
+
+
+@given(streams, trouble, moves, st.integers(1, 20))
+@settings(max_examples=150, deadline=None)
+def test_same_stream_same_answer(
+    stream: list[Happening], bad: list[tuple[int, int]], moves: list[tuple[str, int, int]], batch: int
+) -> None:
+    """Arrival, cutting, rebalances, expiry and restarts from any commit change no output and no row."""
+    topics = with_trouble(topics_of(stream), bad)
+    plain = Worker(topics, msgspec.structs.replace(SETTINGS, max_batch=1000)).finish()
+    worker = Worker(topics, msgspec.structs.replace(SETTINGS, max_batch=batch))
+    for what, a, b in moves:
+        move(worker, what, a, b)
+    worker.finish()
+    # Who expired may be gone already in one of them, and offsets of the time before are then forgotten.
+    for each in (plain, worker):
+        each.engine.expire(0)
+        each.checkpoint()
+        each.engine.expire(0)
+    same(plain, worker, ignore=("source",))
+    assert len([1 for topic, _ in plain.outputs if topic == "dead-letters"]) == len(bad)
+    restored = Worker(topics)
+    restored.start(worker.committed[-1], worker.log)
+    assert restored.rows() == worker.rows()
+    assert restored.ends() == worker.ends()
+
+
+@given(streams, st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.floats(0, 1)), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_crash_while_state_is_written(stream: list[Happening], times: list[tuple[int, int, float]]) -> None:
+    """A checkpoint of which only a part was written is neither lost nor applied twice."""
+    topics = topics_of(stream)
+    plain, worker = Worker(topics).finish(), Worker(topics)
+    for kind, n, share in times:
+        worker.feed(kind, 3 * n)
+        worker.feed((kind + 1) % 3, 3 * n)
+        worker.feed((kind + 2) % 3, n)
+        worker.step()
+        worker.crash_during_checkpoint(share)
+        worker.feed(kind, n)
+        worker.step()
+        worker.checkpoint()
+    same(plain, worker.finish())
+
+
+@given(streams, st.integers(0, 30), st.lists(st.integers(0, 20), min_size=3, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int, early: list[int]) -> None:
+    """What was fetched from the committed offsets while the state was being read is processed after it."""
+    topics = topics_of(stream)
+    plain, worker = Worker(topics).finish(), Worker(topics)
+    for kind in range(3):
+        worker.feed(kind, n)
+    worker.step()
+    worker.checkpoint()
+    log, positions = worker.log, worker.committed[-1]
+    worker.start(positions, log=[])
+    worker.engine.drop(0)
+    worker.engine.assign(0, [0, 0, 0])
+    for kind in range(3):
+        worker.feed(kind, early[kind])
+    assert worker.engine.step(0.0) is None
+    worker.engine.restore(0, [k for k, _ in log], [v for _, v in log])
+    worker.engine.restored(0)
+    same(plain, worker.finish())
+
+
+@given(happenings(users=12, max_size=80, steps=(*STEPS[:8], -1, -400_000, 31 * DAY, -40 * DAY)), moves, st.integers(1, 50))
+@settings(max_examples=150, deadline=None)
+def test_who_is_evicted_depends_on_the_stream_alone(
+    stream: list[Happening], moves: list[tuple[str, int, int]], batch: int
+) -> None:
+    """With room for few users the same ones are forgotten however the stream is cut, expired and restarted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "EVICT_EVERY", 8)
+        limits = msgspec.structs.replace(SETTINGS, resident_users=3)
+        topics = topics_of(stream)
+        plain = Worker(topics, msgspec.structs.replace(limits, max_batch=1)).finish()
+        worker = Worker(topics, msgspec.structs.replace(limits, max_batch=batch))
+        for what, a, b in moves:
+            # An eviction between two commits would be repeated from the earlier one by an older state.
+            move(worker, what, 0 if what == "restart" else a, b)
+            assert len(worker.engine.users) <= 3 + 8
+        worker.finish()
+        for each in (plain, worker):
+            each.engine.expire(0)
+            each.checkpoint()
+            each.engine.expire(0)
+        same(plain, worker, ignore=("source",))
+
+
+def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
+    """A checkpoint full of users who came and went is read back one record at a time within the same limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "EVICT_EVERY", 4)
+        limits = msgspec.structs.replace(SETTINGS, resident_users=20, max_batch=4)
+        stream = [Happening(u, 0, T0 + u, 1, 0, 1.0, 1) for u in range(120)]
+        worker = Worker(topics_of(stream), limits)
+        worker.feed(0, 60)
+        for kind in (1, 2):
+            worker.engine.merge(0).finish(kind)
+        while worker.step():
+            pass
+        worker.checkpoint()
+        worker.finish()
+        made = worker.checkpoint()
+        assert made is not None
+        assert made.values.count(None) == 20
+        rows = worker.rows()
+        worker.start(worker.committed[-1], at_once=1)
+        assert worker.rows() == rows
+
+
+def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
+    return Happening(user, 0, ts, 1, event_id, 1.0, 1)
+
+
+def test_duplicates_and_late_events_are_counted() -> None:
+    """A duplicate has no output and changes no window; a late event has one, is counted and marked."""
+    stream = [click(T0, event_id=5), click(T0, event_id=5), click(T0 - 300_001), click(T0 + 1, user=1, event_id=5)]
+    worker = Worker(topics_of(stream)).finish()
+    assert worker.totals.tolist() == [1, 1, 0, 0]
+    assert worker.order == ["clicks-0-0", "clicks-0-2", "clicks-0-3"]
+    row = np.frombuffer(worker.rows()["u0"], ROW)[0]
+    assert (row["events"], row["late"], row["source"].tolist()) == (2, 1, [2, -1, -1])
+
+
+def test_predictions_of_a_user_come_in_order() -> None:
+    """Across micro-batches the predictions leave in event-time order, ties by topic."""
+    stream = [Happening(0, kind, T0 + at, 1, 0, 1.0, 1) for at in range(6) for kind in (2, 1, 0)]
+    order = [f"{INPUT_TOPICS[kind]}-0-{at}" for at in range(6) for kind in range(3)]
+    assert Worker(topics_of(stream)).finish().order == order
+
+
+def test_a_checkpoint_holds_each_changed_user_once() -> None:
+    """Only users changed since the last one, the partition's own record last, nothing when nothing happened."""
+    worker = Worker(topics_of([click(T0 + i, user=i % 3) for i in range(9)]))
+    worker.engine.merge(0).finish(1)
+    worker.engine.merge(0).finish(2)
+    assert worker.checkpoint() is not None
+    assert worker.checkpoint() is None
+    worker.feed(0, 7)
+    worker.step()
+    made = worker.checkpoint()
+    assert made is not None
+    assert state_keys(made) == {b"u0", b"u1", b"u2"}
+    assert made.keys[-1] == META_KEY
+    assert made.positions == [7, 0, 0]
+    worker.feed(0, 1)
+    worker.step()
+    made = worker.checkpoint()
+    assert made is not None
+    assert state_keys(made) == {b"u1"}
+
+
+def test_expired_users_leave_a_tombstone() -> None:
+    """A silent user is forgotten, with a tombstone in the next checkpoint; one who came back has a row."""
+    worker = Worker(topics_of([click(T0, 0), click(T0, 1), click(T0 + 31 * DAY, 2), click(T0 + 31 * DAY, 1)]))
+    worker.engine.merge(0).finish(1)
+    worker.engine.merge(0).finish(2)
+    worker.feed(0, 3)
+    worker.step()
+    assert worker.engine.expire(0) == 0  # not yet written to the log
+    worker.checkpoint()
+    assert worker.engine.expire(0) == 2
+    worker.feed(0, 1)
+    worker.step()
+    made = worker.checkpoint()
+    assert made is not None
+    written = dict(zip(made.keys, made.values, strict=True))
+    assert written[b"u0"] is None
+    assert written[b"u1"] is not None
+    assert len(worker.engine.users) == 2
+
+
+def test_dead_letters_of_a_partition() -> None:
+    """A bad record leaves as it came, to its own partition, and stops nothing."""
+    good = record_of(click(T0), 1)
+    bad = Record("clicks", 0, 0, T0, b"k", b"\x00", (("h", b"v"),))
+    worker = Worker([[bad, good], [], []]).finish()
+    assert worker.outputs["dead-letters", "clicks-0"] == b"\x00"
+    assert worker.order == ["clicks-0-1"]
+    assert worker.engine.merge(0).positions == [2, 0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), streams), min_size=1, max_size=3, unique_by=lambda x: x[0]))
+@settings(max_examples=30, deadline=None)
+def test_partitions_do_not_touch_each_other(parts: list[tuple[int, list[Happening]]]) -> None:
+    """Several partitions in one engine give what each gives alone; dropping one leaves the others."""
+    engine = engine_module.Engine(SETTINGS, partitions=3)
+    said: dict[int, set[bytes]] = {n: set() for n, _ in parts}
+    for n, stream in parts:
+        engine.assign(n, [0, 0, 0])
+        engine.restored(n)
+        for kind, log in enumerate(topics_of(stream, n)):
+            engine.ingest(n, kind, log, len(log))
+    while (output := engine.step(0.0, ended=True)) is not None:
+        for (_, n), messages in output.outputs.items():
+            said[n] |= {body for _, body, _ in messages if body}
+    for n, stream in parts:
+        alone = Worker(topics_of(stream)).finish()
+        renamed = {body.replace(b"-0-", f"-{n}-".encode(), 1) for body in alone.outputs.values()}
+        assert said[n] == renamed
+        ours = {u: engine.users.rows[slot].tobytes() for u, slot in engine.users.slots[n].items()}
+        assert ours == alone.rows()
+        engine.drop(n)
+        assert n not in engine.partitions
+    assert len(engine.users) == 0
+
+
+def test_the_latest_prediction_of_each_user() -> None:
+    """`emit = latest` gives one prediction for a user's last event of a micro-batch."""
+    settings_: Any = msgspec.structs.replace(SETTINGS, emit="latest", max_batch=100, rules=Rules())
+    stream = [click(T0 + i, user=i % 2) for i in range(5)]
+    worker = Worker(topics_of(stream), settings_).finish()
+    assert worker.order == ["clicks-0-3", "clicks-0-4"]

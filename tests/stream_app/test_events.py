@@ -1,0 +1,362 @@
+"""The input contract: every byte string is an event or a bad record, and a batch is no more than its records."""
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.events import (
+    MAX_VALUE_BYTES,
+    REASONS,
+    BadRecord,
+    Event,
+    Events,
+    _explain,
+    encode_json,
+    encode_msgpack,
+)
+from stream_app.names import Names, stable_hash
+from stream_app.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
+from tests.stream_app.strategies import T0, a_decoder
+
+FIELDS = (*msgspec.structs.asdict(Event("u", 0)), "")
+GOOD: dict[str, Any] = {"user_id": "u", "ts": T0, "item_id": "i"}
+
+
+def record(value: bytes | None, offset: int = 0, *, key: bytes | None = b"u", timestamp: int = T0) -> Record:
+    return Record("clicks", 0, offset, timestamp, key, value)
+
+
+def shown(events: Events, bad: list[BadRecord]) -> tuple[object, ...]:
+    """All of an answer of the decoder, to compare."""
+    return (
+        events.data.tobytes(),
+        events.user.tolist(),
+        events.event_id.tolist(),
+        [(b.record.offset, b.reason, b.field, b.expected) for b in bad],
+    )
+
+
+def reasons(*values: bytes | None, kind: int = CLICK, **changed: Any) -> list[tuple[str, str]]:
+    _, bad = a_decoder().decode(kind, [record(v, i, **changed) for i, v in enumerate(values)])
+    return [(b.reason, b.field) for b in bad]
+
+
+def check_batch(records: list[Record], kind: int) -> None:
+    """A batch gives what its records give one by one, and every record one thing or the other."""
+    events, bad = a_decoder().decode(kind, records)
+    single = a_decoder()
+    parts = [single.decode(kind, [r]) for r in records]
+    alone = Events.concat([e for e, _ in parts])
+    assert shown(events, bad) == shown(alone, [b for _, more in parts for b in more])
+    assert sorted([*events.data["offset"].tolist(), *(b.record.offset for b in bad)]) == [
+        r.offset for r in records
+    ]
+    for b in bad:
+        assert b.reason in REASONS
+        assert b.field in FIELDS
+        assert b.expected
+
+
+text = st.text(max_size=12)
+plain = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    text,
+    st.binary(max_size=4),
+    st.lists(st.integers(-9, 9), max_size=2),
+)
+any_fields = st.dictionaries(
+    st.one_of(st.sampled_from([f for f in FIELDS if f]), text),
+    st.one_of(plain, st.dictionaries(text, plain, max_size=2)),
+    max_size=6,
+)
+likely = st.fixed_dictionaries(
+    {"user_id": st.sampled_from(["u", "ü", "u" * 128]), "ts": st.integers(T0, T0 + 10), "item_id": text}
+)
+
+
+def to_json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, default=lambda b: b.hex(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> bytes:
+    """A value that is nearly one: fields of any kind, then cut short, bytes changed or something appended."""
+    fields = draw(likely) | draw(any_fields)
+    value = draw(st.sampled_from([to_json, msgspec.msgpack.encode]))(fields)
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(value)))
+        what = draw(
+            st.sampled_from([b"", b"\n", b"\x00", b"\xff", b'"', b"}", b"{", b"]}", b"\x81", b"\\ud800"])
+        )
+        value = draw(st.sampled_from([value[:at], value[:at] + what + value[at:], value[at:], value + value]))
+    return value
+
+
+values = st.one_of(
+    st.none(),
+    st.binary(max_size=40),
+    broken(),
+    likely.map(to_json),
+    st.builds(lambda depth: b'{"x":' + b"[" * depth + b"]" * depth + b"}", st.integers(1, 30_000)),
+    st.builds(
+        lambda field, digits: b'{"user_id":"u","ts":1,"item_id":"i","%b":%b}' % (field, b"9" * digits),
+        st.sampled_from([b"ts", b"item_id", b"position", b"price", b"quantity", b"sent_at", b"x"]),
+        st.integers(17, 6000),
+    ),
+    st.sampled_from([b"{", b"}", b'{"a":[{"b":1}', b'{"c":1}]}', b'{"user_id":"}', b'{","ts":1}']),
+)
+
+
+@given(st.lists(values, max_size=12), st.sampled_from([CLICK, BROWSE, PURCHASE]), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_any_bytes_are_an_event_or_a_bad_record(batch: list[bytes | None], kind: int, ours: bool) -> None:
+    """No bytes raise; a batch gives exactly the events and bad records of its records one by one."""
+    keys = [b"u" if ours else None, "ü".encode(), b"u" * 128]
+    check_batch([record(v, 3 * i, key=keys[i % 3]) for i, v in enumerate(batch)], kind)
+
+
+PIECES = (
+    *(b'{"user_id":"u","ts":1,"item_id":"i"', b'"', b",", b'"x":', b"{", b"}", b"[", b"]", b"{}", b"\n"),
+    *(b'"}', b'{","', b"}{", b"}\n{", b"1", b'"y":1', b"\\", b"\r", b" "),
+)
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join), min_size=1, max_size=5))
+@settings(max_examples=600, deadline=None)
+def test_values_never_melt_into_each_other(inner: list[bytes]) -> None:
+    """Values that look like objects from both ends, but are none or two, never lend each other a piece."""
+    check_batch([record(b"{" + v + b"}", i) for i, v in enumerate(inner)], BROWSE)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [b'{"a":[{"b":1}', b'{"c":1}]}'],
+        [b'{"user_id":"u","ts":1,"x":"}', b'{","y":1}', b'{"user_id":"u","ts":1}{"user_id":"u","ts":1}'],
+        [b'{"user_id":"u","ts":1,"query":"}', b'{"}', b'{"user_id":"u","ts":1}\n{"user_id":"u","ts":1}'],
+        [b'{"user_id":"u","ts":1,"x":[{}', b'{}]}', b'{"user_id":"u","ts":1} {"user_id":"u","ts":1}'],
+        [b'{"user_id":"u","ts":1}', b'{"user_id":"u","ts":1,"query":"a\nb"}'],
+        [b'{"user_id":"u","ts":1,"x":"\\', b'{"}', b'{"user_id":"u","ts":1}{"user_id":"u","ts":2}'],
+    ],
+)  # fmt: skip
+def test_halves_and_doubles_side_by_side(batch: list[bytes]) -> None:
+    """Halves of an object beside a value of two objects, which would fit by their number, are all bad."""
+    check_batch([record(v, i) for i, v in enumerate(batch)], BROWSE)
+    events, bad = a_decoder().decode(BROWSE, [record(v, i) for i, v in enumerate(batch)])
+    assert {b.reason for b in bad} <= {"malformed", "missing_field"}
+    assert len(bad) == len(batch) - len(events)
+
+
+good_events = st.builds(
+    Event,
+    user_id=st.text(min_size=1, max_size=32),
+    ts=st.integers(0, T0),
+    event_id=st.none() | st.text(max_size=32),
+    item_id=st.text(min_size=1) | st.integers(-(2**63), 2**64 - 1),
+    category_id=st.none() | text,
+    session_id=st.none() | text,
+    order_id=st.none() | text,
+    list_id=st.none() | text,
+    query=st.none() | text,
+    position=st.none() | st.integers(0, 2**60),
+    sent_at=st.none() | st.integers(0, T0),
+    price=st.none() | st.floats(0, 1e15),
+    currency=st.none() | text,
+    quantity=st.integers(1, 2**31 - 1),
+    props=st.none() | st.dictionaries(text, text | st.booleans() | st.integers(-9, 9) | st.floats(0, 1)),
+)  # fmt: skip
+
+
+@given(good_events, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_encode_and_decode_are_inverse(event: Event, packed: bool) -> None:
+    """A good event comes back from JSON and from msgpack as it was, and its columns say what it says."""
+    value = encode_msgpack(event) if packed else encode_json(event)
+    assert (msgspec.msgpack if packed else msgspec.json).decode(value, type=Event) == event
+    events, bad = a_decoder().decode(PURCHASE, [record(value, 7, key=event.user_id.encode())])
+    assert not bad
+    row = events.data[0]
+    assert (row["offset"], row["ts"], row["received"], row["kind"]) == (7, event.ts, T0, PURCHASE)
+    assert row["item_hash"] == stable_hash(str(event.item_id))
+    assert row["category_hash"] == (stable_hash(event.category_id) if event.category_id else 0)
+    assert row["event_hash"] == (stable_hash(event.event_id) if event.event_id else 0)
+    assert row["quantity"] == event.quantity
+    assert np.isnan(row["price"]) if event.price is None else row["price"] == np.float32(event.price)
+    assert (events.user[0], events.event_id[0]) == (event.user_id, event.event_id)
+
+
+def without(field: str) -> dict[str, Any]:
+    return {k: v for k, v in GOOD.items() if k != field}
+
+
+CONTRACT: list[tuple[dict[str, Any], int, tuple[str, str] | None]] = [
+    (GOOD, CLICK, None),
+    (without("user_id"), CLICK, ("missing_field", "user_id")),
+    (GOOD | {"user_id": 1}, CLICK, ("invalid_field", "user_id")),
+    (GOOD | {"user_id": ""}, CLICK, ("invalid_field", "user_id")),
+    (GOOD | {"user_id": None}, CLICK, ("invalid_field", "user_id")),
+    (without("ts"), CLICK, ("missing_field", "ts")),
+    (GOOD | {"ts": "1"}, CLICK, ("invalid_field", "ts")),
+    (GOOD | {"ts": 1.5}, CLICK, ("invalid_field", "ts")),
+    (GOOD | {"ts": -1}, CLICK, ("invalid_field", "ts")),
+    (GOOD | {"ts": 2**63}, CLICK, ("invalid_field", "ts")),
+    (GOOD | {"event_id": 5}, CLICK, ("invalid_field", "event_id")),
+    (GOOD | {"event_id": "e" * 128}, CLICK, None),
+    (GOOD | {"event_id": "e" * 129}, CLICK, ("invalid_field", "event_id")),
+    (GOOD | {"event_id": "ü" * 64}, CLICK, None),
+    (GOOD | {"event_id": "ü" * 65}, CLICK, ("invalid_field", "event_id")),
+    (without("item_id"), CLICK, ("missing_field", "item_id")),
+    (without("item_id"), PURCHASE, ("missing_field", "item_id")),
+    (GOOD | {"item_id": None}, PURCHASE, ("missing_field", "item_id")),
+    (without("item_id"), BROWSE, None),
+    (GOOD | {"item_id": 17}, CLICK, None),
+    (GOOD | {"item_id": ""}, CLICK, ("invalid_field", "item_id")),
+    (GOOD | {"item_id": 1.5}, CLICK, ("invalid_field", "item_id")),
+    (GOOD | {"item_id": ["i"]}, CLICK, ("invalid_field", "item_id")),
+    *[(GOOD | {name: 5}, CLICK, ("invalid_field", name))
+      for name in ("category_id", "session_id", "order_id", "list_id", "query", "currency")],
+    (GOOD | {"position": 0}, CLICK, None),
+    (GOOD | {"position": -1}, CLICK, ("invalid_field", "position")),
+    (GOOD | {"position": "1"}, CLICK, ("invalid_field", "position")),
+    (GOOD | {"sent_at": -1}, CLICK, ("invalid_field", "sent_at")),
+    (GOOD | {"sent_at": "now"}, CLICK, ("invalid_field", "sent_at")),
+    (GOOD | {"price": 0}, PURCHASE, None),
+    (GOOD | {"price": -0.01}, PURCHASE, ("invalid_field", "price")),
+    (GOOD | {"price": "9.99"}, PURCHASE, ("invalid_field", "price")),
+    (GOOD | {"price": 1e16}, PURCHASE, ("invalid_field", "price")),
+    (GOOD | {"price": 1e300}, PURCHASE, ("invalid_field", "price")),
+    (GOOD | {"quantity": 0}, PURCHASE, ("invalid_field", "quantity")),
+    (GOOD | {"quantity": 1.5}, PURCHASE, ("invalid_field", "quantity")),
+    (GOOD | {"quantity": 2**31}, PURCHASE, ("invalid_field", "quantity")),
+    (GOOD | {"props": {"a": "x", "b": 1, "c": 1.5, "d": True}}, CLICK, None),
+    (GOOD | {"props": []}, CLICK, ("invalid_field", "props")),
+    (GOOD | {"props": {"a": None}}, CLICK, ("invalid_field", "props")),
+    (GOOD | {"props": {"a": {"b": 1}}}, CLICK, ("invalid_field", "props")),
+    (GOOD | {"anything": {"else": [1, None]}}, CLICK, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("fields", "kind", "wanted"), CONTRACT)
+def test_each_row_of_the_contract(
+    fields: dict[str, Any], kind: int, wanted: tuple[str, str] | None, packed: bool
+) -> None:
+    """A missing or mistyped field has its reason and its name; what the contract allows is an event."""
+    value = (msgspec.msgpack if packed else msgspec.json).encode(fields)
+    assert reasons(value, kind=kind) == ([wanted] if wanted else [])
+
+
+def test_msgpack_has_values_that_json_has_not() -> None:
+    """NaN and infinity are no prices, bytes no strings, and a key that is no string breaks its own field."""
+    pack = msgspec.msgpack.encode
+    for price in (float("nan"), float("inf"), float("-inf")):
+        assert reasons(pack(GOOD | {"price": price})) == [("invalid_field", "price")]
+    assert reasons(pack(GOOD | {"user_id": b"u"})) == [("invalid_field", "user_id")]
+    assert reasons(pack(GOOD | {"props": {1: 2}})) == [("invalid_field", "props")]
+    assert reasons(pack({**GOOD, 1: 2})) == [("malformed", "")]
+    assert reasons(pack(GOOD) + b"\x00") == [("malformed", "")]
+
+
+def test_values_that_are_no_map() -> None:
+    """Nothing at all is `empty`, more than 64 KiB `too_large`, and whatever is no object `malformed`."""
+    assert reasons(None, b"") == [("empty", "")] * 2
+    assert reasons(b"{}") == [("missing_field", "user_id")]
+    for value in (
+        b"[]",
+        b"null",
+        b"1",
+        b'"x"',
+        b"\xff\xfe",
+        b"\x90",
+        b'{"user_id":"u"',
+        b'{"user_id":"\xff"}',
+    ):
+        assert reasons(value) == [("malformed", "")]
+    body = msgspec.json.encode(GOOD)
+    at_limit = body + b" " * (MAX_VALUE_BYTES - len(body))
+    assert reasons(at_limit, at_limit + b" ") == [("too_large", "")]
+    padded = body[:-1] + b',"x":"' + b"x" * (MAX_VALUE_BYTES - len(body) - 7) + b'"}'
+    assert len(padded) == MAX_VALUE_BYTES
+    assert reasons(padded, padded[:-1] + b" }") == [("too_large", "")]
+
+
+def test_the_key_is_the_user() -> None:
+    """A record without a key or with another one is refused: it may stand in the wrong partition."""
+    body = msgspec.json.encode(GOOD)
+    for key in (None, b"", b"v", b"U"):
+        assert reasons(body, key=key) == [("key_mismatch", "user_id")]
+    packed = msgspec.msgpack.encode(GOOD | {"user_id": "ü"})
+    assert reasons(packed, key="ü".encode()) == []
+    assert reasons(packed, key="ü".encode("latin-1")) == [("key_mismatch", "user_id")]
+
+
+@pytest.mark.parametrize(("name", "good"), [("u" * 128, True), ("u" * 129, False), ("ü" * 64, True),
+                                            ("ü" * 65, False), ("𝄞" * 32, True), ("𝄞" * 33, False)])  # fmt: skip
+def test_a_user_has_at_most_128_bytes(name: str, good: bool) -> None:
+    """The limit of an id counts bytes in UTF-8, not letters."""
+    body = msgspec.json.encode(GOOD | {"user_id": name})
+    assert reasons(body, key=name.encode()) == ([] if good else [("invalid_field", "user_id")])
+
+
+def test_the_future_begins_behind_the_limit() -> None:
+    """An event may be `max_future` ahead of the broker's time and not a millisecond more."""
+    decoder = a_decoder(max_future_ms=1000)
+    batch = [
+        record(encode_json(Event("u", T0 + ahead, item_id="i")), i) for i, ahead in enumerate((1000, 1001))
+    ]
+    events, bad = decoder.decode(CLICK, batch)
+    assert events.data["offset"].tolist() == [0]
+    assert [(b.reason, b.field, b.record.offset) for b in bad] == [("future", "ts", 1)]
+
+
+def test_correct_clock_takes_the_brokers_time() -> None:
+    """With `sent_at` the time is received - (sent_at - ts); without it, or with the setting off, it stays."""
+    events = [Event("u", 5000, item_id="i", sent_at=7000), Event("u", 5000, item_id="i")]
+    batch = [record(encode_json(e), i) for i, e in enumerate(events)]
+    assert a_decoder(correct_clock=True).decode(CLICK, batch)[0].data["ts"].tolist() == [T0 - 2000, 5000]
+    assert a_decoder().decode(CLICK, batch)[0].data["ts"].tolist() == [5000, 5000]
+
+
+def test_a_corrected_time_is_still_a_time() -> None:
+    """A correction that leaves the range of times, or leads into the future, makes a bad record."""
+    events = [Event("u", 0, item_id="i", sent_at=T0 + 1), Event("u", T0, item_id="i", sent_at=0)]
+    batch = [record(encode_json(e), i) for i, e in enumerate(events)]
+    good, bad = a_decoder(correct_clock=True).decode(CLICK, batch)
+    assert len(good) == 0
+    assert [(b.reason, b.field) for b in bad] == [("invalid_field", "ts"), ("future", "ts")]
+
+
+def test_messages_of_the_decoder_are_taken_apart() -> None:
+    """The field is one of the contract's even where the fault lies deep inside it."""
+    assert _explain("Expected `str`, got `int` - at `$.props[...]`")[:2] == ("invalid_field", "props")
+    assert _explain("Expected `str`, got `int` - at `key` in `$.props`")[:2] == ("invalid_field", "props")
+    assert _explain("Expected `str`, got `int` - at `key` in `$`")[:2] == ("malformed", "")
+    assert _explain("Object missing required field `ts`")[:2] == ("missing_field", "ts")
+
+
+@given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
+def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
+    """A table that has to start anew gives the same hashes and indexes; an integer is its decimal string."""
+    names = Names(lambda name: len(name) + 100, 99, limit=3)
+    for batch in batches:
+        hashes, index = names.look_up(batch)
+        words = ["" if name is None else str(name) for name in batch]
+        assert hashes.tolist() == [stable_hash(w) if w else 0 for w in words]
+        assert index.tolist() == [len(w) + 100 if w else 99 for w in words]
+        assert [names.name_of(h) for h in hashes.tolist()] == [w or None for w in words]
+    assert names.name_of(12345) == "#0000000000003039"
+
+
+def test_topics_say_the_kind() -> None:
+    """The kind of a column is the index of the topic that was decoded."""
+    body = msgspec.json.encode(GOOD)
+    for kind in range(len(INPUT_TOPICS)):
+        assert a_decoder().decode(kind, [record(body)])[0].data["kind"].tolist() == [kind]

@@ -1,0 +1,322 @@
+"""The state machine of a user against a naive one of dicts and lists, and the same however the stream is cut."""
+
+import math
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.interactions import WINDOW_FEATURES
+from stream_app.events import Events
+from stream_app.names import Names
+from stream_app.records import EVENT_TYPES, PURCHASE
+from stream_app.state import kernel, view
+from stream_app.state.rows import AMOUNT_WINDOW, RECENT, ROW, SEEDS, SESSION_GAP_MS, START, WINDOWS
+from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
+
+USERS = 4
+KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
+LATENESS, TTL = 300_000, 30 * DAY
+
+
+class NaiveUser:
+    """What is kept of one user, spelled out."""
+
+    def __init__(self) -> None:
+        self.source = [-1, -1, -1]
+        self.sequence = 0
+        self.forget()
+
+    def forget(self) -> None:
+        self.past: list[Any] = []  # (event, gap in seconds)
+        self.clock = 0
+        self.late = 0
+        self.session_start = 0
+        self.last_ts = [0, 0, 0]
+        self.amounts: list[float] = []  # of purchases with a price
+        self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * 4)
+
+    def window(self, w: int) -> list[float]:
+        """Counts by kind and money of a window: its last buckets up to the user's clock."""
+        _, length, n = WINDOWS[w]
+        head = self.clock // (length // n)
+        return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(4)]
+
+    def features(self) -> list[float]:
+        items = {int(e["item_hash"]) for e, _ in self.past[-RECENT:]} - {0}
+        counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:3]]
+        return [*counts, self.window(AMOUNT_WINDOW)[3], len(items)]
+
+    def seeds(self) -> list[int]:
+        newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
+        return [*dict.fromkeys(newest), *[NONE] * SEEDS][:SEEDS]
+
+
+class NaiveKernel:
+    """The rules of `rows.py` and of guarantees 2 and 4 of the design, one event at a time."""
+
+    def __init__(self) -> None:
+        self.users = [NaiveUser() for _ in range(USERS)]
+        self.watermark: dict[int, int] = defaultdict(lambda: -1)
+        self.sequence: Counter[int] = Counter()
+
+    def apply(self, slot: int, e: Any) -> dict[str, Any]:
+        user, p, kind, ts = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["ts"])
+        before = self.watermark[p]
+        self.watermark[p] = max(before, ts)
+        self.sequence[p] += 1
+        said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_mean": 0.0, "first": 0, "fresh": 0}
+        if e["offset"] <= user.source[kind]:
+            return {**said, "status": kernel.REPLAYED}
+        user.source[kind] = int(e["offset"])
+        if user.past and before - user.clock > TTL:
+            user.forget()
+            said["fresh"] = 1
+        if e["event_hash"] and e["event_hash"] in [x["event_hash"] for x, _ in user.past[-RECENT:]]:
+            return {**said, "status": kernel.DUPLICATE}
+        late = ts < before - LATENESS
+        said["status"] = kernel.LATE if late else kernel.APPLIED
+        user.late += late
+        said["first"] = int(not user.past)
+        said["gap_s"] = max(0, ts - user.clock) / 1000 if user.past else -1.0
+        if not user.past or ts - user.clock > SESSION_GAP_MS:
+            user.session_start = ts
+        user.clock = max(user.clock, ts)
+        user.sequence = self.sequence[p]
+        user.last_ts[kind] = max(user.last_ts[kind], ts)
+        user.past.append((e, said["gap_s"]))
+        amount = 0.0
+        if kind == PURCHASE and not math.isnan(e["price"]):
+            amount = float(e["price"]) * int(e["quantity"])
+            if user.amounts:
+                said["amount_mean"] = sum(user.amounts) / len(user.amounts)
+                if len(user.amounts) >= 3 and said["amount_mean"] > 0:
+                    said["amount_ratio"] = amount / said["amount_mean"]
+            user.amounts.append(amount)
+        if not late:
+            for w, (_, length, n) in enumerate(WINDOWS):
+                bucket = user.buckets[w, ts // (length // n)]
+                bucket[kind] += 1
+                bucket[3] += amount
+        return {**said, "features": user.features(), "seeds": user.seeds()}
+
+
+class Fields:
+    """One row whose fields are attributes, as compiled code sees it."""
+
+    def __init__(self, row: np.void) -> None:
+        object.__setattr__(self, "row", row)
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.row[name]
+        return Rows(value) if isinstance(value, np.ndarray) and value.dtype.names else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.row[name] = value
+
+
+class Rows:
+    """An array of such rows."""
+
+    def __init__(self, rows: npt.NDArray[np.void]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Fields:
+        return Fields(self.rows[i])
+
+
+class Compiled:
+    """The rows of a few users and the kernel over them, driven as the engine drives it."""
+
+    def __init__(self, apply: Any = kernel.apply, wrap: Any = np.asarray) -> None:
+        self.apply = apply
+        self.rows = np.zeros(USERS, ROW)
+        self.rows["source"] = -1
+        self.recent_item = np.full((USERS, RECENT), NONE, np.int32)
+        self.dirty = np.zeros(USERS, np.bool_)
+        self.touched = np.zeros(USERS, np.int64)
+        self.watermark = np.full(2, -1, np.int64)
+        self.sequence = np.zeros(2, np.int64)
+        self.batch = 0
+        self.wrap = wrap  # gives uncompiled code its rows
+
+    def feed(self, slots: npt.NDArray[np.int64], data: npt.NDArray[np.void]) -> tuple[Any, Any, Any]:
+        """Applies a micro-batch; returns what the kernel says, features and seeds of each event."""
+        n, start = len(data), 0
+        out = np.zeros(n, kernel.APPLIED_EVENT)
+        features = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
+        seeds = np.zeros((n, SEEDS), np.int32)
+        while start < n:
+            self.batch += 1
+            rest = slice(start, None)
+            rows, events, said = (self.wrap(x) for x in (self.rows, data[rest], out[rest]))
+            done = self.apply(
+                rows, self.recent_item, self.dirty, self.touched, slots[rest], events, self.watermark,
+                self.sequence, LATENESS, TTL, NONE, KNOWN, self.batch, said, features[rest], seeds[rest],
+            )  # fmt: skip
+            assert done > 0
+            start += done
+        return out, features, seeds
+
+
+def given_events(stream: list[Happening], again: list[int]) -> Events:
+    """Columns of a stream over two partitions, some offsets of it repeated as after a replay."""
+    events = columns_of(stream, [h.user % 2 for h in stream])
+    events.data["item"] = np.where(events.data["item"] < 0, NONE, events.data["item"])
+    repeats = [i for i in again if i < len(stream)]
+    return events.take(np.array([*sorted([*range(len(stream)), *repeats]), *repeats], np.int64))
+
+
+def slots_of(events: Events) -> npt.NDArray[np.int64]:
+    return np.array([int(user[1:]) for user in events.user.tolist()], np.int64)
+
+
+replays = st.lists(st.integers(0, 40), max_size=6)
+
+
+@given(happenings(users=USERS), replays, cuts())
+@settings(max_examples=150, deadline=None)
+def test_equals_a_naive_user(stream: list[Happening], again: list[int], lengths: list[int]) -> None:
+    """Status, gaps, windows, money, distinct items, seeds and every field of the rows, whatever the cutting."""
+    events = given_events(stream, again)
+    slots, ours, naive = slots_of(events), Compiled(), NaiveKernel()
+    for part in cut(len(events), lengths):
+        out, features, seeds = ours.feed(slots[part], events.data[part])
+        for i, e in enumerate(events.data[part]):
+            wanted = naive.apply(int(slots[part][i]), e)
+            for name in kernel.APPLIED_EVENT.names or ():
+                assert out[i][name] == np.float32(wanted[name]), name
+            if wanted["status"] <= kernel.LATE:
+                assert features[i].tolist() == np.array(wanted["features"], np.float32).tolist()
+                assert seeds[i].tolist() == wanted["seeds"]
+    assert [naive.watermark[p] for p in range(2)] == ours.watermark.tolist()
+    assert [naive.sequence[p] for p in range(2)] == ours.sequence.tolist()
+    for user, row in zip(naive.users, ours.rows, strict=True):
+        check_row(user, row)
+
+
+def check_row(user: NaiveUser, row: np.void) -> None:
+    for name in ("clock", "late", "session_start"):
+        assert row[name] == getattr(user, name), name
+    assert row["source"].tolist() == user.source
+    if user.past:
+        assert row["sequence"] == user.sequence
+    assert row["events"] == len(user.past)
+    assert row["last_ts"].tolist() == user.last_ts
+    assert (row["purchases"], row["spent"]) == (len(user.amounts), sum(user.amounts))
+    for w, (name, length, n) in enumerate(WINDOWS):
+        shown = view.windows(row)[name]
+        assert [*(shown[kind] for kind in EVENT_TYPES), shown["amount"]] == user.window(w)
+        head = user.clock // (length // n)
+        assert row["head"][w] == head
+        for bucket in range(head - n + 1, head + 1):
+            at = START[w] + bucket % n
+            assert [*row["count"][at].tolist(), row["amount"][at]] == user.buckets[w, bucket]
+    for number, (e, gap) in list(enumerate(user.past))[-RECENT:]:
+        kept = row["recent"][number % RECENT]
+        for name in ("ts", "item_hash", "category_hash", "event_hash", "quantity", "kind"):
+            assert kept[name] == e[name]
+        assert np.array_equal(kept["price"], e["price"], equal_nan=True)
+        assert kept["gap_s"] == np.float32(gap)
+    shown_events = view.recent_events(row, Names(lambda _: 0, 0), Names(lambda _: 0, 0))
+    assert [e["ts"] for e in shown_events] == [int(e["ts"]) for e, _ in reversed(user.past[-RECENT:])]
+
+
+@given(happenings(users=USERS), replays, cuts())
+@settings(max_examples=100, deadline=None)
+def test_any_cutting_gives_the_same_bytes(
+    stream: list[Happening], again: list[int], lengths: list[int]
+) -> None:
+    """Rows, recent items and answers of one micro-batch and of many are the same byte for byte."""
+    events = given_events(stream, again)
+    slots, whole, parts = slots_of(events), Compiled(), Compiled()
+    at_once = whole.feed(slots, events.data)
+    pieces = [parts.feed(slots[part], events.data[part]) for part in cut(len(events), lengths)]
+    for i, column in enumerate(at_once):
+        assert column.tobytes() == b"".join(piece[i].tobytes() for piece in pieces)
+    assert whole.rows.tobytes() == parts.rows.tobytes()
+    assert whole.recent_item.tobytes() == parts.recent_item.tobytes()
+    assert whole.dirty.tolist() == parts.dirty.tolist()
+
+
+@given(happenings(users=USERS, max_size=30), replays)
+@settings(max_examples=25, deadline=None)
+def test_compiled_equals_plain_python(stream: list[Happening], again: list[int]) -> None:
+    """The same code without the compiler leaves the same rows."""
+    events = given_events(stream, again)
+    slots, compiled = slots_of(events), Compiled()
+    wanted = compiled.feed(slots, events.data)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("forget", "_seen", "_count", "_features", "_seeds"):
+            patch.setattr(kernel, name, getattr(kernel, name).py_func)
+        plain = Compiled(kernel.apply.py_func, Rows)
+        got = plain.feed(slots, events.data)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    assert plain.rows.tobytes() == compiled.rows.tobytes()
+
+
+def feed_one_user(stream: list[Happening]) -> tuple[Compiled, Any, Any]:
+    events = given_events(stream, [])
+    ours = Compiled()
+    out, features, _ = ours.feed(slots_of(events), events.data)
+    return ours, out, features
+
+
+def click(ts: int, event_id: int = 0, item: int = 1) -> Happening:
+    return Happening(0, 0, ts, item, event_id, math.nan, 1)
+
+
+def purchase(ts: int, price: float, quantity: int = 1) -> Happening:
+    return Happening(0, PURCHASE, ts, 1, 0, price, quantity)
+
+
+def test_lateness_ends_with_the_limit() -> None:
+    """An event exactly `lateness` behind the watermark counts in its windows; one more millisecond is late."""
+    start = T0 - T0 % DAY + DAY // 2
+    ours, out, features = feed_one_user([click(start), click(start - LATENESS), click(start - LATENESS - 1)])
+    assert out["status"].tolist() == [kernel.APPLIED, kernel.APPLIED, kernel.LATE]
+    one_hour = WINDOW_FEATURES.index("clicks_1h")
+    assert features[:, one_hour].tolist() == [1, 2, 2]
+    assert ours.rows[0]["events"] == 3
+    assert ours.rows[0]["late"] == 1
+
+
+def test_a_duplicate_is_known_among_the_last_events_only() -> None:
+    """An id is recognised while its event is one of the last RECENT, and taken for new after them."""
+    between = [click(T0 + i) for i in range(RECENT - 1)]
+    _, out, _ = feed_one_user([click(T0, 7), *between, click(T0, 7)])
+    assert out["status"][-1] == kernel.DUPLICATE
+    _, out, _ = feed_one_user([click(T0, 7), *between, click(T0), click(T0, 7)])
+    assert out["status"][-1] == kernel.APPLIED
+
+
+def test_a_user_expires_behind_the_limit() -> None:
+    """A silence of exactly the time to live keeps a user; one more millisecond forgets everything but offsets."""
+    other = Happening(2, 0, 0, 1, 0, math.nan, 1)  # moves the watermark of the partition
+    for over in (0, 1):
+        ours, out, features = feed_one_user(
+            [click(T0), other._replace(ts=T0 + TTL + over), click(T0 + TTL + over)]
+        )
+        assert out["fresh"].tolist() == [0, 0, over]
+        assert out["first"].tolist() == [1, 1, over]
+        assert ours.rows[0]["events"] == 2 - over
+        assert ours.rows[0]["source"].tolist() == [2, -1, -1]
+
+
+def test_money_stays_a_number() -> None:
+    """A leap from the smallest price to the largest amount gives a finite ratio and finite sums."""
+    tiny = [purchase(T0 + i, 1e-30) for i in range(3)]
+    ours, out, features = feed_one_user([*tiny, purchase(T0 + 3, 1e15, 2**31 - 1)])
+    assert out["amount_ratio"][-1] > 1e29
+    assert np.isfinite(out["amount_ratio"]).all()
+    assert np.isfinite(features).all()
+    assert np.isfinite(ours.rows["amount"]).all()
+    assert np.isfinite(ours.rows["spent"]).all()

@@ -1,0 +1,155 @@
+"""Logs: ours and the libraries' come out in one form, and no secret with them."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.ops.logging import MASK, get_logger, redact, setup_logging
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Whatever a test sets up for the whole process is taken back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_lines_from_us_and_from_libraries() -> None:
+    """A structured record and a library's are one JSON object each, with level, name and time."""
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+    get_logger("foreclick.test").info("recovered", partition=3, records=1000)
+    logging.getLogger("faust.app").warning("lost %s of %d", "contact", 2)
+    ours, theirs = json_lines(stream)
+    assert (ours["message"], ours["level"], ours["partition"], ours["records"]) == (
+        "recovered",
+        "info",
+        3,
+        1000,
+    )
+    assert (theirs["message"], theirs["level"], theirs["logger"]) == (
+        "lost contact of 2",
+        "warning",
+        "faust.app",
+    )
+    assert str(ours["timestamp"]).endswith("Z")
+
+
+def test_console_lines_are_for_a_person() -> None:
+    """The console form holds message and facts, without escape codes where no terminal reads it."""
+    stream = io.StringIO()
+    setup_logging("info", "console", stream)
+    get_logger("foreclick.test").info("recovered", partition=3)
+    text = stream.getvalue()
+    assert "recovered" in text and "partition=3" in text
+    assert "\x1b" not in text
+
+
+def test_levels() -> None:
+    """Below the level nothing is written; chatty libraries speak at info only under debug."""
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+    get_logger("foreclick.test").debug("hidden")
+    logging.getLogger("aiokafka.consumer").info("hidden")
+    logging.getLogger("aiokafka.consumer").warning("seen")
+    assert [line["message"] for line in json_lines(stream)] == ["seen"]
+    setup_logging("debug", "json", stream)
+    logging.getLogger("aiokafka.consumer").info("now seen")
+    assert json_lines(stream)[-1]["message"] == "now seen"
+
+
+def test_a_second_set_up_replaces_the_first() -> None:
+    """No line comes twice."""
+    first, second = io.StringIO(), io.StringIO()
+    setup_logging("info", "json", first)
+    setup_logging("info", "json", second)
+    logging.getLogger("x").info("once")
+    assert first.getvalue() == ""
+    assert len(json_lines(second)) == 1
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_secrets_are_masked_wherever_they_stand(form: str) -> None:
+    """By key, nested, in a text, in a URL, in a library's arguments and in a traceback."""
+    stream = io.StringIO()
+    setup_logging("info", form, stream)
+    log = get_logger("foreclick.test")
+    log.info("connect", sasl_plain_password="hunter2", config={"api_token": "hunter2", "group": "g"})
+    log.info("url kafka://user:hunter2@broker:9092/ used")
+    logging.getLogger("aiokafka").warning("config %s", {"sasl_password": "hunter2", "acks": "all"})
+    logging.getLogger("aiohttp").warning("Authorization: Bearer hunter2")
+    try:
+        raise ValueError("password=hunter2 refused")
+    except ValueError:
+        log.exception("failed")
+    text = stream.getvalue()
+    assert "hunter2" not in text
+    assert text.count(MASK) >= 6
+    assert "broker:9092" in text and "refused" in text and "all" in text
+
+
+keys = st.sampled_from(["password", "SASL_MECHANISM", "api_token", "client.secret", "group", "user_id", "k"])
+values = st.recursive(
+    st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(keys, values, max_size=4))
+def test_masking_keeps_the_shape_and_hides_secret_keys(event: dict[str, object]) -> None:
+    """Keys stay, values under a secret key go at every depth, and masking twice changes nothing more."""
+
+    def check(before: object, after: object) -> None:
+        if isinstance(before, dict):
+            assert isinstance(after, dict) and list(before) == list(after)
+            for key, value in before.items():
+                if key in ("group", "user_id", "k"):
+                    check(value, after[key])
+                else:
+                    assert after[key] == MASK
+        elif isinstance(before, list):
+            assert isinstance(after, list) and len(before) == len(after)
+            for one, other in zip(before, after, strict=True):
+                check(one, other)
+        elif isinstance(before, int):
+            assert before == after
+
+    masked = redact(None, "info", dict(event))
+    check(event, masked)
+    assert redact(None, "info", masked) == masked
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    """Masking does not eat what only looks a little like a secret."""
+    event = {"event": "user u:1 at 10:30, key=3, http://127.0.0.1:6066/metrics", "user": "a@b.c"}
+    assert redact(None, "info", dict(event)) == event
+
+
+def test_warnings_become_log_lines() -> None:
+    """A library's warning does not break into the JSON."""
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)
+        warnings.warn("old habit", DeprecationWarning, stacklevel=1)
+    (line,) = json_lines(stream)
+    assert line["logger"] == "py.warnings" and "old habit" in str(line["message"])

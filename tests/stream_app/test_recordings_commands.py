@@ -1,0 +1,190 @@
+"""The commands around recordings, run as a person runs them."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.broker import EmbeddedKafka
+from stream_app.cli import main
+from stream_app.generator import read_labels
+from stream_app.records import INPUT_TOPICS
+from stream_app.replay.recording import RecordingReader, RecordingWriter
+
+FORECLICK = (sys.executable, "-c", "from stream_app.cli import main; main()")
+SMALL = ("--events", "3000", "--users", "300", "--items", "200", "--categories", "10", "--partitions", "2")
+
+
+def run(*args: object) -> int:
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    code = caught.value.code
+    assert isinstance(code, int | None)
+    return code or 0
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
+    capsys.readouterr()
+    assert run(*args, "--json") == 0
+    return msgspec.json.decode(capsys.readouterr().out)
+
+
+def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`generate` writes recording and labels where it says, and again the same bytes."""
+    out = tmp_path / "a.stream"
+    summary = run_json(capsys, "generate", "--out", out, *SMALL)
+    assert (summary["records"], summary["recording"]) == (3_000, str(out))
+    assert summary["labels"] == str(tmp_path / "a.labels.jsonl")
+    assert len(list(RecordingReader(out))) == 3_000
+    assert len(read_labels(tmp_path / "a.labels.jsonl")) == sum(summary["planted"].values()) > 0
+    first = out.read_bytes()
+    assert run("generate", "--out", out, *SMALL) == 0
+    assert out.read_bytes() == first
+    assert "3,000 records" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.labels.jsonl", "a.stream"]
+
+
+def test_generate_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--start now` the traffic begins at the present time."""
+    before = run_json(capsys, "generate", "--out", tmp_path / "a.stream", *SMALL)["first_ms"]
+    summary = run_json(capsys, "generate", "--out", tmp_path / "a.stream", "--start", "now", *SMALL)
+    assert summary["first_ms"] != before
+    assert abs(summary["first_ms"] / 1000 - (tmp_path / "a.stream").stat().st_mtime) < 600
+
+
+def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`import` writes the recording, names bad lines on the error stream, and counts both in its summary."""
+    csv = tmp_path / "a.csv"
+    csv.write_text("1,2,3,pv,1511658000\nnonsense\n1,2,3,buy,1511658001\n")
+    assert run("import", "taobao", csv, "--out", tmp_path / "a.stream", "--json") == 0
+    said = capsys.readouterr()
+    assert "skipped a.csv, line 2: expected user" in said.err
+    stats = msgspec.json.decode(said.out)
+    assert (stats["records"], stats["bad_lines"], stats["recording"]) == (2, 1, str(tmp_path / "a.stream"))
+    assert len(list(RecordingReader(tmp_path / "a.stream"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["generate", "--out", "none/a.stream"], "there is no folder none: make it first"),
+        (["generate", "--out", "a.stream", "--start", "soon"], 'the start must be "now" or look like'),
+        (["generate", "--out", "a.stream", "--users", "5", "--span", "9"], "take at least"),
+        (["import", "other", "a.csv", "--out", "a.stream"], "take one of taobao, yoochoose"),
+        (["import", "taobao", "none.csv", "--out", "a.stream"], "cannot read none.csv: No such file"),
+        (["import", "yoochoose", "a.csv", "--out", "a.stream"], "none of 1 lines is of format yoochoose"),
+        (["replay", "none.stream"], "cannot read none.stream: No such file"),
+        (["replay", "a.csv"], "a.csv is not a recording"),
+        (["replay", "good.stream", "--rate", "-1"], "must be above 0"),
+        (["replay", "good.stream", "--brokers", "127.0.0.1:1"], "no Kafka broker answers at 127.0.0.1:1"),
+        (["record", "new.stream", "--brokers", "127.0.0.1:1"], "no Kafka broker answers at 127.0.0.1:1"),
+        (["record", "new.stream", "--offset", "clicks=7"], "an offset looks like clicks:0=1234"),
+    ],
+)
+def test_one_sentence_errors(
+    args: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What goes wrong is one sentence and exit code 1, and an earlier file of that name stays."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("hello\n")
+    Path("a.stream").write_text("precious")
+    RecordingWriter(Path("good.stream"), {"clicks": 1}).close()
+    before = sorted(tmp_path.iterdir())
+    assert run(*args) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert Path("a.stream").read_text() == "precious"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Ctrl-C while generating ends with a failure code and without a file."""
+    out = tmp_path / "a.stream"
+    process = subprocess.Popen(
+        [*FORECLICK, "generate", "--out", str(out), "--events", "50000000", "--users", "50000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = threading.Event()
+        for _ in range(600):  # until the first block is written
+            if any(path.stat().st_size for path in tmp_path.glob(".part-*/a.stream")):
+                break
+            deadline.wait(0.05)
+        else:
+            pytest.fail("the generator wrote nothing within 30 s")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert b"Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.kafka
+def test_replay_and_record(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A generated recording goes to Kafka by `replay` and comes back the same by `record`."""
+    a, b = tmp_path / "a.stream", tmp_path / "b.stream"
+    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
+    run_json(capsys, "generate", "--out", a, *SMALL)
+    assert run("replay", a, *where) == 1
+    assert "run `foreclick topics --create`" in capsys.readouterr().err
+    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    stats = run_json(capsys, "replay", a, *where)
+    assert (stats["records"], stats["stopped"]) == (3_000, False)
+    stats = run_json(capsys, "record", b, *where)
+    assert stats["records"] == 3_000
+    for topic in INPUT_TOPICS:  # a topic of ours has the broker's time, all else is as it was
+        sent, back = (
+            [r[1:3] + r[4:] for r in RecordingReader(path) if r.topic == topic and r.partition == 1]
+            for path in (a, b)
+        )
+        assert back == sent
+    stats = run_json(capsys, "record", b, *where, "--topic", "clicks", "--offset", "clicks:0=5", "--limit", 7)
+    assert (stats["records"], stats["topics"]) == (7, {"clicks": 7})
+
+
+@pytest.mark.kafka
+def test_ctrl_c_ends_a_replay_after_what_is_under_way(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while replaying waits for the broker's answers, says how far it came, and exits with 130."""
+    a, b = tmp_path / "a.stream", tmp_path / "b.stream"
+    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
+    run_json(capsys, "generate", "--out", a, *SMALL)
+    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    process = subprocess.Popen(
+        [*FORECLICK, "replay", str(a), *where, "--rate", "20", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        for _ in range(60):  # until something has arrived
+            if run_json(capsys, "record", b, *where)["records"]:
+                break
+        else:
+            pytest.fail("nothing was replayed within 60 looks")
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, said
+    stats = msgspec.json.decode(out)
+    assert stats["stopped"]
+    assert run_json(capsys, "record", b, *where)["records"] == stats["records"] < 3_000

@@ -1,0 +1,110 @@
+"""`foreclick tail` on a real broker: both encodings, all three topics, bad bytes."""
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.broker import EmbeddedKafka
+from stream_app.cli import main
+from stream_app.settings import load_settings
+from stream_app.topics import ensure_topics
+
+pytestmark = pytest.mark.kafka
+
+PREDICTION = {
+    "id": "clicks-0-1",
+    "user_id": "u1",
+    "ts": 1,
+    "event_id": None,
+    "model": "gru@1",
+    "next_event": {"click": 0.6, "browse": 0.3, "purchase": 0.1},
+    "purchase_probability": 0.12,
+    "items": [{"item_id": "[red]7", "score": 0.25}],
+}
+FLAG = {
+    "id": "clicks-0-1",
+    "user_id": "u1",
+    "ts": 1,
+    "event_id": None,
+    "model": "gru@1",
+    "kind": "fraud",
+    "score": 0.98,
+    "reasons": [{"code": "click_rate", "value": 88, "expected": 60}],
+}
+HEADERS = [
+    ("foreclick.reason", b"bad_json"),
+    ("__streams.errors.topic", b"clicks"),
+    ("__streams.errors.partition", b"0"),
+    ("__streams.errors.offset", b"17"),
+    ("__streams.errors.message", b"not JSON"),
+]
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """What `main` sets for a whole process is taken back."""
+    root = logging.getLogger()
+    handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
+    yield
+    root.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture
+async def written(kafka: EmbeddedKafka, prefix: str) -> tuple[str, ...]:
+    """The options of a shop whose outputs hold two predictions, a flag and a dead letter."""
+    options = {"brokers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 1}
+    await ensure_topics(load_settings(env={}, options=options))
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        await producer.send_and_wait(f"{prefix}predictions", json.dumps(PREDICTION).encode(), b"u1")
+        await producer.send_and_wait(f"{prefix}predictions", msgpack.packb(PREDICTION), b"u1")
+        await producer.send_and_wait(f"{prefix}flags", json.dumps(FLAG).encode(), b"u1")
+        await producer.send_and_wait(f"{prefix}dead-letters", b"\xff{bad", b"u\xff", headers=HEADERS)
+    return ("--brokers", kafka.bootstrap, "--topic-prefix", prefix, "--from-beginning")
+
+
+def lines(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["tail", *args])
+    assert not caught.value.code
+    return capsys.readouterr().out.splitlines()
+
+
+def test_readable_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A line each, with what a person looks for; an item's name is never taken for markup."""
+    predictions = lines(capsys, "predictions", "--limit", "2", *written)
+    assert len(predictions) == 2
+    for line in predictions:
+        assert "u1" in line and "click  60%" in line and "buys  12%" in line and "[red]7 0.25" in line
+    (flag,) = lines(capsys, "flags", "--limit", "1", *written)
+    assert "fraud 0.980" in flag and "click_rate 88 (expected 60)" in flag
+    (dead,) = lines(capsys, "dead-letters", "--limit", "1", *written)
+    assert "bad_json  clicks-0-17  not JSON" in dead
+
+
+def test_json_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A program gets the values as they are, msgpack as JSON, and the bytes of a dead letter."""
+    predictions = [
+        json.loads(each) for each in lines(capsys, "predictions", "--json", "--limit", "2", *written)
+    ]
+    assert predictions == [PREDICTION, PREDICTION]
+    (flag,) = lines(capsys, "flags", "--json", "--limit", "1", *written)
+    assert json.loads(flag) == FLAG
+    (dead,) = map(json.loads, lines(capsys, "dead-letters", "--json", "--limit", "1", *written))
+    assert (dead["reason"], dead["headers"]["__streams.errors.offset"]) == ("bad_json", "17")
+    assert (dead["key_base64"], dead["value_base64"]) == ("df8=", "/3tiYWQ=")
+
+
+def test_a_missing_topic_is_told(
+    kafka: EmbeddedKafka, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong prefix is one sentence and not an endless wait."""
+    with pytest.raises(SystemExit) as caught:
+        main(["tail", "flags", "--brokers", kafka.bootstrap, "--topic-prefix", prefix])
+    assert caught.value.code == 1
+    assert f"topic {prefix}flags is missing" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""Topics on a real broker: made as the worker needs them, and every misfit told in one sentence."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from stream_app.broker import EmbeddedKafka
+from stream_app.errors import BrokerUnreachable, TopicError
+from stream_app.settings import Settings, load_settings
+from stream_app.topics import check_topics, ensure_topics, require_topics
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def settings(kafka: EmbeddedKafka, prefix: str) -> Settings:
+    return load_settings(
+        env={}, options={"brokers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 2}
+    )
+
+
+@pytest.fixture
+async def admin(kafka: EmbeddedKafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def make(admin: AIOKafkaAdminClient, name: str, partitions: int, configs: Mapping[str, str]) -> None:
+    response = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=dict(configs))])
+    assert [code for _, code, *_ in response.topic_errors] == [0]
+    async with asyncio.timeout(10):  # a broker answers a little before it shows the topic
+        while name not in await partitions_of(admin, name):
+            await asyncio.sleep(0.02)
+
+
+async def configs_of(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
+    (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    (found,) = response.resources
+    return {key: value for key, value, *_ in found[4]}
+
+
+async def partitions_of(admin: AIOKafkaAdminClient, prefix: str) -> dict[str, int]:
+    topics: list[dict[str, Any]] = await admin.describe_topics()
+    return {each["topic"]: len(each["partitions"]) for each in topics if each["topic"].startswith(prefix)}
+
+
+async def test_missing_topics_are_named_and_not_made_by_looking(
+    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """A check on an empty broker names all seven topics, and there are still none afterwards."""
+    problems = await check_topics(settings)
+    assert [each.topic for each in problems] == [*settings.inputs, *settings.outputs, settings.changelog]
+    assert all(each.fatal and "foreclick topics --create" in each.text for each in problems)
+    assert await partitions_of(admin, prefix) == {}
+
+
+async def test_topics_are_made_as_the_worker_needs_them(
+    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """Same partition count everywhere, broker's time, a compacted changelog, room for dead letters."""
+    made = await ensure_topics(settings)
+    assert made == (*settings.inputs, *settings.outputs, settings.changelog)
+    assert await partitions_of(admin, prefix) == dict.fromkeys(made, 2)
+    for name in (*settings.inputs, *settings.outputs):
+        configs = await configs_of(admin, name)
+        assert (configs["cleanup.policy"], configs["message.timestamp.type"]) == ("delete", "LogAppendTime")
+    changelog = await configs_of(admin, settings.changelog)
+    assert changelog["cleanup.policy"] == "compact"
+    assert int(changelog["min.compaction.lag.ms"]) > 0
+    inputs = await configs_of(admin, settings.inputs[0])
+    dead_letters = await configs_of(admin, settings.outputs[2])
+    assert int(dead_letters["max.message.bytes"]) > int(inputs["max.message.bytes"])
+    assert await check_topics(settings) == []
+
+
+async def test_making_twice_changes_nothing(settings: Settings) -> None:
+    """The second call finds all there; a worker may call it at every start."""
+    await ensure_topics(settings)
+    assert await ensure_topics(settings) == ()
+    assert await require_topics(settings) == []
+
+
+async def test_two_that_make_topics_at_once(
+    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """Workers that start together share the work: each topic is made by one of them, none fails."""
+    made = await asyncio.gather(*(ensure_topics(settings) for _ in range(3)))
+    names = (*settings.inputs, *settings.outputs, settings.changelog)
+    assert sorted(name for each in made for name in each) == sorted(names)
+
+
+async def test_new_topics_take_the_partitions_of_those_there_are(
+    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """A shop whose clicks have five partitions gets everything else with five, whatever the setting says."""
+    await make(admin, settings.inputs[0], 5, {"message.timestamp.type": "LogAppendTime"})
+    made = await ensure_topics(settings)
+    assert settings.inputs[0] not in made
+    assert set((await partitions_of(admin, prefix)).values()) == {5}
+
+
+@pytest.mark.parametrize("index", [1, 3, 5, 6])
+async def test_a_wrong_number_of_partitions(
+    settings: Settings, admin: AIOKafkaAdminClient, prefix: str, index: int
+) -> None:
+    """An input, output or changelog that does not match is named with both numbers, and nothing is made."""
+    names = (*settings.inputs, *settings.outputs, settings.changelog)
+    append_time = {"message.timestamp.type": "LogAppendTime"}
+    await make(admin, names[0], 4, append_time)
+    await make(admin, names[index], 3, {"cleanup.policy": "compact"} if index == 6 else append_time)
+    expected = f"topic {names[index]} has 3 partitions but {names[0]} has 4"
+    assert any(expected in each.text and each.fatal for each in await check_topics(settings))
+    with pytest.raises(TopicError, match=expected):
+        await ensure_topics(settings)
+    with pytest.raises(TopicError, match=expected):
+        await require_topics(settings)
+    assert len(await partitions_of(admin, prefix)) == 2
+
+
+async def test_a_changelog_that_forgets_is_refused(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """State under a delete policy would vanish after its retention: fatal."""
+    await make(admin, settings.changelog, 2, {"cleanup.policy": "delete"})
+    with pytest.raises(TopicError, match=r"cleanup\.policy=delete, which loses state: set it to compact"):
+        await ensure_topics(settings)
+
+
+async def test_advice_does_not_stop_a_worker(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """The sender's time, compacted inputs and small dead letters are told and can be lived with."""
+    await make(admin, settings.inputs[0], 2, {"cleanup.policy": "compact"})
+    await make(admin, settings.outputs[2], 2, {"message.timestamp.type": "LogAppendTime"})
+    await ensure_topics(settings)
+    advice = [(each.topic, each.text) for each in await require_topics(settings)]
+    assert [topic for topic, _ in advice] == [settings.inputs[0], settings.inputs[0], settings.outputs[2]]
+    assert "drops records of one key" in advice[0][1]
+    assert "message.timestamp.type to LogAppendTime" in advice[1][1]
+    assert "set max.message.bytes to" in advice[2][1]
+
+
+async def test_more_copies_than_brokers(settings: Settings) -> None:
+    """What the broker refuses is told in the broker's words, with the topic."""
+    three = load_settings(
+        env={},
+        options={"brokers": settings.bootstrap, "topic_prefix": settings.topic_prefix, "replication": 3},
+    )
+    with pytest.raises(TopicError, match=rf"topic {three.inputs[0]} cannot be made: .*replication"):
+        await ensure_topics(three)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_no_broker_is_told_within_the_wait(listens: bool) -> None:
+    """A closed port, and one that accepts and never answers: one sentence within the given time."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        if listens:
+            reserved.listen()
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        settings = load_settings(env={}, options={"brokers": address})
+        start = time.monotonic()
+        with pytest.raises(
+            BrokerUnreachable, match=rf"no Kafka broker answers at {address} \(tried for 1 s\)"
+        ):
+            await check_topics(settings, wait_s=1.0)
+        assert time.monotonic() - start < 5.0
