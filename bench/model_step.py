@@ -11,11 +11,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from model import calibrate, candidates
+from model import folder as folders
 from model.features import NUMERIC, Scale
 from model.folder import Content, Settings
 from model.interactions import WINDOW_FEATURES
@@ -28,12 +31,12 @@ EVENTS = 4096
 USERS = 20_000
 
 
-def model(items: int, seed: int = 0) -> Runtime:
+def untrained(items: int, seed: int = 0) -> tuple[Content, Network]:
     """Return an untrained model of `items` items whose candidate tables are full."""
     random = np.random.default_rng(seed)
     names = Vocabulary(
         Index([str(number) for number in range(items)], 256),
-        Index([str(number) for number in range(500)], 16),
+        Index([str(number) for number in range(500)], 256),
     )
     shape = Shape(names.items.size, items, names.categories.size)
     tables = candidates.Tables(
@@ -45,8 +48,20 @@ def model(items: int, seed: int = 0) -> Runtime:
     )
     settings = Settings(shape, Scale([0.0] * NUMERIC, [1.0] * NUMERIC), 1_800_000, "", 0, {})
     torch.manual_seed(seed)
-    content = Content(b"", names, tables, calibrate.NEUTRAL, settings, {})
-    return calibrate.runtime(content, Network(shape).eval())
+    return Content(b"", names, tables, calibrate.NEUTRAL, settings, {}), Network(shape).eval()
+
+
+def model(items: int, seed: int = 0) -> Runtime:
+    """Return that model, ready to run."""
+    return calibrate.runtime(*untrained(items, seed))
+
+
+def write_model(items: int, folder: Path) -> Path:
+    """Write that model to a folder that a worker loads; returns the folder."""
+    content, network = untrained(items)
+    content = msgspec.structs.replace(content, step=calibrate.step_bytes(content, network))
+    folders.write(content, folder, "untrained")
+    return folder
 
 
 def batch(runtime: Runtime, heavy: bool, seed: int) -> StepBatch:

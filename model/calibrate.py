@@ -82,14 +82,18 @@ def calibrate(content: Content, network: Network, data: Interactions, cut: int) 
         events=int(later.sum()),
     )
     tuned = np.flatnonzero(later & (wanted.item >= 0))[-_TUNED_ON:]
-    mask = np.zeros(len(data), np.bool_)
-    mask[tuned] = True
+    rows_of = np.isin(data.user, data.user[tuned])  # only their users need to be played again
+    chosen = np.zeros(len(data), np.bool_)
+    chosen[tuned] = True
+    small, target = data.take(rows_of), wanted.item[rows_of]
     best = (-1.0, 0.0)
     for boost in BOOSTS if len(tuned) else ():
         trial = msgspec.structs.replace(content, calibration=msgspec.structs.replace(fitted, boost=boost))
         found = [
-            list_ranks(result.items, result.scores, wanted.item[rows])
-            for rows, result in playback.play(Runtime(trial, step, "", cpu, False), data, mask, 20)
+            list_ranks(result.items, result.scores, target[rows])
+            for rows, result in playback.play(
+                Runtime(trial, step, "", cpu, False), small, chosen[rows_of], 20
+            )
         ]
         best = max(best, (mrr_at(np.concatenate(found), 20), boost), key=lambda pair: (pair[0], -pair[1]))
     return msgspec.structs.replace(fitted, boost=best[1])

@@ -1,4 +1,5 @@
-"""Which items are worth scoring: followers of the last items, the category's best, the most popular."""
+"""Which items are worth scoring: followers and associates of the last items, the category's best, the most
+popular."""
 
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ _REACH = 8  # a follower stands at most so many events behind
 class Tables(NamedTuple):
     """Candidate tables of one model, in vocabulary numbers; -1 fills a row that has no more."""
 
-    followers: npt.NDArray[np.int32]  # (known items, FOLLOWERS), best first
+    followers: npt.NDArray[np.int32]  # (known items, FOLLOWERS), best first, then associates (see `fill`)
     strength: npt.NDArray[np.float32]  # same shape: log1p(100 x share of the followers' weight)
     category_best: npt.NDArray[np.int32]  # (category rows, CATEGORY_BEST)
     popular: npt.NDArray[np.int32]  # (POPULAR,)
@@ -71,6 +72,21 @@ def build(
     popular[: min(POPULAR, known)] = np.arange(min(POPULAR, known))
     successors, _ = _best_of_each(*pairs(user, item, known, 1), known, SUCCESSORS)
     return Tables(followers, strength.astype(np.float32), best, popular, successors)
+
+
+def fill(tables: Tables, associates: npt.NDArray[np.int32]) -> Tables:
+    """Return the tables with the empty places of each follower row taken by the item's associates.
+
+    `associates` (known items, FOLLOWERS) are the items that the network ranks first behind each item. What
+    has been seen to follow keeps its place; an associate has strength 0, so it competes by its score alone.
+    """
+    followers = tables.followers.copy()
+    for number in np.flatnonzero((followers < 0).any(axis=1)):
+        row = followers[number]  # a view
+        have = int((row >= 0).sum())
+        fresh = associates[number][~np.isin(associates[number], row[:have])]
+        row[have : have + len(fresh)] = fresh[: len(row) - have]
+    return tables._replace(followers=followers)
 
 
 def _best_of_each(

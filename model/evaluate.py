@@ -115,10 +115,11 @@ def _baselines(
     known, tables = len(runtime.item_ids), runtime.content.tables
     cases = np.flatnonzero(asked & (wanted.item >= 0))
     target = wanted.item[cases]
+    counted = np.where(tables.strength > 0, tables.followers, -1)  # without what the network added
     lists = {
         "popularity": baselines.popularity(len(cases), known, K),
         "markov": baselines.followers(item[cases], tables.successors, known, K),
-        "sequential_rules": baselines.followers(item[cases], tables.followers, known, K),
+        "sequential_rules": baselines.followers(item[cases], counted, known, K),
     }
     falling = np.broadcast_to(-np.arange(K, dtype=np.float32), (len(cases), K))
     found: dict[str, object] = {}

@@ -17,37 +17,12 @@ from model import calibrate, candidates, sequences, vocabulary
 from model.features import NUMERIC, Encoder, fit_scale, numeric
 from model.folder import Content, Settings
 from model.interactions import Interactions
+from model.loss import Examples, Loss
 from model.metrics import mrr_at, ranks
 from model.network import Network, Shape
-from model.sequences import Batch, Targets
+from model.sequences import Targets
+from model.settings import TrainSettings as TrainSettings
 from model.vocabulary import Vocabulary
-
-
-class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to train; the defaults suit a recording of 50,000 to a few million events."""
-
-    hidden: int = 128
-    epochs: int = 10  # at most: validation stops earlier
-    patience: int = 2  # epochs without a better validation MRR@20
-    batch_events: int = 768
-    learning_rate: float = 0.01  # falls linearly to a twentieth
-    weight_decay: float = 0.01
-    dropout: float = 0.4  # of the inputs and of the readout
-    clip: float = 5.0  # largest norm of the gradient
-    valid_share: float = 0.15  # of the events, the latest
-    refit: bool = False  # train again on all data for the number of epochs that validation chose
-    horizon_ms: int = 30 * 60_000
-    chunk: int = 64  # events that learn in one sequence
-    context: int = 16  # earlier events that warm its state up
-    min_item_count: int = 1
-    max_items: int = 200_000
-    buckets: int = 256  # rows shared by unknown items, and by unknown categories
-    unknown_rate: float = 0.02  # of the items replaced by their bucket, so that buckets learn
-    full_softmax_items: int = 20_000  # above: sampled softmax
-    negatives: int = 2048  # sampled items a batch
-    purchase_weight: float = 0.3
-    kind_weight: float = 0.3
-    seed: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -71,16 +46,7 @@ class Trained:
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class _Data:
-    """A table as tensors."""
-
-    inputs: tuple[Tensor, ...]  # kind, item, category, gap, hour, numeric
-    kind: Tensor
-    item: Tensor
-    bought: Tensor
+_VALIDATED = 20_000  # the latest events that choose the epoch
 
 
 def split_time(data: Interactions, valid_share: float) -> int:
@@ -155,7 +121,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    loss_of = _Loss(
+    loss_of = Loss(
         network, names, np.bincount(learning.item[learning.item >= 0], minlength=shape.known_items), settings
     )
     steps = max(1, math.ceil(len(known) / settings.batch_events)) * epochs
@@ -190,6 +156,7 @@ def _fit(
         network.load_state_dict(best[1])
     item, category = names.columns(known)
     tables = candidates.build(known.user, item, category, shape.known_items, shape.category_rows)
+    tables = candidates.fill(tables, _associates(network.eval()))
     content = Content(
         step=b"",
         vocabulary=names,
@@ -203,14 +170,14 @@ def _fit(
     return Trained(content, network.eval(), history)
 
 
-def _tensors(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms: int) -> _Data:
+def _tensors(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms: int) -> Examples:
     item, category = names.columns(data)
     inputs = encoder.encode(
         data.kind, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows
     )  # fmt: skip
     wanted: Targets = sequences.targets(data, item, names.items.known, horizon_ms)
     assert inputs.numeric.shape[1] == NUMERIC
-    return _Data(
+    return Examples(
         tuple(torch.from_numpy(column) for column in inputs),
         torch.from_numpy(wanted.kind),
         torch.from_numpy(wanted.item),
@@ -218,68 +185,42 @@ def _tensors(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms
     )
 
 
-class _Loss:
-    """The weighted sum of the three heads' losses on one batch."""
+@torch.inference_mode()
+def _associates(network: Network) -> np.ndarray:
+    """Return the items (known items, FOLLOWERS) that rank first after a click on each item by a new user.
 
-    def __init__(
-        self, network: Network, names: Vocabulary, counts: np.ndarray, settings: TrainSettings
-    ) -> None:
-        self.network = network
-        self.settings = settings
-        self.known = names.items.known
-        self.unknown = torch.from_numpy(names.items.lookup_buckets())
-        share = (torch.from_numpy(counts).double() + 1.0) ** 0.75
-        self.share = (share / share.sum()).float()  # of every item among the negatives
-
-    def __call__(self, data: _Data, batch: Batch) -> Tensor:
-        kind, item, *others = (column[batch.rows] for column in data.inputs)
-        hidden = torch.rand(item.shape) < self.settings.unknown_rate
-        item = torch.where(hidden, self.unknown[item], item)
-        states = self.network(kind, item, *others)[batch.learn]  # (learning events, hidden)
-        rows = batch.rows[batch.learn]
-        loss = states.new_zeros(())
-        target = data.item[rows]
-        if bool((target >= 0).any()):
-            loss = loss + self._item_loss(states[target >= 0], target[target >= 0])
-        target = data.kind[rows]
-        if bool((target >= 0).any()):
-            logits = self.network.next_kind(states[target >= 0])
-            loss = loss + self.settings.kind_weight * functional.cross_entropy(logits, target[target >= 0])
-        target = data.bought[rows]
-        if bool((target >= 0).any()):
-            logits = self.network.purchase(states[target >= 0]).squeeze(-1)
-            bought = functional.binary_cross_entropy_with_logits(logits, target[target >= 0].float())
-            loss = loss + self.settings.purchase_weight * bought
-        return loss
-
-    def _item_loss(self, states: Tensor, target: Tensor) -> Tensor:
-        """Return the loss over a fixed number: each case weighs the same, in batches of short sessions too."""
-        if self.known <= self.settings.full_softmax_items:
-            scores = self.network.item_scores(states)
-            return functional.cross_entropy(scores, target, reduction="sum") / self.settings.batch_events
-        # Sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019): negatives are
-        # shared by the batch, and each score gives up the logarithm of how often its item is drawn.
-        table, bias = self.network.item.weight, self.network.item_bias
-        drawn = torch.multinomial(self.share, self.settings.negatives, replacement=True)
-        expected = torch.log(self.share * self.settings.negatives)
-        others = states @ table[drawn].T + bias[drawn] - expected[drawn]
-        others = others.masked_fill(drawn == target.unsqueeze(1), -torch.inf)
-        own = (states * table[target]).sum(1) + bias[target] - expected[target]
-        return (torch.logaddexp(own, torch.logsumexp(others, 1)) - own).sum() / self.settings.batch_events
+    Looked for among the 20,000 most popular items, which bounds the work at large catalogues.
+    """
+    shape = network.shape
+    among = min(shape.known_items, 20_000)
+    found = np.full((shape.known_items, candidates.FOLLOWERS), -1, np.int32)
+    width = min(candidates.FOLLOWERS, among)
+    for start in range(0, shape.known_items, 1024):
+        item = torch.arange(start, min(start + 1024, shape.known_items)).unsqueeze(1)  # (events, 1)
+        zero = torch.zeros_like(item)
+        numbers = torch.zeros((*item.shape, NUMERIC))
+        readout = network(zero, item, zero + shape.category_rows - 1, zero, zero, numbers)[:, 0]
+        scores = torch.addmm(network.item_bias[:among], readout, network.item.weight[:among].T)
+        found[start : start + 1024, :width] = scores.topk(width, dim=1).indices.numpy()
+    return found
 
 
 @torch.inference_mode()
 def _validate(
-    network: Network, data: _Data, later: Tensor, table: Interactions, settings: TrainSettings
+    network: Network, data: Examples, later: Tensor, table: Interactions, settings: TrainSettings
 ) -> float:
     """Return MRR@20 of the next known item over all items, on events whose time is in the validation part.
 
     Without any such event the negative loss of the next type stands in.
     """
     network.eval()
+    later = later.clone()
+    later[torch.nonzero(later)[:-_VALIDATED, 0]] = False
+    # Scores of all items for a batch of chunks stay below about 100 MB.
+    size = max(1, 25_000_000 // (settings.chunk * max(1, network.shape.known_items)))
     found: list[Tensor] = []
     kinds: list[Tensor] = []
-    for part in sequences.in_order(table.user, later.numpy(), settings.chunk, 4 * settings.context, 64):
+    for part in sequences.in_order(table.user, later.numpy(), settings.chunk, 4 * settings.context, size):
         states = network(*(column[part.rows] for column in data.inputs))[part.learn]
         rows = part.rows[part.learn]
         states, rows = states[later[rows]], rows[later[rows]]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgpack
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -277,8 +278,12 @@ def encode_json(event: Event) -> bytes:
 
 
 def encode_msgpack(event: Event) -> bytes:
-    """The event as a msgpack map without the fields that hold their default."""
-    return msgspec.msgpack.encode(_without_defaults(event))
+    """The event as a msgpack map without the fields that hold their default.
+
+    Written by the reference implementation, while the decoder is another one: what we send is what others read.
+    """
+    packed: bytes = msgpack.packb(_without_defaults(event))
+    return packed
 
 
 def _without_defaults(event: Event) -> dict[str, Any]:

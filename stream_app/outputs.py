@@ -1,12 +1,13 @@
 """The output contract, version 1: predictions, flags and dead letters, and how a micro-batch of them is encoded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
+import msgpack
 import msgspec
 
 from stream_app.events import BadRecord
-from stream_app.records import EVENT_TYPES, INPUT_TOPICS
+from stream_app.records import INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
 FlagKind = Literal["anomaly", "fraud"]
@@ -93,10 +94,8 @@ def output_id(prefix: str, kind: int, partition: int) -> str:
 
 
 def encoder(output_format: str) -> Callable[[Any], bytes]:
-    """JSON or msgpack."""
-    return msgspec.json.Encoder().encode if output_format == "json" else msgspec.msgpack.Encoder().encode
-
-
-def next_event(probabilities: Iterable[float]) -> NextEvent:
-    """From probabilities in the order of `EVENT_TYPES`."""
-    return NextEvent(**dict(zip(EVENT_TYPES, probabilities, strict=True)))
+    """JSON or msgpack; the latter by the reference implementation, as a map with the same keys."""
+    if output_format == "json":
+        return msgspec.json.Encoder().encode
+    pack = msgpack.Packer().pack
+    return lambda output: pack(msgspec.to_builtins(output))

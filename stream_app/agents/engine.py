@@ -14,18 +14,12 @@ import numpy.typing as npt
 from model.interactions import WINDOW_FEATURES
 from model.runtime import Runtime, StepBatch, StepResult
 from stream_app.agents import rules
+from stream_app.agents.batches import Applied, Checkpoint, Outputs, StepOutput
+from stream_app.agents.encode import PredictionEncoder
+from stream_app.agents.last import LastPredictions
 from stream_app.events import BadRecord, Decoder, Events
 from stream_app.names import Names, stable_hash
-from stream_app.outputs import (
-    Flag,
-    ItemScore,
-    Message,
-    NextEvent,
-    Prediction,
-    dead_letter,
-    encoder,
-    output_id,
-)
+from stream_app.outputs import Flag, Message, Prediction, dead_letter, encoder
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings import Settings
 from stream_app.state import kernel
@@ -37,46 +31,6 @@ from stream_app.state.users import META_KEY, ItemIndex, PartitionMeta, Users, de
 #: Events of a partition between two looks at its number of users. Part of the definition of the answers: with
 #: more users than may stay, who is forgotten depends on the stream alone and not on micro-batches.
 EVICT_EVERY = 4096
-
-Outputs = dict[tuple[str, int], list[Message]]
-
-
-@dataclass(slots=True)
-class Applied:
-    """A micro-batch after the state: its good events and what the state said of each."""
-
-    events: Events
-    slots: npt.NDArray[np.int64]  # (n,)
-    applied: npt.NDArray[np.void]  # (n,) APPLIED_EVENT
-    features: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
-    seeds: npt.NDArray[np.int32]  # (n, SEEDS)
-
-
-@dataclass(slots=True)
-class StepOutput:
-    """What one micro-batch brought."""
-
-    outputs: Outputs = field(default_factory=dict)
-    batches: list[Applied] = field(default_factory=list)
-    events: int = 0  # taken from the merge
-    late: int = 0
-    duplicates: int = 0
-    replayed: int = 0
-    flags: int = 0
-    evicted: int = 0
-    by_type: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(INPUT_TOPICS), np.int64))
-    received: list[npt.NDArray[np.int64]] = field(default_factory=list)  # Kafka timestamps, ms
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
-
-
-@dataclass(slots=True)
-class Checkpoint:
-    """The state records of one partition and the source offsets they include."""
-
-    partition: int
-    keys: list[bytes]
-    values: list[bytes | None]
-    positions: list[int]
 
 
 @dataclass(slots=True)
@@ -117,9 +71,8 @@ class Engine:
         limit = self.users_per_partition * partitions + (partitions + 1) * EVICT_EVERY + settings.max_batch
         known = [stable_hash(name) for name in runtime.item_ids] if runtime else []
         self.slab = runtime.slab(1024) if runtime else None
-        self.users = Users(
-            limit, ItemIndex.build(known, none_item), self.slab, runtime.hidden if runtime else 0
-        )
+        width = self.slab.states.shape[1] if self.slab else 0
+        self.users = Users(limit, ItemIndex.build(known, none_item), self.slab, width)
         self.decoder = Decoder(
             self.items,
             self.categories,
@@ -132,8 +85,9 @@ class Engine:
         self._batch = 0
         self._publishes = publish
         self._encode = encoder(settings.output_format)
+        self._encoder = PredictionEncoder(runtime, settings.output_format, settings.topic_prefix)
         self._predictions, self._flags, self._dead_letters = settings.outputs
-        self._last = _LastPredictions(limit, settings.k) if runtime else None
+        self._last = LastPredictions(limit, settings.k) if runtime else None
 
     # --- partitions come and go
 
@@ -233,6 +187,8 @@ class Engine:
         if not taken:
             return None
         out = StepOutput(seconds={"merge": time.perf_counter() - t0})
+        for number, _ in taken:
+            out.out_of_order += self._partitions[number].merge.take_out_of_order()
         events = Events.concat([e for _, e in taken])
         slots = np.concatenate([self.users.resolve(number, e.user.tolist()) for number, e in taken])
         out.events = len(events)
@@ -330,27 +286,21 @@ class Engine:
         return result
 
     def _publish(self, batch: Applied, result: StepResult | None, out: StepOutput) -> None:
-        d = batch.events.data
-        n = len(d)
-        kinds, partitions = d["kind"].tolist(), d["partition"].tolist()
-        prefix = {
-            (k, p): output_id(self.settings.topic_prefix, k, p)
-            for k, p in set(zip(kinds, partitions, strict=True))
-        }
-        ids = [f"{prefix[k, p]}{o}" for k, p, o in zip(kinds, partitions, d["offset"].tolist(), strict=True)]
-        users, event_ids, times = batch.events.user.tolist(), batch.events.event_id.tolist(), d["ts"].tolist()
-        chosen = range(n) if self.settings.emit == "all" else _latest(batch.slots)
-        bodies = _predictions(chosen, ids, users, times, event_ids, self.label, result, self.runtime)
+        events = batch.events
+        ids = self._encoder.ids(events)
+        partitions, users = events.data["partition"].tolist(), events.user.tolist()
+        chosen = range(len(events)) if self.settings.emit == "all" else _latest(batch.slots)
+        bodies = self._encoder.encode(ids, events, result)
         by_partition: dict[int, list[Message]] = {}
-        for i, body in zip(chosen, bodies, strict=True):
-            by_partition.setdefault(partitions[i], []).append((users[i].encode(), self._encode(body), []))
+        for i in chosen:
+            by_partition.setdefault(partitions[i], []).append((users[i].encode(), bodies[i], []))
         for number, messages in by_partition.items():
             out.outputs.setdefault((self._predictions, number), []).extend(messages)
         found = rules.find(
             self.settings.rules,
             self.users.rows,
             batch.slots,
-            d["ts"],
+            events.data["ts"],
             batch.features,
             batch.applied,
             result.p_value if result else None,
@@ -358,7 +308,8 @@ class Engine:
             self.runtime.tail if self.runtime else None,
         )
         for i, kind, score, reasons in found:
-            flag = Flag(ids[i], users[i], times[i], event_ids[i], self.label, kind, score, reasons)
+            ts = int(events.data["ts"][i])
+            flag = Flag(ids[i], users[i], ts, events.event_id[i], self.label, kind, score, reasons)
             message: Message = (users[i].encode(), self._encode(flag), [])
             out.outputs.setdefault((self._flags, partitions[i]), []).append(message)
         out.flags += len(found)
@@ -427,65 +378,6 @@ class Engine:
             self.label,
             *self._last.show(slot, self.runtime),
         )
-
-
-class _LastPredictions:
-    """The newest prediction of each slot, for look-ups."""
-
-    def __init__(self, limit: int, k: int) -> None:
-        self.owner = np.zeros(limit, object)  # whose prediction it is: a slot may have passed to another user
-        self.items = np.zeros((limit, k), np.int32)
-        self.scores = np.zeros((limit, k), np.float32)
-        self.heads = np.zeros((limit, 4), np.float32)
-
-    def keep(self, slots: npt.NDArray[np.int64], names: npt.NDArray[np.object_], result: StepResult) -> None:
-        self.owner[slots] = names[slots]
-        self.items[slots, : result.items.shape[1]] = result.items
-        self.scores[slots, : result.scores.shape[1]] = result.scores
-        self.heads[slots, :3] = result.next_event
-        self.heads[slots, 3] = result.purchase
-
-    def show(self, slot: int, runtime: Runtime) -> tuple[NextEvent, float, list[ItemScore]]:
-        heads = [round(float(x), 5) for x in self.heads[slot]]
-        items = _items(self.items[slot].tolist(), self.scores[slot].tolist(), runtime.item_ids)
-        return NextEvent(*heads[:3]), heads[3], items
-
-
-def _items(numbers: list[int], scores: list[float], ids: list[str]) -> list[ItemScore]:
-    return [ItemScore(ids[i], s) for i, s in zip(numbers, scores, strict=True) if 0 <= i < len(ids)]
-
-
-def _predictions(
-    chosen: Sequence[int],
-    ids: list[str],
-    users: list[str],
-    times: list[int],
-    event_ids: list[str | None],
-    label: str,
-    result: StepResult | None,
-    runtime: Runtime | None,
-) -> list[Prediction]:
-    if result is None or runtime is None:
-        return [Prediction(ids[i], users[i], times[i], event_ids[i], label, None, None, []) for i in chosen]
-    # Five digits: shorter messages, and no digit that depends on how the micro-batches were cut.
-    heads = np.round(result.next_event.astype(np.float64), 5).tolist()
-    purchase = np.round(result.purchase.astype(np.float64), 5).tolist()
-    scores = np.round(result.scores.astype(np.float64), 5).tolist()
-    items = result.items.tolist()
-    names = runtime.item_ids
-    return [
-        Prediction(
-            ids[i],
-            users[i],
-            times[i],
-            event_ids[i],
-            label,
-            NextEvent(*heads[i]),
-            purchase[i],
-            _items(items[i], scores[i], names),
-        )
-        for i in chosen
-    ]
 
 
 def _latest(slots: npt.NDArray[np.int64]) -> list[int]:

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from model.interactions import Interactions
-from stream_app.agents.engine import Engine, StepOutput
+from stream_app.agents.batches import StepOutput
+from stream_app.agents.engine import Engine
 from stream_app.errors import ForeclickError
 from stream_app.events import BadRecord
 from stream_app.names import Names

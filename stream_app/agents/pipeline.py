@@ -25,7 +25,9 @@ import numpy as np
 from faust.types import TP
 from mode import Service
 
-from stream_app.agents.engine import Checkpoint, Engine, StepOutput
+from stream_app.agents import telemetry
+from stream_app.agents.batches import Checkpoint, StepOutput
+from stream_app.agents.engine import Engine
 from stream_app.agents.recovery import ChangelogReader
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
@@ -178,7 +180,9 @@ class Pipeline(Service):
                     self.add_future(self._timed_checkpoint())
                 if now >= self._next_gauges:
                     self._next_gauges = now + GAUGES_EVERY_S
-                    await self._update_gauges()
+                    telemetry.gauges(
+                        self.engine, self._consumer.end_of, self._kind, self.metrics, self.health
+                    )
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -248,9 +252,6 @@ class Pipeline(Service):
     async def _publish(
         self, output: StepOutput | None, bad: list[BadRecord], built: list[tuple[str, int, list[Built]]]
     ) -> None:
-        metrics = self.metrics
-        for record in bad:
-            metrics.dead_letters.labels(record.reason).inc()
         start = time.perf_counter()
         futures: list[asyncio.Future[Any]] = []
         for topic, partition, batches in built:
@@ -259,17 +260,7 @@ class Pipeline(Service):
             together = asyncio.gather(*futures)
             together.add_done_callback(lambda f: self._acknowledged(f, output, built))
             self._in_flight.append(together)
-        if output is None:
-            return
-        metrics.stage_seconds.observe(time.perf_counter() - start, "publish")
-        for stage in ("decode", "state", "model", "encode"):
-            if stage in output.seconds:
-                metrics.stage_seconds.observe(output.seconds[stage], stage)
-        for batch in output.batches:
-            metrics.count_events(batch.events.data["kind"])
-        metrics.late.inc(output.late)
-        metrics.duplicates.inc(output.duplicates)
-        metrics.evictions.labels("count").inc(output.evicted)
+        telemetry.turn(self.metrics, output, bad, time.perf_counter() - start)
 
     def _acknowledged(
         self,
@@ -433,26 +424,6 @@ class Pipeline(Service):
         loop = asyncio.get_running_loop()
         work: Awaitable[T] = loop.run_in_executor(self._thread, call, *args)
         return await asyncio.shield(work)
-
-    async def _update_gauges(self) -> None:
-        now_ms = time.time() * 1000
-        oldest: list[int] = []
-        for partition in self.engine.partitions:
-            merge = self.engine.merge(partition)
-            head = merge.oldest_received()
-            if head is not None:
-                oldest.append(head)
-            watermark = int(self.engine.watermark[partition])
-            if watermark >= 0:
-                self.metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
-            for topic, kind in self._kind.items():
-                end = self._consumer.end_of(TP(topic, partition))
-                if end is not None:
-                    lag = max(0, end - merge.positions[kind])
-                    self.metrics.lag.labels(topic, str(partition)).set(lag)
-        self.health.set_oldest(min(oldest) if oldest else None)
-        self.metrics.resident_users.set(len(self.engine.users))
-        self.metrics.ready.set(self.health.ready()[0])
 
     async def _fail(self, what: str, error: Exception) -> None:
         """Nothing can be trusted after an error here: stop, and let the restart read the state back."""

@@ -61,6 +61,11 @@ class Merge:
         heads = [int(t.chunks[0].data["received"][0]) for t in self._topics if t.size]
         return min(heads) if heads else None
 
+    def take_out_of_order(self) -> int:
+        """How many events since the last call came after one with a greater key had left."""
+        count, self.out_of_order = self.out_of_order, 0
+        return count
+
     def add(self, kind: int, events: Events, next_offset: int) -> None:
         """Buffers events of a topic by rising offset; everything below `next_offset` is then known."""
         t = self._topics[kind]

@@ -118,6 +118,20 @@ def test_pairs_equal_a_plain_loop(events: list[tuple[int, int]]) -> None:
     assert {(int(a), int(b)): pytest.approx(w) for a, b, w in zip(*found, strict=True)} == wanted
 
 
+def test_associates_take_only_empty_places() -> None:
+    """Counted followers keep their places and strengths; associates come behind, none twice."""
+    tables = make(3, 30, 1)[0]
+    random = np.random.default_rng(0)
+    associates = np.array([random.permutation(30)[:25] for _ in range(30)], np.int32)
+    filled = candidates.fill(tables, associates)
+    for before, after in zip(tables.followers, filled.followers, strict=True):
+        have = before[before >= 0]
+        assert after[: len(have)].tolist() == have.tolist()
+        present = after[after >= 0]
+        assert len(set(present.tolist())) == len(present) >= 25
+    np.testing.assert_array_equal(filled.strength, tables.strength)
+
+
 def test_exact_ranking_contains_the_candidates_best_item_or_a_better_one(runtime: Runtime) -> None:
     """Over all items the first score is never below that of the candidates' first."""
     data = tiny_interactions(5, users=10)

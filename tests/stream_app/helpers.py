@@ -28,7 +28,10 @@ class Worker:
     """One partition through one engine after the other, with everything that left them."""
 
     def __init__(
-        self, topics: Sequence[Sequence[Record]], settings: Settings = SETTINGS, runtime: Runtime | None = None
+        self,
+        topics: Sequence[Sequence[Record]],
+        settings: Settings = SETTINGS,
+        runtime: Runtime | None = None,
     ) -> None:
         self.topics = topics
         self.settings = settings

@@ -1,10 +1,12 @@
 """Hypothesis strategies of shop events, and the few ways in which tests turn them into records and columns."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
@@ -15,6 +17,8 @@ from stream_app.records import BROWSE, INPUT_TOPICS, Record
 T0 = 1_700_000_000_000  # Unix ms
 DAY = 86_400_000
 
+#: The fields of the contract, and "" for the value as a whole.
+FIELDS = (*msgspec.structs.asdict(Event("u", 0)), "")
 #: Steps of time between two events, ms: around the edges of buckets, windows, lateness, session and life.
 STEPS = (
     *(0, 1, 500, 9_999, 10_000, 59_999, 60_000, 61_000, 299_999, 600_000, 1_800_000, 1_800_001),
@@ -141,3 +145,57 @@ def a_decoder(max_future_ms: int = 300_000, correct_clock: bool = False) -> Deco
     """A decoder without a model."""
     names = (Names(lambda _: 0, 0), Names(lambda _: 0, 0))
     return Decoder(*names, max_future_ms=max_future_ms, correct_clock=correct_clock)
+
+
+short_text = st.text(max_size=12)
+plain = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    short_text,
+    st.binary(max_size=4),
+    st.lists(st.integers(-9, 9), max_size=2),
+)
+any_fields = st.dictionaries(
+    st.one_of(st.sampled_from([f for f in FIELDS if f]), short_text),
+    st.one_of(plain, st.dictionaries(short_text, plain, max_size=2)),
+    max_size=6,
+)
+likely = st.fixed_dictionaries(
+    {"user_id": st.sampled_from(["u", "ü", "u" * 128]), "ts": st.integers(T0, T0 + 10), "item_id": short_text}
+)
+
+
+def to_json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, default=lambda b: b.hex(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> bytes:
+    """A value that is nearly one: fields of any kind, then cut short, bytes changed or something appended."""
+    fields = draw(likely) | draw(any_fields)
+    value = draw(st.sampled_from([to_json, msgspec.msgpack.encode]))(fields)
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(value)))
+        what = draw(
+            st.sampled_from([b"", b"\n", b"\x00", b"\xff", b'"', b"}", b"{", b"]}", b"\x81", b"\\ud800"])
+        )
+        value = draw(st.sampled_from([value[:at], value[:at] + what + value[at:], value[at:], value + value]))
+    return value
+
+
+#: Bytes of a record's value: good, nearly good, and none of it.
+any_value = st.one_of(
+    st.none(),
+    st.binary(max_size=40),
+    broken(),
+    likely.map(to_json),
+    st.builds(lambda depth: b'{"x":' + b"[" * depth + b"]" * depth + b"}", st.integers(1, 30_000)),
+    st.builds(
+        lambda field, digits: b'{"user_id":"u","ts":1,"item_id":"i","%b":%b}' % (field, b"9" * digits),
+        st.sampled_from([b"ts", b"item_id", b"position", b"price", b"quantity", b"sent_at", b"x"]),
+        st.integers(17, 6000),
+    ),
+    st.sampled_from([b"{", b"}", b'{"a":[{"b":1}', b'{"c":1}]}', b'{"user_id":"}', b'{","ts":1}']),
+)

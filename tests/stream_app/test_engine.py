@@ -91,6 +91,7 @@ def test_same_stream_same_answer(
     assert len([1 for topic, _ in plain.outputs if topic == "dead-letters"]) == len(bad)
     restored = Worker(topics)
     restored.start(worker.committed[-1], worker.log)
+    restored.engine.expire(0)  # their tombstones were to come with the next checkpoint
     assert restored.rows() == worker.rows()
     assert restored.ends() == worker.ends()
 
@@ -135,7 +136,11 @@ def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int,
     same(plain, worker.finish())
 
 
-@given(happenings(users=12, max_size=80, steps=(*STEPS[:8], -1, -400_000, 31 * DAY, -40 * DAY)), moves, st.integers(1, 50))
+@given(
+    happenings(users=12, max_size=80, steps=(*STEPS[:8], -1, -400_000, 31 * DAY, -40 * DAY)),
+    moves,
+    st.integers(1, 50),
+)
 @settings(max_examples=150, deadline=None)
 def test_who_is_evicted_depends_on_the_stream_alone(
     stream: list[Happening], moves: list[tuple[str, int, int]], batch: int
@@ -175,7 +180,7 @@ def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
         worker.finish()
         made = worker.checkpoint()
         assert made is not None
-        assert made.values.count(None) == 20
+        assert made.values.count(None) == 60  # 20 who were in the log, 40 who came and went since
         rows = worker.rows()
         worker.start(worker.committed[-1], at_once=1)
         assert worker.rows() == rows
@@ -187,7 +192,12 @@ def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
 
 def test_duplicates_and_late_events_are_counted() -> None:
     """A duplicate has no output and changes no window; a late event has one, is counted and marked."""
-    stream = [click(T0, event_id=5), click(T0, event_id=5), click(T0 - 300_001), click(T0 + 1, user=1, event_id=5)]
+    stream = [
+        click(T0, event_id=5),
+        click(T0, event_id=5),
+        click(T0 - 300_001),
+        click(T0 + 1, user=1, event_id=5),
+    ]
     worker = Worker(topics_of(stream)).finish()
     assert worker.totals.tolist() == [1, 1, 0, 0]
     assert worker.order == ["clicks-0-0", "clicks-0-2", "clicks-0-3"]

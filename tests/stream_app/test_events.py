@@ -1,6 +1,5 @@
 """The input contract: every byte string is an event or a bad record, and a batch is no more than its records."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -21,9 +20,8 @@ from stream_app.events import (
 )
 from stream_app.names import Names, stable_hash
 from stream_app.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
-from tests.stream_app.strategies import T0, a_decoder
+from tests.stream_app.strategies import FIELDS, T0, a_decoder, any_value, short_text
 
-FIELDS = (*msgspec.structs.asdict(Event("u", 0)), "")
 GOOD: dict[str, Any] = {"user_id": "u", "ts": T0, "item_id": "i"}
 
 
@@ -62,60 +60,7 @@ def check_batch(records: list[Record], kind: int) -> None:
         assert b.expected
 
 
-text = st.text(max_size=12)
-plain = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**63), 2**64 - 1),
-    st.floats(),
-    text,
-    st.binary(max_size=4),
-    st.lists(st.integers(-9, 9), max_size=2),
-)
-any_fields = st.dictionaries(
-    st.one_of(st.sampled_from([f for f in FIELDS if f]), text),
-    st.one_of(plain, st.dictionaries(text, plain, max_size=2)),
-    max_size=6,
-)
-likely = st.fixed_dictionaries(
-    {"user_id": st.sampled_from(["u", "ü", "u" * 128]), "ts": st.integers(T0, T0 + 10), "item_id": text}
-)
-
-
-def to_json(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, default=lambda b: b.hex(), ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-@st.composite
-def broken(draw: st.DrawFn) -> bytes:
-    """A value that is nearly one: fields of any kind, then cut short, bytes changed or something appended."""
-    fields = draw(likely) | draw(any_fields)
-    value = draw(st.sampled_from([to_json, msgspec.msgpack.encode]))(fields)
-    for _ in range(draw(st.integers(0, 2))):
-        at = draw(st.integers(0, len(value)))
-        what = draw(
-            st.sampled_from([b"", b"\n", b"\x00", b"\xff", b'"', b"}", b"{", b"]}", b"\x81", b"\\ud800"])
-        )
-        value = draw(st.sampled_from([value[:at], value[:at] + what + value[at:], value[at:], value + value]))
-    return value
-
-
-values = st.one_of(
-    st.none(),
-    st.binary(max_size=40),
-    broken(),
-    likely.map(to_json),
-    st.builds(lambda depth: b'{"x":' + b"[" * depth + b"]" * depth + b"}", st.integers(1, 30_000)),
-    st.builds(
-        lambda field, digits: b'{"user_id":"u","ts":1,"item_id":"i","%b":%b}' % (field, b"9" * digits),
-        st.sampled_from([b"ts", b"item_id", b"position", b"price", b"quantity", b"sent_at", b"x"]),
-        st.integers(17, 6000),
-    ),
-    st.sampled_from([b"{", b"}", b'{"a":[{"b":1}', b'{"c":1}]}', b'{"user_id":"}', b'{","ts":1}']),
-)
-
-
-@given(st.lists(values, max_size=12), st.sampled_from([CLICK, BROWSE, PURCHASE]), st.booleans())
+@given(st.lists(any_value, max_size=12), st.sampled_from([CLICK, BROWSE, PURCHASE]), st.booleans())
 @settings(max_examples=400, deadline=None)
 def test_any_bytes_are_an_event_or_a_bad_record(batch: list[bytes | None], kind: int, ours: bool) -> None:
     """No bytes raise; a batch gives exactly the events and bad records of its records one by one."""
@@ -161,17 +106,17 @@ good_events = st.builds(
     ts=st.integers(0, T0),
     event_id=st.none() | st.text(max_size=32),
     item_id=st.text(min_size=1) | st.integers(-(2**63), 2**64 - 1),
-    category_id=st.none() | text,
-    session_id=st.none() | text,
-    order_id=st.none() | text,
-    list_id=st.none() | text,
-    query=st.none() | text,
+    category_id=st.none() | short_text,
+    session_id=st.none() | short_text,
+    order_id=st.none() | short_text,
+    list_id=st.none() | short_text,
+    query=st.none() | short_text,
     position=st.none() | st.integers(0, 2**60),
     sent_at=st.none() | st.integers(0, T0),
     price=st.none() | st.floats(0, 1e15),
-    currency=st.none() | text,
+    currency=st.none() | short_text,
     quantity=st.integers(1, 2**31 - 1),
-    props=st.none() | st.dictionaries(text, text | st.booleans() | st.integers(-9, 9) | st.floats(0, 1)),
+    props=st.none() | st.dictionaries(short_text, short_text | st.booleans() | st.integers(-9, 9) | st.floats(0, 1)),
 )  # fmt: skip
 
 

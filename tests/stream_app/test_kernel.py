@@ -1,7 +1,6 @@
 """The state machine of a user against a naive one of dicts and lists, and the same however the stream is cut."""
 
 import math
-from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -15,94 +14,9 @@ from stream_app.events import Events
 from stream_app.names import Names
 from stream_app.records import EVENT_TYPES, PURCHASE
 from stream_app.state import kernel, view
-from stream_app.state.rows import AMOUNT_WINDOW, RECENT, ROW, SEEDS, SESSION_GAP_MS, START, WINDOWS
+from stream_app.state.rows import RECENT, ROW, SEEDS, START, WINDOWS
+from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
-
-USERS = 4
-KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
-LATENESS, TTL = 300_000, 30 * DAY
-
-
-class NaiveUser:
-    """What is kept of one user, spelled out."""
-
-    def __init__(self) -> None:
-        self.source = [-1, -1, -1]
-        self.sequence = 0
-        self.forget()
-
-    def forget(self) -> None:
-        self.past: list[Any] = []  # (event, gap in seconds)
-        self.clock = 0
-        self.late = 0
-        self.session_start = 0
-        self.last_ts = [0, 0, 0]
-        self.amounts: list[float] = []  # of purchases with a price
-        self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * 4)
-
-    def window(self, w: int) -> list[float]:
-        """Counts by kind and money of a window: its last buckets up to the user's clock."""
-        _, length, n = WINDOWS[w]
-        head = self.clock // (length // n)
-        return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(4)]
-
-    def features(self) -> list[float]:
-        items = {int(e["item_hash"]) for e, _ in self.past[-RECENT:]} - {0}
-        counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:3]]
-        return [*counts, self.window(AMOUNT_WINDOW)[3], len(items)]
-
-    def seeds(self) -> list[int]:
-        newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
-        return [*dict.fromkeys(newest), *[NONE] * SEEDS][:SEEDS]
-
-
-class NaiveKernel:
-    """The rules of `rows.py` and of guarantees 2 and 4 of the design, one event at a time."""
-
-    def __init__(self) -> None:
-        self.users = [NaiveUser() for _ in range(USERS)]
-        self.watermark: dict[int, int] = defaultdict(lambda: -1)
-        self.sequence: Counter[int] = Counter()
-
-    def apply(self, slot: int, e: Any) -> dict[str, Any]:
-        user, p, kind, ts = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["ts"])
-        before = self.watermark[p]
-        self.watermark[p] = max(before, ts)
-        self.sequence[p] += 1
-        said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_mean": 0.0, "first": 0, "fresh": 0}
-        if e["offset"] <= user.source[kind]:
-            return {**said, "status": kernel.REPLAYED}
-        user.source[kind] = int(e["offset"])
-        if user.past and before - user.clock > TTL:
-            user.forget()
-            said["fresh"] = 1
-        if e["event_hash"] and e["event_hash"] in [x["event_hash"] for x, _ in user.past[-RECENT:]]:
-            return {**said, "status": kernel.DUPLICATE}
-        late = ts < before - LATENESS
-        said["status"] = kernel.LATE if late else kernel.APPLIED
-        user.late += late
-        said["first"] = int(not user.past)
-        said["gap_s"] = max(0, ts - user.clock) / 1000 if user.past else -1.0
-        if not user.past or ts - user.clock > SESSION_GAP_MS:
-            user.session_start = ts
-        user.clock = max(user.clock, ts)
-        user.sequence = self.sequence[p]
-        user.last_ts[kind] = max(user.last_ts[kind], ts)
-        user.past.append((e, said["gap_s"]))
-        amount = 0.0
-        if kind == PURCHASE and not math.isnan(e["price"]):
-            amount = float(e["price"]) * int(e["quantity"])
-            if user.amounts:
-                said["amount_mean"] = sum(user.amounts) / len(user.amounts)
-                if len(user.amounts) >= 3 and said["amount_mean"] > 0:
-                    said["amount_ratio"] = amount / said["amount_mean"]
-            user.amounts.append(amount)
-        if not late:
-            for w, (_, length, n) in enumerate(WINDOWS):
-                bucket = user.buckets[w, ts // (length // n)]
-                bucket[kind] += 1
-                bucket[3] += amount
-        return {**said, "features": user.features(), "seeds": user.seeds()}
 
 
 class Fields:
@@ -302,9 +216,7 @@ def test_a_user_expires_behind_the_limit() -> None:
     """A silence of exactly the time to live keeps a user; one more millisecond forgets everything but offsets."""
     other = Happening(2, 0, 0, 1, 0, math.nan, 1)  # moves the watermark of the partition
     for over in (0, 1):
-        ours, out, features = feed_one_user(
-            [click(T0), other._replace(ts=T0 + TTL + over), click(T0 + TTL + over)]
-        )
+        ours, out, _ = feed_one_user([click(T0), other._replace(ts=T0 + TTL + over), click(T0 + TTL + over)])
         assert out["fresh"].tolist() == [0, 0, over]
         assert out["first"].tolist() == [1, 1, over]
         assert ours.rows[0]["events"] == 2 - over

@@ -154,7 +154,7 @@ class Changelog(RuleBasedStateMachine):
                 self.read_back(fresh, partition, at_once)
             assert len(fresh) == len(self.model)
             self.check(fresh)
-            for (partition, user), _ in self.model.items():
+            for partition, user in self.model:
                 ours, theirs = self.users.slots[partition][user], fresh.slots[partition][user]
                 assert fresh.recent_item[theirs].tolist() == self.users.recent_item[ours].tolist()
             assert not fresh.dirty.any()

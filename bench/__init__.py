@@ -1,0 +1,1 @@
+"""Benchmarks: one script for each hot path, figures in README.md."""

@@ -1,0 +1,59 @@
+"""What a turn of the pipeline leaves in the metrics, and the gauges that are set now and then."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from faust.types import TP
+
+from stream_app.agents.batches import StepOutput
+from stream_app.agents.engine import Engine
+from stream_app.events import BadRecord
+from stream_app.ops.health import Health
+from stream_app.ops.metrics import Metrics
+
+_STAGES = ("decode", "state", "model", "encode")
+
+
+def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], publish_s: float) -> None:
+    """Counts one turn: its bad records and, where a micro-batch was processed, its events and stages."""
+    for record in bad:
+        metrics.dead_letters.labels(record.reason).inc()
+    if output is None:
+        return
+    metrics.stage_seconds.observe(publish_s, "publish")
+    for stage in _STAGES:
+        if stage in output.seconds:
+            metrics.stage_seconds.observe(output.seconds[stage], stage)
+    for batch in output.batches:
+        metrics.count_events(batch.events.data["kind"])
+    metrics.late.inc(output.late)
+    metrics.duplicates.inc(output.duplicates)
+    metrics.out_of_order.inc(output.out_of_order)
+    metrics.evictions.labels("count").inc(output.evicted)
+
+
+def gauges(
+    engine: Engine,
+    end_of: Callable[[TP], int | None],
+    kinds: Mapping[str, int],
+    metrics: Metrics,
+    health: Health,
+) -> None:
+    """Sets lag, watermark delay, users and readiness; tells health the age of the oldest waiting record."""
+    now_ms = time.time() * 1000
+    oldest: list[int] = []
+    for partition in engine.partitions:
+        merge = engine.merge(partition)
+        head = merge.oldest_received()
+        if head is not None:
+            oldest.append(head)
+        watermark = int(engine.watermark[partition])
+        if watermark >= 0:
+            metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
+        for topic, kind in kinds.items():
+            end = end_of(TP(topic, partition))
+            if end is not None:
+                metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[kind]))
+    health.set_oldest(min(oldest) if oldest else None)
+    metrics.resident_users.set(len(engine.users))
+    metrics.ready.set(health.ready()[0])

@@ -1,0 +1,7 @@
+"""What `foreclick demo` is made of: a made-up shop from its history to live predictions, on this machine.
+
+`plan` says what is run, `traffic` makes it, `training` keeps the model, `processes` holds what was started,
+`truth` and `measures` are the pure judges, `watch` feeds them from Kafka, `live` runs the replay, `screen`,
+`view` and `summary` show it. May touch the folder `demo` in the data folder, ports of 127.0.0.1, and the
+processes that it starts.
+"""

@@ -1,0 +1,202 @@
+"""The processes of a demo: broker and worker, started, found again, and ended by their ids."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from stream_app.broker import EmbeddedKafka, NotRunningError
+from stream_app.broker.ports import free_port
+from stream_app.demo.plan import DemoError, Plan
+from stream_app.settings_sources import ENV_PREFIX
+
+#: Limits of an orderly end: together below the 15 s within which Ctrl-C must have ended everything.
+WORKER_END_S, BROKER_END_S = 7.0, 5.0
+_READY_S, _POLL_S = 90.0, 0.1
+_LAST_LINES = 6
+#: What of the user's own settings still counts: where Kafka is fetched from and kept.
+_PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A demo that was left running (`running.json`)."""
+
+    worker: int
+    started: float  #: of the worker, so that its number on another process is recognised
+    web: str
+    bootstrap: str
+
+
+class Worker:
+    """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches us alone."""
+
+    def __init__(self, plan: Plan, bootstrap: str, device: str) -> None:
+        self.web = f"127.0.0.1:{free_port()}"
+        self._log = plan.worker_log
+        env = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX) or k in _PASSED_ON}
+        env |= {
+            "FORECLICK_BROKERS": bootstrap,
+            "FORECLICK_GROUP": "demo",
+            "FORECLICK_MODEL": str(plan.model),
+            "FORECLICK_DEVICE": device,
+            "FORECLICK_WEB": self.web,
+            "FORECLICK_DATA_DIR": str(plan.folder / "worker"),
+        }
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from stream_app.cli import main; main()", "worker"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises DemoError, with its last words, where the worker has ended."""
+        code = self._process.poll()
+        if code is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+            said = "\n  ".join(lines) or "nothing"
+            raise DemoError(
+                f"the worker ended with code {code}; it said (all of it is in {self._log}):\n  {said}"
+            )
+
+    def get(self, path: str, timeout_s: float = 5.0) -> str:
+        """A page of its port. Raises OSError where it does not answer."""
+        with urllib.request.urlopen(f"http://{self.web}{path}", timeout=timeout_s) as answer:
+            return str(answer.read().decode())
+
+    def wait_ready(self, waiting: Callable[[str], None]) -> None:
+        """Return once the worker is ready; `waiting` is told what for. Raises DemoError after the limit."""
+        deadline = time.monotonic() + _READY_S
+        why = "no answer yet"
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                self.get("/health/ready")
+            except urllib.error.HTTPError as error:
+                checks = json.loads(error.read())["checks"]
+                why = next((text for text in checks.values() if not text.startswith("ok")), why)
+                waiting(why)
+            except OSError:
+                waiting("loading")
+            else:
+                return
+            time.sleep(_POLL_S)
+        raise DemoError(f"the worker was not ready within {_READY_S:.0f} s ({why}): see {self._log}")
+
+    def stop(self) -> None:
+        """Ask it to commit and leave; kill it after the limit."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(WORKER_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+class Started:
+    """What runs for a demo; leaving the context ends it, the worker first, so that it can commit."""
+
+    def __init__(self) -> None:
+        self.broker: EmbeddedKafka | None = None
+        self.worker: Worker | None = None
+        self.kept = False
+
+    def keep(self, plan: Plan) -> Kept:
+        """Leave both running, and note how to find them."""
+        if self.worker is None or self.broker is None:
+            raise DemoError("there is nothing to keep: broker and worker are not running")
+        pid = self.worker.pid
+        note = Kept(pid, psutil.Process(pid).create_time(), self.worker.web, self.broker.bootstrap)
+        _note(plan.folder).write_bytes(msgspec.json.encode(note))
+        self.kept = True
+        return note
+
+    def end(self) -> None:
+        """End what was started, unless it is kept."""
+        if self.kept:
+            return
+        try:
+            if self.worker is not None:
+                self.worker.stop()
+        finally:
+            if self.broker is not None:
+                self.broker.stop(BROKER_END_S)
+
+
+@contextmanager
+def started() -> Iterator[Started]:
+    """Holds what is started; ends it however the block is left, undisturbed by another Ctrl-C."""
+    held = Started()
+    # A closed terminal leaves in the same way as Ctrl-C.
+    hangup = signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    try:
+        yield held
+    finally:
+        before = [
+            (s, signal.signal(s, signal.SIG_IGN)) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ]
+        try:
+            held.end()
+        finally:
+            for signum, handler in before[:2]:
+                signal.signal(signum, handler)
+            signal.signal(signal.SIGHUP, hangup)
+
+
+def stop_kept(plan: Plan) -> list[str]:
+    """End a demo that was kept, or what a killed one left behind; returns what was ended, in words."""
+    ended = []
+    worker = _kept_worker(plan)
+    if worker is not None:
+        worker.terminate()
+        try:
+            worker.wait(WORKER_END_S)
+        except psutil.TimeoutExpired:
+            worker.kill()
+            worker.wait(WORKER_END_S)
+        ended.append(f"worker {worker.pid}")
+    _note(plan.folder).unlink(missing_ok=True)
+    try:
+        broker = EmbeddedKafka.attach(plan.broker)
+    except NotRunningError:
+        return ended
+    ended.append(f"broker {broker.pid}")
+    broker.stop(BROKER_END_S)
+    return ended
+
+
+def runs(plan: Plan) -> bool:
+    """Whether something of an earlier demo still runs in the folder."""
+    return _kept_worker(plan) is not None or EmbeddedKafka(plan.broker).running
+
+
+def _note(folder: Path) -> Path:
+    return folder / "running.json"
+
+
+def _kept_worker(plan: Plan) -> psutil.Process | None:
+    try:
+        note = msgspec.json.decode(_note(plan.folder).read_bytes(), type=Kept)
+        worker = psutil.Process(note.worker)
+        return worker if abs(worker.create_time() - note.started) < 1.0 else None
+    except (FileNotFoundError, msgspec.DecodeError, psutil.NoSuchProcess):
+        return None

@@ -1,0 +1,96 @@
+"""A user's state spelled out in dicts and lists: what the compiled state machine must equal."""
+
+import math
+from collections import Counter, defaultdict
+from typing import Any
+
+from stream_app.records import PURCHASE
+from stream_app.state import kernel
+from stream_app.state.rows import AMOUNT_WINDOW, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
+from tests.stream_app.strategies import DAY
+
+USERS = 4
+KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
+LATENESS, TTL = 300_000, 30 * DAY
+
+
+class NaiveUser:
+    """What is kept of one user, spelled out."""
+
+    def __init__(self) -> None:
+        self.source = [-1, -1, -1]
+        self.sequence = 0
+        self.forget()
+
+    def forget(self) -> None:
+        self.past: list[Any] = []  # (event, gap in seconds)
+        self.clock = 0
+        self.late = 0
+        self.session_start = 0
+        self.last_ts = [0, 0, 0]
+        self.amounts: list[float] = []  # of purchases with a price
+        self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * 4)
+
+    def window(self, w: int) -> list[float]:
+        """Counts by kind and money of a window: its last buckets up to the user's clock."""
+        _, length, n = WINDOWS[w]
+        head = self.clock // (length // n)
+        return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(4)]
+
+    def features(self) -> list[float]:
+        items = {int(e["item_hash"]) for e, _ in self.past[-RECENT:]} - {0}
+        counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:3]]
+        return [*counts, self.window(AMOUNT_WINDOW)[3], len(items)]
+
+    def seeds(self) -> list[int]:
+        newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
+        return [*dict.fromkeys(newest), *[NONE] * SEEDS][:SEEDS]
+
+
+class NaiveKernel:
+    """The rules of `rows.py` and of guarantees 2 and 4 of the design, one event at a time."""
+
+    def __init__(self) -> None:
+        self.users = [NaiveUser() for _ in range(USERS)]
+        self.watermark: dict[int, int] = defaultdict(lambda: -1)
+        self.sequence: Counter[int] = Counter()
+
+    def apply(self, slot: int, e: Any) -> dict[str, Any]:
+        user, p, kind, ts = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["ts"])
+        before = self.watermark[p]
+        self.watermark[p] = max(before, ts)
+        self.sequence[p] += 1
+        said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_mean": 0.0, "first": 0, "fresh": 0}
+        if e["offset"] <= user.source[kind]:
+            return {**said, "status": kernel.REPLAYED}
+        user.source[kind] = int(e["offset"])
+        if user.past and before - user.clock > TTL:
+            user.forget()
+            said["fresh"] = 1
+        if e["event_hash"] and e["event_hash"] in [x["event_hash"] for x, _ in user.past[-RECENT:]]:
+            return {**said, "status": kernel.DUPLICATE}
+        late = ts < before - LATENESS
+        said["status"] = kernel.LATE if late else kernel.APPLIED
+        user.late += late
+        said["first"] = int(not user.past)
+        said["gap_s"] = max(0, ts - user.clock) / 1000 if user.past else -1.0
+        if not user.past or ts - user.clock > SESSION_GAP_MS:
+            user.session_start = ts
+        user.clock = max(user.clock, ts)
+        user.sequence = self.sequence[p]
+        user.last_ts[kind] = max(user.last_ts[kind], ts)
+        user.past.append((e, said["gap_s"]))
+        amount = 0.0
+        if kind == PURCHASE and not math.isnan(e["price"]):
+            amount = float(e["price"]) * int(e["quantity"])
+            if user.amounts:
+                said["amount_mean"] = sum(user.amounts) / len(user.amounts)
+                if len(user.amounts) >= 3 and said["amount_mean"] > 0:
+                    said["amount_ratio"] = amount / said["amount_mean"]
+            user.amounts.append(amount)
+        if not late:
+            for w, (_, length, n) in enumerate(WINDOWS):
+                bucket = user.buckets[w, ts // (length // n)]
+                bucket[kind] += 1
+                bucket[3] += amount
+        return {**said, "features": user.features(), "seeds": user.seeds()}

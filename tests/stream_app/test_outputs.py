@@ -1,0 +1,123 @@
+"""The output contract: predictions, flags and dead letters as they stand in their topics."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.events import REASONS, BadRecord
+from stream_app.outputs import (
+    Flag,
+    ItemScore,
+    Prediction,
+    Reason,
+    dead_letter,
+    encoder,
+    next_event,
+    output_id,
+)
+from stream_app.records import Record
+from stream_app.state.rows import REASON_CODES
+
+share = st.floats(0, 1)
+text = st.text(max_size=20)
+predictions = st.builds(
+    Prediction,
+    id=text,
+    user_id=text,
+    ts=st.integers(0, 2**53),
+    event_id=st.none() | text,
+    model=text,
+    next_event=st.none() | st.lists(share, min_size=3, max_size=3).map(next_event),
+    purchase_probability=st.none() | share,
+    items=st.lists(st.builds(ItemScore, item_id=text, score=share), max_size=3),
+)
+flags = st.builds(
+    Flag,
+    id=text,
+    user_id=text,
+    ts=st.integers(0, 2**53),
+    event_id=st.none() | text,
+    model=text,
+    kind=st.sampled_from(["anomaly", "fraud"]),
+    score=share,
+    reasons=st.lists(st.builds(Reason, code=st.sampled_from(REASON_CODES), value=share, expected=share)),
+)
+
+
+@given(predictions | flags)
+def test_both_formats_are_read_back(output: Prediction | Flag) -> None:
+    """JSON and msgpack hold the same output, and both give it back."""
+    assert msgspec.json.decode(encoder("json")(output), type=type(output)) == output
+    assert msgspec.msgpack.decode(encoder("msgpack")(output), type=type(output)) == output
+
+
+def test_a_prediction_has_the_fields_of_the_contract() -> None:
+    """Names and nesting of the published JSON, null where there is nothing to say."""
+    said = Prediction(
+        "clicks-3-17", "u", 5, None, "shop@1", next_event([0.5, 0.25, 0.25]), 0.125, [ItemScore("i", 1.0)]
+    )
+    assert json.loads(encoder("json")(said)) == {
+        "id": "clicks-3-17",
+        "user_id": "u",
+        "ts": 5,
+        "event_id": None,
+        "model": "shop@1",
+        "next_event": {"click": 0.5, "browse": 0.25, "purchase": 0.25},
+        "purchase_probability": 0.125,
+        "items": [{"item_id": "i", "score": 1.0}],
+    }
+
+
+def test_a_flag_has_the_fields_of_the_contract() -> None:
+    """Names and nesting of the published JSON."""
+    said = Flag("clicks-3-17", "u", 5, "e", "none", "fraud", 0.75, [Reason("amount_jump", 80.0, 10.0)])
+    assert json.loads(encoder("json")(said)) == {
+        "id": "clicks-3-17",
+        "user_id": "u",
+        "ts": 5,
+        "event_id": "e",
+        "model": "none",
+        "kind": "fraud",
+        "score": 0.75,
+        "reasons": [{"code": "amount_jump", "value": 80.0, "expected": 10.0}],
+    }
+
+
+def test_every_reason_code_of_the_state_is_one_of_the_contract() -> None:
+    """The columns of `flagged` and the codes that a flag may carry are the same words."""
+    for code in REASON_CODES:
+        msgspec.convert({"code": code, "value": 1.0, "expected": 1.0}, Reason)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"code": "other", "value": 1.0, "expected": 1.0}, Reason)
+
+
+def test_an_id_names_the_source_record() -> None:
+    """`<topic>-<partition>-<offset>` with the prefix of the topics."""
+    assert output_id("shop-", 2, 3) + "17" == "shop-purchases-3-17"
+
+
+@given(
+    st.none() | st.binary(),
+    st.none() | st.binary(),
+    st.lists(st.tuples(text, st.none() | st.binary())),
+    st.sampled_from(REASONS),
+    st.text(),
+)
+def test_a_dead_letter_leaves_the_record_untouched(
+    key: bytes | None, value: bytes | None, headers: list, reason: str, expected: str
+) -> None:
+    """Key, value and headers as they came; then the source position and what is wrong, as KIP-1034 names it."""
+    record = Record("clicks", 3, 17, 0, key, value, tuple(headers))
+    out_key, out_value, out_headers = dead_letter(BadRecord(record, reason, "ts", expected))
+    assert (out_key, out_value, out_headers[: len(headers)]) == (key, value, headers)
+    assert dict(out_headers[len(headers) :]) == {
+        "__streams.errors.topic": b"clicks",
+        "__streams.errors.partition": b"3",
+        "__streams.errors.offset": b"17",
+        "__streams.errors.exception": f"foreclick.{reason}".encode(),
+        "__streams.errors.message": f"ts: expected {expected}".encode("utf-8", "replace"),
+        "foreclick.reason": reason.encode(),
+    }
