@@ -1,6 +1,6 @@
 """Item and category names: their stable hashes, which state keeps, and the model's indexes of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,15 @@ def stable_hash(name: str) -> int:
 class Names:
     """A bounded table of the names seen: each costs its hash and the model's look-up once."""
 
-    def __init__(self, model_index: Callable[[str], int], none_index: int, limit: int = 2_000_000) -> None:
+    def __init__(
+        self,
+        model_index: Callable[[str], int],
+        none_index: int,
+        limit: int = 2_000_000,
+        vocabulary: Mapping[int, str] | None = None,
+    ) -> None:
+        """`vocabulary`: names by hash that can be told without having been seen here."""
+        self._vocabulary = vocabulary or {}
         self._model_index = model_index
         self._none_index = none_index
         self._limit = limit
@@ -68,7 +76,7 @@ class Names:
         return i
 
     def name_of(self, hashed: int) -> str | None:
-        """The name of a hash where this process has seen it, "#" and hex digits elsewhere, None for 0."""
+        """The name of a hash if the model or this process knows it, else "#" and hex digits; None for 0."""
         if hashed == 0:
             return None
-        return self._by_hash.get(hashed, f"#{hashed:016x}")
+        return self._by_hash.get(hashed) or self._vocabulary.get(hashed) or f"#{hashed:016x}"

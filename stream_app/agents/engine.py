@@ -53,23 +53,24 @@ class Engine:
         partitions: int = 4,
         names: tuple[Names, Names] | None = None,
         publish: bool = True,
+        slots: int | None = None,
     ) -> None:
         """`partitions`: how many the input topics have.
 
-        For training: `names` numbers items and categories in another way, and without `publish` no output is
-        made.
+        For training: `names` numbers items and categories in another way, without `publish` no output is
+        made, and `slots` bounds the users instead of the settings.
         """
         self.settings = settings
         self.runtime = runtime
         self.label = runtime.label if runtime else "none"
-        none_item = runtime.none_item if runtime else 0
-        self.items, self.categories = names or (
-            Names(runtime.item_index if runtime else _nothing, none_item),
-            Names(runtime.category_index if runtime else _nothing, runtime.none_category if runtime else 0),
-        )
+        self.items, self.categories = names or _names(runtime)
         self.users_per_partition = max(1, settings.resident_users // partitions)
-        limit = self.users_per_partition * partitions + (partitions + 1) * EVICT_EVERY + settings.max_batch
+        limit = (
+            slots
+            or self.users_per_partition * partitions + (partitions + 1) * EVICT_EVERY + settings.max_batch
+        )
         known = [stable_hash(name) for name in runtime.item_ids] if runtime else []
+        none_item = runtime.none_item if runtime else 0
         self.slab = runtime.slab(1024) if runtime else None
         width = self.slab.states.shape[1] if self.slab else 0
         self.users = Users(limit, ItemIndex.build(known, none_item), self.slab, width)
@@ -392,5 +393,20 @@ def _spend(out: StepOutput, stage: str, since: float) -> float:
     return now
 
 
-def _nothing(_: str) -> int:
-    return 0
+def _names(runtime: Runtime | None) -> tuple[Names, Names]:
+    """Items and categories as the model numbers them."""
+    if runtime is None:
+        return Names(lambda _: 0, 0), Names(lambda _: 0, 0)
+    vocabulary = runtime.content.vocabulary
+    return (
+        Names(
+            runtime.item_index,
+            runtime.none_item,
+            vocabulary={stable_hash(n): n for n in vocabulary.items.ids},
+        ),
+        Names(
+            runtime.category_index,
+            runtime.none_category,
+            vocabulary={stable_hash(n): n for n in vocabulary.categories.ids},
+        ),
+    )

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from model.interactions import Interactions
+from model.runtime import Runtime
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.engine import Engine
 from stream_app.errors import ForeclickError
-from stream_app.events import BadRecord
+from stream_app.events import BadRecord, Event, encode_json
 from stream_app.names import Names
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
@@ -26,6 +27,22 @@ Progress = Callable[[int, int], None]  # records done, records in all
 
 class ReplayError(ForeclickError):
     """A recording that the processor cannot be fed from."""
+
+
+def warm_up(settings: Settings, runtime: Runtime | None) -> None:
+    """Compiles, or loads from its cache, all that is compiled, so that no live event waits for it."""
+    if runtime is not None:
+        runtime.warm_up()
+    small = msgspec.structs.replace(settings, resident_users=16, max_batch=16, topic_prefix="")
+    engine = Engine(small, runtime, partitions=1)
+    engine.assign(0, [0] * len(INPUT_TOPICS))
+    engine.restored(0)
+    for kind, topic in enumerate(INPUT_TOPICS):
+        values = [encode_json(Event(user_id="warm", ts=i, item_id="up", price=1.0)) for i in (1, 2)]
+        records = [Record(topic, 0, i, 2, b"warm", value) for i, value in enumerate(values)]
+        engine.ingest(0, kind, records, len(records))
+    if engine.step(0.0, ended=True) is None:
+        raise AssertionError("the events of the warm-up were not processed")
 
 
 def partitions_of(reader: RecordingReader) -> int:
@@ -98,10 +115,11 @@ def interactions(path: Path, settings: Settings, progress: Progress | None = Non
     reader = RecordingReader(path)
     items, categories = _Growing(), _Growing()
     names = Names(items.__getitem__, -1), Names(categories.__getitem__, -1)
-    # Everyone stays: who is forgotten for lack of room is a matter of serving.
-    everyone = 10_000_000
-    unbounded = msgspec.structs.replace(settings, resident_users=everyone, model=None)
-    engine = Engine(unbounded, partitions=partitions_of(reader), names=names, publish=False)
+    # Everyone stays, however unevenly the users lie on the partitions: who is forgotten for lack of room is
+    # a matter of serving.
+    partitions, records = partitions_of(reader), max(1, reader.count())
+    unbounded = msgspec.structs.replace(settings, resident_users=records * partitions, model=None)
+    engine = Engine(unbounded, partitions=partitions, names=names, publish=False, slots=records)
     users: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
     for output, _ in drive(engine, reader, progress):

@@ -44,6 +44,8 @@ log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
 MAX_IN_FLIGHT = 8
+#: How long the checkpoint at shutdown may take, in seconds.
+LAST_CHECKPOINT_S = 15.0
 #: Seconds between two looks for users whose time to live is over.
 EXPIRE_EVERY_S = 30.0
 #: Seconds between two updates of the slow gauges (lag, users).
@@ -52,6 +54,8 @@ GAUGES_EVERY_S = 1.0
 
 class Pipeline(Service):
     """The loop of a worker around its engine."""
+
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
     def __init__(
         self, app: faust.App, settings: Settings, engine: Engine, metrics: Metrics, health: Health
@@ -137,9 +141,17 @@ class Pipeline(Service):
         self._generation = None
         self._work.set()
         await self._stop_recovering()
-        if self.engine.partitions and self.app.crash_reason is None:
-            await self._checkpoint(commit=True)
-        log.info("stopped cleanly", partitions=self.engine.partitions)
+        if self.app.crash_reason is not None:
+            return
+        try:
+            await asyncio.wait_for(self._checkpoint(commit=True), LAST_CHECKPOINT_S)
+        except TimeoutError:
+            log.warning(
+                "the broker did not take the last checkpoint: what it would have held is read again",
+                waited_s=LAST_CHECKPOINT_S,
+            )
+        else:
+            log.info("stopped cleanly", partitions=self.engine.partitions)
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
         """All that is kept of a user, None where this worker does not hold them."""
@@ -188,8 +200,14 @@ class Pipeline(Service):
         except Exception as error:
             await self._fail("processing", error)
 
+    @Service.task
+    async def _beat(self) -> None:
+        """Shows that the event loop turns."""
+        while not self.should_stop:
+            self.health.beat(LOOP)
+            await self.sleep(1.0)
+
     async def _wait_for_work(self) -> None:
-        self.health.rest(PROCESSING)
         timeout = min(self.settings.commit_interval_ms, max(self.settings.max_idle_ms, 1)) / 1000
         if not self._held:
             timeout = self.settings.commit_interval_ms / 1000
@@ -204,9 +222,9 @@ class Pipeline(Service):
         async with self._turn:
             if self._generation is None or self._closing:
                 return False
-            self.health.beat(LOOP)
             incoming, self._incoming = self._incoming, []
             output, bad, built = await self._in_thread(self._process, incoming)
+            self.health.rest(PROCESSING)
             await self._publish(output, bad, built)
             self._resume_drained()
         while len(self._in_flight) > MAX_IN_FLIGHT:
@@ -223,6 +241,16 @@ class Pipeline(Service):
         start = time.perf_counter()
         for batch in incoming:
             kind = self._kind[batch.tp.topic]
+            expected = self.engine.merge(batch.tp.partition).read(kind)
+            if 0 < expected < batch.start:
+                # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
+                log.warning(
+                    "records are gone before they were read",
+                    topic=batch.tp.topic,
+                    partition=batch.tp.partition,
+                    expected=expected,
+                    found=batch.start,
+                )
             bad += self.engine.ingest(batch.tp.partition, kind, batch.records, batch.next)
         decoded = time.perf_counter()
         now = time.monotonic()

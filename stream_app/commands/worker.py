@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 from typing import Any
 
 import torch
 
 from model.runtime import Runtime
+from stream_app.agents.offline import warm_up
 from stream_app.app import create_app
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
@@ -16,6 +19,9 @@ from stream_app.settings import Settings
 from stream_app.topics import require_topics
 
 log = get_logger(__name__)
+
+#: How long a stop may take in all, in seconds.
+STOP_LIMIT_S = 30.0
 
 
 class WorkerError(ForeclickError):
@@ -30,6 +36,9 @@ def worker(*, settings: Settings) -> None:
     finished and leaves the group.
     """
     setup_logging(settings.log_level, settings.log_format)
+    if settings.log_level == "info":
+        for library in ("faust", "mode", "aiokafka"):  # their "info" is about themselves
+            logging.getLogger(library).setLevel(logging.WARNING)
     asyncio.run(_run(settings))
 
 
@@ -43,9 +52,8 @@ async def _run(settings: Settings) -> None:
     problems = await require_topics(settings)
     for problem in problems:
         log.warning(problem.text, topic=problem.topic)
-    runtime = None
-    if settings.model is not None:
-        runtime = await asyncio.to_thread(load_model, settings)
+    runtime = await asyncio.to_thread(load_model, settings) if settings.model is not None else None
+    await asyncio.to_thread(warm_up, settings, runtime)
     app = create_app(settings, runtime, partitions=await partitions_of(settings))
     if runtime is not None:
         name, _, version = runtime.label.partition("@")
@@ -60,7 +68,13 @@ async def _run(settings: Settings) -> None:
     )
     await app.start()
     await _first(stop.wait(), app.wait_until_stopped(), app._crashed.wait())
-    await app.stop()
+    try:
+        await asyncio.wait_for(app.stop(), STOP_LIMIT_S)
+    except TimeoutError:
+        # Threads of the Kafka clients may wait for a broker that is gone; nothing that counts is in them.
+        log.error("worker did not stop in time and is ended", limit_s=STOP_LIMIT_S)
+        logging.shutdown()
+        os._exit(1)
     if app.crash_reason is not None:
         reason: Any = app.crash_reason
         raise WorkerError(
@@ -69,14 +83,12 @@ async def _run(settings: Settings) -> None:
 
 
 def load_model(settings: Settings) -> Runtime:
-    """The settings' model, warm. Raises ModelError where the folder is missing or damaged."""
+    """The settings' model. Raises ModelError where the folder is missing or damaged."""
     assert settings.model is not None
     # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
     # each operation waits for it (measured: 9 us an event with one thread, 240 with two beside a broker).
     torch.set_num_threads(1)
-    runtime = Runtime.load(settings.model, settings.device)
-    runtime.warm_up()
-    return runtime
+    return Runtime.load(settings.model, settings.device)
 
 
 async def partitions_of(settings: Settings) -> int:

@@ -46,9 +46,9 @@ class Answers:
         self._answered[first[fresh]] = at_ms[where[fresh]]
 
     @property
-    def seen(self) -> int:
-        """Source records found in the log so far."""
-        return int(np.count_nonzero(self._appended >= 0))
+    def present(self) -> Mask:
+        """(R,) source records found in the log so far."""
+        return self._appended >= 0
 
     def latency(self, since_ms: int = 0) -> Quantiles:
         """Of the first answers that came from `since_ms` on."""

@@ -4,16 +4,12 @@ from pathlib import Path
 
 import msgspec
 
-from model.train import TrainSettings
 from stream_app.errors import ForeclickError
 from stream_app.generator import GeneratorSettings
 from stream_app.generator.settings import DAY_S, EVENTS_PER_USER_DAY
-from stream_app.settings import Settings
 
 #: Events of the history for each user: about one day of the shop.
 _EVENTS_PER_USER = 32
-#: Part of the history, the latest, that the model never sees: it is judged on it.
-HELD_OUT = 0.1
 
 
 class DemoError(ForeclickError):
@@ -90,20 +86,3 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def seconds_of(self, events: int) -> float:
         """Shop time that so many records fill, s."""
         return events / (self.users * EVENTS_PER_USER_DAY) * DAY_S
-
-    def learning(self, horizon_ms: int) -> TrainSettings:
-        """How the model is trained."""
-        return TrainSettings(epochs=self.epochs, hidden=128, horizon_ms=horizon_ms, seed=self.seed)
-
-    def cache_key(self, settings: Settings) -> str:
-        """Text that differs whenever the model would: traffic, training and feature settings."""
-        shop = msgspec.to_builtins(self.shop(0))
-        features = {name: getattr(settings, name) for name in ("lateness_ms", "max_future_ms", "user_ttl_ms")}
-        parts = {
-            "events": self.events,
-            "shop": {name: value for name, value in shop.items() if name not in ("events", "span_s")},
-            "training": msgspec.to_builtins(self.learning(settings.horizon_ms)),
-            "features": features,
-            "held_out": HELD_OUT,
-        }
-        return msgspec.json.encode(parts, order="deterministic").decode()

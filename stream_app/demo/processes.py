@@ -8,9 +8,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -28,13 +29,11 @@ _LAST_LINES = 6
 _PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A demo that was left running (`running.json`)."""
+class Running(msgspec.Struct, frozen=True):
+    """The worker of a demo that runs or was left running (`running.json`); the broker has a file of its own."""
 
     worker: int
-    started: float  #: of the worker, so that its number on another process is recognised
-    web: str
-    bootstrap: str
+    started: float  #: its time, so that its number on another process is recognised
 
 
 class Worker:
@@ -113,22 +112,20 @@ class Worker:
 
 
 class Started:
-    """What runs for a demo; leaving the context ends it, the worker first, so that it can commit."""
+    """What runs for a demo; `end` stops it, the worker first, so that it can commit."""
 
-    def __init__(self) -> None:
-        self.broker: EmbeddedKafka | None = None
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.broker = EmbeddedKafka(plan.broker)
         self.worker: Worker | None = None
-        self.kept = False
+        self.kept = False  #: whether to leave it all running
 
-    def keep(self, plan: Plan) -> Kept:
-        """Leave both running, and note how to find them."""
-        if self.worker is None or self.broker is None:
-            raise DemoError("there is nothing to keep: broker and worker are not running")
-        pid = self.worker.pid
-        note = Kept(pid, psutil.Process(pid).create_time(), self.worker.web, self.broker.bootstrap)
-        _note(plan.folder).write_bytes(msgspec.json.encode(note))
-        self.kept = True
-        return note
+    def start_worker(self, device: str) -> Worker:
+        """Start the worker on the broker, and note how to find both should this process be killed."""
+        self.worker = worker = Worker(self._plan, self.broker.bootstrap, device)
+        note = Running(worker.pid, psutil.Process(worker.pid).create_time())
+        _note(self._plan.folder).write_bytes(msgspec.json.encode(note))
+        return worker
 
     def end(self) -> None:
         """End what was started, unless it is kept."""
@@ -138,34 +135,39 @@ class Started:
             if self.worker is not None:
                 self.worker.stop()
         finally:
-            if self.broker is not None:
-                self.broker.stop(BROKER_END_S)
+            self.broker.stop(BROKER_END_S)
+        _note(self._plan.folder).unlink(missing_ok=True)
 
 
 @contextmanager
-def started() -> Iterator[Started]:
+def started(plan: Plan) -> Iterator[Started]:
     """Holds what is started; ends it however the block is left, undisturbed by another Ctrl-C."""
-    held = Started()
-    # A closed terminal leaves in the same way as Ctrl-C.
-    hangup = signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
-    try:
-        yield held
-    finally:
-        before = [
-            (s, signal.signal(s, signal.SIG_IGN)) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        ]
+    held = Started(plan)
+    # A closed terminal leaves in the same way as Ctrl-C; `nohup` has said that it should not.
+    closing = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else ()
+    with _handling(closing, lambda *_: sys.exit(128 + signal.SIGHUP)):
         try:
-            held.end()
+            yield held
         finally:
-            for signum, handler in before[:2]:
-                signal.signal(signum, handler)
-            signal.signal(signal.SIGHUP, hangup)
+            with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
+                held.end()
 
 
-def stop_kept(plan: Plan) -> list[str]:
+@contextmanager
+def _handling(signums: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
+    """The signals handled by `handler` within the block."""
+    before = [(signum, signal.signal(signum, handler)) for signum in signums]
+    try:
+        yield
+    finally:
+        for signum, old in before:
+            signal.signal(signum, old)
+
+
+def stop_left(plan: Plan) -> list[str]:
     """End a demo that was kept, or what a killed one left behind; returns what was ended, in words."""
     ended = []
-    worker = _kept_worker(plan)
+    worker = _left_worker(plan)
     if worker is not None:
         worker.terminate()
         try:
@@ -186,16 +188,16 @@ def stop_kept(plan: Plan) -> list[str]:
 
 def runs(plan: Plan) -> bool:
     """Whether something of an earlier demo still runs in the folder."""
-    return _kept_worker(plan) is not None or EmbeddedKafka(plan.broker).running
+    return _left_worker(plan) is not None or EmbeddedKafka(plan.broker).running
 
 
 def _note(folder: Path) -> Path:
     return folder / "running.json"
 
 
-def _kept_worker(plan: Plan) -> psutil.Process | None:
+def _left_worker(plan: Plan) -> psutil.Process | None:
     try:
-        note = msgspec.json.decode(_note(plan.folder).read_bytes(), type=Kept)
+        note = msgspec.json.decode(_note(plan.folder).read_bytes(), type=Running)
         worker = psutil.Process(note.worker)
         return worker if abs(worker.create_time() - note.started) < 1.0 else None
     except (FileNotFoundError, msgspec.DecodeError, psutil.NoSuchProcess):

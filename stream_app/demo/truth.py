@@ -38,7 +38,7 @@ class Truth:
         self.repeat = np.zeros(n, np.bool_)  # (R,)
         self.reasons: Counter[str] = Counter()  #: malformed records by the reason code they must get
         self.late = 0
-        malformed = np.zeros(n, np.bool_)
+        self.malformed = malformed = np.zeros(n, np.bool_)  # (R,)
         for label in labels:
             row = self.row(label.topic, label.partition, label.offset)
             if row < 0:

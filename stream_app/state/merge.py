@@ -26,6 +26,7 @@ class _Topic:
     keys: list[npt.NDArray[np.int64]] = field(default_factory=list)  # running maxima of ts, per chunk
     size: int = 0
     newest: int = _NEVER  # running maximum of all that was added
+    gone: int = _NEVER  # running maximum of all that left
     read: int = 0  # next offset to add
     idle_since: float | None = None  # when it was first found empty with nothing more to read
     finished: bool = False  # nothing will ever be added
@@ -93,7 +94,7 @@ class Merge:
             t.keys.clear()
             t.size = 0
             t.read = position
-            t.newest = _NEVER
+            t.newest = t.gone
             t.idle_since = None
 
     def idle(self, kind: int, nothing_to_read: bool, now: float) -> None:
@@ -170,6 +171,9 @@ def _joined(t: _Topic) -> npt.NDArray[np.int64]:
 
 
 def _advance(t: _Topic, n: int) -> None:
+    if not n:
+        return
+    t.gone = int(t.keys[0][n - 1])
     t.size -= n
     if t.size:
         t.chunks[0] = t.chunks[0].take(slice(n, None))

@@ -25,6 +25,8 @@ class UserStore(Store):
     A value read while a micro-batch is being applied may show some of its events and not others.
     """
 
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
+
     engine: Engine
 
     def persisted_offset(self, tp: TP) -> int | None:
@@ -72,6 +74,8 @@ class UserStore(Store):
 class UserTable(Table):
     """The table of users."""
 
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
+
     def __init__(self, app: Any, engine: Engine, **kwargs: Any) -> None:
         super().__init__(app, name=NAME, help="Windows, last events and counters of each user.", **kwargs)
         store = UserStore("memory://", app, self, table_name=NAME)
@@ -95,6 +99,8 @@ class UserTable(Table):
 
 class UserTableManager(TableManager):
     """Faust's table manager for tables whose recovery is not Faust's affair."""
+
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
     def add(self, table: Any) -> Any:
         """Registers a table without a changelog that Faust would subscribe to and read."""

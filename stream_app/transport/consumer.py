@@ -37,6 +37,8 @@ class FetchedBatch(NamedTuple):
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread in which aiokafka fetches and sends heartbeats, so that no long step delays them."""
 
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
+
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
         if conf.broker_session_timeout > conf.broker_request_timeout:
@@ -97,6 +99,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 class BatchConsumer(driver.Consumer):
     """Delivers a `FetchedBatch` as the value of one message."""
+
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
     _thread: BatchConsumerThread
 

@@ -25,6 +25,8 @@ class Built(NamedTuple):
 class BatchProducer(driver.Producer):
     """Faust's producer with `acks=all`, idempotence and a batch interface."""
 
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
+
     def _settings_default(self) -> Mapping[str, Any]:
         return {
             **super()._settings_default(),

@@ -11,7 +11,9 @@ from stream_app.agents.engine import Checkpoint, Engine, StepOutput
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings import Rules, Settings
+from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
+from tests.stream_app.strategies import T0
 
 #: Low limits, so that short streams reach them; no topic ever counts as idle.
 SETTINGS = Settings(
@@ -129,3 +131,40 @@ class Worker:
 def state_keys(made: Checkpoint) -> set[bytes]:
     """The users in a checkpoint, tombstones among them."""
     return set(made.keys) - {META_KEY}
+
+
+def move(worker: Worker, what: str, a: int, b: int) -> None:
+    """One thing that may happen to a worker."""
+    if what == "feed":
+        worker.feed(a, b)
+    elif what == "step":
+        worker.step()
+    elif what == "checkpoint":
+        worker.checkpoint()
+    elif what == "expire":
+        worker.engine.expire(0)
+    elif what == "rewind":
+        worker.engine.rewind()
+        worker.next = worker.engine.merge(0).positions
+    else:
+        worker.start(worker.committed[-1 - a % len(worker.committed)], at_once=b)
+
+
+def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> list[list[Record]]:
+    """The topics with bad records in between."""
+    for kind, at in where:
+        log = topics[kind]
+        log.insert(min(at, len(log)), Record(INPUT_TOPICS[kind], 0, 0, T0, b"u0", b"{broken"))
+    return [[r._replace(offset=i) for i, r in enumerate(log)] for log in topics]
+
+
+def same(one: Worker, other: Worker, *, ignore: tuple[str, ...] = ()) -> None:
+    """Both said the same and hold the same."""
+    assert one.outputs == other.outputs
+    rows = [{u: np.frombuffer(row, ROW).copy() for u, row in w.rows().items()} for w in (one, other)]
+    for each in rows:
+        for row in each.values():
+            for name in ignore:
+                row[name] = 0
+    assert {u: r.tobytes() for u, r in rows[0].items()} == {u: r.tobytes() for u, r in rows[1].items()}
+    assert one.ends() == other.ends()

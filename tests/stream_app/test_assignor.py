@@ -40,6 +40,7 @@ def test_any_claims_end_in_a_balance(partitions: int, claims: dict[str, list[int
 
 
 @given(sizes, members)
+@settings(deadline=None)
 def test_nothing_moves_when_nothing_changes(partitions: int, names: set[str]) -> None:
     """The same members with what they hold keep exactly that."""
     before = balance(range(partitions), {name: [] for name in names})

@@ -13,7 +13,7 @@ from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings import Rules
 from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
-from tests.stream_app.helpers import SETTINGS, Worker, state_keys
+from tests.stream_app.helpers import SETTINGS, Worker, move, same, state_keys, with_trouble
 from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
 
 streams = happenings()
@@ -31,43 +31,11 @@ moves = st.lists(
 )
 
 
-def move(worker: Worker, what: str, a: int, b: int) -> None:
-    if what == "feed":
-        worker.feed(a, b)
-    elif what == "step":
-        worker.step()
-    elif what == "checkpoint":
-        worker.checkpoint()
-    elif what == "expire":
-        worker.engine.expire(0)
-    elif what == "rewind":
-        worker.engine.rewind()
-        worker.next = worker.engine.merge(0).positions
-    else:
-        worker.start(worker.committed[-1 - a % len(worker.committed)], at_once=b)
-
-
-def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> list[list[Record]]:
-    """The topics with bad records in between."""
-    for kind, at in where:
-        log = topics[kind]
-        log.insert(min(at, len(log)), Record(INPUT_TOPICS[kind], 0, 0, T0, b"u0", b"{broken"))
-    return [[r._replace(offset=i) for i, r in enumerate(log)] for log in topics]
-
-
 trouble = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=4)
 
 
-def same(one: Worker, other: Worker, *, ignore: tuple[str, ...] = ()) -> None:
-    """Both said the same and hold the same."""
-    assert one.outputs == other.outputs
-    rows = [{u: np.frombuffer(row, ROW).copy() for u, row in w.rows().items()} for w in (one, other)]
-    for each in rows:
-        for row in each.values():
-            for name in ignore:
-                row[name] = 0
-    assert {u: r.tobytes() for u, r in rows[0].items()} == {u: r.tobytes() for u, r in rows[1].items()}
-    assert one.ends() == other.ends()
+def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
+    return Happening(user, 0, ts, 1, event_id, 1.0, 1)
 
 
 @given(streams, trouble, moves, st.integers(1, 20))
@@ -140,28 +108,61 @@ def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int,
     happenings(users=12, max_size=80, steps=(*STEPS[:8], -1, -400_000, 31 * DAY, -40 * DAY)),
     moves,
     st.integers(1, 50),
+    st.sampled_from([3, 9]),
 )
 @settings(max_examples=150, deadline=None)
 def test_who_is_evicted_depends_on_the_stream_alone(
-    stream: list[Happening], moves: list[tuple[str, int, int]], batch: int
+    stream: list[Happening], moves: list[tuple[str, int, int]], batch: int, room: int
 ) -> None:
     """With room for few users the same ones are forgotten however the stream is cut, expired and restarted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "EVICT_EVERY", 8)
-        limits = msgspec.structs.replace(SETTINGS, resident_users=3)
+        limits = msgspec.structs.replace(SETTINGS, resident_users=room)
         topics = topics_of(stream)
         plain = Worker(topics, msgspec.structs.replace(limits, max_batch=1)).finish()
         worker = Worker(topics, msgspec.structs.replace(limits, max_batch=batch))
         for what, a, b in moves:
-            # An eviction between two commits would be repeated from the earlier one by an older state.
-            move(worker, what, 0 if what == "restart" else a, b)
-            assert len(worker.engine.users) <= 3 + 8
+            move(worker, what, a, b)
+            assert len(worker.engine.users) <= room + 8
         worker.finish()
         for each in (plain, worker):
             each.engine.expire(0)
             each.checkpoint()
             each.engine.expire(0)
         same(plain, worker, ignore=("source",))
+
+
+@pytest.mark.parametrize("expires", [False, True])
+def test_who_expired_takes_no_place_of_another(expires: bool) -> None:
+    """At a count of users those whose time is over go first, whether or not some went before for their age."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "EVICT_EVERY", 4)
+        stream = [click(T0, 0), click(T0, 1), click(T0 - 40 * DAY, 2), click(T0, 1), click(T0, 0)]
+        worker = Worker(topics_of(stream), msgspec.structs.replace(SETTINGS, resident_users=2, max_batch=3))
+        worker.engine.merge(0).finish(1)
+        worker.engine.merge(0).finish(2)
+        worker.feed(0, 3)
+        worker.step()
+        if expires:
+            worker.checkpoint()
+            assert worker.engine.expire(0) == 1
+        worker.finish()
+        assert {u: int(np.frombuffer(row, ROW)[0]["events"]) for u, row in worker.rows().items()} == {
+            "u0": 2,
+            "u1": 2,
+        }
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_a_large_micro_batch_evicts_where_a_small_one_does(batch: int) -> None:
+    """Many new users in one micro-batch: who stays, and what they keep, is as with one event at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "EVICT_EVERY", 8)
+        stream = [click(T0 + i, user=i % 30) for i in range(64)]
+        limits = msgspec.structs.replace(SETTINGS, resident_users=10, max_batch=batch)
+        worker = Worker(topics_of(stream), limits).finish()
+        events = {u: int(np.frombuffer(row, ROW)[0]["events"]) for u, row in worker.rows().items()}
+        assert events == {f"u{i % 30}": 1 for i in range(54, 64)}
 
 
 def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
@@ -184,10 +185,6 @@ def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
         rows = worker.rows()
         worker.start(worker.committed[-1], at_once=1)
         assert worker.rows() == rows
-
-
-def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
-    return Happening(user, 0, ts, 1, event_id, 1.0, 1)
 
 
 def test_duplicates_and_late_events_are_counted() -> None:

@@ -288,6 +288,7 @@ def test_messages_of_the_decoder_are_taken_apart() -> None:
 
 
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
+@settings(deadline=None)
 def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
     """A table that has to start anew gives the same hashes and indexes; an integer is its decimal string."""
     names = Names(lambda name: len(name) + 100, 99, limit=3)

@@ -1,25 +1,32 @@
 """The output contract: predictions, flags and dead letters as they stand in their topics."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.runtime import StepResult
+from stream_app.agents.encode import PredictionEncoder
+from stream_app.agents.encode import predictions as as_objects
 from stream_app.events import REASONS, BadRecord
 from stream_app.outputs import (
     Flag,
     ItemScore,
+    NextEvent,
     Prediction,
     Reason,
     dead_letter,
     encoder,
-    next_event,
     output_id,
 )
 from stream_app.records import Record
 from stream_app.state.rows import REASON_CODES
+from tests.stream_app.strategies import columns_of, happenings
 
 share = st.floats(0, 1)
 text = st.text(max_size=20)
@@ -30,7 +37,7 @@ predictions = st.builds(
     ts=st.integers(0, 2**53),
     event_id=st.none() | text,
     model=text,
-    next_event=st.none() | st.lists(share, min_size=3, max_size=3).map(next_event),
+    next_event=st.none() | st.lists(share, min_size=3, max_size=3).map(lambda p: NextEvent(*p)),
     purchase_probability=st.none() | share,
     items=st.lists(st.builds(ItemScore, item_id=text, score=share), max_size=3),
 )
@@ -48,6 +55,7 @@ flags = st.builds(
 
 
 @given(predictions | flags)
+@settings(deadline=None)
 def test_both_formats_are_read_back(output: Prediction | Flag) -> None:
     """JSON and msgpack hold the same output, and both give it back."""
     assert msgspec.json.decode(encoder("json")(output), type=type(output)) == output
@@ -57,7 +65,7 @@ def test_both_formats_are_read_back(output: Prediction | Flag) -> None:
 def test_a_prediction_has_the_fields_of_the_contract() -> None:
     """Names and nesting of the published JSON, null where there is nothing to say."""
     said = Prediction(
-        "clicks-3-17", "u", 5, None, "shop@1", next_event([0.5, 0.25, 0.25]), 0.125, [ItemScore("i", 1.0)]
+        "clicks-3-17", "u", 5, None, "shop@1", NextEvent(0.5, 0.25, 0.25), 0.125, [ItemScore("i", 1.0)]
     )
     assert json.loads(encoder("json")(said)) == {
         "id": "clicks-3-17",
@@ -106,6 +114,7 @@ def test_an_id_names_the_source_record() -> None:
     st.sampled_from(REASONS),
     st.text(),
 )
+@settings(deadline=None)
 def test_a_dead_letter_leaves_the_record_untouched(
     key: bytes | None, value: bytes | None, headers: list, reason: str, expected: str
 ) -> None:
@@ -121,3 +130,50 @@ def test_a_dead_letter_leaves_the_record_untouched(
         "__streams.errors.message": f"ts: expected {expected}".encode("utf-8", "replace"),
         "foreclick.reason": reason.encode(),
     }
+
+
+names = st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=6, unique=True)
+
+
+@given(happenings(max_size=8), names, st.integers(1, 4), st.integers(0, 2**32 - 1), st.booleans())
+@settings(deadline=None)
+def test_json_by_hand_is_what_the_general_encoder_writes(
+    stream: list[Any], items: list[str], k: int, seed: int, silent: bool
+) -> None:
+    """For any names and numbers, fewer items than k and no model at all, both formats give one prediction."""
+    events, random = columns_of(stream), np.random.default_rng(seed)
+    n = len(events)
+    share = random.choice([0.0, 1.0, 0.5, 1e-7, 0.999999, 1 / 3], (n, 4)).astype(np.float32)
+    result = StepResult(
+        next_event=share[:, :3],
+        purchase=share[:, 3],
+        items=random.integers(-1, len(items), (n, k)).astype(np.int32),
+        scores=random.random((n, k), np.float32),
+        p_value=share[:, 0],
+        surprise=share[:, 0],
+        type_probability=share[:, 0],
+        raw_purchase=share[:, 3],
+    )
+    runtime: Any = None if silent else SimpleNamespace(label='shop "ü"@1', item_ids=items)
+    said = None if silent else result
+    encoders = [PredictionEncoder(runtime, form, "shop-") for form in ("json", "msgpack")]
+    ids = encoders[0].ids(events)
+    wanted = as_objects(encoders[0].label, runtime, ids, events, said)
+    by_hand, packed = (each.encode(ids, events, said) for each in encoders)
+    assert [msgspec.msgpack.decode(body, type=Prediction) for body in packed] == wanted
+    for body, prediction in zip(by_hand, wanted, strict=True):
+        got, expected = msgspec.json.decode(body), msgspec.to_builtins(prediction)
+        assert msgspec.convert(got, Prediction).id == prediction.id
+        numbers = [numbers_of(x) for x in (got, expected)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1.1e-5)  # a half is rounded up here, to even there
+        assert got == expected
+
+
+def numbers_of(prediction: dict[str, Any]) -> list[float]:
+    """Takes the probabilities out of a prediction."""
+    heads = prediction.pop("next_event") or {}
+    return [
+        *heads.values(),
+        prediction.pop("purchase_probability") or 0.0,
+        *(item.pop("score") for item in prediction["items"]),
+    ]

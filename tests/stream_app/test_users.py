@@ -64,6 +64,7 @@ def test_a_new_user_has_an_empty_row() -> None:
             assert users.names[slot] == ("a" if slot == slots[0] else "b")
             assert users.partition[slot] == 1
             assert not users.dirty[slot]
+            assert users.touched[slot] == 0
         assert not hidden(users, slots).any()
         for slot in slots[:2]:
             scribble(users, int(slot), round_)
@@ -240,6 +241,7 @@ def test_expired_are_those_beyond_their_time() -> None:
 
 
 @given(st.lists(st.integers(0, 20), unique=True), st.lists(st.integers(0, 25)))
+@settings(deadline=None)
 def test_item_index_finds_what_is_known(known: list[int], asked: list[int]) -> None:
     """The number of a known hash is its place, everything else is none."""
     index = ItemIndex.build([stable_hash(str(i)) for i in known], none=99)

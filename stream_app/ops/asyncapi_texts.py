@@ -1,0 +1,117 @@
+"""The words of the AsyncAPI document; what they describe is taken from the types by `asyncapi`."""
+
+CONTRACT = """\
+Events of a shop in, predictions and flags out.
+
+- The three input topics have the same number of partitions, and so have the outputs and the changelog.
+- The key of a record is its `user_id` in UTF-8. All events of a user must be in the same partition number of the \
+three topics: let every producer use the same partitioner.
+- A value is a JSON object or a msgpack map, told apart by the first byte; one topic may hold both. Outputs are \
+JSON, or msgpack where the worker's `output_format` says so.
+- An output has the key and the partition number of its source record. Outputs of one user come in the order in \
+which that user's events were taken.
+- After a crash an output may come again, with the same `id`. Drop repeats by `id`.
+- `FORECLICK_TOPIC_PREFIX` stands before the name of every topic, and so before every `id`.
+- Fields that are not named here are ignored in inputs and may be added to outputs."""
+
+SERVER = "The brokers of `FORECLICK_BROKERS`."
+
+CHANNELS = {
+    "click": "What users click. An item is required.",
+    "browse": "Pages, categories and items that users look at. An item is optional.",
+    "purchase": "What users buy, one record for each item of an order.",
+    "prediction": "One for each good event; with `emit = latest` one for a user's last event of a micro-batch.",
+    "flag": "At most one for each event: what is odd about it.",
+    "dead-letter": "Records that are no events, untouched, with headers that say why.",
+}
+
+EVENT = "One click, browse or purchase; the topic says which. A JSON object or a msgpack map with these keys."
+KEY = "The user_id in UTF-8, 1 to 128 bytes."
+DEAD_LETTER_KEY = "The key of the bad record as it was, which may be any bytes or none."
+DEAD_LETTER_VALUE = "The value of the bad record as it was, which may be any bytes or none."
+INPUT_HEADERS = "Not read; kept on a dead letter."
+
+_OUTPUT = {
+    "id": "`<topic>-<partition>-<offset>` of the source record, the same when the output comes again.",
+    "user_id": "The user of the source event.",
+    "ts": "Time of the source event, Unix milliseconds.",
+    "event_id": "`event_id` of the source event, null where it had none.",
+    "model": '`name@version` of the model, "none" for a worker without one.',
+}
+
+FIELDS = {
+    "Event": {
+        "user_id": "Who did it: 1 to 128 bytes of UTF-8, equal to the record's key.",
+        "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the broker's time.",
+        "event_id": "Key for dropping duplicates, at most 128 bytes. Compared with the user's last 20 events.",
+        "item_id": "The item; an integer counts as its decimal string. Required for clicks and purchases.",
+        "category_id": "Category of the item or page.",
+        "session_id": "The shop's own session, not used for the windows.",
+        "order_id": "Ties the purchases of one order together.",
+        "list_id": "Where the item was shown.",
+        "query": "What the user searched for.",
+        "position": "Place in the list, from 0.",
+        "sent_at": "The sender's clock when it sent, Unix milliseconds. Used only with `correct_clock`.",
+        "price": "Price of one piece.",
+        "currency": "ISO 4217 code. Prices are not converted.",
+        "quantity": "Pieces bought.",
+        "props": "Anything else: device, ip, country, referrer.",
+    },
+    "Prediction": {
+        **_OUTPUT,
+        "next_event": "Probabilities of the type of the user's next event, null without a model.",
+        "purchase_probability": "Chance of a purchase within the horizon that the model was trained for "
+        "(30 minutes by default), null without a model.",
+        "items": "Items the user may turn to next, best first, at most `k` (10 by default); empty without a model.",
+    },
+    "NextEvent": {
+        "click": "Probability that it is a click.",
+        "browse": "Probability that it is a browse.",
+        "purchase": "Probability that it is a purchase.",
+    },
+    "ItemScore": {
+        "item_id": "The item.",
+        "score": "Its share among the candidates that were ranked, 0 to 1. Compare within one prediction only.",
+    },
+    "Flag": {
+        **_OUTPUT,
+        "kind": "`fraud` where a reason is about purchases or money, else `anomaly`.",
+        "score": "0 to 1: one minus the share of ordinary events that look at least as odd. Where the model has no "
+        "calibrated table for a rule: one half at the limit, rising towards one.",
+        "reasons": "Every limit that the event broke, at least one.",
+    },
+    "Reason": {
+        "code": "A stable code:",
+        "value": "What was seen.",
+        "expected": "The limit, or the usual value.",
+    },
+}
+
+FLAG_REASONS = {
+    "unlikely_event": "the model gave the event a p-value of at most `rules.surprise_p`; value: the probability it "
+    "gave to the event's type",
+    "click_rate": "more clicks within a minute than `rules.clicks_1m`",
+    "many_items": "more distinct items among the last 20 events than `rules.distinct_items`",
+    "purchase_rate": "more purchases within an hour than `rules.purchases_1h`",
+    "amount_jump": "an amount above `rules.amount_jump` times the user's own mean; value: the amount, expected: the "
+    "mean",
+}
+
+HEADERS = {
+    "__streams.errors.topic": "Topic of the source record.",
+    "__streams.errors.partition": "Partition of the source record.",
+    "__streams.errors.offset": "Offset of the source record.",
+    "__streams.errors.exception": "`foreclick.` and the reason code.",
+    "__streams.errors.message": "The field and what was expected, for people.",
+    "foreclick.reason": "A stable code:",
+}
+
+DEAD_LETTER_REASONS = {
+    "empty": "the record has no value",
+    "too_large": "the value has more than 65,536 bytes",
+    "malformed": "the value is neither a JSON object nor a msgpack map",
+    "missing_field": "a required field is absent",
+    "invalid_field": "a field has the wrong type or lies outside its range",
+    "future": "`ts` is more than `max_future_ms` ahead of the broker's time",
+    "key_mismatch": "the record's key is not `user_id` in UTF-8",
+}

@@ -1,0 +1,379 @@
+"""The transport on a real Kafka: whole batches in, ranges committed, nothing lost whatever the group does."""
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from faust.transport.drivers import by_url
+from faust.types import TP
+from yarl import URL
+
+from stream_app.broker import EmbeddedKafka
+from stream_app.transport import BatchConsumer, FetchedBatch, Transport
+from tests.integration.harness import committed, read_all
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+
+class Member:
+    """A small Faust app of one agent that keeps what it is given and, if it is to, moves `done` behind it."""
+
+    def __init__(
+        self, bootstrap: str, folder: Path, group: str, topics: Iterable[str], *, moves: bool = True
+    ) -> None:
+        self.app = faust.App(
+            group,
+            broker=URL(f"batch://{bootstrap}"),
+            store=URL("memory://"),
+            datadir=folder / uuid.uuid4().hex,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            stream_recovery_delay=0,
+            stream_wait_empty=True,
+            broker_commit_interval=0.1,
+            broker_session_timeout=6.0,
+            broker_heartbeat_interval=0.5,
+            broker_rebalance_timeout=6.0,
+            web_enabled=False,
+        )
+        self.moves = moves
+        self.batches: list[FetchedBatch] = []
+
+        @self.app.agent(self.app.topic(*topics, key_serializer=None, value_serializer=None))
+        async def receive(stream: Any) -> None:
+            async for event in stream.events():
+                batch: FetchedBatch = event.value
+                self.batches.append(batch)
+                if self.moves:
+                    self.consumer.done[batch.tp] = batch.next
+
+    @property
+    def consumer(self) -> BatchConsumer:
+        return self.app.consumer
+
+    def values(self) -> list[bytes]:
+        """Values of all records, in the order of their coming."""
+        return [r.value for batch in self.batches for r in batch.records]
+
+    def settled(self) -> bool:
+        """Whether the last rebalance is over and records may come."""
+        if self.app.crash_reason is not None:
+            raise self.app.crash_reason
+        return self.app.started and not self.app.rebalancing and self.consumer.flow_active
+
+
+Join = Callable[..., Awaitable[Member]]
+
+
+@pytest.fixture
+async def join(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Join]:
+    """Starts members; those that are left are stopped with the test."""
+    started: list[Member] = []
+
+    async def start(group: str, *topics: str, bootstrap: str = "", moves: bool = True) -> Member:
+        member = Member(bootstrap or kafka.bootstrap, tmp_path, group, topics, moves=moves)
+        started.append(member)
+        await member.app.start()
+        return member
+
+    yield start
+    for member in started:
+        if not member.app.should_stop:
+            await member.app.stop()
+
+
+async def until(what: str, condition: Callable[[], Any], limit_s: float = 40.0) -> None:
+    """Returns once `condition` is true; fails with what was waited for."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {limit_s:.0f} s for {what}"
+        await asyncio.sleep(0.01)
+
+
+def make(bootstrap: str, *topics: str, partitions: int = 1, **config: str) -> None:
+    """Makes topics."""
+    config = {name.replace("_", "."): value for name, value in config.items()}
+    new = [NewTopic(topic, partitions, 1, config=config) for topic in topics]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_topics(new).values():
+        future.result(30)
+
+
+def send(bootstrap: str, topic: str, values: Iterable[bytes], partition: int = 0, **config: Any) -> None:
+    """Appends records to one partition and waits until they are there."""
+    producer = Producer({"bootstrap.servers": bootstrap, **config})
+    for value in values:
+        producer.produce(topic, value, partition=partition)
+    assert producer.flush(30) == 0, "records were not acknowledged within 30 s"
+
+
+def end_offset(bootstrap: str, topic: str) -> int:
+    """The end of partition 0, as the broker says it."""
+    admin, tp = AdminClient({"bootstrap.servers": bootstrap}), TopicPartition(topic, 0)
+    return admin.list_offsets({tp: OffsetSpec.latest()})[tp].result(20).offset
+
+
+def numbers(n: int, start: int = 0) -> list[bytes]:
+    return [b"%d" % i for i in range(start, start + n)]
+
+
+def in_order(batches: Iterable[FetchedBatch]) -> bool:
+    """Whether each batch begins where the one before of its partition ended, and its offsets rise."""
+    at: dict[TP, int] = {}
+    for b in batches:
+        offsets = [r.offset for r in b.records]
+        if b.start != at.get(b.tp, b.start) or offsets != sorted(set(offsets)):
+            return False
+        if offsets and not b.start <= offsets[0] <= offsets[-1] < b.next:
+            return False
+        if any((r.topic, r.partition) != b.tp for r in b.records):
+            return False
+        at[b.tp] = b.next
+    return True
+
+
+async def test_an_agent_gets_whole_batches(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """The scheme `batch` finds the transport; 30,000 records of two partitions come in order, in few events."""
+    assert by_url(URL("batch://127.0.0.1")) is Transport
+    topic = f"{prefix}in"
+    make(kafka.bootstrap, topic, partitions=2)
+    for partition in (0, 1):
+        send(kafka.bootstrap, topic, numbers(15_000), partition)
+    member = await join(f"{prefix}group", topic)
+    await until("30,000 records", lambda: len(member.values()) >= 30_000)
+    assert in_order(member.batches)
+    assert len(member.batches) < 100, f"{len(member.batches)} events for 30,000 records"
+    for partition in (0, 1):
+        values = [r.value for b in member.batches if b.tp.partition == partition for r in b.records]
+        assert values == numbers(15_000)
+
+
+async def test_exactly_what_is_done_is_committed(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """Nothing is committed before `done` moves, then exactly `done`; a restart goes on there."""
+    topic, group = f"{prefix}in", f"{prefix}group"
+    make(kafka.bootstrap, topic)
+    send(kafka.bootstrap, topic, numbers(100))
+    first = await join(group, topic, moves=False)
+    await until("100 records", lambda: len(first.values()) == 100)
+    assert await first.consumer.commit() is False
+    assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [-1001]
+    first.consumer.done[TP(topic, 0)] = 37
+    assert await first.consumer.commit() is True
+    assert await first.consumer.commit() is False, "there is nothing new to commit"
+    assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [37]
+    await first.app.stop()
+    assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [37]
+    second = await join(group, topic)
+    await until("the rest", lambda: len(second.values()) >= 63)
+    assert second.values() == numbers(63, 37)
+    await second.app.stop()
+    assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [100]
+
+
+async def test_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """Records of aborted transactions never come, the others come once; markers leave no lag behind them."""
+    topic, group = f"{prefix}in", f"{prefix}group"
+    make(kafka.bootstrap, topic)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{prefix}writer"})
+    producer.init_transactions(30)
+    wanted: list[bytes] = []
+    member = await join(group, topic)
+
+    def write(turns: int, draw: random.Random) -> None:
+        for turn in range(turns):
+            producer.begin_transaction()
+            values = [b"%d-%d" % (turn, i) for i in range(draw.randrange(1, 30))]
+            for value in values:
+                producer.produce(topic, value, partition=0)
+            if turn % 3 == 1 or turn == turns - 1:
+                producer.flush(30)
+                producer.abort_transaction(30)
+            else:
+                producer.commit_transaction(30)
+                wanted.extend(values)
+
+    await asyncio.to_thread(write, 40, random.Random(1))
+    tp = TP(topic, 0)
+    await until("all committed records", lambda: len(member.values()) >= len(wanted))
+    # The log ends with a marker, and before it lie records of an aborted transaction.
+    end = end_offset(kafka.bootstrap, topic)
+    await until("the position behind the last marker", lambda: member.consumer.done.get(tp) == end)
+    assert member.consumer.end_of(tp) == end
+    assert member.values() == wanted
+    assert in_order(member.batches)
+    await member.app.stop()
+    assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [end]
+
+
+async def test_compacted_topic(prefix: str, join: Join, tmp_path: Path) -> None:
+    """Holes that compaction left are passed: what is still there comes once and all of it is committed."""
+    topic, group = f"{prefix}in", f"{prefix}group"
+    with EmbeddedKafka(tmp_path / "kafka", properties={"log.cleaner.backoff.ms": "100"}) as kafka:
+        make(
+            kafka.bootstrap, topic, cleanup_policy="compact", min_cleanable_dirty_ratio="0.001",
+            segment_bytes="1048576",
+        )  # fmt: skip
+        producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+        for i in range(4000):
+            producer.produce(topic, os.urandom(1000) + b"%d" % i, key=b"%d" % (i % 37), partition=0)
+        assert producer.flush(30) == 0
+        left: list[Any] = []
+
+        def compacted() -> bool:
+            left[:] = read_all(kafka.bootstrap, topic)
+            return len(left) < 3000
+
+        end = time.monotonic() + 60
+        while not await asyncio.to_thread(compacted):
+            assert time.monotonic() < end, "waited 60 s for the log cleaner"
+        member = await join(group, topic, bootstrap=kafka.bootstrap)
+        tp = TP(topic, 0)
+        await until("the end", lambda: member.consumer.done.get(tp) == 4000)
+        offsets = [r.offset for b in member.batches for r in b.records]
+        assert offsets == sorted(set(offsets))
+        assert set(offsets) <= {m.offset() for m in left}, "a record came that is not in the log"
+        assert len({r.key for b in member.batches for r in b.records}) == 37
+        assert member.consumer.end_of(tp) == 4000
+        assert in_order(member.batches)
+        await member.app.stop()
+        assert committed(kafka.bootstrap, group, [topic], 1)[topic] == [4000]
+
+
+@pytest.mark.parametrize("moves", [True, False], ids=["committing", "nothing ever committed"])
+async def test_no_record_is_lost_in_rebalances(
+    kafka: EmbeddedKafka, prefix: str, join: Join, moves: bool
+) -> None:
+    """Members come and go in mid-stream; whatever batch is dropped then, its records come again."""
+    topic, group, partitions = f"{prefix}in", f"{prefix}group", 3
+    make(kafka.bootstrap, topic, partitions=partitions)
+    draw = random.Random(7)
+    sent = [0] * partitions
+    writing = True
+
+    def write() -> None:
+        producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 1})
+        while writing:
+            for p in range(partitions):
+                for _ in range(50):
+                    producer.produce(topic, b"%d" % sent[p], partition=p)
+                    sent[p] += 1
+            producer.flush(30)
+            time.sleep(0.005)  # a steady stream, so that each rebalance finds records on their way
+
+    writer = asyncio.create_task(asyncio.to_thread(write))
+    members = [await join(group, topic, moves=moves)]
+    gone: list[Member] = []
+    try:
+        for _ in range(8):
+            if len(members) == 1 or (len(members) < 4 and draw.random() < 0.6):
+                members.append(await join(group, topic, moves=moves))
+            else:
+                gone.append(members.pop(draw.randrange(len(members))))
+                await gone[-1].app.stop()
+            await asyncio.sleep(draw.random() * 1.2)  # some rebalances meet the one before
+        await until("the group to settle", lambda: all(m.settled() for m in members))
+    finally:
+        writing = False
+        await writer
+
+    def missing() -> list[int]:
+        everyone = [*members, *gone] if moves else members
+        got = {(b.tp.partition, r.offset) for m in everyone for b in m.batches for r in b.records}
+        return [len({(p, o) for o in range(sent[p])} - got) for p in range(partitions)]
+
+    if not moves:  # then all comes again after each rebalance, to those who are there now
+        for m in members:
+            m.batches = [b for b in m.batches if b.generation == m.app.consumer_generation_id]
+    with contextlib.suppress(AssertionError):
+        await until("all records", lambda: not any(missing()), 20)
+    assert missing() == [0] * partitions, f"lost of {sent}"
+    for m in [*members, *gone]:
+        for generation in {b.generation for b in m.batches}:
+            assert in_order(b for b in m.batches if b.generation == generation)
+
+
+async def test_pause_and_resume(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """A paused partition brings nothing while others go on, and goes on at once when it is resumed."""
+    topic = f"{prefix}in"
+    make(kafka.bootstrap, topic, partitions=3)  # partition 2 stays empty
+    member = await join(f"{prefix}group", topic)
+    await until("the assignment", member.settled)
+
+    def got(partition: int) -> int:
+        return sum(len(b.records) for b in member.batches if b.tp.partition == partition)
+
+    cycles, tp, took_s = 50, TP(topic, 0), 0.0
+    for n in range(cycles):
+        member.consumer.pause_partitions({tp})
+        send(kafka.bootstrap, topic, [b"paused"], 0)
+        send(kafka.bootstrap, topic, [b"others"], 1)
+        await until("the other partition", lambda n=n: got(1) == n + 1)
+        assert got(0) == n, "a record of a paused partition came"
+        start = time.monotonic()
+        member.consumer.resume_partitions({tp})
+        await until("the resumed partition", lambda n=n: got(0) == n + 1)
+        took_s += time.monotonic() - start
+    assert took_s < cycles * 0.15, f"{cycles} resumes took {took_s:.1f} s"
+
+
+async def test_all_paused_wakes_up_at_once(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """With every partition paused there is no second of sleep (Faust's own consumer has one)."""
+    topic, tp = f"{prefix}in", TP(f"{prefix}in", 0)
+    make(kafka.bootstrap, topic)
+    member = await join(f"{prefix}group", topic)
+    await until("the assignment", member.settled)
+    start = time.monotonic()
+    for n in range(50):
+        member.consumer.pause_partitions({tp})
+        send(kafka.bootstrap, topic, [b"x"])
+        await asyncio.sleep(0.02)
+        member.consumer.resume_partitions({tp})
+        await until("the resumed partition", lambda n=n: len(member.values()) == n + 1)
+    assert time.monotonic() - start < 15
+
+
+async def test_partitions_of_one_number_stay_together(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """Partition p of all topics is at the same member, and each partition is at exactly one."""
+    topics = [f"{prefix}{name}" for name in ("clicks", "browses", "purchases")]
+    make(kafka.bootstrap, *topics, partitions=5)
+    members = [await join(f"{prefix}group", *topics)]
+    members.append(await join(f"{prefix}group", *topics))
+
+    def shared() -> bool:
+        held = [m.consumer.assignment() for m in members]
+        return all(held) and sum(map(len, held)) == 15 and all(m.settled() for m in members)
+
+    await until("both to have a share", shared)
+    homes = [{tp.partition for tp in m.consumer.assignment()} for m in members]
+    assert sorted(map(len, homes)) == [2, 3]
+    for member, partitions in zip(members, homes, strict=True):
+        assert member.consumer.assignment() == {TP(t, p) for t in topics for p in partitions}
+
+
+async def test_more_members_than_partitions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """A member that loses all its partitions in mid-stream lives on and takes over when the other leaves."""
+    topic = f"{prefix}in"
+    make(kafka.bootstrap, topic, partitions=1)
+    members = [await join(f"{prefix}group", topic)]
+    await until("the assignment", members[0].settled)
+    members.append(await join(f"{prefix}group", topic))
+    send(kafka.bootstrap, topic, numbers(1000))
+    await until("1,000 records", lambda: sum(len(m.values()) for m in members) == 1000)
+    await until("both to settle", lambda: all(m.settled() for m in members))
+    owner = next(m for m in members if m.consumer.assignment())
+    idle = members[1 - members.index(owner)]
+    assert not idle.consumer.assignment()
+    await owner.app.stop()
+    send(kafka.bootstrap, topic, numbers(1000, 1000))
+    await until("the other to take over", lambda: len(idle.values()) >= 1000)
+    assert owner.values() + idle.values() == numbers(2000)
