@@ -156,15 +156,20 @@ class Decoder:
     def _decode_together(self, records: Sequence[Record]) -> list[Event] | None:
         """All values in one call of the decoder, or None where one of them needs a look of its own.
 
-        A raw line break is white space between JSON values and forbidden inside a string, and no object
-        can end with the beginning of the next one, so values that each start with "{" and end with "}"
-        cannot melt into one; one that holds two objects shows by the count.
+        Each value must start with "{" and end with "}" and hold no line break. Then values joined by line
+        breaks cannot melt into one another: a raw line break is white space between JSON values and forbidden
+        inside a string, and inside an object no "}" is followed by a "{". A value that holds two objects
+        shows by the count.
         """
         values = [r.value or b"" for r in records]
-        if any(v[:1] != b"{" or v[-1:] != b"}" or len(v) > MAX_VALUE_BYTES for v in values):
+        joined = b"\n".join(values)
+        borders = len(values) - 1
+        if joined[:1] != b"{" or joined[-1:] != b"}" or max(map(len, values)) > MAX_VALUE_BYTES:
+            return None
+        if joined.count(b"\n") != borders or joined.count(b"}\n{") != borders:
             return None
         try:
-            events = self._json.decode_lines(b"\n".join(values))
+            events = self._json.decode_lines(joined)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         return events if len(events) == len(values) else None
@@ -237,11 +242,13 @@ class Decoder:
                     add(i, "invalid_field", "user_id", f"1 to {MAX_ID_BYTES} bytes, got {len(user)}")
                 elif r.key != user:
                     add(i, "key_mismatch", "user_id", "the record's key equal to user_id in UTF-8")
-        for i, e in enumerate(events):
-            if e.event_id and len(e.event_id) * 4 > MAX_ID_BYTES and len(e.event_id.encode()) > MAX_ID_BYTES:
+        # A character takes at most four bytes in UTF-8.
+        long = [i for i, e in enumerate(events) if e.event_id and len(e.event_id) > MAX_ID_BYTES // 4]
+        for i in long:
+            if len((events[i].event_id or "").encode()) > MAX_ID_BYTES:
                 add(i, "invalid_field", "event_id", f"at most {MAX_ID_BYTES} bytes")
-            if e.price is not None and e.price > MAX_PRICE:
-                add(i, "invalid_field", "price", f"a number from 0 to {MAX_PRICE:g}")
+        for i in np.flatnonzero(data["price"] > MAX_PRICE).tolist():
+            add(i, "invalid_field", "price", f"a number from 0 to {MAX_PRICE:g}")
         if kind != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "item_id, which a click or a purchase must have")

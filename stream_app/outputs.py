@@ -1,6 +1,6 @@
 """The output contract, version 1: predictions, flags and dead letters, and how a micro-batch of them is encoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgpack
@@ -11,7 +11,8 @@ from stream_app.records import INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
 FlagKind = Literal["anomaly", "fraud"]
-Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+NO_HEADERS: tuple[tuple[str, bytes], ...] = ()
 
 
 class NextEvent(msgspec.Struct, frozen=True, gc=False):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from model.runtime import Runtime, StepResult
 from stream_app.events import Events
 from stream_app.outputs import ItemScore, NextEvent, Prediction, encoder, output_id
+from stream_app.records import INPUT_TOPICS
 
 #: Digits behind the point. Five: shorter messages, and none that depends on how micro-batches were cut.
 DIGITS = 5
@@ -113,26 +114,39 @@ class PredictionEncoder:
 
     def ids(self, events: Events) -> list[str]:
         """`<topic>-<partition>-<offset>` of each event's source record."""
-        kinds, partitions = events.data["kind"].tolist(), events.data["partition"].tolist()
-        places = list(zip(kinds, partitions, strict=True))
-        prefix = {place: output_id(self.topic_prefix, *place) for place in set(places)}
-        return [f"{prefix[p]}{o}" for p, o in zip(places, events.data["offset"].tolist(), strict=True)]
+        prefix, code = self._prefixes(events)
+        return [f"{prefix[c]}{o}" for c, o in zip(code, events.data["offset"].tolist(), strict=True)]
 
-    def encode(self, ids: Sequence[str], events: Events, result: StepResult | None) -> list[bytes]:
+    def encode(self, events: Events, result: StepResult | None) -> list[bytes]:
         """The prediction of each event."""
         if self.output_format == "json":
-            return self._encode_json(ids, events, result)
+            return self._encode_json(events, result)
         encode = encoder(self.output_format)
-        return [encode(p) for p in predictions(self.label, self.runtime, ids, events, result)]
+        return [encode(p) for p in predictions(self.label, self.runtime, self.ids(events), events, result)]
 
-    def _encode_json(self, ids: Sequence[str], events: Events, result: StepResult | None) -> list[bytes]:
-        tails = [_NO_MODEL] * len(ids) if result is None else self._json_tails(result)
+    def _prefixes(self, events: Events) -> tuple[list[str], list[int]]:
+        """Ids without their offset, and which of them each event has."""
+        code = events.data["partition"] * len(INPUT_TOPICS) + events.data["kind"]
+        codes, which = np.unique(code, return_inverse=True)
+        places = [divmod(c, len(INPUT_TOPICS)) for c in codes.tolist()]
+        return [output_id(self.topic_prefix, kind, partition) for partition, kind in places], which.tolist()
+
+    def _encode_json(self, events: Events, result: StepResult | None) -> list[bytes]:
+        tails = [_NO_MODEL] * len(events) if result is None else self._json_tails(result)
         text, model = self._text, self._model
-        times = events.data["ts"].tolist()
+        prefixes, code = self._prefixes(events)
+        # Topic names hold nothing that JSON would escape.
+        start = [b'{"id":"' + prefix.encode() for prefix in prefixes]
         return [
-            b'{"id":%b,"user_id":%b,"ts":%d,"event_id":%b%b%b' % (text(i), text(u), t, text(e), model, tail)
-            for i, u, t, e, tail in zip(
-                ids, events.user.tolist(), times, events.event_id.tolist(), tails, strict=True
+            b'%b%d","user_id":%b,"ts":%d,"event_id":%b%b%b' % (start[c], o, text(u), t, text(e), model, tail)
+            for c, o, u, t, e, tail in zip(
+                code,
+                events.data["offset"].tolist(),
+                events.user.tolist(),
+                events.data["ts"].tolist(),
+                events.event_id.tolist(),
+                tails,
+                strict=True,
             )
         ]
 

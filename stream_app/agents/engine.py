@@ -7,6 +7,7 @@ it from one thread at a time.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from stream_app.agents.encode import PredictionEncoder
 from stream_app.agents.last import LastPredictions
 from stream_app.events import BadRecord, Decoder, Events
 from stream_app.names import Names, stable_hash
-from stream_app.outputs import Flag, Message, Prediction, dead_letter, encoder
+from stream_app.outputs import NO_HEADERS, Flag, Prediction, dead_letter, encoder
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings import Settings
 from stream_app.state import kernel
@@ -288,15 +289,18 @@ class Engine:
 
     def _publish(self, batch: Applied, result: StepResult | None, out: StepOutput) -> None:
         events = batch.events
-        ids = self._encoder.ids(events)
-        partitions, users = events.data["partition"].tolist(), events.user.tolist()
-        chosen = range(len(events)) if self.settings.emit == "all" else _latest(batch.slots)
-        bodies = self._encoder.encode(ids, events, result)
-        by_partition: dict[int, list[Message]] = {}
-        for i in chosen:
-            by_partition.setdefault(partitions[i], []).append((users[i].encode(), bodies[i], []))
-        for number, messages in by_partition.items():
-            out.outputs.setdefault((self._predictions, number), []).extend(messages)
+        keys = [user.encode() for user in events.user.tolist()]
+        messages = list(zip(keys, self._encoder.encode(events, result), repeat(NO_HEADERS), strict=False))
+        chosen = None if self.settings.emit == "all" else _latest(batch.slots)
+        # The events of one partition stand together.
+        partitions = events.data["partition"]
+        border = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(partitions)]
+        for start, end in pairwise(border):
+            wanted = (
+                messages[start:end] if chosen is None else [messages[i] for i in chosen if start <= i < end]
+            )
+            place = (self._predictions, int(partitions[start]))
+            out.outputs.setdefault(place, []).extend(wanted)
         found = rules.find(
             self.settings.rules,
             self.users.rows,
@@ -308,11 +312,15 @@ class Engine:
             result.type_probability if result else None,
             self.runtime.tail if self.runtime else None,
         )
-        for i, kind, score, reasons in found:
-            ts = int(events.data["ts"][i])
-            flag = Flag(ids[i], users[i], ts, events.event_id[i], self.label, kind, score, reasons)
-            message: Message = (users[i].encode(), self._encode(flag), [])
-            out.outputs.setdefault((self._flags, partitions[i]), []).append(message)
+        flagged = events.take([i for i, *_ in found])
+        for j, (id_, (i, kind, score, reasons)) in enumerate(
+            zip(self._encoder.ids(flagged), found, strict=True)
+        ):
+            ts = int(flagged.data["ts"][j])
+            user, event_id = flagged.user[j], flagged.event_id[j]
+            flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons)
+            place = (self._flags, int(partitions[i]))
+            out.outputs.setdefault(place, []).append((keys[i], self._encode(flag), NO_HEADERS))
         out.flags += len(found)
 
     def _rebuild_hidden(self, partition: int) -> None:

@@ -105,13 +105,13 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
             training.forget(plan)
             training.make_history(plan, _now_ms(), step)
         else:
-            step.note(f"{plan.events:,} events, kept from the last demo")
+            step.note(f"{plan.events:,} events, kept")
     with steps.step("The model") as step:
         if learned is None:
             learned = training.learn(plan, settings, step)
             step.note(f"{learned.label} trained")
         else:
-            step.note(f"{learned.label}, kept from the last demo (--fresh trains anew)")
+            step.note(f"{learned.label}, kept (--fresh trains anew)")
     steps.console.print(summary.quality(learned))
     with steps.step("The worker") as step:
         worker = held.start_worker(settings.device)
@@ -120,7 +120,7 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
     with steps.step("Live traffic") as step:
         truth = write_live(plan, _now_ms(), lambda n: step.progress(n, plan.events + plan.live, "generating"))
         hours = plan.seconds_of(plan.live) / 3600
-        step.note(f"{plan.live:,} records, the shop's last {hours:.1f} h, at {plan.rate:,} a second")
+        step.note(f"{plan.live:,} records, the shop's last {hours:.1f} h")
     live = Live(plan, worker, held.broker.bootstrap, Watch(truth, learned.popular, plan.partitions))
     with steps.step("Replay and answers", bar=False) as step, View(steps.console) as view:
         asyncio.run(live.run(view.refresh))

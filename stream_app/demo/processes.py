@@ -71,10 +71,9 @@ class Worker:
         code = self._process.poll()
         if code is not None:
             lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-            said = "\n  ".join(lines) or "nothing"
-            raise DemoError(
-                f"the worker ended with code {code}; it said (all of it is in {self._log}):\n  {said}"
-            )
+            own = [line for line in lines if line.startswith("foreclick: ")]  # its one sentence
+            said = "\n  ".join(own[-1:] or lines) or "nothing"
+            raise DemoError(f"the worker ended with code {code} (its log: {self._log}), saying:\n  {said}")
 
     def get(self, path: str, timeout_s: float = 5.0) -> str:
         """A page of its port. Raises OSError where it does not answer."""

@@ -125,7 +125,7 @@ def _flags(live: Live) -> Panel:
 def _trouble(live: Live) -> Panel:
     judged = verdict(live.watch)
     rows: list[tuple[str, ...]] = [("[dim]records[/]", "[dim]sent[/]", "[dim]found[/]")]
-    rows.append(("malformed: dead letters", f"{sum(p for p, _ in judged.dead.values()):,}", f"{dead:,}"))
+    rows.append(("malformed: dead letters", *(f"{n:,}" for n in judged.malformed)))
     rows.append(("sent twice: dropped", *(f"{n:,}" for n in judged.duplicates)))
     rows.append(("late, past their windows", "", f"{judged.late[1]:,}"))
     return _panel("Trouble, sent and found so far", *rows, widths=3)

@@ -92,8 +92,8 @@ class Watch:
 
     def mark(self) -> tuple[float, float]:
         """Events and predictions a second now."""
-        now = time.monotonic()
-        return self.event_rate.mark(now, int(self.answers.present.sum())), self.prediction_rate.mark(now, self.predictions)
+        now, events = time.monotonic(), int(self.answers.present.sum())
+        return self.event_rate.mark(now, events), self.prediction_rate.mark(now, self.predictions)
 
     def _take(self, topic: str, partition: int, records: list[Any]) -> None:
         if topic in INPUT_TOPICS:

@@ -17,8 +17,8 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
 def balance(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
     """Partitions of each member: as even as can be, moving as few as that allows.
 
-    `owned` says for each member which partitions it held before. Where two claim one, the first by name
-    keeps it. No member gets more than one partition more than another.
+    `owned` says for each member which partitions it held before. Where two claim one, whoever claims more
+    partitions keeps it. No member gets more than one partition more than another.
     """
     members = sorted(owned)
     free = set(partitions)
@@ -60,21 +60,24 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Partition numbers that exist in any subscribed topic, balanced over the members."""
+        """Partition numbers of all subscribed topics, balanced over the members.
+
+        Where whoever has a number does not subscribe to one of the topics, that topic's partition goes to
+        another member that does.
+        """
         topics = sorted({topic for m in members.values() for topic in m.subscription})
         counts = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
-        owned = {
-            member: msgspec.msgpack.decode(m.user_data, type=Owned).partitions if m.user_data else []
-            for member, m in members.items()
-        }
+        owned = {member: _owned(m.user_data) for member, m in members.items()}
         units = balance(set().union(*counts.values()), owned)
+        owner = {p: member for member, partitions in units.items() for p in partitions}
+        given: dict[str, list[tuple[str, list[int]]]] = {member: [] for member in members}
+        for topic in topics:
+            takers = sorted(m for m, metadata in members.items() if topic in metadata.subscription)
+            at = {p: owner[p] if owner[p] in takers else takers[p % len(takers)] for p in counts[topic]}
+            for member in takers:
+                given[member].append((topic, sorted(p for p in at if at[p] == member)))
         return {
-            member: ConsumerProtocolMemberAssignment(
-                self.version,
-                [(topic, [p for p in units[member] if p in counts[topic]]) for topic in topics],
-                b"",
-            )
-            for member in members
+            member: ConsumerProtocolMemberAssignment(self.version, given[member], b"") for member in members
         }
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
@@ -86,3 +89,11 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Remembers what this member now holds."""
         self._owned = sorted({p for _, partitions in assignment.assignment for p in partitions})
+
+
+def _owned(user_data: bytes) -> list[int]:
+    """What a member said of itself; nothing where it did not, or said it in another version's words."""
+    try:
+        return msgspec.msgpack.decode(user_data, type=Owned).partitions
+    except msgspec.MsgspecError:
+        return []

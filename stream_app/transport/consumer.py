@@ -84,17 +84,37 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             if tp in fetched or self._position(tp) > before[tp] >= 0
         ]
 
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Goes back to the committed offsets, which are returned; None where nothing was committed yet."""
+        return await self.call_thread(self._seek_to_committed)
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        # aiokafka's own leaves a partition of which nothing was committed where it is, which would lose what
+        # was fetched of it and dropped; it fails where a rebalance is faster; and without any partition.
+        consumer = self._ensure_consumer()
+        committed = {TP(*tp): await consumer.committed(tp) for tp in consumer.assignment()}
+        fresh = [tp for tp, offset in committed.items() if offset is None]
+        begin = await consumer.beginning_offsets(fresh) if fresh else {}
+        for tp in consumer.assignment() & set(committed):
+            offset = committed[tp]
+            consumer.seek(tp, begin[tp] if offset is None else offset)
+        return committed
+
     def _position(self, tp: TP) -> int:
         # `AIOKafkaConsumer.position()` reads the same value but waits for one that is not there yet.
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        state = assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
+        state = self._state(tp)
         return state.position if state is not None and state.has_valid_position else -1
+
+    def _state(self, tp: TP) -> Any:
+        # In one step, since other threads ask too: a rebalance may put another assignment in its place.
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        return assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
 
     def end_of(self, tp: TP) -> int | None:
         """See `BatchConsumer.end_of`."""
-        consumer = self._ensure_consumer()
+        state = self._state(tp)
         # Reading committed records only, what lies beyond the last stable offset cannot be read yet.
-        return consumer.last_stable_offset(tp) if tp in consumer.assignment() else None
+        return state.lso if state is not None else None
 
 
 class BatchConsumer(driver.Consumer):
