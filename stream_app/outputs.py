@@ -1,6 +1,6 @@
 """The output contract, version 1: predictions, flags and dead letters, and how a micro-batch of them is encoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgpack
@@ -11,8 +11,9 @@ from stream_app.records import INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
 FlagKind = Literal["anomaly", "fraud"]
-Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
-NO_HEADERS: tuple[tuple[str, bytes], ...] = ()
+#: Key, value and headers. aiokafka takes headers as a list and nothing else.
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+NO_HEADERS: list[tuple[str, bytes]] = []  # shared by all messages without any, and never changed
 
 
 class NextEvent(msgspec.Struct, frozen=True, gc=False):

@@ -3,7 +3,6 @@
 import base64
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -115,7 +114,7 @@ def _open(out: Path, name: str) -> BinaryIO:
         raise RunError(f"cannot write to {out}: {error.strerror}") from error
 
 
-def _dead_letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> bytes:
+def _dead_letter(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> bytes:
     return msgspec.json.encode(
         {"key": _text(key), "value": _text(value), "headers": {name: _text(v) for name, v in headers}}
     )

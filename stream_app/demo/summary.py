@@ -96,7 +96,6 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
             ("look a user up", f"curl http://{live.worker.web}/users/{user}/"),
             ("metrics", f"curl http://{live.worker.web}/metrics"),
             ("follow flags", f"foreclick tail flags --brokers {bootstrap}"),
-            ("more traffic", f"foreclick replay {plan.live_recording} --brokers {bootstrap}"),
             ("stop it all", f"foreclick demo --stop{_data_dir(plan)}"),
         ]
     else:

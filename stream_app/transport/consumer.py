@@ -22,6 +22,8 @@ from stream_app.transport.assignor import CopartitionedAssignor
 FETCH_MAX_WAIT_MS = 250
 #: How long a drain waits for records or for a partition to be resumed before it looks around again.
 POLL_S = 0.5
+#: The same while a partition is paused: a fetch under way does not see that it is resumed.
+PAUSED_POLL_S = 0.02
 
 
 class FetchedBatch(NamedTuple):
@@ -219,7 +221,7 @@ class BatchConsumer(driver.Consumer):
             self._resumed.clear()
             await self.wait_first(self._resumed.wait(), self._stopped.wait(), timeout=POLL_S)
             return
-        batches = await self._thread.fetch(active, POLL_S)
+        batches = await self._thread.fetch(active, PAUSED_POLL_S if self._paused_partitions else POLL_S)
         if stopping() or not batches:
             return
         if not self._belongs(batches):

@@ -12,7 +12,7 @@ from faust.transport.drivers import aiokafka as driver
 BATCH_BYTES = 512 * 1024
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
-Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Built(NamedTuple):
