@@ -21,7 +21,8 @@ import torch
 
 from model import calibrate, evaluate
 from model.interactions import Interactions, from_events
-from model.train import Progress, TrainSettings, train
+from model.settings import TrainSettings
+from model.train import Progress, train
 
 FLOOR = {"recall@20": 0.655, "mrr@20": 0.36}
 #: Chosen on the last 15 % of `train_tr`.

@@ -21,7 +21,7 @@ from model.loss import Examples, Loss
 from model.metrics import mrr_at, ranks
 from model.network import Network, Shape
 from model.sequences import Targets
-from model.settings import TrainSettings as TrainSettings
+from model.settings import TrainSettings
 from model.vocabulary import Vocabulary
 
 

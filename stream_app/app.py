@@ -24,7 +24,8 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
     The pipeline is at `app.pipeline`, the state at `app.tables["users"]`.
     """
-    host, port = settings.web_address or ("127.0.0.1", 0)
+    # Faust wants a port even where none is opened.
+    host, port = settings.web_address or ("127.0.0.1", 6066)
     app = faust.App(
         settings.group,
         broker=[URL(f"batch://{broker}") for broker in settings.brokers],

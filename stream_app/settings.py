@@ -114,7 +114,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "127.0.0.1:6066"
 
-    model: Annotated[Path | None, _doc("model folder; without one there are windows and rules only")] = None
+    model: Annotated[
+        Path | None,
+        _doc("model folder; without one there are windows and rules, and predictions without content"),
+    ] = None
     device: Annotated[
         str,
         _doc(

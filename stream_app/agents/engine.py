@@ -309,7 +309,6 @@ class Engine:
             batch.features,
             batch.applied,
             result.p_value if result else None,
-            result.type_probability if result else None,
             self.runtime.tail if self.runtime else None,
         )
         flagged = events.take([i for i, *_ in found])

@@ -76,6 +76,7 @@ class Pipeline(Service):
         self._paused: set[TP] = set()
         self._in_flight: deque[asyncio.Future[Any]] = deque()  # outputs since the last checkpoint
         self._generation: int | None = None  # None while partitions are changing hands
+        self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._recovering: asyncio.Task[None] | None = None
         self._log_end: dict[int, int] = {}  # end of the changelog after our own last write
         self._next_checkpoint = self._next_expiry = self._next_gauges = 0.0
@@ -87,6 +88,9 @@ class Pipeline(Service):
 
     async def receive(self, batch: FetchedBatch) -> None:
         """Takes a fetched batch over; one of an older generation is dropped, since it will be fetched again."""
+        # Faust lets batches of the new generation come while `on_assigned` is still at work. To drop one of
+        # them would lose its records, since nobody seeks back for it.
+        await self._settled.wait()
         if batch.generation != self._generation or batch.tp.partition not in self.engine.partitions:
             return
         self._incoming.append(batch)
@@ -116,6 +120,7 @@ class Pipeline(Service):
             self._held.clear()
             self._incoming.clear()
             self._generation = app.consumer_generation_id
+        self._settled.set()
         log.info("partitions assigned", partitions=sorted(mine), to_recover=sorted(stale))
         if stale:
             self._recovering = asyncio.create_task(self._recover(sorted(stale)))
@@ -125,6 +130,7 @@ class Pipeline(Service):
 
     async def on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Finishes what is under way, commits it and forgets what is only buffered."""
+        self._settled.clear()
         self._generation = None
         self.health.set_assigned(None)
         await self._stop_recovering()
@@ -139,6 +145,7 @@ class Pipeline(Service):
         """The last checkpoint, while consumer and producer still run."""
         self._closing = True
         self._generation = None
+        self._settled.set()
         self._work.set()
         await self._stop_recovering()
         if self.app.crash_reason is not None:

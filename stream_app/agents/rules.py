@@ -28,7 +28,6 @@ def find(
     features: npt.NDArray[np.float32],  # (n, len(WINDOW_FEATURES))
     applied: npt.NDArray[np.void],  # (n,) APPLIED_EVENT
     p_value: npt.NDArray[np.float32] | None,  # (n,) of the model's surprise
-    probability: npt.NDArray[np.float32] | None,  # (n,) the model gave to the event's type
     tail: Tail | None,
 ) -> list[tuple[int, FlagKind, float, list[Reason]]]:
     """(event, kind, score, reasons) of each event to flag, in their order.
@@ -64,9 +63,8 @@ def find(
             last[code] = now
             if code == _UNLIKELY:
                 assert p_value is not None
-                assert probability is not None
-                value, limit, p = float(probability[i]), rules.surprise_p, float(p_value[i])
-                reasons.append(Reason(REASON_CODES[code], round(value, 6), limit))
+                p = float(p_value[i])
+                reasons.append(Reason(REASON_CODES[code], round(p, 6), rules.surprise_p))
             elif code == _AMOUNT:
                 mean = float(applied["amount_mean"][i])
                 reasons.append(Reason(REASON_CODES[code], round(float(ratio[i]) * mean, 2), round(mean, 2)))

@@ -67,7 +67,9 @@ def demo(
 
 def _run(plan: Plan, settings: Settings, console: Console, *, fresh: bool, keep: bool) -> None:
     if runs(plan):
-        raise DemoError("an earlier demo is still running here: end it with `foreclick demo --stop`")
+        raise DemoError(
+            f"an earlier demo is still running here: end it with `foreclick demo --stop{plan.data_dir_option}`"
+        )
     begun = time.monotonic()
     steps = Steps(console, _STEPS)
     with started(plan) as held:

@@ -123,12 +123,13 @@ def _start(record: ConsumerRecord, user: str) -> Text:
 def prediction_line(record: ConsumerRecord) -> Text:
     """A prediction on one line: the next event, the chance of a purchase, the items."""
     value = _decoded(record)
-    events = value.get("next_event", {})
+    events = value.get("next_event") or {}  # null without a model
+    bought = value.get("purchase_probability")
     items = ", ".join(f"{each['item_id']} {each['score']:.3g}" for each in value.get("items", [])[:5])
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
             *(f"{kind} {share:4.0%}  " for kind, share in events.items()),
-            (f"buys {value.get('purchase_probability', 0.0):4.0%}", "bold"),
+            ("no model" if bought is None else f"buys {bought:4.0%}", "bold"),
             ("  items ", "dim"),
             items or "-",
         )

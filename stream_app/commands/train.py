@@ -36,8 +36,8 @@ def train(
     The latest part of the events is kept for early stopping and calibration.
     """
     from model.export import export
+    from model.settings import TrainSettings
     from model.train import Progress as Trained
-    from model.train import TrainSettings
     from model.train import train as fit
 
     console = Console(stderr=True)

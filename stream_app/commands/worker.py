@@ -77,6 +77,8 @@ async def _run(settings: Settings) -> None:
         os._exit(1)
     if app.crash_reason is not None:
         reason: Any = app.crash_reason
+        if isinstance(reason, ForeclickError):  # says itself what to do
+            raise WorkerError(f"the worker stopped: {reason}") from reason
         raise WorkerError(
             f"the worker stopped: {reason or type(reason).__name__}; nothing is lost, start it again"
         )

@@ -38,6 +38,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return max(400, self.events // _EVENTS_PER_USER)
 
     @property
+    def data_dir_option(self) -> str:
+        """What a command needs to find this demo again."""
+        return "" if self.folder == Path(".foreclick/demo") else f" --data-dir {self.folder.parent}"
+
+    @property
     def history(self) -> Path:
         """The recording that the model learns from."""
         return self.folder / "history.stream"

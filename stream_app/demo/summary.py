@@ -1,6 +1,6 @@
 """The end of the demo: figures with their targets beside them, and where to look next."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,14 +8,16 @@ from rich.table import Table
 
 from stream_app.demo.live import Live, check_sent
 from stream_app.demo.plan import Plan
-from stream_app.demo.training import Learned
 from stream_app.demo.verdict import Verdict, milliseconds, percent
+
+if TYPE_CHECKING:  # torch takes seconds to load
+    from stream_app.demo.training import Learned
 
 #: From broker append to a readable prediction, 99 of 100, at a steady rate of up to 2,000 events/s.
 P99_MS = 150
 
 
-def quality(learned: Learned) -> Table:
+def quality(learned: "Learned") -> Table:
     """How good the model is on events it has not seen, beside simple baselines."""
     report = learned.report
     table = Table(title=f"{learned.label} on the latest tenth of the history, which it has not seen")
@@ -96,18 +98,14 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
             ("look a user up", f"curl http://{live.worker.web}/users/{user}/"),
             ("metrics", f"curl http://{live.worker.web}/metrics"),
             ("follow flags", f"foreclick tail flags --brokers {bootstrap}"),
-            ("stop it all", f"foreclick demo --stop{_data_dir(plan)}"),
+            ("stop it all", f"foreclick demo --stop{plan.data_dir_option}"),
         ]
     else:
-        lines.append(("keep it running", f"foreclick demo --keep{_data_dir(plan)}"))
+        lines.append(("keep it running", f"foreclick demo --keep{plan.data_dir_option}"))
     console.print("\n[bold]Where to look next[/]")
     for name, what in lines:
         # Unwrapped, so that a command can be copied whole.
         console.print(f"  [dim]{name:<16}[/] {escape(str(what))}", highlight=False, soft_wrap=True)
-
-
-def _data_dir(plan: Plan) -> str:
-    return "" if str(plan.folder.parent) == ".foreclick" else f" --data-dir {plan.folder.parent}"
 
 
 def _same(pair: tuple[int, int]) -> bool:

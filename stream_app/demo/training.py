@@ -14,8 +14,9 @@ from model.evaluate import evaluate
 from model.export import export
 from model.folder import ModelError
 from model.runtime import Runtime
+from model.settings import TrainSettings
 from model.train import Progress as Epoch
-from model.train import TrainSettings, split_time, train
+from model.train import split_time, train
 from stream_app.agents.offline import interactions
 from stream_app.demo.plan import DemoError, Plan
 from stream_app.demo.steps import Step

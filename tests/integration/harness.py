@@ -94,6 +94,24 @@ class Worker:
         wait_for("the worker to be ready", self.ready, limit_s)
         return self
 
+    def wait_end(self, limit_s: float = 60.0) -> tuple[int, str]:
+        """Exit code and log of a worker that is to end by itself."""
+        try:
+            return self.process.wait(limit_s), self.text()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"the worker still runs after {limit_s:.0f} s:\n{self.text()[-4000:]}"
+            ) from None
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over its series that have these labels."""
+        total = 0.0
+        for line in self.get("/metrics")[1].splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
+                total += float(value)
+        return total
+
     def text(self) -> str:
         """The log so far."""
         return self.log.read_text()
@@ -162,6 +180,20 @@ def produce(bootstrap: str, prefix: str, records: Iterable[Record]) -> int:
     assert producer.flush(60) == 0, "records were not acknowledged within 60 s"
     assert not failed, failed[:3]
     return count
+
+
+def clicks(n: int, users: int = 40, partitions: int = 4, topic: str = "clicks") -> list[Record]:
+    """Good events, one a second, of users in turn; as many in each partition."""
+    offsets = [0] * partitions
+    records = []
+    for i in range(n):
+        partition = i % partitions
+        user = f"u{partition}-{i // partitions % max(1, users // partitions)}"
+        value = {"user_id": user, "ts": 1_700_000_000_000 + 1000 * i, "item_id": f"i{i % 97}"}
+        body = json.dumps(value).encode()
+        records.append(Record(topic, partition, offsets[partition], 0, user.encode(), body, ()))
+        offsets[partition] += 1
+    return records
 
 
 class Reader:
@@ -233,6 +265,6 @@ def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int
 
 
 __all__ = [
-    "AdminClient", "Reader", "Worker", "committed", "free_port", "make_topics", "produce", "read_all",
+    "AdminClient", "Reader", "Worker", "clicks", "committed", "free_port", "make_topics", "produce", "read_all",
     "settings_for", "wait_for", "workers",
 ]  # fmt: skip

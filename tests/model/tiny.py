@@ -7,7 +7,8 @@ import torch
 
 from model.export import export
 from model.interactions import Interactions, from_events
-from model.train import Trained, TrainSettings, train
+from model.settings import TrainSettings
+from model.train import Trained, train
 
 ITEMS = 40
 CATEGORIES = 5

@@ -43,7 +43,6 @@ class Batch:
         return self
 
     def find(self, tail: rules.Tail | None = None, limits: Rules = LIMITS) -> list[tuple]:
-        probability = None if self.p_value is None else np.full(len(self.slots), 0.25, np.float32)
         return rules.find(
             limits,
             self.rows,
@@ -52,7 +51,6 @@ class Batch:
             self.features,
             self.applied,
             self.p_value,
-            probability,
             tail,
         )
 
@@ -63,7 +61,7 @@ EDGES = [
     ("many_items", 4, 5, 5, 4),
     ("purchase_rate", 3, 4, 4, 3),
     ("amount_jump", 2.0, 2.5, 25, 10),
-    ("unlikely_event", 0.0101, 0.0099, 0.25, 0.01),
+    ("unlikely_event", 0.0101, 0.0099, 0.0099, 0.01),
 ]
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.structs import ConsumerRecord
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
+from stream_app.commands.tail import prediction_line
 from stream_app.settings import load_settings
 from stream_app.topics import ensure_topics
 
@@ -85,6 +87,13 @@ def test_readable_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[
     assert "fraud 0.980" in flag and "click_rate 88 (expected 60)" in flag
     (dead,) = lines(capsys, "dead-letters", "--limit", "1", *written)
     assert "bad_json  clicks-0-17  not JSON" in dead
+
+
+def test_a_prediction_without_a_model_is_readable() -> None:
+    """A worker without a model publishes nulls, which a person sees as what they are."""
+    value = {**PREDICTION, "next_event": None, "purchase_probability": None, "items": [], "model": "none"}
+    record = ConsumerRecord("predictions", 0, 0, 1, 0, b"u1", json.dumps(value).encode(), None, 0, 0, ())
+    assert "no model" in prediction_line(record).plain
 
 
 def test_json_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,259 @@
+"""What an operator sees of a worker: health, metrics, look-ups, logs, the table."""
+
+import asyncio
+import json
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from stream_app.app import create_app
+from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
+from tests.integration.harness import (
+    Reader,
+    Worker,
+    clicks,
+    make_topics,
+    produce,
+    read_all,
+    settings_for,
+    wait_for,
+    workers,
+)
+from tests.integration.test_transport import until
+from tests.model.tiny import tiny_model
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+Start = Callable[..., Worker]
+T0 = 1_700_000_000_000  # Unix ms
+
+#: Series that a dashboard may rely on (item 11 of the first issue).
+NAMES = (
+    "foreclick_events_total", "foreclick_outputs_total", "foreclick_dead_letters_total",
+    "foreclick_duplicates_total", "foreclick_late_events_total", "foreclick_out_of_order_events_total",
+    "foreclick_commits_total", "foreclick_evictions_total", "foreclick_rebalances_total",
+    "foreclick_recovered_records_total", "foreclick_recovery_seconds_total",
+    "foreclick_consumer_lag_records", "foreclick_watermark_delay_seconds", "foreclick_resident_users",
+    "foreclick_ready", "foreclick_model_info", "foreclick_batch_events_bucket",
+    "foreclick_stage_seconds_bucket", "foreclick_latency_seconds_bucket", "process_resident_memory_bytes",
+)  # fmt: skip
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts workers that are ended with the test."""
+    with workers() as starter:
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained model."""
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def probe(worker: Worker, path: str) -> tuple[int, Any] | None:
+    """Status and body of a page, None while the port is not open."""
+    worker.check()
+    try:
+        return worker.get(path)
+    except (urllib.error.URLError, ConnectionError):
+        return None
+
+
+def known_stream(bad: bool = True) -> tuple[list[Record], dict[str, Any]]:
+    """A stream of which all totals are known: 2 partitions, 3 topics."""
+    records: list[Record] = []
+    offsets: dict[tuple[str, int], int] = {}
+
+    def add(topic: str, partition: int, value: Any, key: bytes = b"k") -> None:
+        offset = offsets.get((topic, partition), 0)
+        offsets[topic, partition] = offset + 1
+        body = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
+        records.append(Record(topic, partition, offset, 0, key, body, ()))
+
+    for i in range(300):
+        user = {"user_id": f"u{i % 6}", "ts": T0 + 1000 * i, "event_id": f"e{i}"}
+        partition = i % 2
+        add(("clicks", "browses", "purchases")[i % 3], partition, {**user, "item_id": f"item-{i % 30}"})
+    for i in range(0, 300, 50):  # seen before
+        value = {
+            "user_id": f"u{i % 6}",
+            "ts": T0 + 1000 * i,
+            "event_id": f"e{i}",
+            "item_id": f"item-{i % 30}",
+        }
+        add(("clicks", "browses", "purchases")[i % 3], i % 2, {**value, "ts": T0 + 300_000})
+    for partition in (0, 1):  # ten minutes behind the watermark
+        add("browses", partition, {"user_id": f"u{partition}", "ts": T0 - 600_000, "event_id": "old"})
+    add("clicks", 0, b"\xff")
+    add("clicks", 1, b"\xff")
+    add("purchases", 0, {"user_id": "u0", "ts": T0})
+    return records, {"click": 100, "browse": 102, "purchase": 100}
+
+
+async def test_metrics_and_health_of_a_known_stream(
+    kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
+) -> None:
+    """All promised series are there and their totals are those of the stream, before and after a restart."""
+    await make_topics(kafka.bootstrap, prefix, partitions=2)
+    records, events = known_stream()
+    good = sum(events.values())
+    worker = start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready()
+    produce(kafka.bootstrap, prefix, records)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("all predictions", lambda m: len(m) >= good)
+    wait_for("no lag", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 20)
+    text = worker.get("/metrics")[1]
+    for name in NAMES:
+        assert f"\n{name}" in text, name
+    for kind, count in events.items():
+        assert worker.metric("foreclick_events_total", type=kind) == count, kind
+    assert worker.metric("foreclick_outputs_total", topic=f"{prefix}predictions") == good
+    assert worker.metric("foreclick_outputs_total", topic=f"{prefix}dead-letters") == 3
+    assert worker.metric("foreclick_outputs_total", topic=f"{prefix}flags") == len(
+        read_all(kafka.bootstrap, f"{prefix}flags")
+    )
+    letters = [
+        dict(m.headers())["foreclick.reason"] for m in read_all(kafka.bootstrap, f"{prefix}dead-letters")
+    ]
+    for reason in set(letters):
+        shown = worker.metric("foreclick_dead_letters_total", reason=reason.decode())
+        assert shown == letters.count(reason)
+    assert worker.metric("foreclick_duplicates_total") == 6
+    assert worker.metric("foreclick_late_events_total") == 2
+    assert worker.metric("foreclick_commits_total", result="ok") >= 1
+    assert worker.metric("foreclick_commits_total", result="failed") == 0
+    assert worker.metric("foreclick_resident_users") == 6
+    assert worker.metric("foreclick_latency_seconds_count") == good
+    assert worker.metric("foreclick_batch_events_sum") == good
+    assert worker.metric("foreclick_recovered_records_total") == 0
+    assert worker.metric("foreclick_model_info", name="tiny") == 1
+    assert worker.metric("foreclick_ready") == 1
+    assert worker.stop() == 0
+    reader.close()
+    again = start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready()
+    assert again.metric("foreclick_recovered_records_total") >= 8  # six users, two partitions
+    assert again.metric("foreclick_events_total") == 0
+    wait_for("the gauges", lambda: again.metric("foreclick_resident_users") == 6, 10)
+    assert again.stop() == 0
+
+
+async def test_look_ups(kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path) -> None:
+    """A user's page shows windows, events and the last prediction; odd ids are found, unknown ones are a 404."""
+    await make_topics(kafka.bootstrap, prefix, partitions=1)
+    odd = ["u 1", "ä/ö", "a?b&c=d", "100%", "..", "x" * 128, "日本", "a+b"]
+    records = [
+        Record("clicks", 0, i, 0, user.encode(), json.dumps({"user_id": user, "ts": T0 + i, "item_id": "item-3"}).encode(), ())
+        for i, user in enumerate(odd)
+    ]  # fmt: skip
+    worker = start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready()
+    produce(kafka.bootstrap, prefix, records)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    messages = reader.read_until("all predictions", lambda m: len(m) >= len(odd))
+    reader.close()
+    published = {p["user_id"]: p for p in (json.loads(m.value()) for m in messages)}
+    for i, user in enumerate(odd):
+        status, shown = worker.get(f"/users/{quote(user, safe='')}/")
+        assert status == 200, user
+        assert (shown["user_id"], shown["events"], shown["clock"]) == (user, 1, T0 + i)
+        assert shown["recent"][0]["item_id"] == "item-3"
+        assert shown["windows"]["1h"]["click"] == 1
+        assert shown["last_prediction"]["model"] == published[user]["model"]
+        assert shown["last_prediction"]["items"] == published[user]["items"]
+    for unknown in ("nobody", "%00", quote("ä" * 100, safe="")):
+        status, shown = worker.get(f"/users/{unknown}/")
+        assert status == 404
+        assert "error" in shown
+    assert worker.stop() == 0
+
+
+async def test_readiness_through_the_life_of_a_worker(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """Live at once, ready only with partitions and state; a 503 says what is waited for."""
+    await make_topics(kafka.bootstrap, prefix, partitions=2)
+    produce(kafka.bootstrap, prefix, clicks(60_000, users=60_000, partitions=2))
+    first = start(tmp_path, kafka.bootstrap, prefix)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("all predictions", lambda m: len(m) >= 60_000)
+    reader.close()
+    assert first.stop() == 0
+    again = start(tmp_path, kafka.bootstrap, prefix)
+    seen: dict[str, str] = {}
+
+    def look() -> bool:
+        answer = probe(again, "/health/ready")
+        if answer is None:
+            return False
+        status, body = answer
+        assert (status == 200) == body["ok"]
+        assert status in (200, 503)
+        for check, detail in body["checks"].items():
+            if not detail.startswith("ok"):
+                seen[check] = detail
+        if status == 503:
+            assert any(not detail.startswith("ok") for detail in body["checks"].values())
+            assert again.get("/health/live")[0] == 200
+        return status == 200
+
+    wait_for("the worker to be ready", look, every_s=0.0)
+    assert seen.get("assigned") == "waiting for the group to hand out partitions"
+    assert seen.get("recovered", "").startswith(("state not read back", "reading state back")), seen
+    assert again.metric("foreclick_recovered_records_total") >= 60_000
+    assert again.get("/users/u1-29999/")[1]["events"] == 1
+    # More workers than partitions: the third has nothing to do and says so.
+    others = [start(tmp_path / str(n), kafka.bootstrap, prefix) for n in range(2)]
+
+    def idle() -> list[Any]:
+        answers = [probe(w, "/health/ready") for w in (again, *others)]
+        ready = [a for a in answers if a is not None and a[0] == 200]
+        return [a[1] for a in answers if a is not None and a[0] == 503] if len(ready) == 2 else []
+
+    (body,) = wait_for("one worker without partitions", idle)
+    assert body["checks"]["assigned"] == "the group has more workers than partitions: none for this one"
+    assert [w.stop() for w in (again, *others)] == [0, 0, 0]
+
+
+async def test_logs_are_json(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
+    """Every line of the log, libraries and warnings included, is one JSON object with the same basic fields."""
+    await make_topics(kafka.bootstrap, prefix)
+    worker = start(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
+    produce(kafka.bootstrap, prefix, clicks(100))
+    wait_for("the events", lambda: worker.metric("foreclick_events_total") == 100)
+    assert worker.stop() == 0
+    lines = [json.loads(line) for line in worker.text().splitlines()]
+    assert all({"level", "logger", "timestamp", "message"} <= set(line) for line in lines)
+    said = [line["message"] for line in lines if line["logger"].startswith("stream_app")]
+    for message in ("worker starts", "partitions assigned", "state recovered", "stopped cleanly"):
+        assert message in said
+    assert not [line for line in lines if line["level"] in ("error", "critical")]
+
+
+async def test_the_table_reads_a_user(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
+    """A Faust user finds the state at app.tables["users"], for reading only, as the look-up shows it."""
+    await make_topics(kafka.bootstrap, prefix)
+    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
+    app = create_app(settings, None, partitions=4)
+    await app.start()
+    try:
+        table = app.tables["users"]
+        await asyncio.to_thread(produce, kafka.bootstrap, prefix, clicks(400))
+        await until("all users", lambda: len(table) == 40 and table.get("u3-9", {}).get("events") == 10)
+        assert "u1-1" in table
+        assert "nobody" not in table
+        with pytest.raises(KeyError):
+            table["nobody"]
+        assert table["u1-1"]["windows"]["1h"]["click"] == 10
+        assert sorted(table) == sorted(f"u{p}-{n}" for p in range(4) for n in range(10))
+        shown = await app.pipeline.look_up("u1-1")
+        assert {**table["u1-1"], "last_prediction": None} == shown
+        with pytest.raises(TypeError, match="for reading"):
+            table["u1-1"] = {}
+    finally:
+        await app.stop()

@@ -1,0 +1,319 @@
+"""Trouble of every kind: what is wrong is said in one sentence, and nothing is lost."""
+
+import asyncio
+import json
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from model.runtime import ModelError, Runtime
+from stream_app.app import create_app
+from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
+from stream_app.state.users import META_KEY
+from stream_app.topics import ensure_topics
+from tests.integration.harness import (
+    Reader,
+    Worker,
+    clicks,
+    committed,
+    free_port,
+    make_topics,
+    produce,
+    read_all,
+    settings_for,
+    wait_for,
+    workers,
+)
+from tests.integration.test_transport import Member, until
+from tests.model.tiny import tiny_model
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts workers that are ended with the test."""
+    with workers() as starter:
+        yield starter
+
+
+def ids_of(records: list[Record], prefix: str) -> set[str]:
+    """The prediction ids that the records must get."""
+    return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
+
+
+def ids(messages: list[Any]) -> Counter[str]:
+    """How often each prediction id is there."""
+    return Counter(json.loads(m.value())["id"] for m in messages)
+
+
+def sentence(worker: Worker, limit_s: float = 60.0) -> str:
+    """What a worker that cannot start says for a person: its last line, with exit code 1 and no traceback."""
+    code, text = worker.wait_end(limit_s)
+    assert code == 1, text[-3000:]
+    assert "Traceback" not in text, text[-3000:]
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("foreclick: ")
+    return last.removeprefix("foreclick: ")
+
+
+# --- it cannot start
+
+
+def test_no_broker(start: Start, tmp_path: Path) -> None:
+    """Without a broker the worker gives up in bounded time and says which address it tried."""
+    address = f"127.0.0.1:{free_port()}"
+    said = sentence(start(tmp_path, address, "p-"), 40)
+    assert f"no Kafka broker answers at {address}" in said
+
+
+async def test_missing_and_unequal_topics(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """Topics that are missing or have another number of partitions are named."""
+    said = sentence(start(tmp_path, kafka.bootstrap, prefix))
+    assert f"topic {prefix}clicks is missing" in said
+    assert f"topic {prefix}predictions is missing" in said
+    other = f"b{prefix}"
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    admin.create_topics([NewTopic(f"{other}browses", 3, 1)])[f"{other}browses"].result(20)
+    counts = {"clicks": 4, "purchases": 4, "predictions": 4, "flags": 4, "dead-letters": 4}
+    made = admin.create_topics([NewTopic(f"{other}{name}", n, 1) for name, n in counts.items()])
+    for future in made.values():
+        future.result(20)
+    said = sentence(start(tmp_path, kafka.bootstrap, other))
+    assert f"topic {other}browses has 3 partitions but {other}clicks has 4" in said
+
+
+def test_model_folder_missing_or_damaged(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """A missing model folder and a flipped byte in any of its files are told, with the folder's name."""
+    asyncio.run(make_topics(kafka.bootstrap, prefix))
+    missing = start(tmp_path / "a", kafka.bootstrap, prefix, model=tmp_path / "nothing")
+    good = tiny_model(tmp_path / "good")
+    bad = tmp_path / "bad"
+    files = sorted(f.relative_to(good) for f in good.rglob("*") if f.is_file())
+    assert len(files) > 2
+    for file in files:
+        shutil.copytree(good, bad, dirs_exist_ok=True)
+        content = bytearray((bad / file).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bad / file).write_bytes(content)
+        with pytest.raises(ModelError) as caught:
+            Runtime.load(bad, "cpu")
+        assert str(bad) in str(caught.value), file
+        assert "\n" not in str(caught.value)
+    assert str(tmp_path / "nothing") in sentence(missing)
+    assert str(bad) in sentence(start(tmp_path / "b", kafka.bootstrap, prefix, model=bad))
+
+
+def test_all_wrong_settings_are_listed(start: Start, tmp_path: Path) -> None:
+    """Three mistakes are told at once, each with the name of its variable."""
+    worker = start(tmp_path, "nonsense", "p-", max_batch="many", guarantee="exactly_once")
+    code, text = worker.wait_end()
+    assert code == 1
+    assert "3 settings are wrong" in text
+    for name in ("FORECLICK_BROKERS", "FORECLICK_MAX_BATCH", "FORECLICK_GUARANTEE"):
+        assert name in text
+    assert "Traceback" not in text
+
+
+async def test_changelog_of_another_format(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """State that another version wrote is not guessed at: the worker stops and says so."""
+    await make_topics(kafka.bootstrap, prefix)
+    settings = settings_for(kafka.bootstrap, prefix)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    meta = {
+        "format": 999, "row_bytes": 1, "hidden": 0, "model": "none", "watermark": 0, "sequence": 0,
+        "positions": [0, 0, 0], "generation": 1,
+    }  # fmt: skip
+    producer.produce(settings.changelog, msgspec.msgpack.encode(meta), META_KEY, 0)
+    assert producer.flush(20) == 0
+    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
+    assert code == 1
+    last = text.strip().splitlines()[-1]
+    assert "the changelog has state format 999" in last
+    assert "FORECLICK_GROUP" in last
+    assert "start it again" not in last, "it would fail in the same way"
+
+
+# --- it stops, or others do
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_broker_restarted(how: str, start: Start, tmp_path: Path) -> None:
+    """The broker goes and comes back in mid-stream: the worker lives on and answers all, none is missing."""
+    prefix, records = "p-", clicks(12_000)
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        await make_topics(broker.bootstrap, prefix)
+        produce(broker.bootstrap, prefix, records[:6000])
+        worker = start(tmp_path / "w", broker.bootstrap, prefix, max_batch=64)
+        reader = Reader(broker.bootstrap, f"{prefix}predictions")
+        reader.read_until("a first part", lambda m: len(m) > 1000)
+        reader.close()
+        getattr(broker, how)()
+        await asyncio.sleep(2.0)  # long enough for requests to fail
+        broker.start()
+        produce(broker.bootstrap, prefix, records[6000:])
+        reader = Reader(broker.bootstrap, f"{prefix}predictions")
+        wanted = ids_of(records, prefix)
+        reader.read_until("all predictions", lambda m: len(ids(m)) >= len(wanted))
+        wait_for("the worker to be ready", worker.ready)
+        wait_for("the last commit", lambda: worker.metric("foreclick_consumer_lag_records") == 0)
+        assert worker.stop() == 0, worker.text()[-3000:]
+        assert set(ids(reader.read_to_end())) == wanted
+        reader.close()
+        ends = committed(broker.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
+        assert ends == [3000] * 4
+
+
+async def test_sigterm_under_load(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
+    """SIGTERM in mid-stream: exit code 0, all that was answered is committed, the next goes on without repeats."""
+    records = clicks(20_000)
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, records)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    first = start(tmp_path, kafka.bootstrap, prefix, max_batch=64)
+    reader.read_until("a first part", lambda m: len(m) > 2000)
+    assert first.stop() == 0
+    answered = len(reader.read_to_end())
+    assert answered < len(records), "the signal came too late to mean anything"
+    done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
+    assert sum(done) == answered, "what is published is committed, and no more"
+    began = time.monotonic()
+    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    assert time.monotonic() - began < 30
+    found = ids(reader.read_until("all predictions", lambda m: len(m) >= len(records)))
+    assert second.stop() == 0
+    assert set(found) == ids_of(records, prefix)
+    assert set(found.values()) == {1}
+    reader.close()
+
+
+async def test_more_data_than_buffers(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """With small buffers fetching pauses and goes on: all is answered once, in bounded memory, in one generation."""
+    records = clicks(20_000)
+    await make_topics(kafka.bootstrap, prefix)
+    worker = start(tmp_path, kafka.bootstrap, prefix, buffered_records=200, max_batch=64).wait_ready()
+    before = worker.metric("process_resident_memory_bytes")
+    produce(kafka.bootstrap, prefix, records)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    found = ids(reader.read_until("all predictions", lambda m: len(m) >= len(records)))
+    assert set(found) == ids_of(records, prefix)
+    assert set(found.values()) == {1}
+    assert worker.metric("foreclick_rebalances_total") == 1, "a heartbeat was missed"
+    assert worker.metric("process_resident_memory_bytes") - before < 150e6
+    assert worker.stop() == 0
+    reader.close()
+
+
+async def test_prefix_and_group_keep_apart(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """Another prefix sees nothing of these topics; another group answers all anew from a state of its own."""
+    records, other = clicks(400), f"other-{prefix}"
+    for each in (prefix, other):
+        await make_topics(kafka.bootstrap, each)
+    stranger = start(tmp_path, kafka.bootstrap, other).wait_ready()
+    first = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    produce(kafka.bootstrap, prefix, records)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("all predictions", lambda m: len(m) >= 400)
+    await ensure_topics(settings_for(kafka.bootstrap, prefix, group=f"{prefix}second"))
+    second = start(tmp_path, kafka.bootstrap, prefix, group=f"{prefix}second")
+    found = ids(reader.read_until("the predictions of both groups", lambda m: len(m) >= 800))
+    assert set(found) == ids_of(records, prefix)
+    assert set(found.values()) == {2}
+    assert second.get("/users/u1-1/")[1] == first.get("/users/u1-1/")[1]
+    assert stranger.metric("foreclick_events_total") == 0
+    assert stranger.get("/users/u1-1/")[0] == 404
+    assert read_all(kafka.bootstrap, f"{other}predictions") == []
+    assert [w.stop() for w in (stranger, first, second)] == [0, 0, 0]
+    reader.close()
+
+
+# --- somebody else works on the same partitions
+
+
+async def test_records_that_come_while_partitions_are_taken_on(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path
+) -> None:
+    """A slow look at the changelog during a rebalance, while Faust already delivers again, loses nothing."""
+    await make_topics(kafka.bootstrap, prefix)
+    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
+    app = create_app(settings, None, partitions=4)
+    ends = app.pipeline._reader.ends
+
+    async def slow_ends(partitions: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await ends(partitions)
+
+    app.pipeline._reader.ends = slow_ends
+    records = clicks(4000)
+    await app.start()
+    guest = Member(kafka.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
+    try:
+        writer = asyncio.create_task(asyncio.to_thread(_produce_slowly, kafka.bootstrap, prefix, records))
+        await until("the first commit", lambda: app.pipeline._log_end)
+        await guest.app.start()
+        await until("the guest to have its share", lambda: guest.settled() and guest.consumer.assignment())
+        await guest.app.stop()
+        await writer
+        reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+        await asyncio.to_thread(
+            reader.read_until, "all predictions", lambda m: len(ids(m)) >= len(records), 30.0
+        )
+        reader.close()
+    finally:
+        await app.stop()
+        if not guest.app.should_stop:
+            await guest.app.stop()
+
+
+def _produce_slowly(bootstrap: str, prefix: str, records: list[Record]) -> None:
+    for i in range(0, len(records), 40):
+        produce(bootstrap, prefix, records[i : i + 40])
+        time.sleep(0.08)
+
+
+@pytest.mark.xfail(strict=True, reason="a worker that was thought dead writes old state over its successor's")
+async def test_a_worker_that_was_thought_dead(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """A worker that froze, lost its partitions and wakes up again spoils no state of the one that took over."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, clicks(20_000))
+    short = {"session_timeout_ms": 2000, "heartbeat_ms": 500}
+    frozen = start(tmp_path / "a", kafka.bootstrap, prefix, max_batch=64, commit_interval_ms=3000, **short)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("a first part", lambda m: len(m) > 3000)
+    frozen.process.send_signal(signal.SIGSTOP)
+    second = start(tmp_path / "b", kafka.bootstrap, prefix, **short)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= 20_000)
+    reader.close()
+    wait_for("the last commit", lambda: second.metric("foreclick_consumer_lag_records") == 0)
+    frozen.process.send_signal(signal.SIGCONT)
+    wait_for("the frozen one to be back", lambda: "partitions assigned" in frozen.text().split("revoked")[-1])
+    wait_for("both to be ready", lambda: frozen.ready() and second.ready())
+    for worker in (frozen, second):
+        worker.kill()
+    third = start(tmp_path / "c", kafka.bootstrap, prefix).wait_ready()
+    counts = {u: third.get(f"/users/u{u}-{n}/")[1]["events"] for u in range(4) for n in range(10)}
+    assert set(counts.values()) == {500}, counts
