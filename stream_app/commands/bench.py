@@ -14,7 +14,7 @@ BENCHMARKS = {
     "backlog": ("worker.py", "backlog"),
     "backlog-model": ("worker.py", "backlog", "--model"),
     "latency": ("worker.py", "latency", "--model"),
-    "memory": ("worker.py", "memory", "--model"),
+    "memory": ("worker.py", "memory", "--model", "--users", "100000"),
     "step": ("model_step.py",),
     "generator": ("generator.py",),
     "quality": ("quality_yoochoose.py",),
