@@ -15,7 +15,6 @@ What happens when:
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -26,7 +25,8 @@ from faust.types import TP
 from mode import Service
 
 from stream_app.agents import telemetry
-from stream_app.agents.batches import Checkpoint, StepOutput
+from stream_app.agents.batches import StepOutput
+from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.engine import Engine
 from stream_app.agents.recovery import ChangelogReader
 from stream_app.events import BadRecord
@@ -46,8 +46,6 @@ log = get_logger(__name__)
 MAX_IN_FLIGHT = 8
 #: How long the checkpoint at shutdown may take, in seconds.
 LAST_CHECKPOINT_S = 15.0
-#: Seconds between two looks for users whose time to live is over.
-EXPIRE_EVERY_S = 30.0
 #: Seconds between two updates of the slow gauges (lag, users).
 GAUGES_EVERY_S = 1.0
 
@@ -69,17 +67,15 @@ class Pipeline(Service):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._reader = ChangelogReader(settings.brokers, settings.changelog)
         self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
-        self._checkpointing = asyncio.Lock()
+        self._checkpoints = Checkpoints(app, settings, engine, metrics, health, self._turn, self._in_thread)
         self._work = asyncio.Event()
         self._incoming: list[FetchedBatch] = []
         self._held: dict[TP, int] = {}  # records received but not processed
         self._paused: set[TP] = set()
-        self._in_flight: deque[asyncio.Future[Any]] = deque()  # outputs since the last checkpoint
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._recovering: asyncio.Task[None] | None = None
-        self._log_end: dict[int, int] = {}  # end of the changelog after our own last write
-        self._next_checkpoint = self._next_expiry = self._next_gauges = 0.0
+        self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
         self._closing = False
         self._reader_started = False
@@ -111,7 +107,7 @@ class Pipeline(Service):
             for partition in set(self.engine.partitions) - mine:
                 await self._in_thread(self.engine.drop, partition)
                 self.metrics.forget_partition(self.settings.inputs, partition)
-                self._log_end.pop(partition, None)
+                self._checkpoints.log_end.pop(partition, None)
             stale = await self._stale(mine)
             for partition in stale:
                 await self._in_thread(self.engine.drop, partition)
@@ -134,7 +130,7 @@ class Pipeline(Service):
         self._generation = None
         self.health.set_assigned(None)
         await self._stop_recovering()
-        await self._checkpoint(commit=True)
+        await self._checkpoints.make()
         async with self._turn:
             self._incoming.clear()
             self._held.clear()
@@ -151,7 +147,7 @@ class Pipeline(Service):
         if self.app.crash_reason is not None:
             return
         try:
-            await asyncio.wait_for(self._checkpoint(commit=True), LAST_CHECKPOINT_S)
+            await asyncio.wait_for(self._checkpoints.make(), LAST_CHECKPOINT_S)
         except TimeoutError:
             log.warning(
                 "the broker did not take the last checkpoint: what it would have held is read again",
@@ -194,7 +190,7 @@ class Pipeline(Service):
                     await self._wait_for_work()
                 more = await self._take_turn()
                 now = time.monotonic()
-                if now >= self._next_checkpoint and not self._checkpointing.locked():
+                if now >= self._next_checkpoint and not self._checkpoints.busy:
                     self._next_checkpoint = now + self.settings.commit_interval_ms / 1000
                     self.add_future(self._timed_checkpoint())
                 if now >= self._next_gauges:
@@ -229,14 +225,15 @@ class Pipeline(Service):
         async with self._turn:
             if self._generation is None or self._closing:
                 return False
-            incoming, self._incoming = self._incoming, []
-            output, bad, built = await self._in_thread(self._process, incoming)
-            self.health.rest(PROCESSING)
-            await self._publish(output, bad, built)
+            with self._checkpoints.breaking():
+                incoming, self._incoming = self._incoming, []
+                output, bad, built = await self._in_thread(self._process, incoming)
+                self.health.rest(PROCESSING)
+                await self._publish(output, bad, built)
             self._resume_drained()
-        while len(self._in_flight) > MAX_IN_FLIGHT:
-            await asyncio.shield(self._in_flight[0])
-            self._drop_acknowledged()
+        while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:
+            await asyncio.shield(self._checkpoints.in_flight[0])
+            self._checkpoints.drop_acknowledged()
         return output is not None or bool(self._incoming)
 
     def _process(
@@ -294,7 +291,7 @@ class Pipeline(Service):
         if futures:
             together = asyncio.gather(*futures)
             together.add_done_callback(lambda f: self._acknowledged(f, output, built))
-            self._in_flight.append(together)
+            self._checkpoints.in_flight.append(together)
         telemetry.turn(self.metrics, output, bad, time.perf_counter() - start)
 
     def _acknowledged(
@@ -309,10 +306,6 @@ class Pipeline(Service):
             self.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
         if output is not None and output.received:
             self.metrics.observe_latency(np.concatenate(output.received), time.time() * 1000)
-
-    def _drop_acknowledged(self) -> None:
-        while self._in_flight and self._in_flight[0].done() and self._in_flight[0].exception() is None:
-            self._in_flight.popleft()
 
     def _resume_drained(self) -> None:
         """Counts anew what each topic partition holds, and resumes those that have drained to half."""
@@ -334,77 +327,22 @@ class Pipeline(Service):
 
     async def _timed_checkpoint(self) -> None:
         try:
-            await self._checkpoint(commit=True)
+            await self._checkpoints.make()
         except asyncio.CancelledError:
             raise
         except Exception as error:
             await self._fail("a checkpoint", error)
 
-    async def _checkpoint(self, *, commit: bool) -> None:
-        """Makes what was processed so far durable, in this order.
-
-        1. take a snapshot of the changed rows, between two turns;
-        2. wait until all outputs that the snapshot includes are acknowledged;
-        3. write the state records and wait until they are acknowledged;
-        4. commit the source offsets that the snapshot includes.
-        """
-        async with self._checkpointing:
-            start = time.perf_counter()
-            async with self._turn:  # 1
-                outputs, self._in_flight = self._in_flight, deque()
-                generation = self.app.consumer_generation_id
-                snapshot = await self._in_thread(self._snapshot, generation)
-            for acknowledged in outputs:  # 2
-                await acknowledged
-            if not snapshot:
-                return
-            writing = [
-                (batch, future)
-                for checkpoint, batches in snapshot  # 3
-                for batch, future in zip(
-                    batches,
-                    await self._producer.send_built(self.settings.changelog, checkpoint.partition, batches),
-                    strict=True,
-                )
-            ]
-            for batch, future in writing:
-                written = await future
-                self._log_end[written.partition] = written.offset + batch.size
-            done = self._consumer.done
-            for checkpoint, _ in snapshot:  # 4
-                for topic, kind in self._kind.items():
-                    if checkpoint.positions[kind] > 0:
-                        done[TP(topic, checkpoint.partition)] = checkpoint.positions[kind]
-            if commit and await self._consumer.commit():
-                self.health.commit_succeeded()
-                self.metrics.commits.labels("ok").inc()
-            self.metrics.stage_seconds.observe(time.perf_counter() - start, "commit")
-
-    def _snapshot(self, generation: int) -> list[tuple[Checkpoint, list[Built]]]:
-        engine = self.engine
-        now = time.monotonic()
-        if now >= self._next_expiry:
-            self._next_expiry = now + EXPIRE_EVERY_S
-            for partition in engine.partitions:
-                if engine.is_restored(partition):
-                    self.metrics.evictions.labels("age").inc(engine.expire(partition))
-        taken = [engine.checkpoint(p, generation) for p in engine.partitions]
-        return [
-            (c, self._producer.build([(k, v, []) for k, v in zip(c.keys, c.values, strict=True)]))
-            for c in taken
-            if c is not None
-        ]
-
     # --- recovery
 
     async def _stale(self, partitions: set[int]) -> set[int]:
         """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
-        have = {p for p in partitions if self.engine.is_restored(p) and p in self._log_end}
+        have = {p for p in partitions if self.engine.is_restored(p) and p in self._checkpoints.log_end}
         if not have:
             return partitions
         await self._start_reader()
         ends = await self._reader.ends(have)
-        return partitions - {p for p in have if ends[p] == self._log_end[p]}
+        return partitions - {p for p in have if ends[p] == self._checkpoints.log_end[p]}
 
     async def _start_reader(self) -> None:
         if not self._reader_started:
@@ -425,7 +363,7 @@ class Pipeline(Service):
             async with self._turn:
                 for partition in partitions:
                     await self._in_thread(self.engine.restored, partition)
-                    self._log_end[partition] = ends[partition]
+                    self._checkpoints.log_end[partition] = ends[partition]
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -66,7 +66,13 @@ async def _run(settings: Settings) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
-    await app.start()
+    try:
+        await app.start()
+    except OSError as error:
+        raise WorkerError(
+            f"cannot serve metrics and health at {settings.web}: {os.strerror(error.errno or 0)}; "
+            "set FORECLICK_WEB to another host:port"
+        ) from error
     await _first(stop.wait(), app.wait_until_stopped(), app._crashed.wait())
     try:
         await asyncio.wait_for(app.stop(), STOP_LIMIT_S)

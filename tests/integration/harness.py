@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -103,14 +104,14 @@ class Worker:
                 f"the worker still runs after {limit_s:.0f} s:\n{self.text()[-4000:]}"
             ) from None
 
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric over its series that have these labels."""
-        total = 0.0
+    def metric(self, name: str, /, **labels: str) -> float:
+        """The sum of a metric over its series that have these labels; NaN where there is none."""
+        values = []
         for line in self.get("/metrics")[1].splitlines():
             series, _, value = line.rpartition(" ")
             if series.partition("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
-                total += float(value)
-        return total
+                values.append(float(value))
+        return sum(values) if values else math.nan
 
     def text(self) -> str:
         """The log so far."""

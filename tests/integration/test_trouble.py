@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +16,6 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from model.runtime import ModelError, Runtime
-from stream_app.app import create_app
 from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
 from stream_app.state.users import META_KEY
@@ -34,7 +33,6 @@ from tests.integration.harness import (
     wait_for,
     workers,
 )
-from tests.integration.test_transport import Member, until
 from tests.model.tiny import tiny_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -129,6 +127,17 @@ def test_all_wrong_settings_are_listed(start: Start, tmp_path: Path) -> None:
     for name in ("FORECLICK_BROKERS", "FORECLICK_MAX_BATCH", "FORECLICK_GUARANTEE"):
         assert name in text
     assert "Traceback" not in text
+
+
+async def test_web_port_taken(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
+    """A taken web port is told with its address, and the worker does not run without its health pages."""
+    await make_topics(kafka.bootstrap, prefix)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = sentence(start(tmp_path, kafka.bootstrap, prefix, web=address))
+    assert f"cannot serve metrics and health at {address}: Address already in use" in said
 
 
 async def test_changelog_of_another_format(
@@ -247,73 +256,3 @@ async def test_prefix_and_group_keep_apart(
     assert read_all(kafka.bootstrap, f"{other}predictions") == []
     assert [w.stop() for w in (stranger, first, second)] == [0, 0, 0]
     reader.close()
-
-
-# --- somebody else works on the same partitions
-
-
-async def test_records_that_come_while_partitions_are_taken_on(
-    kafka: EmbeddedKafka, prefix: str, tmp_path: Path
-) -> None:
-    """A slow look at the changelog during a rebalance, while Faust already delivers again, loses nothing."""
-    await make_topics(kafka.bootstrap, prefix)
-    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
-    app = create_app(settings, None, partitions=4)
-    ends = app.pipeline._reader.ends
-
-    async def slow_ends(partitions: Any) -> Any:
-        await asyncio.sleep(0.5)
-        return await ends(partitions)
-
-    app.pipeline._reader.ends = slow_ends
-    records = clicks(4000)
-    await app.start()
-    guest = Member(kafka.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
-    try:
-        writer = asyncio.create_task(asyncio.to_thread(_produce_slowly, kafka.bootstrap, prefix, records))
-        await until("the first commit", lambda: app.pipeline._log_end)
-        await guest.app.start()
-        await until("the guest to have its share", lambda: guest.settled() and guest.consumer.assignment())
-        await guest.app.stop()
-        await writer
-        reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-        await asyncio.to_thread(
-            reader.read_until, "all predictions", lambda m: len(ids(m)) >= len(records), 30.0
-        )
-        reader.close()
-    finally:
-        await app.stop()
-        if not guest.app.should_stop:
-            await guest.app.stop()
-
-
-def _produce_slowly(bootstrap: str, prefix: str, records: list[Record]) -> None:
-    for i in range(0, len(records), 40):
-        produce(bootstrap, prefix, records[i : i + 40])
-        time.sleep(0.08)
-
-
-@pytest.mark.xfail(strict=True, reason="a worker that was thought dead writes old state over its successor's")
-async def test_a_worker_that_was_thought_dead(
-    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
-) -> None:
-    """A worker that froze, lost its partitions and wakes up again spoils no state of the one that took over."""
-    await make_topics(kafka.bootstrap, prefix)
-    produce(kafka.bootstrap, prefix, clicks(20_000))
-    short = {"session_timeout_ms": 2000, "heartbeat_ms": 500}
-    frozen = start(tmp_path / "a", kafka.bootstrap, prefix, max_batch=64, commit_interval_ms=3000, **short)
-    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    reader.read_until("a first part", lambda m: len(m) > 3000)
-    frozen.process.send_signal(signal.SIGSTOP)
-    second = start(tmp_path / "b", kafka.bootstrap, prefix, **short)
-    reader.read_until("all predictions", lambda m: len(ids(m)) >= 20_000)
-    reader.close()
-    wait_for("the last commit", lambda: second.metric("foreclick_consumer_lag_records") == 0)
-    frozen.process.send_signal(signal.SIGCONT)
-    wait_for("the frozen one to be back", lambda: "partitions assigned" in frozen.text().split("revoked")[-1])
-    wait_for("both to be ready", lambda: frozen.ready() and second.ready())
-    for worker in (frozen, second):
-        worker.kill()
-    third = start(tmp_path / "c", kafka.bootstrap, prefix).wait_ready()
-    counts = {u: third.get(f"/users/u{u}-{n}/")[1]["events"] for u in range(4) for n in range(10)}
-    assert set(counts.values()) == {500}, counts

@@ -1,0 +1,115 @@
+"""Partitions that change hands while somebody still works on them: nothing lost, nothing applied twice."""
+
+import asyncio
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from stream_app.app import create_app
+from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
+from tests.integration.harness import (
+    Reader,
+    Worker,
+    clicks,
+    make_topics,
+    produce,
+    settings_for,
+    wait_for,
+    workers,
+)
+from tests.integration.member import Member, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts workers that are ended with the test."""
+    with workers() as starter:
+        yield starter
+
+
+def ids(messages: list[Any]) -> Counter[str]:
+    """How often each prediction id is there."""
+    return Counter(json.loads(m.value())["id"] for m in messages)
+
+
+async def test_records_that_come_while_partitions_are_taken_on(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path
+) -> None:
+    """A slow look at the changelog during a rebalance, while Faust already delivers again, loses nothing."""
+    await make_topics(kafka.bootstrap, prefix)
+    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
+    app = create_app(settings, None, partitions=4)
+    ends = app.pipeline._reader.ends
+
+    async def slow_ends(partitions: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await ends(partitions)
+
+    app.pipeline._reader.ends = slow_ends
+    records = clicks(4000)
+    await app.start()
+    guest = Member(kafka.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
+    try:
+        writer = asyncio.create_task(asyncio.to_thread(_produce_slowly, kafka.bootstrap, prefix, records))
+        await until("the first commit", lambda: app.pipeline._checkpoints.log_end)
+        await guest.app.start()
+        await until("the guest to have its share", lambda: guest.settled() and guest.consumer.assignment())
+        await guest.app.stop()
+        await writer
+        reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+        await asyncio.to_thread(
+            reader.read_until, "all predictions", lambda m: len(ids(m)) >= len(records), 30.0
+        )
+        reader.close()
+    finally:
+        await app.stop()
+        if not guest.app.should_stop:
+            await guest.app.stop()
+
+
+def _produce_slowly(bootstrap: str, prefix: str, records: list[Record]) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for i, r in enumerate(records):
+        producer.produce(prefix + r.topic, r.value, r.key, r.partition)
+        if i % 20 == 0:
+            producer.flush(30)
+            time.sleep(0.03)  # so that records keep coming during the rebalances
+    assert producer.flush(30) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="a worker that was thought dead writes old state over its successor's")
+async def test_a_worker_that_was_thought_dead(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """A worker that froze, lost its partitions and wakes up again spoils no state of the one that took over."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, clicks(20_000))
+    short = {"session_timeout_ms": 2000, "heartbeat_ms": 500}
+    frozen = start(tmp_path / "a", kafka.bootstrap, prefix, max_batch=64, commit_interval_ms=3000, **short)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("a first part", lambda m: len(m) > 3000)
+    frozen.process.send_signal(signal.SIGSTOP)
+    second = start(tmp_path / "b", kafka.bootstrap, prefix, **short)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= 20_000)
+    reader.close()
+    wait_for("the last commit", lambda: second.metric("foreclick_consumer_lag_records") == 0)
+    frozen.process.send_signal(signal.SIGCONT)
+    wait_for("the frozen one to be back", lambda: frozen.text().count('"partitions assigned"') == 2)
+    wait_for("both to be ready", lambda: frozen.ready() and second.ready())
+    for worker in (frozen, second):
+        worker.kill()
+    third = start(tmp_path / "c", kafka.bootstrap, prefix).wait_ready()
+    counts = {u: third.get(f"/users/u{u}-{n}/")[1]["events"] for u in range(4) for n in range(10)}
+    assert set(counts.values()) == {500}, counts
