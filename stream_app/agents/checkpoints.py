@@ -12,6 +12,7 @@ from faust.types import TP
 
 from stream_app.agents.batches import Checkpoint
 from stream_app.agents.engine import Engine
+from stream_app.errors import ForeclickError
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
@@ -20,6 +21,10 @@ from stream_app.transport.producer import BatchProducer, Built
 
 #: Seconds between two looks for users whose time to live is over.
 EXPIRE_EVERY_S = 30.0
+
+
+class FencedError(ForeclickError):
+    """This worker may own its partitions no longer, so it must not write."""
 
 
 class Checkpoints:
@@ -60,6 +65,19 @@ class Checkpoints:
         while self.in_flight and self.in_flight[0].done() and self.in_flight[0].exception() is None:
             self.in_flight.popleft()
 
+    def check_lease(self) -> None:
+        """Raises FencedError once this process has stood still for longer than its session timeout.
+
+        By then the group has given its partitions away, and what it would write now would lie over what their
+        new owner has written.
+        """
+        stalled, limit = self._consumer.longest_stall_s, self._settings.session_timeout_ms / 1000
+        if stalled > limit:
+            raise FencedError(
+                f"it stood still for {stalled:.1f} s, longer than its session timeout of {limit:g} s, "
+                "so its partitions may have a new owner"
+            )
+
     async def make(self) -> None:
         """Makes what was processed so far durable, in this order.
 
@@ -93,6 +111,7 @@ class Checkpoints:
             await acknowledged
         if not snapshot:
             return
+        self.check_lease()
         writing = [
             (batch, future)
             for checkpoint, batches in snapshot  # 3
@@ -105,6 +124,7 @@ class Checkpoints:
         for batch, future in writing:
             written = await future
             self.log_end[written.partition] = written.offset + batch.size
+        self.check_lease()
         done = self._consumer.done
         for checkpoint, _ in snapshot:  # 4
             for topic, kind in self._kind.items():

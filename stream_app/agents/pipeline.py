@@ -229,6 +229,7 @@ class Pipeline(Service):
                 incoming, self._incoming = self._incoming, []
                 output, bad, built = await self._in_thread(self._process, incoming)
                 self.health.rest(PROCESSING)
+                self._checkpoints.check_lease()
                 await self._publish(output, bad, built)
             self._resume_drained()
         while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:

@@ -6,6 +6,7 @@ Replaces three parts of Faust's per-message path (names of Faust 0.15.3, `faust/
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ from stream_app.transport.assignor import CopartitionedAssignor
 FETCH_MAX_WAIT_MS = 250
 #: How long a drain waits for records or for a partition to be resumed before it looks around again.
 POLL_S = 0.5
-#: The same while a partition is paused: a fetch under way does not see that it is resumed.
+#: How often the drain looks whether a rebalance is over.
+REBALANCE_POLL_S = 0.01
+#: How long it waits for records while a partition is paused: a fetch under way does not see it resumed.
 PAUSED_POLL_S = 0.02
 
 
@@ -68,6 +71,31 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
+    async def on_start(self) -> None:
+        """Connects, and begins to watch its own pulse."""
+        await super().on_start()
+        self._pulse_s = self.app.conf.broker_session_timeout / 10
+        self._longest_stall_s = 0.0
+        self._ticked = time.monotonic()
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def on_thread_stop(self) -> None:
+        """Disconnects."""
+        self._ticking.cancel()
+        await super().on_thread_stop()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._pulse_s)
+            now = time.monotonic()
+            self._longest_stall_s = max(self._longest_stall_s, now - self._ticked - self._pulse_s)
+            self._ticked = now
+
+    @property
+    def longest_stall_s(self) -> float:
+        """See `BatchConsumer.longest_stall_s`."""
+        return max(self._longest_stall_s, time.monotonic() - self._ticked - self._pulse_s)
+
     async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
         """What has arrived of the active partitions, waiting at most `timeout` seconds."""
         return await self.call_thread(self._fetch, set(active), timeout)
@@ -86,21 +114,22 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             if tp in fetched or self._position(tp) > before[tp] >= 0
         ]
 
-    async def seek_to_committed(self) -> Mapping[TP, int | None]:
-        """Goes back to the committed offsets, which are returned; None where nothing was committed yet."""
-        return await self.call_thread(self._seek_to_committed)
+    async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
+        """Goes back to the committed offsets; returns them, None where there is none, and where it went."""
+        return await self.call_thread(self._seek_back)
 
-    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+    async def _seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
         # aiokafka's own leaves a partition of which nothing was committed where it is, which would lose what
         # was fetched of it and dropped; it fails where a rebalance is faster; and without any partition.
         consumer = self._ensure_consumer()
         committed = {TP(*tp): await consumer.committed(tp) for tp in consumer.assignment()}
-        fresh = [tp for tp, offset in committed.items() if offset is None]
-        begin = await consumer.beginning_offsets(fresh) if fresh else {}
+        begin = await consumer.beginning_offsets(list(committed)) if committed else {}
+        positions: dict[TP, int] = {}
         for tp in consumer.assignment() & set(committed):
-            offset = committed[tp]
-            consumer.seek(tp, begin[tp] if offset is None else offset)
-        return committed
+            # Retention may have removed what follows on the committed offset.
+            positions[TP(*tp)] = max(committed[tp] or 0, begin[tp])
+            consumer.seek(tp, positions[tp])
+        return committed, positions
 
     def _position(self, tp: TP) -> int:
         # `AIOKafkaConsumer.position()` reads the same value but waits for one that is not there yet.
@@ -172,13 +201,19 @@ class BatchConsumer(driver.Consumer):
         """Everything delivered so far belongs to the generation that ends here."""
         await super().on_partitions_revoked(revoked)
         self._expected.clear()
-        for tp in revoked:
-            self.done.pop(tp, None)
+        self.done.clear()
 
-    async def perform_seek(self) -> None:
-        """Back to the committed offsets: all that was fetched beyond them will come again."""
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Nothing is delivered before the seek that ends the rebalance has said where to begin."""
         self._expected.clear()
-        await super().perform_seek()
+        self.done.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Back to the committed offsets, which are returned: all that was fetched beyond them comes again."""
+        committed, positions = await self._thread.seek_back()
+        self._expected.update(positions)
+        return committed
 
     # --- flow
 
@@ -191,6 +226,15 @@ class BatchConsumer(driver.Consumer):
         """Let the drain go on, at once."""
         super().resume_flow()
         self._resumed.set()
+
+    @property
+    def longest_stall_s(self) -> float:
+        """The longest time for which this process stood still and sent no heartbeat, since it started.
+
+        A process that was frozen for longer than its session timeout has lost its partitions without being
+        told yet.
+        """
+        return self._thread.longest_stall_s
 
     def end_of(self, tp: TP) -> int | None:
         """End of the partition as the broker told it with the last fetch, None before the first."""
@@ -216,6 +260,11 @@ class BatchConsumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
             return
+        if self.app.rebalancing:
+            # With tables Faust resumes the flow before the rebalance is over, and at its end clears the
+            # queues of the agents: what is delivered before that may vanish.
+            await self.sleep(REBALANCE_POLL_S)
+            return
         active = self._get_active_partitions()
         if not active:
             self._resumed.clear()
@@ -225,10 +274,11 @@ class BatchConsumer(driver.Consumer):
         if stopping() or not batches:
             return
         if not self._belongs(batches):
-            # The fetch position has moved past records that nobody will process. A rebalance may have
-            # sought back before this fetch returned, so it is not enough that it seeks: do it here,
-            # before the next fetch.
-            await self._seek_back()
+            # The fetch position has moved past records that nobody will process: back, before the next
+            # fetch. A rebalance under way does that itself; where it did so before this fetch returned,
+            # the next batch does not belong either.
+            if self.flow_active and not self.app.rebalancing:
+                await self.perform_seek()
             return
         for batch in batches:
             message = ConsumerMessage(
@@ -254,18 +304,11 @@ class BatchConsumer(driver.Consumer):
         """Whether these batches are of the current generation and follow on what was delivered before.
 
         A jump in offsets says nothing (compaction and transaction markers make them too); the fetch
-        positions do: a batch that does not start where the last one ended means that one was dropped.
+        positions do: a batch that does not start where the last one ended, or where the last seek went,
+        means that something before it was dropped. Going on behind it would commit past what was lost.
         """
-        if not self.flow_active:
+        if not self.flow_active or self.app.rebalancing:
             return False
         if any(b.generation != self.app.consumer_generation_id for b in batches):
             return False
-        return all(self._expected.get(b.tp, b.start) == b.start for b in batches)
-
-    async def _seek_back(self) -> None:
-        if not self.flow_active:
-            # A rebalance is under way: it ends with a seek of its own, or with this one.
-            await self.wait(self.can_resume_flow)
-            if self._stopped.is_set():
-                return
-        await self.perform_seek()
+        return all(self._expected.get(b.tp) == b.start for b in batches)
