@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 Start = Callable[..., Worker]
 T0 = 1_700_000_000_000  # Unix ms
 
-#: Series that a dashboard may rely on (item 11 of the first issue).
+#: Series that a dashboard may rely on.
 NAMES = (
     "foreclick_events_total", "foreclick_outputs_total", "foreclick_dead_letters_total",
     "foreclick_duplicates_total", "foreclick_late_events_total", "foreclick_out_of_order_events_total",
@@ -105,6 +105,7 @@ async def test_metrics_and_health_of_a_known_stream(
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     reader.read_until("all predictions", lambda m: len(m) >= good)
     wait_for("no lag", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 20)
+    wait_for("the gauges", lambda: worker.metric("foreclick_resident_users") == 6, 10)
     text = worker.get("/metrics")[1]
     for name in NAMES:
         assert f"\n{name}" in text, name
