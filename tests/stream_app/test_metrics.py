@@ -70,7 +70,7 @@ def test_latency_buckets_are_fine_from_1_ms_to_60_s() -> None:
 
 
 def test_a_scrape_shows_what_was_counted() -> None:
-    """Every metric of the issue is in the text that Prometheus' parser reads, with its value."""
+    """Every promised metric is in the text that Prometheus' parser reads, with its value."""
     metrics = Metrics()
     metrics.count_events(np.array([0, 0, 1, 2, 0], np.int8))
     metrics.outputs.labels("predictions").inc(5)
