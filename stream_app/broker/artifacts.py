@@ -14,7 +14,6 @@ COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}!",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3!",
 )
-MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
 DOWNLOADS_AT_ONCE = 8
 REQUEST_LIMIT_S = 30
 
@@ -24,9 +23,10 @@ def download(folder: Path) -> tuple[str, ...]:
     # Only now: every later start does without jgo (0.2 s). Its `build` is not used: to sort jars into
     # modules, of which the class path knows nothing, it would fetch a second Java.
     import requests
+    from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
 
-    url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL).rstrip("/")
+    url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL_URL).rstrip("/")
     context = MavenContext(repo_cache=folder / "maven", remote_repos={"maven": url}, timeout=REQUEST_LIMIT_S)
     try:
         wanted = [context.create_dependency(coordinate) for coordinate in COORDINATES]

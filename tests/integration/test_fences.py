@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,12 @@ from tests.integration.harness import (
     produce,
     settings_for,
     wait_for,
-    workers,
 )
 from tests.integration.member import Member, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 Start = Callable[..., Worker]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test."""
-    with workers() as starter:
-        yield starter
 
 
 def ids(messages: list[Any]) -> Counter[str]:

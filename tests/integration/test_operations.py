@@ -4,7 +4,7 @@ import asyncio
 import json
 import urllib.error
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,10 +23,8 @@ from tests.integration.harness import (
     read_all,
     settings_for,
     wait_for,
-    workers,
 )
 from tests.integration.member import until
-from tests.model.tiny import tiny_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -43,19 +41,6 @@ NAMES = (
     "foreclick_ready", "foreclick_model_info", "foreclick_batch_events_bucket",
     "foreclick_stage_seconds_bucket", "foreclick_latency_seconds_bucket", "process_resident_memory_bytes",
 )  # fmt: skip
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test."""
-    with workers() as starter:
-        yield starter
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny trained model."""
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def probe(worker: Worker, path: str) -> tuple[int, Any] | None:
@@ -206,13 +191,12 @@ async def test_readiness_through_the_life_of_a_worker(
     # More workers than partitions: the third has nothing to do and says so.
     others = [start(tmp_path / str(n), kafka.bootstrap, prefix) for n in range(2)]
 
-    def idle() -> list[Any]:
+    def one_is_idle() -> bool:
         answers = [probe(w, "/health/ready") for w in (again, *others)]
-        ready = [a for a in answers if a is not None and a[0] == 200]
-        return [a[1] for a in answers if a is not None and a[0] == 503] if len(ready) == 2 else []
+        idle = [body["checks"]["assigned"] for status, body in filter(None, answers) if status == 503]
+        return idle == ["the group has more workers than partitions: none for this one"]
 
-    (body,) = wait_for("one worker without partitions", idle)
-    assert body["checks"]["assigned"] == "the group has more workers than partitions: none for this one"
+    wait_for("one worker without partitions, the others ready", one_is_idle)
     assert [w.stop() for w in (again, *others)] == [0, 0, 0]
 
 

@@ -235,14 +235,16 @@ async def test_all_paused_wakes_up_at_once(kafka: EmbeddedKafka, prefix: str, jo
     make(kafka.bootstrap, topic)
     member = await join(f"{prefix}group", topic)
     await until("the assignment", member.settled)
-    start = time.monotonic()
+    took_s = 0.0
     for n in range(50):
         member.consumer.pause_partitions({tp})
         send(kafka.bootstrap, topic, [b"x"])
         await asyncio.sleep(0.02)
+        start = time.monotonic()
         member.consumer.resume_partitions({tp})
         await until("the resumed partition", lambda n=n: len(member.values()) == n + 1)
-    assert time.monotonic() - start < 15
+        took_s += time.monotonic() - start
+    assert took_s < 7.5, f"50 resumes took {took_s:.1f} s"
 
 
 async def test_partitions_of_one_number_stay_together(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,12 @@ from tests.integration.harness import (
     read_all,
     settings_for,
     wait_for,
-    workers,
 )
 from tests.model.tiny import tiny_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 Start = Callable[..., Worker]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test."""
-    with workers() as starter:
-        yield starter
 
 
 def ids_of(records: list[Record], prefix: str) -> set[str]:

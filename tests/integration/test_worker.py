@@ -4,7 +4,7 @@ import base64
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,26 +32,11 @@ from tests.integration.harness import (
     produce,
     read_all,
     wait_for,
-    workers,
 )
-from tests.model.tiny import tiny_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 Start = Callable[..., Worker]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test."""
-    with workers() as starter:
-        yield starter
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny trained model."""
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
