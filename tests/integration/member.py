@@ -84,8 +84,7 @@ def make(bootstrap: str, *topics: str, partitions: int = 1, **config: str) -> No
 
 def send(bootstrap: str, topic: str, values: Iterable[bytes], partition: int = 0, **config: Any) -> None:
     """Appends records to one partition and waits until they are there."""
-    # With several requests in flight the first batches to a new topic may be retried out of their order.
-    producer = Producer({"bootstrap.servers": bootstrap, "max.in.flight": 1, **config})
+    producer = Producer({"bootstrap.servers": bootstrap, **config})
     for value in values:
         producer.produce(topic, value, partition=partition)
     assert producer.flush(30) == 0, "records were not acknowledged within 30 s"
