@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from stream_app.events import Events
 from stream_app.outputs import Message
-from stream_app.records import INPUT_TOPICS
 
 Outputs = dict[tuple[str, int], list[Message]]
 
@@ -34,10 +33,7 @@ class StepOutput:
     duplicates: int = 0
     replayed: int = 0
     out_of_order: int = 0  # came after the merge had passed their place
-    flags: int = 0
     evicted: int = 0
-    by_type: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(INPUT_TOPICS), np.int64))
-    received: list[npt.NDArray[np.int64]] = field(default_factory=list)  # Kafka timestamps, ms
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 

@@ -21,7 +21,7 @@ from stream_app.agents.last import LastPredictions
 from stream_app.events import BadRecord, Decoder, Events
 from stream_app.names import Names, stable_hash
 from stream_app.outputs import NO_HEADERS, Flag, Prediction, dead_letter, encoder
-from stream_app.records import INPUT_TOPICS, Record
+from stream_app.records import Record
 from stream_app.settings import Settings
 from stream_app.state import kernel
 from stream_app.state.merge import Merge
@@ -255,8 +255,6 @@ class Engine:
             return n
         batch = Applied(events.take(good), slots[good], applied[good], features[good], seeds[good])
         out.batches.append(batch)
-        out.by_type += np.bincount(batch.events.data["kind"], minlength=len(INPUT_TOPICS))
-        out.received.append(batch.events.data["received"])
         t1 = _spend(out, "state", t0)
         result = self._predict(batch)
         t2 = _spend(out, "model", t1)
@@ -320,7 +318,6 @@ class Engine:
             flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons)
             place = (self._flags, int(partitions[i]))
             out.outputs.setdefault(place, []).append((keys[i], self._encode(flag), NO_HEADERS))
-        out.flags += len(found)
 
     def _rebuild_hidden(self, partition: int) -> None:
         """Hidden states of another model mean nothing to this one: replay each user's last events."""

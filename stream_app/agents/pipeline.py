@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import faust
-import numpy as np
 from faust.types import TP
 from mode import Service
 
@@ -305,8 +304,9 @@ class Pipeline(Service):
             return  # whoever awaits it at the checkpoint deals with it
         for topic, _, batches in built:
             self.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
-        if output is not None and output.received:
-            self.metrics.observe_latency(np.concatenate(output.received), time.time() * 1000)
+        now_ms = time.time() * 1000
+        for batch in output.batches if output is not None else ():
+            self.metrics.observe_latency(batch.events.data["received"], now_ms)
 
     def _resume_drained(self) -> None:
         """Counts anew what each topic partition holds, and resumes those that have drained to half."""
