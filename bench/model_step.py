@@ -1,10 +1,11 @@
-"""Cost of a model step: microseconds an event of GRU and ranking, beside the plain torch ranking.
+"""Cost of a model step: microseconds an event, whole and part by part, beside TorchScript and torch alone.
 
-    python bench/model_step.py [--json] [--threads 1] [--items 40000]
+    python bench/model_step.py [--json] [--threads 1] [--items 40000] [--rounds 8]
 
 Hidden 128, micro-batches of 4096 events, ten items a prediction, an untrained network (weights do not change
 the cost). Two loads: users by Zipf ("mild"), and the same with one user making 14 % of the events ("heavy").
-The peer gathers the same number of candidates and scores them with torch gather, bmm and topk.
+`plain` is the same step as it runs on any other device: wide products for the gates and the shortcut, candidates
+by gather, bmm and topk. `heavy_rate_of_mild` is how much of the rate is left with the busy user.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,12 +21,14 @@ import torch
 
 from model import calibrate, candidates
 from model import folder as folders
+from model.cpu import CpuStep
 from model.features import NUMERIC, Scale
 from model.folder import Content, Settings
 from model.interactions import WINDOW_FEATURES
 from model.network import Network, Shape
+from model.rounds import arrange
 from model.runtime import Runtime, StepBatch
-from model.step import arrange
+from model.slab import Slab
 from model.vocabulary import Index, Vocabulary
 
 EVENTS = 4096
@@ -90,42 +94,67 @@ def batch(runtime: Runtime, heavy: bool, seed: int) -> StepBatch:
     )
 
 
-def cost(work: Callable[[], object], seconds: float = 2.0) -> float:
-    """Return microseconds an event: the median of repeated runs for about `seconds`."""
-    work()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
+class Clock:
+    """Times of named pieces of work, over many micro-batches."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns, and note how long it took."""
         start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)) / EVENTS * 1e6
+        found = work()
+        self.times.setdefault(name, []).append(time.perf_counter() - start)
+        return found
+
+    def figures(self) -> dict[str, float]:
+        """Return the median of each piece, in microseconds an event."""
+        return {name: float(np.median(times)) / EVENTS * 1e6 for name, times in self.times.items()}
 
 
-def measure(items: int) -> dict[str, float]:
-    """Return every figure of the table."""
+def parts(clock: Clock, prefix: str, runtime: Runtime, slab: Slab, events: StepBatch) -> None:
+    """Take a step piece by piece, as `Runtime.step` does on a CPU."""
+    engine = runtime._engine
+    assert isinstance(engine, CpuStep)
+    plan = clock(f"{prefix}_arrange", lambda: arrange(events.slots))
+    inputs = clock(f"{prefix}_inputs", lambda: runtime._inputs(events))
+    memory = clock(f"{prefix}_load", lambda: engine.begin(slab.states, plan, inputs))
+    clock(f"{prefix}_gates", lambda: engine.gates.fill(inputs, plan.order, memory.gates))
+    clock(f"{prefix}_gru", lambda: engine.run_rounds(memory, len(plan.users), plan.sizes))
+    clock(f"{prefix}_store", lambda: engine.finish(slab.states, plan, memory))
+    readouts, *_ = clock(f"{prefix}_heads", lambda: engine.read_out(memory, plan, inputs))
+    clock(f"{prefix}_surprise", lambda: engine.item_likelihood(memory, plan, inputs.item, events.first))
+    clock(f"{prefix}_rank", lambda: engine.rank(readouts, plan.after, events, 0.0, 10, False))
+
+
+def measure(items: int, rounds: int) -> dict[str, float]:
+    """Return every figure of the table. What is compared runs in turns, since others load the machine."""
     runtime = model(items)
     runtime.warm_up()
-    slab = runtime.slab(USERS)
-    figures: dict[str, float] = {}
-    states = torch.randn(EVENTS, runtime.hidden - 1)
-    for name, heavy in (("mild", False), ("heavy", True)):
-        events = batch(runtime, heavy, 1)
-        counts = np.bincount(events.slots)
-        figures[f"{name}_largest_user_share"] = float(counts.max() / EVENTS)
-        figures[f"{name}_arrange"] = cost(lambda events=events: arrange(events.slots))
-        figures[f"{name}_replay"] = cost(lambda events=events: runtime.replay(slab, events))
-        figures[f"{name}_step"] = cost(lambda events=events: runtime.step(slab, events))
-    figures["rank"] = cost(lambda: runtime._rank(states, events, 10))
-    table = torch.randn(items, runtime.hidden - 1)
-    wide = torch.randint(0, items, (EVENTS, candidates.MOST - candidates.POPULAR))
-
-    def plain() -> object:
-        return torch.bmm(table[wide], states.unsqueeze(2)).squeeze(2).topk(10)
-
+    plain = runtime.plainly()
+    slabs = runtime.slab(USERS), runtime.slab(USERS)
+    clock = Clock()
+    shares: dict[str, float] = {}
+    loads = {name: [batch(runtime, name == "heavy", seed) for seed in range(4)] for name in ("mild", "heavy")}
     with torch.inference_mode():
-        figures["rank_torch"] = cost(plain)
-    figures["rank_ratio"] = figures["rank_torch"] / figures["rank"]
+        for number in range(rounds + 1):
+            for place in range(4):
+                for name, batches in loads.items():
+                    events = batches[place]
+                    shares[f"{name}_largest_user_share"] = float(np.bincount(events.slots).max() / EVENTS)
+                    clock(f"{name}_step", lambda: runtime.step(slabs[0], events))  # noqa: B023
+                    parts(clock, name, runtime, slabs[0], events)
+                    if place == 0:  # slow: once a round is enough
+                        clock(f"{name}_replay", lambda: runtime.replay(slabs[0], events))  # noqa: B023
+                        clock(f"{name}_plain_replay", lambda: plain.replay(slabs[1], events))  # noqa: B023
+                        clock(f"{name}_plain_step", lambda: plain.step(slabs[1], events))  # noqa: B023
+            if number == 0:  # the first round warms up
+                clock.times.clear()
+    figures = clock.figures() | shares
+    for name in loads:
+        figures[f"{name}_plain_ratio"] = figures[f"{name}_plain_step"] / figures[f"{name}_step"]
+        figures[f"{name}_replay_ratio"] = figures[f"{name}_plain_replay"] / figures[f"{name}_replay"]
+    figures["heavy_rate_of_mild"] = figures["mild_step"] / figures["heavy_step"]
     return figures
 
 
@@ -135,9 +164,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--items", type=int, default=40_000)
+    parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    figures = measure(options.items)
+    figures = measure(options.items, options.rounds)
     if options.json:
         print(json.dumps(figures))
         return

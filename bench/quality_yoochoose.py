@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 import torch
 
-from model import calibrate, evaluate
+from model import calibrate, evaluate, playback
 from model.interactions import Interactions, from_events
+from model.runtime import Runtime
 from model.settings import TrainSettings
 from model.train import Progress, train
 
@@ -55,6 +56,15 @@ def read(*files: Path) -> tuple[Interactions, np.ndarray]:
     return data, first_part[data.user]
 
 
+def agreement(runtime: Runtime, data: Interactions) -> float:
+    """Return the share of events whose ten items, order included, are those of TorchScript and torch in float32."""
+    wanted = np.ones(len(data), np.bool_)
+    both = zip(
+        playback.play(runtime, data, wanted), playback.play(runtime.plainly(), data, wanted), strict=True
+    )
+    return float(np.concatenate([(one.items == two.items).all(axis=1) for (_, one), (_, two) in both]).mean())
+
+
 def main() -> None:
     """Train, evaluate, print; exit 1 below the floor."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,6 +91,7 @@ def main() -> None:
     runtime = calibrate.runtime(trained.content, trained.network)
     report = evaluate.evaluate(runtime, data.take(part == 1))
     figures |= report
+    figures["lists_as_float32"] = agreement(runtime, data.take(part == 1))
     print(json.dumps(figures, indent=None if options.json else 2))
     found = report["next_item"]["exact_known"]
     sys.exit(any(found[name] < floor for name, floor in FLOOR.items()))

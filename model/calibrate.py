@@ -60,14 +60,14 @@ def runtime(content: Content, network: Network, exact: bool = False) -> Runtime:
 def calibrate(content: Content, network: Network, data: Interactions, cut: int) -> Calibration:
     """Return curves fitted on the events from time `cut` on, each seen with its user's whole history."""
     step = script.compile_step(_step(content, network))
-    cpu = torch.device("cpu")
     item, _ = content.vocabulary.columns(data)
     known = content.settings.shape.known_items
     wanted = sequences.targets(data, item, known, content.settings.horizon_ms)
     later = data.ts >= cut
     raw = np.zeros(len(data), np.float32)
     surprise = np.zeros(len(data), np.float32)
-    for rows, result in playback.play(Runtime(content, step, "", cpu, False), data, later, 1):
+    trial = Runtime(content, step, "", torch.device("cpu"), False)
+    for rows, result in playback.play(trial, data, later, 1):
         raw[rows], surprise[rows] = result.raw_purchase, result.surprise
     labelled = later & (wanted.bought >= 0)
     if (wanted.bought[labelled] == 1).sum() < 5:  # too few later purchases: the rate of all data has to do
@@ -88,12 +88,10 @@ def calibrate(content: Content, network: Network, data: Interactions, cut: int) 
     small, target = data.take(rows_of), wanted.item[rows_of]
     best = (-1.0, 0.0)
     for boost in BOOSTS if len(tuned) else ():
-        trial = msgspec.structs.replace(content, calibration=msgspec.structs.replace(fitted, boost=boost))
+        boosted = trial.calibrated(msgspec.structs.replace(fitted, boost=boost))
         found = [
             list_ranks(result.items, result.scores, target[rows])
-            for rows, result in playback.play(
-                Runtime(trial, step, "", cpu, False), small, chosen[rows_of], 20
-            )
+            for rows, result in playback.play(boosted, small, chosen[rows_of], 20)
         ]
         best = max(best, (mrr_at(np.concatenate(found), 20), boost), key=lambda pair: (pair[0], -pair[1]))
     return msgspec.structs.replace(fitted, boost=best[1])

@@ -18,7 +18,7 @@ from model.features import Scale
 from model.network import Shape
 from model.vocabulary import Index, Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

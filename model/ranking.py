@@ -3,6 +3,12 @@
 Score of item i = state . item[i] + bias[i] + boost x strength of i as a follower of the last items (halved
 with every item further back), so that rare transitions that the embedding blurs are not lost. `boost` is
 chosen on validation data. Equal scores: the lower item number (the more popular item) first.
+
+Candidates' rows lie far apart, so their bytes are the cost. A first pass scores all of them on item vectors in 8
+bits (`model.coarse`) and knows for each score how wrong it can be. Only those that may belong to the top k, about
+half as many again as k, are looked at in 16 bits, and where two of these are too near each other to tell, in
+float32. So the k items and their order are those of float32. Shares differ from it by about a thousandth of
+themselves, for the 8-bit scores of the others in their denominator.
 """
 
 import math
@@ -13,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from model.candidates import MOST, QUOTAS, Tables
+from model.coarse import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.vector import KERNEL, exp
 
 _QUOTAS = np.array(QUOTAS, np.int64)
+_CUTS = 12  # halvings in search of the k-th best score: 1/4000 of the range of the scores is near enough
 
 
 class Ranked(NamedTuple):
@@ -24,158 +33,233 @@ class Ranked(NamedTuple):
     scores: npt.NDArray[np.float32]  # (m, k) softmax over the event's candidates
 
 
-def rank(
-    states: npt.NDArray[np.float32],  # (m, hidden)
-    recent: npt.NDArray[np.int32],  # (m, R) last distinct items, newest first
-    category: npt.NDArray[np.int32],  # (m,)
-    table: npt.NDArray[np.float32],  # (at least known items, hidden)
-    bias: npt.NDArray[np.float32],  # (known items,)
-    tables: Tables,
-    boost: float,
-    k: int,
-) -> Ranked:
-    """Return the k best candidates of every event."""
-    items = np.full((len(states), k), -1, np.int32)
-    scores = np.zeros((len(states), k), np.float32)
-    _rank(
-        states, recent, category, table, bias,
-        tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
-        items, scores,
-    )  # fmt: skip
-    return Ranked(items, scores)
+class Ranker:
+    """The candidates of one model, ready to be ranked; for one thread at a time."""
+
+    def __init__(
+        self,
+        table: npt.NDArray[np.float32],  # (at least known items, hidden)
+        bias: npt.NDArray[np.float32],  # (known items,)
+        tables: Tables,
+    ) -> None:
+        self.coarse = coarse(table, bias)
+        self._table = table
+        self._tables = Tables._make(np.ascontiguousarray(each) for each in tables)
+        # mark[i] = base + place of item i among the candidates of the present event. Marks of older events are
+        # below the present base, so nothing needs to be cleared between events, nor between calls.
+        self._mark = np.full(len(bias), -1, np.int64)
+        self._base = 0
+
+    def rank(
+        self,
+        states: npt.NDArray[np.float32],  # (rows, hidden)
+        rows: npt.NDArray[np.int64],  # (m,) which of them is the state of each event
+        recent: npt.NDArray[np.int32],  # (m, R) last distinct items, newest first
+        category: npt.NDArray[np.int32],  # (m,)
+        boost: float,
+        k: int,
+    ) -> Ranked:
+        """Return the k best candidates of every event."""
+        items = np.full((len(rows), k), -1, np.int32)
+        scores = np.zeros((len(rows), k), np.float32)
+        tables = self._tables
+        _rank(
+            states, rows, recent, category, *self.coarse, self._table,
+            tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
+            self._mark, self._base, items, scores,
+        )  # fmt: skip
+        self._base += len(rows) * MOST
+        return Ranked(items, scores)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _add(item, bonus, base, where, chosen, bonuses, count):  # type: ignore[no-untyped-def]
+@numba.njit(**KERNEL)
+def _rank(  # type: ignore[no-untyped-def]
+    states, rows, recent, category, small, fine, facts, table, followers, strength, category_best, popular,
+    boost, mark, base, items, scores,
+):  # fmt: skip
+    k = items.shape[1]
+    chosen = np.empty(MOST, np.int32)
+    bonuses = np.empty(MOST, np.float32)
+    raw = np.empty(MOST, np.float32)
+    lowest = np.empty(MOST, np.float32)
+    near = np.empty(MOST + 1, np.int64)  # places of the candidates that may belong to the top k
+    item_of = np.empty(MOST, np.int32)
+    score_of = np.empty(MOST, np.float32)
+    for event in range(rows.shape[0]):
+        state = states[rows[event]]
+        count = _gather(
+            recent[event], category[event], followers, strength, category_best, popular, boost,
+            mark, base, chosen, bonuses,
+        )  # fmt: skip
+        base += MOST
+        length = _length(state)
+        _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, lowest)
+        found = _nearest(chosen, count, facts, length, lowest, _kth(lowest, count, k), near)
+        unsure = _score_finely(state, length, near, found, chosen, fine, facts, raw, item_of, score_of)
+        if not _place(item_of, score_of, found, unsure, items[event], scores[event]):
+            _score_exactly(state, near, found, chosen, table, facts, bonuses, raw, score_of)
+            _place(item_of, score_of, found, np.float32(-1.0), items[event], scores[event])
+        top = scores[event, 0]
+        total = np.float32(0.0)
+        for place in range(count):
+            total += exp(raw[place] - top)
+        for place in range(min(found, k)):
+            scores[event, place] = exp(scores[event, place] - top) / total
+
+
+@numba.njit(**KERNEL)
+def _gather(  # type: ignore[no-untyped-def]
+    recent, category, followers, strength, category_best, popular, boost, mark, base, chosen, bonuses
+):
+    """Write the event's candidates, none twice, and their bonuses; return how many there are."""
+    known = mark.shape[0]
+    count = 0
+    share = np.float32(2.0) * boost
+    for place in range(min(recent.shape[0], _QUOTAS.shape[0])):
+        item = recent[place]
+        share *= np.float32(0.5)
+        if item < 0 or item >= known:
+            continue
+        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+        for column in range(_QUOTAS[place]):
+            follower = followers[item, column]
+            if follower < 0:
+                break
+            count = _add(follower, share * strength[item, column], base, mark, chosen, bonuses, count)
+    for column in range(category_best.shape[1]):
+        item = category_best[category, column]
+        if item < 0:
+            break
+        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+    for column in range(popular.shape[0]):
+        item = popular[column]
+        if item < 0:
+            break
+        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+    return count
+
+
+@numba.njit(inline="always", **KERNEL)
+def _add(item, bonus, base, mark, chosen, bonuses, count):  # type: ignore[no-untyped-def]
     """Add a candidate, or its bonus where the event already has it; return the number of candidates."""
-    place = where[item] - base
+    place = mark[item] - base
     if place >= 0:
         bonuses[place] += bonus
         return count
-    where[item] = base + count
+    mark[item] = base + count
     chosen[count] = item
     bonuses[count] = bonus
     return count + 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _rank(  # type: ignore[no-untyped-def]
-    states, recent, category, table, bias, followers, strength, category_best, popular, boost, items, scores
-):
-    known, hidden = bias.shape[0], states.shape[1]
-    k = items.shape[1]
-    # where[i] = base + place of item i among the candidates of the present event; an older event's mark is
-    # below the present base, so nothing needs to be cleared between events.
-    where = np.full(known, -1, np.int64)
-    chosen = np.empty(MOST, np.int32)
-    bonuses = np.empty(MOST, np.float32)
-    for event in range(states.shape[0]):
-        base = event * MOST
-        count = 0
-        share = np.float32(2.0) * boost
-        for place in range(min(recent.shape[1], _QUOTAS.shape[0])):
-            item = recent[event, place]
-            share *= np.float32(0.5)
-            if item < 0 or item >= known:
-                continue
-            count = _add(item, np.float32(0.0), base, where, chosen, bonuses, count)
-            for column in range(_QUOTAS[place]):
-                follower = followers[item, column]
-                if follower < 0:
-                    break
-                bonus = share * strength[item, column]
-                count = _add(follower, bonus, base, where, chosen, bonuses, count)
-        for column in range(category_best.shape[1]):
-            item = category_best[category[event], column]
-            if item < 0:
-                break
-            count = _add(item, np.float32(0.0), base, where, chosen, bonuses, count)
-        for column in range(popular.shape[0]):
-            item = popular[column]
-            if item < 0:
-                break
-            count = _add(item, np.float32(0.0), base, where, chosen, bonuses, count)
-        filled = 0
-        for place in range(count):
-            item = chosen[place]
-            score = np.float32(0.0)
-            for column in range(hidden):
-                score += states[event, column] * table[item, column]
-            score += bias[item] + bonuses[place]
-            bonuses[place] = score
-            filled = _insert(item, score, items[event], scores[event], filled, k)
-        _softmax(bonuses, count, scores[event], filled)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _insert(item, score, items, scores, filled, k):  # type: ignore[no-untyped-def]
-    """Insert into the sorted top k; return how many it holds."""
-    if filled == k:
-        last = scores[k - 1]
-        if score < last or (score == last and item > items[k - 1]):
-            return filled
-        at = k - 1
-    else:
-        at = filled
-        filled += 1
-    while at > 0 and (scores[at - 1] < score or (scores[at - 1] == score and items[at - 1] > item)):
-        scores[at] = scores[at - 1]
-        items[at] = items[at - 1]
-        at -= 1
-    scores[at] = score
-    items[at] = item
-    return filled
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True, inline="always")
-def _softmax(raw, count, scores, filled):  # type: ignore[no-untyped-def]
-    """Turn the top scores into shares of the exponentials of all raw scores."""
-    if filled == 0:
-        return
-    top = scores[0]
+@numba.njit(**KERNEL)
+def _length(state):  # type: ignore[no-untyped-def]
     total = np.float32(0.0)
+    for column in range(state.shape[0]):
+        total += state[column] * state[column]
+    return np.float32(math.sqrt(total)) * np.float32(1.00001)
+
+
+@numba.njit(**KERNEL)
+def _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, lowest):  # type: ignore[no-untyped-def]
+    """Write the 8-bit scores of all candidates, and the lowest that the true ones can be."""
     for place in range(count):
-        total += math.exp(raw[place] - top)
-    for place in range(filled):
-        scores[place] = math.exp(scores[place] - top) / total
+        item = chosen[place]
+        row = small[item]
+        score = np.float32(0.0)
+        for column in range(row.shape[0]):
+            score += state[column] * np.float32(row[column])
+        raw[place] = score * facts[item, SCALE] + facts[item, BIAS] + bonuses[place]
+        lowest[place] = raw[place] - length * facts[item, LOST]
 
 
-@numba.njit(nogil=True, cache=True)
-def _top_rows(raw, items, scores):  # type: ignore[no-untyped-def]
-    k = items.shape[1]
-    for event in range(raw.shape[0]):
-        filled = 0
-        for item in range(raw.shape[1]):
-            score = raw[event, item]
-            if filled < k or score > scores[event, k - 1]:
-                filled = _insert(item, score, items[event], scores[event], filled, k)
-        _softmax(raw[event], raw.shape[1], scores[event], filled)
+@numba.njit(**KERNEL)
+def _kth(lowest, count, k):  # type: ignore[no-untyped-def]
+    """Return a score that at least k candidates reach for sure, few more than k; all where there are fewer."""
+    if count == 0:
+        return np.float32(0.0)
+    low = high = lowest[0]
+    for place in range(count):
+        low = min(low, lowest[place])
+        high = max(high, lowest[place])
+    if count <= k:
+        return low
+    for _ in range(_CUTS):  # a branch for every candidate would be guessed wrong too often
+        middle = np.float32(0.5) * (low + high)
+        reached = np.int32(0)
+        for place in range(count):
+            reached += np.int32(lowest[place] >= middle)
+        if reached >= k:
+            low = middle
+            if reached == k:
+                break
+        else:
+            high = middle
+    return low
 
 
-def rank_exact(
-    raw: npt.NDArray[np.float32],  # (m, known items) state . item + bias; overwritten
-    recent: npt.NDArray[np.int32],
-    tables: Tables,
-    boost: float,
-    k: int,
-) -> Ranked:
-    """Return the k best of all items; `raw` receives the followers' bonuses."""
-    add_bonuses(raw, recent, tables, boost)
-    items = np.full((len(raw), k), -1, np.int32)
-    scores = np.zeros((len(raw), k), np.float32)
-    _top_rows(raw, items, scores)
-    return Ranked(items, scores)
+@numba.njit(**KERNEL)
+def _nearest(chosen, count, facts, length, lowest, bound, near):  # type: ignore[no-untyped-def]
+    """Write the places of the candidates whose true score may be `bound` or more; return how many."""
+    found = np.int64(0)
+    for place in range(count):
+        near[found] = place
+        highest = lowest[place] + np.float32(2.0) * length * facts[chosen[place], LOST]
+        found += np.int64(highest >= bound)
+    return found
 
 
-def add_bonuses(
-    raw: npt.NDArray[np.float32], recent: npt.NDArray[np.int32], tables: Tables, boost: float
-) -> None:
-    """Add the followers' bonuses to the scores of all items (m, known items), in place."""
-    known, share = raw.shape[1], boost
-    for place, quota in zip(range(recent.shape[1]), QUOTAS, strict=False):
-        rows = np.flatnonzero((recent[:, place] >= 0) & (recent[:, place] < known))
-        followers = tables.followers[recent[rows, place], :quota]  # (rows, quota), no item twice in a row
-        at, column = np.nonzero(followers >= 0)
-        bonus = np.float32(share) * tables.strength[recent[rows, place], :quota]
-        raw[rows[at], followers[at, column]] += bonus[at, column]
-        share *= 0.5
+@numba.njit(**KERNEL)
+def _score_finely(  # type: ignore[no-untyped-def]
+    state, length, near, found, chosen, fine, facts, raw, item_of, score_of
+):
+    """Add the second layer to the scores of those near; return how far apart two must be to be told apart."""
+    unsure = np.float32(0.0)
+    for number in range(found):
+        place = near[number]
+        item = chosen[place]
+        row = fine[item]
+        score = np.float32(0.0)
+        for column in range(row.shape[0]):
+            score += state[column] * np.float32(row[column])
+        raw[place] += score * (facts[item, SCALE] / np.float32(FINE_STEPS))
+        item_of[number] = item
+        score_of[number] = raw[place]
+        unsure = max(unsure, facts[item, FINE_LOST])
+    return np.float32(2.0) * length * unsure
+
+
+@numba.njit(**KERNEL)
+def _score_exactly(state, near, found, chosen, table, facts, bonuses, raw, score_of):  # type: ignore[no-untyped-def]
+    for number in range(found):
+        place = near[number]
+        item = chosen[place]
+        row = table[item]
+        score = np.float32(0.0)
+        for column in range(row.shape[0]):
+            score += state[column] * row[column]
+        score += facts[item, BIAS] + bonuses[place]
+        raw[place] = score
+        score_of[number] = score
+
+
+@numba.njit(**KERNEL)
+def _place(item_of, score_of, found, unsure, items, scores):  # type: ignore[no-untyped-def]
+    """Write the best of `found` items in order, by counting how many are better.
+
+    Returns False where one of them is no more than `unsure` away from another.
+    """
+    doubts = np.int32(0)
+    for number in range(found):
+        item, score = item_of[number], score_of[number]
+        better, close = np.int32(0), np.int32(0)
+        for other in range(found):
+            apart = score_of[other] - score
+            equal = (apart == np.float32(0.0)) & (item_of[other] < item)
+            better += np.int32((apart > np.float32(0.0)) | equal)
+            close += np.int32(abs(apart) <= unsure)
+        if better < items.shape[0]:
+            items[better] = item
+            scores[better] = score
+            doubts += np.int32(close > 1)  # one is itself
+    return doubts == 0

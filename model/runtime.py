@@ -3,61 +3,27 @@
 A runtime and its slabs belong to one thread at a time; the heavy parts release the GIL.
 """
 
-from dataclasses import dataclass
+import copy
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from model import folder as folders
-from model import ranking, ranking_device, script
-from model.calibration import TAILS
-from model.candidates import QUOTAS
-from model.features import Encoder
+from model import script
+from model.batch import RECENT, StepBatch, StepResult, empty
+from model.calibration import TAILS, Calibration
+from model.cpu import CpuStep, column
+from model.device import DeviceStep
+from model.features import Encoder, Inputs
 from model.folder import Content, ModelError
 from model.interactions import WINDOW_FEATURES
+from model.rounds import arrange
 from model.slab import Slab
-from model.step import Arrangement, arrange
 
-__all__ = ["ModelError", "Runtime", "Slab", "StepBatch", "StepResult"]
-
-#: How many of the user's last distinct items the ranking reads; more columns of `recent` do no harm.
-RECENT = len(QUOTAS)
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One micro-batch of m events in processing order; a slot may occur many times."""
-
-    slots: npt.NDArray[np.int64]  # (m,)
-    kind: npt.NDArray[np.int8]  # (m,) 0 click, 1 browse, 2 purchase
-    item: npt.NDArray[np.int32]  # (m,) from `Runtime.item_index`, or `Runtime.none_item`
-    category: npt.NDArray[np.int32]  # (m,) from `Runtime.category_index`, or `Runtime.none_category`
-    gap_s: npt.NDArray[np.float32]  # (m,) seconds since the user's event before, -1 for the first
-    ts: npt.NDArray[np.int64]  # (m,) Unix ms
-    price: npt.NDArray[np.float32]  # (m,) NaN where unknown
-    quantity: npt.NDArray[np.int32]  # (m,)
-    windows: npt.NDArray[np.float32]  # (m, len(WINDOW_FEATURES)), this event included
-    recent: npt.NDArray[np.int32]  # (m, R) the user's last distinct items, this event's first, none-padded
-    first: npt.NDArray[np.bool_]  # (m,) the user has no earlier event
-
-    def __len__(self) -> int:
-        return len(self.slots)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Answers for m events, in processing order, as numpy arrays on the host."""
-
-    next_event: npt.NDArray[np.float32]  # (m, 3) probability of each type of the next event
-    purchase: npt.NDArray[np.float32]  # (m,) probability of a purchase within the horizon
-    items: npt.NDArray[np.int32]  # (m, k) numbers below len(item_ids), best first; -1 where there are fewer
-    scores: npt.NDArray[np.float32]  # (m, k) share of the item among the candidates, 0..1
-    p_value: npt.NDArray[np.float32]  # (m,) chance of an event as surprising as this one; 1 for a first event
-    surprise: npt.NDArray[np.float32]  # (m,) -log p(type) - log p(item) in nats; 0 for a first event
-    type_probability: npt.NDArray[np.float32]  # (m,) probability the model gave to this event's type
-    raw_purchase: npt.NDArray[np.float32]  # (m,) purchase score before calibration
+__all__ = ["RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult"]
 
 
 class Runtime:
@@ -80,9 +46,9 @@ class Runtime:
         self.category_index = content.vocabulary.categories.of
         self._step = step
         self._encoder = Encoder(content.settings.scale)
-        self._table = step.item.detach()  # (item rows, hidden)
-        self._bias = step.item_bias.detach()  # (known items,)
-        self._device_tables = ranking_device.DeviceTables(content.tables, device)
+        self._engine: CpuStep | DeviceStep = (
+            CpuStep(step, content) if device.type == "cpu" else DeviceStep(step, content, device)
+        )
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", exact: bool = False) -> "Runtime":
@@ -102,11 +68,28 @@ class Runtime:
         return cls(content, step, f"{manifest.name}@{manifest.version}", place, exact)
 
     def exactly(self) -> "Runtime":
-        """Return the same model with the ranking over all items."""
-        return Runtime(self.content, self._step, self.label, self.device, True)
+        """Return the same model with the ranking over all items; working memory is shared."""
+        other = copy.copy(self)
+        other.exact = True
+        return other
+
+    def plainly(self) -> "Runtime":
+        """Return the same model without what is special to a CPU: TorchScript and torch alone, the reference."""
+        other = copy.copy(self)
+        other._engine = DeviceStep(self._step, self.content, self.device)
+        return other
+
+    def calibrated(self, calibration: Calibration) -> "Runtime":
+        """Return the same model with other curves; working memory is shared."""
+        other = copy.copy(self)
+        other.content = msgspec.structs.replace(self.content, calibration=calibration)
+        return other
 
     def slab(self, capacity: int) -> Slab:
-        """Return hidden states for `capacity` users, all zero, on the device."""
+        """Return hidden states for `capacity` users, all zero, on the device.
+
+        On a CPU memory is taken only as slots are used, so ask at once for as many as there may ever be.
+        """
         return Slab(capacity, self.hidden, self.device)
 
     def warm_up(self) -> None:
@@ -120,38 +103,33 @@ class Runtime:
     def step(self, slab: Slab, batch: StepBatch, k: int = 10) -> StepResult:
         """Advance the slab by a micro-batch and return the answers for every event."""
         if not len(batch):
-            return _empty(k)
+            return empty(k)
         plan = arrange(batch.slots)
-        before, after = self._tensor(plan.before), self._tensor(plan.after)
-        users, last = self._tensor(plan.users), self._tensor(plan.last)
-        readout, next_event, purchase, log_kind, log_item = self._step(
-            slab.states, users, plan.sizes, last, before, after, *self._inputs(batch, plan)
-        )
-        items, scores = self._rank(readout, batch, k)
-        raw = purchase.cpu().numpy()
+        inputs = self._inputs(batch)
         curves = self.content.calibration
-        log_kind, log_item = log_kind.cpu().numpy(), log_item.cpu().numpy()
-        surprise = np.where(batch.first, np.float32(0.0), -(log_kind + log_item))
-        known = batch.item < len(self.item_ids)
-        log_p = np.where(known, curves.surprise_item(surprise), curves.surprise(surprise))
+        answers = self._engine(slab.states, plan, inputs, batch, curves.boost, k, self.exact)
+        surprise = -(answers.log_kind + answers.log_item)
+        surprise[batch.first] = 0.0
+        log_p = curves.surprise(surprise)
+        known = np.flatnonzero(batch.item < len(self.item_ids))
+        log_p[known] = curves.surprise_item(surprise[known])
+        log_p[batch.first] = 0.0
         return StepResult(
-            next_event=next_event.cpu().numpy(),
-            purchase=curves.purchase(raw),
-            items=items,
-            scores=scores,
-            p_value=np.where(batch.first, np.float32(1.0), np.exp(log_p)),
+            next_event=answers.next_event,
+            purchase=curves.purchase(answers.raw_purchase),
+            items=answers.items,
+            scores=answers.scores,
+            p_value=np.exp(log_p),
             surprise=surprise,
-            type_probability=np.exp(log_kind),
-            raw_purchase=raw,
+            type_probability=np.exp(answers.log_kind),
+            raw_purchase=answers.raw_purchase,
         )
 
     @torch.inference_mode()
     def replay(self, slab: Slab, batch: StepBatch) -> None:
         """Advance the slab only: to rebuild hidden states from the last events after a change of model."""
         if len(batch):
-            plan = arrange(batch.slots)
-            users, last = self._tensor(plan.users), self._tensor(plan.last)
-            self._step.advance(slab.states, users, plan.sizes, last, *self._inputs(batch, plan))
+            self._engine.advance(slab.states, arrange(batch.slots), self._inputs(batch))
 
     def tail(self, name: str, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Return the chance that an event's window feature is at least this value; `name` is one of TAILS."""
@@ -159,57 +137,17 @@ class Runtime:
             raise KeyError(f"no tail table for {name}: there are {', '.join(TAILS)}")
         return np.exp(self.content.calibration.tails[name](values))
 
-    def _inputs(self, batch: StepBatch, plan: Arrangement) -> tuple[torch.Tensor, ...]:
-        inputs = self._encoder.encode(
+    def _inputs(self, batch: StepBatch) -> Inputs:
+        return self._encoder.encode(
             batch.kind,
-            batch.item,
-            batch.category,
+            column(batch.item, np.int32),
+            column(batch.category, np.int32),
             batch.gap_s,
             batch.ts,
             batch.price,
             batch.quantity,
             batch.windows,
         )
-        return tuple(self._tensor(column[plan.order]) for column in inputs)
-
-    def _rank(
-        self, readout: torch.Tensor, batch: StepBatch, k: int
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        tables, boost = self.content.tables, self.content.calibration.boost
-        if self.device.type == "cpu" and not self.exact:
-            return ranking.rank(
-                readout.numpy(),
-                batch.recent,
-                batch.category,
-                self._table.numpy(),
-                self._bias.numpy(),
-                tables,
-                boost,
-                k,
-            )
-        if self.device.type == "cpu":
-            raw = torch.addmm(self._bias, readout, self._table[: len(self.item_ids)].T).numpy()
-            return ranking.rank_exact(raw, batch.recent, tables, boost, k)
-        recent = self._tensor(batch.recent)
-        if self.exact:
-            items, scores = ranking_device.rank_exact(
-                readout, recent, self._table, self._bias, self._device_tables, boost, k
-            )
-        else:
-            items, scores = ranking_device.rank(
-                readout,
-                recent,
-                self._tensor(batch.category),
-                self._table,
-                self._bias,
-                self._device_tables,
-                boost,
-                k,
-            )
-        return items.cpu().numpy(), scores.cpu().numpy()
-
-    def _tensor(self, column: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(column)).to(self.device)
 
     def _blank(self, m: int) -> StepBatch:
         return StepBatch(
@@ -238,11 +176,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"This machine offers no CUDA device ({name!r} was asked for): use auto or cpu.")
     return device
-
-
-def _empty(k: int) -> StepResult:
-    none = np.zeros(0, np.float32)
-    return StepResult(
-        np.zeros((0, 3), np.float32), none, np.zeros((0, k), np.int32), np.zeros((0, k), np.float32),
-        none, none, none, none,
-    )  # fmt: skip

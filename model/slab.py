@@ -6,10 +6,14 @@ import torch
 
 
 class Slab:
-    """One row of hidden state a slot; a fresh slot is all zeros, the state of a user never seen."""
+    """One row of hidden state a slot; a fresh slot is all zeros, the state of a user never seen.
+
+    On a CPU the rows are pages that the system hands out when they are first written, so a large capacity
+    costs nothing until it is used and `grow` is not needed. On another device all of it is taken at once.
+    """
 
     def __init__(self, capacity: int, hidden: int, device: torch.device) -> None:
-        self.states = torch.zeros((capacity, hidden), dtype=torch.float32, device=device)
+        self.states = _zeros(capacity, hidden, device)
 
     @property
     def capacity(self) -> int:
@@ -20,7 +24,7 @@ class Slab:
         """Make room for `capacity` slots; what the present slots hold stays. Never shrinks."""
         if capacity <= self.capacity:
             return
-        states = self.states.new_zeros((capacity, self.states.shape[1]))
+        states = _zeros(capacity, self.states.shape[1], self.states.device)
         states[: self.capacity] = self.states
         self.states = states
 
@@ -40,3 +44,9 @@ class Slab:
 
     def _index(self, slots: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(np.array(slots, np.int64, ndmin=1)).to(self.states.device)
+
+
+def _zeros(rows: int, width: int, device: torch.device) -> torch.Tensor:
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((rows, width), np.float32))  # calloc; torch.zeros writes the zeros
+    return torch.zeros((rows, width), dtype=torch.float32, device=device)

@@ -1,56 +1,21 @@
-"""One micro-batch through the GRU in a single TorchScript call, on the slab of hidden states.
+"""The network as the stream processor runs it: one micro-batch through the GRU on the slab, in TorchScript.
 
-Events are arranged in rounds: round r holds the r-th event of every user that has more than r events, users
-with most events first, so that each round works on a contiguous prefix of the users. Buffer rows:
+Where every event stands: `model.rounds`. A slab row holds a user's state and, behind it, the item of the user's
+last event (number + 1; 0 = never seen), which the readout needs. As a float32 an item number is exact up to
+16 million.
 
-    [ state of every user before the batch | states after round 0 | states after round 1 | ... ]
-
-The state before an event of round r is the row at the same place of the block in front. A slab row holds a
-user's state and, behind it, the item of the user's last event (number + 1; 0 = never seen), which the readout
-needs. As a float32 an item number is exact up to 16 million.
+This module is all that a device needs, and the reference. On a CPU `model.cpu` calls only `rounds` of it and
+does the rest in kernels, with tables made from the same weights.
 """
 
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.network import Network
 
-
-class Arrangement(NamedTuple):
-    """Where every event of a micro-batch of m events of u users stands in the buffer of u + m rows."""
-
-    users: npt.NDArray[np.int64]  # (u,) slots, most events first
-    order: npt.NDArray[np.int64]  # (m,) event numbers in the order of the rounds
-    sizes: list[int]  # events of each round, falling
-    before: npt.NDArray[np.int64]  # (m,) buffer row of the state before each event
-    after: npt.NDArray[np.int64]  # (m,) buffer row of the state after each event
-    last: npt.NDArray[np.int64]  # (u,) buffer row of each user's final state
-
-
-def arrange(slots: npt.NDArray[np.int64]) -> Arrangement:
-    """Return the rounds of a micro-batch; `slots` (m,) in processing order, m >= 1."""
-    m = len(slots)
-    unique, user, counts = np.unique(slots, return_inverse=True, return_counts=True)
-    u = len(unique)
-    by_count = np.argsort(-counts, kind="stable")
-    place = np.empty(u, np.int64)
-    place[by_count] = np.arange(u)
-    grouped = np.argsort(user, kind="stable")
-    nth = np.empty(m, np.int64)
-    nth[grouped] = np.arange(m) - np.repeat(np.cumsum(counts) - counts, counts)
-    sizes = np.bincount(nth)
-    start = np.concatenate(([0], u + np.cumsum(sizes) - sizes))  # start[r + 1]: block of round r
-    column = place[user]
-    after = start[nth + 1] + column
-    order = np.empty(m, np.int64)
-    order[after - u] = np.arange(m)
-    last = start[counts[by_count]] + np.arange(u)
-    return Arrangement(unique[by_count], order, sizes.tolist(), start[nth] + column, after, last)
+#: Rows that advance together on a CPU: their gates stay in the second-level cache.
+CHUNK = 512
 
 
 class Step(nn.Module):
@@ -83,6 +48,7 @@ class Step(nn.Module):
         self.hidden: int = network.shape.hidden
         self.known_items: int = network.shape.known_items
         self.none_item: int = network.shape.item_rows - 1
+        self.chunk: int = CHUNK
         self.register_buffer("shortcut", network.shortcut.weight.detach().T.contiguous())
         # (inputs, 3 hidden) and (hidden, 3 hidden):
         self.register_buffer("input_weight", gru.get_parameter("weight_ih_l0").detach().T.contiguous())
@@ -95,6 +61,32 @@ class Step(nn.Module):
         self.register_buffer("head_bias", torch.cat((network.next_kind.bias, network.purchase.bias)).detach())
         self.register_buffer("reference_items", network.item.weight.detach()[references].T.contiguous())
         self.register_buffer("reference_bias", network.item_bias.detach()[references] + log_weight)
+
+    @torch.jit.export
+    def rounds(self, buffer: Tensor, gates: Tensor, users: int, sizes: list[int]) -> None:
+        """Fill the buffer's rows behind the users' first states, round by round.
+
+        `gates` (at least sum(sizes), 3 hidden) is what the inputs add, in the order of the rounds (Cho et al.
+        2014; torch's gate order r, z, n). `sizes` may be a part of the rounds from the first on.
+        """
+        two = 2 * self.hidden
+        before = 0
+        row = 0
+        for size in sizes:
+            chunk = size if buffer.is_cuda else self.chunk
+            for start in range(0, size, chunk):
+                end = min(start + chunk, size)
+                state = buffer[before + start : before + end]
+                given = gates[row + start : row + end]
+                inner = torch.addmm(self.state_bias, state, self.state_weight)
+                rz = inner[:, :two].add_(given[:, :two]).sigmoid_()
+                new = torch.addcmul(given[:, two:], rz[:, : self.hidden], inner[:, two:])
+                # tanh(x) = 2 sigmoid(2 x) - 1: on a CPU torch's sigmoid is five times as fast as its tanh.
+                new = new.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+                after = buffer[users + row + start : users + row + end]
+                torch.lerp(new, state, rz[:, self.hidden :], out=after)
+            before = users + row
+            row += size
 
     @torch.jit.export
     def advance(
@@ -113,7 +105,7 @@ class Step(nn.Module):
         """Update the slab in place; return the buffers of states (u + m, hidden) and of items (u + m,).
 
         Event columns stand in the order of the rounds. One matrix product makes the input gates of all
-        events; only the recurrent part runs round by round (Cho et al. 2014; torch's gate order r, z, n).
+        events; only the recurrent part runs round by round.
         """
         inputs = torch.cat(
             (
@@ -127,25 +119,14 @@ class Step(nn.Module):
             dim=1,
         )
         gates = torch.addmm(self.input_bias, inputs, self.input_weight)  # (m, 3 hidden)
-        two = 2 * self.hidden
         u = users.size(0)
         buffer = torch.empty((u + item.size(0), self.hidden), dtype=slab.dtype, device=slab.device)
         resident = slab.index_select(0, users)  # (u, hidden + 1)
-        state = resident[:, : self.hidden]
-        buffer[:u] = state
+        buffer[:u] = resident[:, : self.hidden]
         seen = resident[:, self.hidden].to(torch.int64) - 1
         seen = torch.where(seen < 0, torch.full_like(seen, self.none_item), seen)
         items = torch.cat((seen, item.to(torch.int64)))  # the item of the event that led to each state
-        row = 0
-        for size in sizes:
-            state = state[:size]
-            given = gates[row : row + size]
-            inner = torch.addmm(self.state_bias, state, self.state_weight)
-            rz = torch.sigmoid(given[:, :two] + inner[:, :two])
-            new = torch.tanh(torch.addcmul(given[:, two:], rz[:, : self.hidden], inner[:, two:]))
-            state = torch.lerp(new, state, rz[:, self.hidden :])
-            buffer[u + row : u + row + size] = state
-            row += size
+        self.rounds(buffer, gates, u, sizes)
         final = (items.index_select(0, last) + 1).to(slab.dtype).unsqueeze(1)
         slab.index_copy_(0, users, torch.cat((buffer.index_select(0, last), final), dim=1))
         return buffer, items

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import candidates, playback, ranking, ranking_device
+from model import candidates, playback, ranking_device, ranking_exact
 from model.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, QUOTAS, SUCCESSORS, Tables
+from model.coarse import FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.ranking import Ranker
 from model.runtime import Runtime
 from tests.model.tiny import tiny_interactions
 
@@ -80,9 +82,9 @@ def test_kernel_and_torch_equal_the_reference(
     tables, states, table, bias, recent, category = make(seed, known, 6)
     if exact:
         raw = (states @ table[:known].T + bias).astype(np.float32)
-        found = ranking.rank_exact(raw, recent, tables, boost, k)
+        found = ranking_exact.rank(raw, recent, tables, boost, k)
     else:
-        found = ranking.rank(states, recent, category, table, bias, tables, boost, k)
+        found = Ranker(table, bias, tables).rank(states, np.arange(6), recent, category, boost, k)
     on_device = ranking_device.DeviceTables(tables, torch.device("cpu"))
     columns = [torch.from_numpy(column) for column in (states, recent, category, table, bias)]
     if exact:
@@ -99,6 +101,64 @@ def test_kernel_and_torch_equal_the_reference(
         np.testing.assert_allclose(found.scores[event, : len(best)], shares, atol=1e-5)
         np.testing.assert_allclose(scores[event, : len(best)].numpy(), shares, atol=1e-5)
         assert not found.scores[event, len(best) :].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 200),
+    st.sampled_from([8, 30, 64]),
+    st.sampled_from([1e-9, 0.3, 5.0]),
+)
+def test_eight_bits_are_never_further_off_than_they_say(
+    seed: int, known: int, hidden: int, size: float
+) -> None:
+    """One layer and both differ from the float32 score by at most |state| times what the table states."""
+    random = np.random.default_rng(seed)
+    table = (random.normal(0, size, (known, hidden)) ** random.integers(1, 4)).astype(np.float32)
+    table[random.random(known) < 0.1] = 0.0
+    states = random.normal(0, 2, (5, hidden)).astype(np.float32)
+    layers = coarse(table, np.zeros(known, np.float32))
+    assert layers.rows.ctypes.data % 64 == 0
+    length = np.linalg.norm(states, axis=1)[:, None]
+    true = states.astype(np.float64) @ table.T.astype(np.float64)
+    scale = layers.facts[:, SCALE].astype(np.float64)
+    one = states @ layers.rows.T * scale
+    both = one + states @ layers.fine.T * (scale / FINE_STEPS)
+    assert (np.abs(one - true) <= length * layers.facts[:, LOST]).all()
+    assert (np.abs(both - true) <= length * layers.facts[:, FINE_LOST]).all()
+    assert (layers.facts[:, FINE_LOST] <= layers.facts[:, LOST] * 1.01).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(8, 23), st.sampled_from([1, 5, 10]))
+def test_items_too_near_for_sixteen_bits_keep_the_order_of_float32(seed: int, bits: int, k: int) -> None:
+    """Rows that differ by a few units of 2^-bits stand in the order of their exact scores; twins by number."""
+    random = np.random.default_rng(seed)
+    tables, _, _, bias, recent, category = make(seed, 50, 6)
+    # Multiples of 2^-bits below 1 and a state of zeros and one: sums are exact in float32 in any order.
+    base = random.integers(0, 2**bits, 8)
+    rows = np.clip(base + random.integers(-2, 3, (53, 8)), 0, 2**bits - 1)
+    table = (rows * 2.0**-bits).astype(np.float32)
+    states = np.eye(8, dtype=np.float32)[random.integers(0, 8, 6)]
+    found = Ranker(table, bias * 0, tables).rank(states, np.arange(6), recent, category, 0.0, k)
+    for event in range(6):
+        best, _ = reference(
+            states[event], recent[event], int(category[event]), table, bias * 0, tables, 0.0, k, False
+        )
+        assert found.items[event].tolist() == best + [-1] * (k - len(best))
+
+
+def test_ranking_a_real_model_gives_the_lists_of_float32(runtime: Runtime) -> None:
+    """On the states of a trained model the ten items, their order and their shares are those of torch."""
+    batch = playback.whole_batch(runtime, tiny_interactions(6, users=40))
+    found = runtime.step(runtime.slab(40), batch)
+    plain = runtime.plainly().step(runtime.slab(40), batch)
+    same = (found.items == plain.items).all(axis=1)
+    gaps = -np.diff(plain.scores, axis=1).min(axis=1, where=plain.items[:, 1:] >= 0, initial=1.0)
+    assert same[gaps > 1e-5].all()
+    assert same.mean() > 0.98
+    np.testing.assert_allclose(found.scores, plain.scores, atol=5e-4)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=40))

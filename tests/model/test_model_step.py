@@ -3,15 +3,16 @@
 from itertools import pairwise
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import playback
+from model.rounds import arrange
 from model.runtime import Runtime, StepResult
 from model.slab import Slab
-from model.step import arrange
 from model.train import Trained
 from tests.model.tiny import tiny_interactions
 
@@ -19,7 +20,7 @@ DATA = tiny_interactions(3, users=12)
 EVENTS = 150
 
 
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=60))
+@given(st.lists(st.integers(0, 6) | st.integers(0, 2**62), min_size=1, max_size=60))
 def test_rounds_keep_every_users_order(slots: list[int]) -> None:
     """Each event's `before` row is the `after` row of its user's previous event, or the user's first row."""
     plan = arrange(np.array(slots))
@@ -61,7 +62,9 @@ def test_any_cutting_into_micro_batches_gives_the_same_answers(runtime: Runtime,
             assert (near[:, 1:] | near[:, :-1])[different].all()
             np.testing.assert_allclose(scores, whole.scores, atol=1e-5)
         else:
-            np.testing.assert_allclose(joined, column, atol=1e-4 if name == "surprise" else 1e-5)
+            # A tiny model's curve from surprise to p is steep between surprises that are nearly equal.
+            atol = {"surprise": 1e-4, "p_value": 2e-3}.get(name, 1e-5)
+            np.testing.assert_allclose(joined, column, atol=atol)
 
 
 def test_step_equals_the_network_it_was_exported_from(runtime: Runtime, trained: Trained) -> None:
@@ -161,3 +164,15 @@ def test_slab_reads_back_what_was_written_bit_for_bit(data: st.DataObject) -> No
             mirror = np.vstack((mirror, np.zeros((3, 4), np.float32)))
         read = slab.read(np.arange(len(mirror)))
         np.testing.assert_array_equal(read.view(np.uint32), mirror.view(np.uint32))
+
+
+def test_a_large_slab_takes_memory_only_where_it_is_used() -> None:
+    """On a CPU a million rows (516 MB) cost next to nothing until users come; grown rows neither."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    slab = Slab(1_000_000, 129, torch.device("cpu"))
+    slab.write(np.arange(1000), np.ones((1000, 129), np.float32))
+    assert process.memory_info().rss - before < 64 << 20
+    slab.grow(1_000_000)
+    assert slab.capacity == 1_000_000
+    assert slab.read(np.array([999, 1000, 999_999])).sum(axis=1).tolist() == [129.0, 0.0, 0.0]

@@ -1,0 +1,57 @@
+"""Single-precision functions for numba kernels that LLVM turns into SIMD code, and how kernels are compiled.
+
+`math.exp` in a kernel is a call of the C library for every number; these are plain arithmetic, so a loop over
+them is vectorised like any other.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+#: How every kernel is compiled: without the GIL, kept on disk, sums in any order (SIMD), no check for a
+#: division by zero (a branch in the loop would forbid SIMD).
+KERNEL = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
+
+_F = np.float32
+_LOG2_E = np.float32(1.4426950408889634)
+_LN_2 = np.float32(0.6931471805599453)
+_LIMIT = np.float32(80.0)  # exp(+-80) and its products with a few hundred terms stay normal float32
+
+
+@intrinsic
+def _float_of_bits(_context: Any, bits: Any) -> Any:
+    """Return the float32 that has the bits of an int32."""
+
+    def code(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), code
+
+
+@numba.njit(inline="always", **KERNEL)
+def exp(x):  # type: ignore[no-untyped-def]
+    """Return exp(x) of a float32 between -80 and 80 (beyond: that of the limit), relative error below
+    5e-7: 2^n times a Taylor polynomial of what is left."""
+    x = max(min(x, _LIMIT), -_LIMIT)
+    n = np.int32(np.int32(x * _LOG2_E + _F(128.5)) - np.int32(128))  # rounds: the cast cuts off
+    r = x - _F(n) * _LN_2
+    p = _F(1.0 / 120.0) + r * _F(1.0 / 720.0)
+    p = _F(1.0 / 6.0) + r * (_F(1.0 / 24.0) + r * p)
+    p = _F(1.0) + r * (_F(1.0) + r * (_F(0.5) + r * p))
+    return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
+
+
+@numba.njit(inline="always", **KERNEL)
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """Return 1 / (1 + exp(-x)) of a float32."""
+    return _F(1.0) / (_F(1.0) + exp(-x))
+
+
+@numba.njit(inline="always", **KERNEL)
+def tanh(x):  # type: ignore[no-untyped-def]
+    """Return tanh(x) of a float32, absolute error about 1e-7."""
+    return _F(2.0) / (_F(1.0) + exp(_F(-2.0) * x)) - _F(1.0)
