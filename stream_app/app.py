@@ -9,6 +9,7 @@ from yarl import URL
 from model.runtime import Runtime
 from stream_app.agents.engine import Engine
 from stream_app.agents.pipeline import Pipeline
+from stream_app.agents.processor import Processor
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages
@@ -24,6 +25,14 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
     The pipeline is at `app.pipeline`, the state at `app.tables["users"]`.
     """
+    engine = Engine(settings, runtime, partitions=partitions)
+    app = app_around(settings, engine, partitions=partitions)
+    app.tables.add(UserTable(app, engine))
+    return app
+
+
+def app_around(settings: Settings, processor: Processor, *, partitions: int) -> faust.App:
+    """The Faust app that drives a processor. The pipeline is at `app.pipeline`."""
     # Faust wants a port even where none is opened.
     host, port = settings.web_address or ("127.0.0.1", 6066)
     app = faust.App(
@@ -50,9 +59,7 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
         web_bind=host,
         web_port=port,
     )
-    engine = Engine(settings, runtime, partitions=partitions)
-    app.tables.add(UserTable(app, engine))
-    pipeline = Pipeline(app, settings, engine, Metrics(), Health(settings.ready_max_age_ms))
+    pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))
     app.pipeline = pipeline
 
     events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.events import Events
-from stream_app.outputs import Message
+from stream_app.event_columns import Events
+from stream_app.messages import MessageColumns
+from stream_app.outputs import NO_HEADERS, Message
 
+#: Messages by topic and partition.
 Outputs = dict[tuple[str, int], list[Message]]
 
 
@@ -20,13 +22,16 @@ class Applied:
     applied: npt.NDArray[np.void]  # (n,) APPLIED_EVENT
     features: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
     seeds: npt.NDArray[np.int32]  # (n, SEEDS)
+    serial: npt.NDArray[np.int64]  # (n,) of the user who had the slot then
+    reset: npt.NDArray[np.int64]  # slots to empty before these events: their users are new
 
 
 @dataclass(slots=True)
 class StepOutput:
     """What one micro-batch brought."""
 
-    outputs: Outputs = field(default_factory=dict)
+    columns: list[tuple[str, int, MessageColumns]] = field(default_factory=list)  # topic, partition, messages
+    others: Outputs = field(default_factory=dict)  # the few that have no columns
     batches: list[Applied] = field(default_factory=list)
     events: int = 0  # taken from the merge
     late: int = 0
@@ -36,12 +41,20 @@ class StepOutput:
     evicted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
+    @property
+    def outputs(self) -> Outputs:
+        """All messages as objects, made at each call: for files and tests, not for the hot path."""
+        outputs = {place: list(messages) for place, messages in self.others.items()}
+        for topic, partition, columns in self.columns:
+            messages = [(key, value, NO_HEADERS) for key, value in columns.each()]
+            outputs.setdefault((topic, partition), []).extend(messages)
+        return outputs
+
 
 @dataclass(slots=True)
 class Checkpoint:
     """The state records of one partition and the source offsets they include."""
 
     partition: int
-    keys: list[bytes]
-    values: list[bytes | None]
+    records: MessageColumns
     positions: list[int]

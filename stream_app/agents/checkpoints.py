@@ -11,7 +11,7 @@ import faust
 from faust.types import TP
 
 from stream_app.agents.batches import Checkpoint
-from stream_app.agents.engine import Engine
+from stream_app.agents.processor import Processor
 from stream_app.errors import ForeclickError
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
@@ -34,16 +34,20 @@ class Checkpoints:
         self,
         app: faust.App,
         settings: Settings,
-        engine: Engine,
+        engine: Processor,
         metrics: Metrics,
         health: Health,
         turn: asyncio.Lock,
+        drain: Callable[[], Awaitable[None]],
         in_thread: Callable[..., Awaitable[Any]],
     ) -> None:
-        """`turn` is held by whoever uses the engine; `in_thread` calls a function in the engine's thread."""
+        """`turn` is held by whoever uses the engine; `in_thread` calls a function in the engine's thread.
+
+        `drain` finishes what is half done.
+        """
         self._app, self._settings, self._engine = app, settings, engine
         self._metrics, self._health = metrics, health
-        self._turn, self._in_thread = turn, in_thread
+        self._turn, self._drain, self._in_thread = turn, drain, in_thread
         self._one_at_a_time = asyncio.Lock()
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
         self._next_expiry = 0.0
@@ -104,6 +108,7 @@ class Checkpoints:
         async with self._turn:  # 1
             if self.broken:
                 return
+            await self._drain()
             outputs, self.in_flight = self.in_flight, deque()
             generation = self._app.consumer_generation_id
             snapshot = await self._in_thread(self._snapshot, generation)
@@ -144,11 +149,7 @@ class Checkpoints:
                 if engine.is_restored(partition):
                     self._metrics.evictions.labels("age").inc(engine.expire(partition))
         taken = [engine.checkpoint(p, generation) for p in engine.partitions]
-        return [
-            (c, self._producer.build([(k, v, []) for k, v in zip(c.keys, c.values, strict=True)]))
-            for c in taken
-            if c is not None
-        ]
+        return [(c, self._producer.build_columns(*c.records.arrays())) for c in taken if c is not None]
 
     @property
     def _consumer(self) -> BatchConsumer:

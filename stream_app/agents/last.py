@@ -12,14 +12,14 @@ class LastPredictions:
     """The newest prediction of each slot, for look-ups."""
 
     def __init__(self, limit: int, k: int) -> None:
-        self.owner = np.zeros(limit, object)  # whose prediction it is: a slot may have passed to another user
+        self.owner = np.zeros(limit, np.int64)  # serial number of the user whose prediction it is
         self.items = np.zeros((limit, k), np.int32)
         self.scores = np.zeros((limit, k), np.float32)
         self.heads = np.zeros((limit, 4), np.float32)
 
-    def keep(self, slots: npt.NDArray[np.int64], names: npt.NDArray[np.object_], result: StepResult) -> None:
+    def keep(self, slots: npt.NDArray[np.int64], serial: npt.NDArray[np.int64], result: StepResult) -> None:
         """Remembers the predictions of a micro-batch; of several for one slot the last counts."""
-        self.owner[slots] = names[slots]
+        self.owner[slots] = serial
         self.items[slots, : result.items.shape[1]] = result.items
         self.scores[slots, : result.scores.shape[1]] = result.scores
         self.heads[slots, :3] = result.next_event

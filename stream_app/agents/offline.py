@@ -12,6 +12,7 @@ from model.interactions import Interactions
 from model.runtime import Runtime
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.engine import Engine
+from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
 from stream_app.events import BadRecord, Event, encode_json
 from stream_app.names import Names
@@ -40,7 +41,7 @@ def warm_up(settings: Settings, runtime: Runtime | None) -> None:
     for kind, topic in enumerate(INPUT_TOPICS):
         values = [encode_json(Event(user_id="warm", ts=i, item_id="up", price=1.0)) for i in (1, 2)]
         records = [Record(topic, 0, i, 2, b"warm", value) for i, value in enumerate(values)]
-        engine.ingest(0, kind, records, len(records))
+        engine.ingest(0, kind, RecordColumns.of(records), len(records))
     if engine.step(0.0, ended=True) is None:
         raise AssertionError("the events of the warm-up were not processed")
 
@@ -81,7 +82,7 @@ def drive(
             if topic not in INPUT_TOPICS:
                 continue
             kind = INPUT_TOPICS.index(topic)
-            bad += engine.ingest(partition, kind, records, records[-1].offset + 1)
+            bad += engine.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
             ahead[topic, partition] -= len(records)
             if not ahead[topic, partition]:
                 engine.merge(partition).finish(kind)

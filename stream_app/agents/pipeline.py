@@ -1,7 +1,8 @@
 """Drives the engine in a worker: batches from the agent in, outputs and checkpoints out.
 
-All work of the engine runs in one thread, in turns. A turn is: ingest what has come, process one micro-batch, queue
-its outputs. Checkpoints run beside the turns and only borrow one to take a snapshot.
+Work goes in turns of two halves, side by side in two threads: one ingests what has come and applies a micro-batch to
+the rows; the other takes the micro-batch before it through the model and queues its outputs. Checkpoints run beside
+the turns and only borrow one, with nothing half done, to take a snapshot.
 
 What happens when:
 - crash: outputs are acknowledged before the state that includes them is written, and state before offsets, so the
@@ -24,21 +25,22 @@ from faust.types import TP
 from mode import Service
 
 from stream_app.agents import telemetry
-from stream_app.agents.batches import StepOutput
+from stream_app.agents.batches import Outputs, StepOutput
 from stream_app.agents.checkpoints import Checkpoints
-from stream_app.agents.engine import Engine
+from stream_app.agents.processor import Processor
 from stream_app.agents.recovery import ChangelogReader
+from stream_app.columns import RecordColumns
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
-from stream_app.outputs import Prediction
 from stream_app.settings import Settings
-from stream_app.state import view
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.producer import BatchProducer, Built
 
 T = TypeVar("T")
+U = TypeVar("U")
+BuiltFor = tuple[str, int, list[Built]]  # topic, partition, record batches
 log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
@@ -55,7 +57,7 @@ class Pipeline(Service):
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
     def __init__(
-        self, app: faust.App, settings: Settings, engine: Engine, metrics: Metrics, health: Health
+        self, app: faust.App, settings: Settings, engine: Processor, metrics: Metrics, health: Health
     ) -> None:
         super().__init__()
         self.app = app
@@ -63,10 +65,14 @@ class Pipeline(Service):
         self.engine = engine
         self.metrics = metrics
         self.health = health
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._pending: StepOutput | None = None  # advanced and not yet finished
         self._reader = ChangelogReader(settings.brokers, settings.changelog)
         self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
-        self._checkpoints = Checkpoints(app, settings, engine, metrics, health, self._turn, self._in_thread)
+        self._checkpoints = Checkpoints(
+            app, settings, engine, metrics, health, self._turn, self._drain, self._in_thread
+        )
         self._work = asyncio.Event()
         self._incoming: list[FetchedBatch] = []
         self._held: dict[TP, int] = {}  # records received but not processed
@@ -103,6 +109,7 @@ class Pipeline(Service):
         self.health.set_assigned(len(mine))
         await self._stop_recovering()
         async with self._turn:
+            await self._drain()
             for partition in set(self.engine.partitions) - mine:
                 await self._in_thread(self.engine.drop, partition)
                 self.metrics.forget_partition(self.settings.inputs, partition)
@@ -110,7 +117,7 @@ class Pipeline(Service):
             stale = await self._stale(mine)
             for partition in stale:
                 await self._in_thread(self.engine.drop, partition)
-                await self._in_thread(self.engine.assign, partition, [0, 0, 0])
+                await self._in_thread(self.engine.assign, partition, [0] * len(self._kind))
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
@@ -158,16 +165,7 @@ class Pipeline(Service):
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
         """All that is kept of a user, None where this worker does not hold them."""
 
-        def find() -> dict[str, Any] | None:
-            users = self.engine.users
-            slot = users.find(user_id)
-            if slot is None:
-                return None
-            found = view.user(users, slot, self.engine.items, self.engine.categories)
-            last: Prediction | None = self.engine.last_prediction(slot)
-            return {**found, "last_prediction": last}
-
-        return await self._in_thread(find)
+        return await self._in_thread(self.engine.look_up, user_id)
 
     # --- the loop
 
@@ -178,6 +176,7 @@ class Pipeline(Service):
         if self._reader_started:
             await self._reader.stop()
         self._thread.shutdown(wait=True)
+        self._model_thread.shutdown(wait=True)
 
     @Service.task
     async def _run(self) -> None:
@@ -226,20 +225,35 @@ class Pipeline(Service):
                 return False
             with self._checkpoints.breaking():
                 incoming, self._incoming = self._incoming, []
-                output, bad, built = await self._in_thread(self._process, incoming)
+                finished, self._pending = self._pending, None
+                # One thread applies this micro-batch to the rows while another takes the one before it
+                # through the model.
+                first = self._in_thread(self._advance, incoming)
+                second = self._in_model_thread(self._finish, finished) if finished is not None else _nothing()
+                advanced, built = await _both(first, second)
+                self._pending, bad, letters = advanced
                 self.health.rest(PROCESSING)
                 self._checkpoints.check_lease()
-                await self._publish(output, bad, built)
+                await self._publish(finished, bad, [*built, *letters])
             self._resume_drained()
         while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:
             await asyncio.shield(self._checkpoints.in_flight[0])
             self._checkpoints.drop_acknowledged()
-        return output is not None or bool(self._incoming)
+        return self._pending is not None or finished is not None or bool(self._incoming)
 
-    def _process(
+    async def _drain(self) -> None:
+        """Finishes the micro-batch that is only half done. Whoever calls it holds the turn."""
+        finished, self._pending = self._pending, None
+        if finished is not None:
+            with self._checkpoints.breaking():
+                built = await self._in_model_thread(self._finish, finished)
+                self._checkpoints.check_lease()
+                await self._publish(finished, [], built)
+
+    def _advance(
         self, incoming: list[FetchedBatch]
-    ) -> tuple[StepOutput | None, list[BadRecord], list[tuple[str, int, list[Built]]]]:
-        """The engine's part of a turn, in its thread."""
+    ) -> tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]:
+        """The first half of a turn, in the thread that owns the rows."""
         self.health.beat(PROCESSING)
         bad: list[BadRecord] = []
         start = time.perf_counter()
@@ -259,17 +273,22 @@ class Pipeline(Service):
         decoded = time.perf_counter()
         now = time.monotonic()
         self._mark_idle(now)
-        output = self.engine.step(now)
-        outputs = self.engine.dead_letters(bad)
+        output = self.engine.advance(now)
         if output is not None:
             output.seconds["decode"] = decoded - start
-            for where, messages in output.outputs.items():
-                outputs.setdefault(where, []).extend(messages)
-        built = [
-            (topic, partition, self._producer.build(messages))
-            for (topic, partition), messages in outputs.items()
+        return output, bad, self._build(self.engine.dead_letters(bad))
+
+    def _finish(self, output: StepOutput) -> list[BuiltFor]:
+        """The second half, in the thread of the model."""
+        self.engine.finish(output)
+        columns = [
+            (topic, partition, self._producer.build_columns(*messages.arrays()))
+            for topic, partition, messages in output.columns
         ]
-        return output, bad, built
+        return [*columns, *self._build(output.others)]
+
+    def _build(self, messages: Outputs) -> list[BuiltFor]:
+        return [(topic, partition, self._producer.build(few)) for (topic, partition), few in messages.items()]
 
     def _mark_idle(self, now: float) -> None:
         """Tells the merges which topics have nothing more to read."""
@@ -281,9 +300,7 @@ class Pipeline(Service):
                 end = self._consumer.end_of(TP(topic, partition))
                 merge.idle(kind, end is not None and merge.read(kind) >= end, now)
 
-    async def _publish(
-        self, output: StepOutput | None, bad: list[BadRecord], built: list[tuple[str, int, list[Built]]]
-    ) -> None:
+    async def _publish(self, output: StepOutput | None, bad: list[BadRecord], built: list[BuiltFor]) -> None:
         start = time.perf_counter()
         futures: list[asyncio.Future[Any]] = []
         for topic, partition, batches in built:
@@ -298,7 +315,7 @@ class Pipeline(Service):
         self,
         done: "asyncio.Future[Any]",
         output: StepOutput | None,
-        built: list[tuple[str, int, list[Built]]],
+        built: list[BuiltFor],
     ) -> None:
         if done.cancelled() or done.exception() is not None:
             return  # whoever awaits it at the checkpoint deals with it
@@ -356,8 +373,9 @@ class Pipeline(Service):
             await self._start_reader()
             self.health.set_recovering(0, 0)
 
-            async def apply(partition: int, keys: Any, values: Any, count: int, total: int) -> None:
-                await self._in_thread(self.engine.restore, partition, keys, values)
+            async def apply(partition: int, batch: RecordColumns, count: int, total: int) -> None:
+                async with self._turn:
+                    await self._in_thread(self.engine.restore, partition, batch)
                 self.health.set_recovering(count, total)
 
             records, ends = await self._reader.read(partitions, apply)
@@ -394,6 +412,10 @@ class Pipeline(Service):
     def _producer(self) -> BatchProducer:
         return self.app.producer
 
+    async def _in_model_thread(self, call: Callable[..., T], *args: Any) -> T:
+        work: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._model_thread, call, *args)
+        return await asyncio.shield(work)
+
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
         loop = asyncio.get_running_loop()
         work: Awaitable[T] = loop.run_in_executor(self._thread, call, *args)
@@ -406,3 +428,16 @@ class Pipeline(Service):
         self.health.commit_failed(str(error))
         self.metrics.commits.labels("failed").inc()
         await self.app.crash(error)
+
+
+async def _nothing() -> list[BuiltFor]:
+    return []
+
+
+async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """Both results, once both have ended; raises what the first to fail raised."""
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return outcomes  # type: ignore[return-value]

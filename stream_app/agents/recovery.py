@@ -5,14 +5,23 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
+from stream_app.transport.fetched import deliver_columns
+from stream_app.transport.internals import stop_consumer
 
-#: Called with a partition, keys, values, records read and records to read in all.
-Apply = Callable[[int, Sequence[bytes], Sequence[bytes | None], int, int], Awaitable[None]]
+#: Called with a partition, some of its records, how many were read so far, these included, and how many at most
+#: there are.
+Apply = Callable[[int, RecordColumns, int, int], Awaitable[None]]
 
+#: Largest fetch of one partition. As much again is read while the one before is applied.
 FETCH_BYTES = 8 * 1024 * 1024
 #: How long no record may come before recovery gives up, in seconds.
 STALL_S = 60.0
+_POLL_MS = 500
+#: How long the broker holds a fetch that finds nothing: at the end of one reading there is one, and the next reading
+#: waits behind it, on the same connection.
+_FETCH_WAIT_MS = 50
 
 
 class RecoveryError(ForeclickError):
@@ -31,16 +40,18 @@ class ChangelogReader:
             isolation_level="read_committed",
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_bytes=4 * FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
         )
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connects."""
         await self._consumer.start()
+        deliver_columns(self._consumer)
 
     async def stop(self) -> None:
         """Disconnects."""
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """The end offset of each partition."""
@@ -51,7 +62,7 @@ class ChangelogReader:
     async def read(self, partitions: Iterable[int], apply: Apply) -> tuple[int, dict[int, int]]:
         """Hands every record up to the present ends to `apply`; returns how many there were, and the ends.
 
-        Raises RecoveryError when nothing comes for a minute.
+        Reading goes on while `apply` is awaited. Raises RecoveryError when nothing comes for a minute.
         """
         async with self._lock:
             tps = [TopicPartition(self.topic, p) for p in partitions]
@@ -64,36 +75,44 @@ class ChangelogReader:
                 # nothing is read: seek to the numbers.
                 for tp in tps:
                     consumer.seek(tp, begin[tp])
-                count = await self._read(tps, begin, end, apply)
+                count = await self._read(begin, end, apply)
                 return count, {tp.partition: offset for tp, offset in end.items()}
             finally:
                 consumer.unsubscribe()
 
     async def _read(
-        self,
-        tps: list[TopicPartition],
-        begin: dict[TopicPartition, int],
-        end: dict[TopicPartition, int],
-        apply: Apply,
+        self, begin: dict[TopicPartition, int], end: dict[TopicPartition, int], apply: Apply
     ) -> int:
-        consumer = self._consumer
-        total = sum(end[tp] - begin[tp] for tp in tps)
-        left = {tp for tp in tps if end[tp] > begin[tp]}
+        total = sum(end[tp] - begin[tp] for tp in end)
+        left = {tp for tp in end if end[tp] > begin[tp]}
+        if not left:
+            return 0
         loop = asyncio.get_running_loop()
         count, quiet_since = 0, loop.time()
-        while left:
-            fetched = await consumer.getmany(*left, timeout_ms=500)
-            for tp, records in fetched.items():
-                # What was appended since belongs to whoever wrote it after us, or to nobody.
-                wanted = [r for r in records if r.offset < end[tp]]
-                count += len(wanted)
-                if wanted:
-                    keys = [r.key for r in wanted]
-                    await apply(tp.partition, keys, [r.value for r in wanted], count, total)
-            if fetched:
-                quiet_since = loop.time()
-            elif loop.time() - quiet_since > STALL_S:
-                where = ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(left))
-                raise RecoveryError(f"no record came of {where} for {STALL_S:.0f} s: is the broker well?")
-            left = {tp for tp in left if await consumer.position(tp) < end[tp]}
+        ahead = loop.create_task(self._fetch(left))
+        try:
+            while left:
+                fetched = await ahead
+                left = {tp for tp in left if await self._consumer.position(tp) < end[tp]}
+                if left:
+                    ahead = loop.create_task(self._fetch(left))
+                for tp, records in fetched.items():
+                    # What was appended since belongs to whoever wrote it after us, or to nobody.
+                    wanted = records.below(end[tp])
+                    count += len(wanted)
+                    if wanted:
+                        await apply(tp.partition, wanted, count, total)
+                if fetched:
+                    quiet_since = loop.time()
+                elif loop.time() - quiet_since > STALL_S:
+                    where = ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(left))
+                    raise RecoveryError(f"no record came of {where} for {STALL_S:.0f} s: is the broker well?")
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)  # its error, if any, was raised above
         return count
+
+    async def _fetch(self, tps: set[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
+        fetched = await self._consumer.getmany(*tps, timeout_ms=_POLL_MS)
+        # A partition's records come in one piece.
+        return {tp: records[0] for tp, records in fetched.items()}

@@ -22,7 +22,7 @@ Tail = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 def find(
     rules: Rules,
-    rows: npt.NDArray[np.void],  # ROW, its `flagged` is changed
+    flagged: npt.NDArray[np.int64],  # (slots, reasons) ts of the last flag, 0 for none; changed
     slots: npt.NDArray[np.int64],  # (n,)
     ts: npt.NDArray[np.int64],  # (n,) ms
     features: npt.NDArray[np.float32],  # (n, len(WINDOW_FEATURES))
@@ -37,18 +37,23 @@ def find(
     """
     clicks, purchases, distinct = features[:, _CLICKS_1M], features[:, _PURCHASES_1H], features[:, _DISTINCT]
     ratio = applied["amount_ratio"]
-    broken = np.zeros((len(slots), len(REASON_CODES)), np.bool_)
-    if p_value is not None:
-        broken[:, _UNLIKELY] = p_value <= rules.surprise_p
-    broken[:, _CLICKS] = clicks > rules.clicks_1m
-    broken[:, _ITEMS] = distinct > rules.distinct_items
-    broken[:, _PURCHASES] = purchases > rules.purchases_1h
-    broken[:, _AMOUNT] = ratio > rules.amount_jump
+    rules_broken = {
+        _UNLIKELY: p_value <= rules.surprise_p if p_value is not None else np.zeros(len(slots), np.bool_),
+        _CLICKS: clicks > rules.clicks_1m,
+        _ITEMS: distinct > rules.distinct_items,
+        _PURCHASES: purchases > rules.purchases_1h,
+        _AMOUNT: ratio > rules.amount_jump,
+    }
+    suspects = np.flatnonzero(np.logical_or.reduce(list(rules_broken.values())))
+    if not len(suspects):
+        return []
     found = []
-    flagged = rows["flagged"]
-    before = flagged[slots]  # most of what is broken was flagged a moment ago: drop it in one go
-    broken &= (before == 0) | (ts[:, None] - before >= rules.flag_cooldown_ms)
-    for i in np.flatnonzero(broken.any(axis=1)).tolist():
+    broken = np.zeros((len(slots), len(REASON_CODES)), np.bool_)
+    for code, where in rules_broken.items():
+        broken[suspects, code] = where[suspects]
+    before = flagged[slots[suspects]]  # most of what is broken was flagged a moment ago: drop it in one go
+    broken[suspects] &= (before == 0) | (ts[suspects, None] - before >= rules.flag_cooldown_ms)
+    for i in suspects[broken[suspects].any(axis=1)].tolist():
         last = flagged[slots[i]]
         now = int(ts[i])
         codes = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from faust.types import TP
 
 from stream_app.agents.batches import StepOutput
-from stream_app.agents.engine import Engine
+from stream_app.agents.processor import Processor
 from stream_app.events import BadRecord
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
@@ -33,7 +33,7 @@ def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], 
 
 
 def gauges(
-    engine: Engine,
+    engine: Processor,
     end_of: Callable[[TP], int | None],
     kinds: Mapping[str, int],
     metrics: Metrics,
@@ -55,5 +55,5 @@ def gauges(
             if end is not None:
                 metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[kind]))
     health.set_oldest(min(oldest) if oldest else None)
-    metrics.resident_users.set(len(engine.users))
+    metrics.resident_users.set(len(engine.rows))
     metrics.ready.set(health.ready()[0])

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import Any
 
+import faust
 import torch
 
 from model.runtime import Runtime
@@ -58,6 +59,11 @@ async def _run(settings: Settings) -> None:
     if runtime is not None:
         name, _, version = runtime.label.partition("@")
         app.pipeline.metrics.set_model(name, version, str(runtime.device))
+    await serve(settings, app)
+
+
+async def serve(settings: Settings, app: faust.App) -> None:
+    """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
     app.pipeline.health.set_model(None)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

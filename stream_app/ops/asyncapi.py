@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_VALUE_BYTES, REASONS, Decoder, Event, encode_json
+from stream_app.columns import RecordColumns
+from stream_app.decoder import Decoder
+from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_VALUE_BYTES, REASONS, Event, encode_json
 from stream_app.names import Names
 from stream_app.ops import asyncapi_texts as texts
 from stream_app.outputs import Flag, ItemScore, NextEvent, Prediction, Reason, dead_letter
@@ -98,7 +100,7 @@ def dead_letter_example() -> tuple[Json, Json]:
     nothing = Names(lambda _: 0, 0)
     decoder = Decoder(nothing, nothing, max_future_ms=Settings().max_future_ms)
     record = Record(INPUT_TOPICS[0], 2, 1040, _TS, b"u17", msgspec.json.encode(value))
-    _, bad = decoder.decode(0, [record])
+    _, bad = decoder.decode(0, RecordColumns.of([record]))
     _, _, headers = dead_letter(bad[0])
     return {name: text.decode() for name, text in headers}, value
 

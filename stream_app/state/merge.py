@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.events import Events
+from stream_app.event_columns import Events
 from stream_app.records import INPUT_TOPICS
 
 N = len(INPUT_TOPICS)
 _NEVER = -1  # below any time
+_FOREVER = np.iinfo(np.int64).max  # above any time
 
 
 @dataclass(slots=True)
@@ -131,7 +132,8 @@ class Merge:
             if not t.size:
                 continue
             # An event with key k leaves only if no other topic can still bring a smaller (key, topic).
-            last = min((b if kind < other else b - 1) for other, b in enumerate(bounds) if other != kind)
+            others = [b if kind < other else b - 1 for other, b in enumerate(bounds) if other != kind]
+            last = min(others, default=_FOREVER)
             key = _joined(t)
             n = min(int(np.searchsorted(key, last, side="right")), limit)
             if n:
@@ -156,9 +158,9 @@ class Merge:
     def _bound(t: _Topic, now: float, max_idle_s: float, ended: bool) -> int:
         """No event that this topic still brings has a smaller key."""
         if ended or t.finished:
-            return np.iinfo(np.int64).max
+            return _FOREVER
         if not t.size and t.idle_since is not None and now - t.idle_since >= max_idle_s:
-            return np.iinfo(np.int64).max
+            return _FOREVER
         return t.newest
 
 

@@ -17,7 +17,7 @@ def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, c
     Window features of those moments are not kept, so they enter as zero: the states are those of a user who was
     silent before, and come closer to exact ones with every further event.
     """
-    slots = np.fromiter(users.slots[partition].values(), np.int64)
+    slots = users.slots_of(partition)
     for start in range(0, len(slots), USERS_AT_ONCE):
         some = slots[start : start + USERS_AT_ONCE]
         slab.reset(some)

@@ -10,7 +10,7 @@ import numpy as np
 from stream_app.outputs import ReasonCode
 from stream_app.records import EVENT_TYPES
 
-FORMAT = 1
+FORMAT = 2
 
 #: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
 #: length / buckets each, the current one included, on the user's own clock: the greatest `ts` seen of them.

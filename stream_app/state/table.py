@@ -34,20 +34,20 @@ class UserStore(Store):
         return None
 
     def __getitem__(self, user_id: str) -> dict[str, Any]:
-        slot = self.engine.users.find(user_id)
+        slot = self.engine.users.find_anywhere(user_id)
         if slot is None:
             raise KeyError(user_id)
         return view.user(self.engine.users, slot, self.engine.items, self.engine.categories)
 
     def __iter__(self) -> Iterator[str]:
-        for known in list(self.engine.users.slots.values()):
-            yield from list(known)
+        for partition in list(self.engine.users.count):
+            yield from self.engine.users.mapping(partition)
 
     def __len__(self) -> int:
         return len(self.engine.users)
 
     def __contains__(self, user_id: object) -> bool:
-        return isinstance(user_id, str) and self.engine.users.find(user_id) is not None
+        return isinstance(user_id, str) and self.engine.users.find_anywhere(user_id) is not None
 
     def __setitem__(self, key: str, value: Any) -> NoReturn:
         raise TypeError("the table of users is for reading: it changes by events only")

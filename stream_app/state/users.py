@@ -1,6 +1,6 @@
 """The users in memory: rows in one array, a slot for each user, and the model's hidden state beside them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -8,8 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.slab import Slab
+from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
-from stream_app.state.rows import FORMAT, RECENT, ROW
+from stream_app.messages import MessageColumns
+from stream_app.state.index import UserIndex, packed_keys
+from stream_app.state.packing import gather, pack, unpack
+from stream_app.state.rows import FORMAT, REASON_CODES, RECENT, ROW
 
 #: Key of the record that holds what is kept per partition. A user_id has at least one byte.
 META_KEY = b""
@@ -52,161 +56,218 @@ class ItemIndex:
         return np.where(self.hashes[at] == hashes, self.numbers[at], np.int32(self.none))
 
 
-class Users:
-    """Slots of the users of all partitions that this process owns.
+class Rows(UserIndex):
+    """Rows of one layout in one array, a slot for each user, and their changelog.
 
-    `limit` bounds the slots: the memory is reserved at once (the system hands it out page by page as rows
-    are first written), so that growing never copies.
+    The layout's size is a multiple of eight bytes. A new user's row is `empty`.
     """
 
-    def __init__(self, limit: int, items: ItemIndex, hidden: Slab | None = None, width: int = 0) -> None:
-        self.items = items
-        self.hidden = hidden
-        self.width = width  #: of the hidden state
-        self.rows = np.zeros(limit, ROW)
-        self.recent_item = np.zeros((limit, RECENT), np.int32)
+    def __init__(self, limit: int, empty: npt.NDArray[np.void]) -> None:
+        """`empty` (1,) is the row of a user never seen."""
+        super().__init__(limit)
+        self.rows = np.zeros(limit, empty.dtype)
         self.dirty = np.zeros(limit, np.bool_)
-        self.touched = np.zeros(limit, np.int64)
-        self.names = np.zeros(limit, object)
-        self.partition = np.zeros(limit, np.int32)
-        self.slots: dict[int, dict[str, int]] = {}
-        self._free: list[int] = []
-        self._high = 0  # slots at and above were never used
-        self._empty = np.zeros(1, ROW)
-        self._empty["source"] = -1
+        self._empty = empty
 
-    def __len__(self) -> int:
-        return sum(map(len, self.slots.values()))
-
-    def resolve(self, partition: int, users: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The slot of each user, a new one where the user has none yet."""
-        known = self.slots.setdefault(partition, {})
-        get = known.get
-        slots = np.array([get(user, -1) for user in users], np.int64)
-        missing = np.flatnonzero(slots < 0)
-        if len(missing):
-            new = dict.fromkeys([users[i] for i in missing.tolist()])
-            for user, slot in zip(new, self._allocate(partition, list(new)), strict=True):
-                known[user] = slot
-            slots[missing] = [known[users[i]] for i in missing.tolist()]
+    def resolve_users(
+        self,
+        partition: int,
+        text: npt.NDArray[np.uint8],
+        at: npt.NDArray[np.int64],
+        size: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.int64]:
+        """The slot (n,) of each user, a new one with an empty row where the user has none yet."""
+        slots, new = self.resolve(partition, text, at, size)
+        if len(new):
+            self.clear(new)
         return slots
 
-    def find(self, user: str) -> int | None:
-        """The slot of a user in whichever partition holds them."""
-        for known in self.slots.values():
-            if user in known:
-                return known[user]
-        return None
+    def slots(self, partition: int, users: Sequence[str]) -> npt.NDArray[np.int64]:
+        """What `resolve_users` does, for names."""
+        text, places = packed_keys(user.encode() for user in users)
+        return self.resolve_users(partition, text, places["at"], places["bytes"])
 
-    def _allocate(self, partition: int, users: list[str]) -> list[int]:
-        reused = [self._free.pop() for _ in range(min(len(self._free), len(users)))]
-        fresh = len(users) - len(reused)
-        if self._high + fresh > len(self.rows):
-            raise StateError(
-                f"more than {len(self.rows)} users at once: raise FORECLICK_RESIDENT_USERS or add workers"
-            )
-        taken = [*reused, *range(self._high, self._high + fresh)]
-        self._high += fresh
-        slots = np.array(taken, np.int64)
-        if self.hidden is not None:
-            if self._high > self.hidden.capacity:
-                self.hidden.grow(min(len(self.rows), max(2 * self.hidden.capacity, self._high)))
-            self.hidden.reset(slots)
+    def clear(self, slots: npt.NDArray[np.int64]) -> None:
+        """Empties slots that got a new user."""
         self.rows[slots] = self._empty
-        self.recent_item[slots] = self.items.none
         self.dirty[slots] = False
-        self.touched[slots] = 0
-        self.partition[slots] = partition
-        self.names[slots] = users
-        return taken
 
-    def remove(self, partition: int, users: Iterable[str]) -> None:
-        """Frees the slots of some users."""
-        known = self.slots[partition]
-        slots = [known.pop(user) for user in users]
-        self.names[slots] = None
+    def remove(self, slots: npt.NDArray[np.int64]) -> None:
+        """Frees slots."""
+        super().remove(slots)
         self.dirty[slots] = False
-        self._free.extend(slots)
 
     def drop(self, partition: int) -> None:
         """Frees the slots of all users of a partition."""
-        if partition in self.slots:
-            self.remove(partition, list(self.slots[partition]))
-            del self.slots[partition]
+        self.remove(self.slots_of(partition))
+        self.count.pop(partition, None)
 
-    def oldest(self, partition: int, keep: int) -> list[str]:
-        """The users to forget so that `keep` remain: those whose last event lies furthest back."""
-        known = self.slots.get(partition, {})
-        surplus = len(known) - keep
-        if surplus <= 0:
-            return []
-        slots = np.fromiter(known.values(), np.int64, len(known))
-        order = np.argsort(self.rows["sequence"][slots], kind="stable")[:surplus]
-        return list(self.names[slots[order]])
-
-    def expired(self, partition: int, watermark: int, ttl_ms: int, *, changed_too: bool = False) -> list[str]:
-        """Users whose last event lies more than `ttl_ms` behind the watermark; not the dirty ones if not asked."""
-        known = self.slots.get(partition, {})
-        slots = np.fromiter(known.values(), np.int64, len(known))
-        old = watermark - self.rows["clock"][slots] > ttl_ms
-        if not changed_too:
-            old &= ~self.dirty[slots]
-        return list(self.names[slots[old]])
+    def find_anywhere(self, user: str) -> int | None:
+        """The slot of a user in whichever partition holds them."""
+        found = (self.find(partition, user.encode()) for partition in list(self.count))
+        return next((slot for slot in found if slot is not None), None)
 
     # --- the changelog
 
-    def take_dirty(self, partition: int) -> tuple[list[bytes], list[bytes]]:
-        """Keys and values of the users changed since the last call, which are clean from now on."""
-        changed = np.flatnonzero(self.dirty[: self._high])
+    def take_dirty(self, partition: int) -> MessageColumns:
+        """State records of the users changed since the last call, which are clean from now on."""
+        changed = np.flatnonzero(self.dirty[: self.high])
         slots = changed[self.partition[changed] == partition]
         self.dirty[slots] = False
-        if not len(slots):
-            return [], []
-        parts = [self.rows[slots].view(np.uint8).reshape(len(slots), ROW.itemsize)]
-        if self.hidden is not None:
-            parts.append(np.ascontiguousarray(self.hidden.read(slots)).view(np.uint8))
-        size = sum(p.shape[1] for p in parts)
-        packed = np.concatenate(parts, axis=1).tobytes()
-        keys = [name.encode() for name in self.names[slots]]
-        return keys, [packed[i : i + size] for i in range(0, len(packed), size)]
+        values, ends = pack(self.rows, slots, self.hidden_bytes(slots))
+        return MessageColumns(*self.keys(slots), values, ends[:-1], np.diff(ends).astype(np.int32))
 
-    def restore(self, partition: int, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
-        """Applies changelog records in log order: the last value of a key counts, None forgets the user."""
-        latest = dict(zip(keys, values, strict=True))
-        latest.pop(META_KEY, None)
-        known = self.slots.setdefault(partition, {})
-        gone = [k.decode() for k, v in latest.items() if v is None]
-        self.remove(partition, [user for user in gone if user in known])
-        users = [k.decode() for k, v in latest.items() if v is not None]
-        packed = [v for v in latest.values() if v is not None]
-        if not users:
+    def restore(self, partition: int, records: RecordColumns) -> None:
+        """Applies changelog records in log order: the last value of a key counts, none forgets the user.
+
+        Raises StateError for a value that is no row of this layout.
+        """
+        spans = records.spans[records.spans["key_bytes"] > 0]
+        # The last record of each user within these decides, so the others need not be looked at.
+        number = self._last_of_each(partition, records.data, spans)
+        spans = spans[number]
+        gone = spans["value_bytes"] < 0
+        known = [self.find(partition, key) for key in _keys(records.data, spans[gone])]
+        self.remove(np.array([slot for slot in known if slot is not None], np.int64))
+        spans = spans[~gone]
+        if not len(spans):
             return
-        size = len(packed[0])
-        width = (size - ROW.itemsize) // 4
-        if size < ROW.itemsize or any(len(v) != size for v in packed):
-            # A model of another width, or none, wrote some of them.
-            for user, value in zip(users, packed, strict=True):
-                self._write(partition, [user], value, (len(value) - ROW.itemsize) // 4)
-        else:
-            self._write(partition, users, b"".join(packed), width)
-
-    def _write(self, partition: int, users: list[str], packed: bytes, width: int) -> None:
-        n = len(users)
-        if width < 0 or len(packed) != n * (ROW.itemsize + 4 * width):
+        slots, _ = self.resolve(partition, records.data, spans["key_at"], spans["key_bytes"])
+        self.dirty[slots] = False
+        at, size = spans["value_at"], spans["value_bytes"]
+        behind = unpack(self.rows, slots, records.data, at, size)
+        if (behind < 0).any():
+            short = int(size[np.argmax(behind < 0)])
             raise StateError(
-                f"the changelog holds a record of {len(packed) // n} bytes where a row has at least "
-                f"{ROW.itemsize}: it was written by another version; use another FORECLICK_GROUP"
+                f"the changelog holds a record of {short} bytes, which is no row of {self.rows.dtype.itemsize}: "
+                "it was written by another version; use another FORECLICK_GROUP"
             )
-        slots = self.resolve(partition, users)
-        table = np.frombuffer(packed, np.uint8).reshape(n, -1)
-        self.rows[slots] = np.ascontiguousarray(table[:, : ROW.itemsize]).view(ROW)[:, 0]
+        self.restored(slots, records.data, behind, at + size - behind)
+
+    def _last_of_each(
+        self, partition: int, data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]
+    ) -> npt.NDArray[np.int64]:
+        """Positions of the last record of each key, rising."""
+        own = UserIndex(max(1, len(spans)))
+        slots, _ = own.resolve(partition, data, spans["key_at"], spans["key_bytes"])
+        last = np.empty(own.high, np.int64)
+        last[slots] = np.arange(len(spans))  # of several for one slot the last is kept
+        return np.sort(last)
+
+    # --- what stands behind a row in the changelog
+
+    def hidden_bytes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Bytes (n, any number) that follow on the row of each slot."""
+        return np.empty((len(slots), 0), np.uint8)
+
+    def restored(
+        self,
+        slots: npt.NDArray[np.int64],
+        data: npt.NDArray[np.uint8],
+        at: npt.NDArray[np.int64],
+        size: npt.NDArray[np.int64],
+    ) -> None:
+        """Called for slots whose rows were read back, with where the bytes that followed on each row stand."""
+
+
+class Users(Rows):
+    """The users of all partitions that this process owns, with the model's hidden states beside the rows."""
+
+    def __init__(self, limit: int, items: ItemIndex, hidden: Slab | None = None, width: int = 0) -> None:
+        empty = np.zeros(1, ROW)
+        empty["source"] = -1
+        super().__init__(limit, empty)
+        self.items = items
+        self.hidden = hidden
+        self.width = width  #: of the hidden state
+        self.recent_item = np.zeros((limit, RECENT), np.int32)
+        self.touched = np.zeros(limit, np.int64)
+        #: As in the row, which gets it at a checkpoint: another thread changes it than the one that changes rows.
+        self.flagged = np.zeros((limit, len(REASON_CODES)), np.int64)
+        self.fresh: list[npt.NDArray[np.int64]] = []  #: slots whose hidden state is still somebody else's
+
+    def clear(self, slots: npt.NDArray[np.int64]) -> None:
+        """Empties slots that got a new user."""
+        super().clear(slots)
+        self.recent_item[slots] = self.items.none
+        self.touched[slots] = 0
+        self.fresh.append(slots)
+
+    def take_fresh(self) -> npt.NDArray[np.int64]:
+        """The slots that got a new user since the last call, for `empty_hidden`."""
+        slots = np.unique(np.concatenate(self.fresh)) if self.fresh else np.empty(0, np.int64)
+        self.fresh.clear()
+        return slots
+
+    def empty_hidden(self, slots: npt.NDArray[np.int64]) -> None:
+        """Empties what the thread of the model keeps of some slots."""
+        if not len(slots):
+            return
+        self.flagged[slots] = 0
+        if self.hidden is not None:
+            self.make_room(int(slots.max()) + 1)
+            self.hidden.reset(slots)
+
+    def make_room(self, slots: int) -> None:
+        """Makes sure that the hidden states of so many slots have their place."""
+        if self.hidden is not None and slots > self.hidden.capacity:
+            self.hidden.grow(min(self.limit, max(2 * self.hidden.capacity, slots)))
+
+    def take_dirty(self, partition: int) -> MessageColumns:
+        """State records of the users changed since the last call, which are clean from now on."""
+        slots = np.flatnonzero(self.dirty[: self.high])
+        self.rows["flagged"][slots] = self.flagged[slots]
+        return super().take_dirty(partition)
+
+    def oldest(self, partition: int, keep: int) -> npt.NDArray[np.int64]:
+        """The slots to forget so that `keep` users remain: those whose last event lies furthest back."""
+        slots = self.slots_of(partition)
+        surplus = max(0, len(slots) - keep)
+        return slots[np.argsort(self.rows["sequence"][slots], kind="stable")[:surplus]]
+
+    def expired(
+        self, partition: int, watermark: int, ttl_ms: int, *, changed_too: bool = False
+    ) -> npt.NDArray[np.int64]:
+        """Slots whose last event lies more than `ttl_ms` behind the watermark; not the dirty ones if not asked."""
+        slots = self.slots_of(partition)
+        old = watermark - self.rows["clock"][slots] > ttl_ms
+        if not changed_too:
+            old &= ~self.dirty[slots]
+        return slots[old]
+
+    def hidden_bytes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The hidden state (n, 4 width) of each slot."""
+        if self.hidden is None:
+            return super().hidden_bytes(slots)
+        return np.ascontiguousarray(self.hidden.read(slots)).view(np.uint8)
+
+    def restored(
+        self,
+        slots: npt.NDArray[np.int64],
+        data: npt.NDArray[np.uint8],
+        at: npt.NDArray[np.int64],
+        size: npt.NDArray[np.int64],
+    ) -> None:
+        """Finds the model's numbers of the recent items, and takes over hidden states of this model's width."""
         hashes = self.rows["recent"]["item_hash"][slots]
-        recent = self.items.of(hashes)
-        recent[hashes == 0] = self.items.none
+        recent = np.full(hashes.shape, self.items.none, np.int32)
+        there = hashes != 0
+        recent[there] = self.items.of(hashes[there])
         self.recent_item[slots] = recent
-        if self.hidden is not None and width == self.width:
-            states = np.ascontiguousarray(table[:, ROW.itemsize :]).view(np.float32)
-            self.hidden.write(slots, states)
+        self.flagged[slots] = self.rows["flagged"][slots]
+        if self.hidden is None:
+            return
+        self.make_room(int(slots.max()) + 1)
+        mine = size == 4 * self.width  # a model of another width, or none, may have written some
+        self.hidden.reset(slots[~mine])
+        states = np.empty((int(mine.sum()), 4 * self.width), np.uint8)
+        gather(data, at[mine], 4 * self.width, states)
+        self.hidden.write(slots[mine], states.view(np.float32))
+
+
+def _keys(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[bytes]:
+    places = zip(spans["key_at"].tolist(), spans["key_bytes"].tolist(), strict=True)
+    return [data[at : at + size].tobytes() for at, size in places]
 
 
 def encode_meta(meta: PartitionMeta) -> bytes:
@@ -214,15 +275,15 @@ def encode_meta(meta: PartitionMeta) -> bytes:
     return msgspec.msgpack.encode(meta)
 
 
-def decode_meta(value: bytes) -> PartitionMeta:
-    """Reads what `encode_meta` wrote. Raises StateError for another format."""
+def decode_meta(value: bytes, row_bytes: int = ROW.itemsize) -> PartitionMeta:
+    """Reads what `encode_meta` wrote. Raises StateError for another format, or rows of another size."""
     try:
         meta = msgspec.msgpack.decode(value, type=PartitionMeta)
     except msgspec.MsgspecError as e:
         raise StateError(f"the changelog's partition record cannot be read ({e})") from e
-    if meta.format != FORMAT or meta.row_bytes != ROW.itemsize:
+    if meta.format != FORMAT or meta.row_bytes != row_bytes:
         raise StateError(
             f"the changelog has state format {meta.format} ({meta.row_bytes} bytes a row), this version reads "
-            f"{FORMAT} ({ROW.itemsize}): start with another FORECLICK_GROUP, or keep the old version"
+            f"{FORMAT} ({row_bytes}): start with another FORECLICK_GROUP, or keep the old version"
         )
     return meta

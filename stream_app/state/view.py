@@ -45,7 +45,7 @@ def user(users: Users, slot: int, items: Names, categories: Names) -> dict[str, 
     """All that is kept of a user, as plain data."""
     row = users.rows[slot]
     return {
-        "user_id": users.names[slot],
+        "user_id": users.name(slot),
         "partition": int(users.partition[slot]),
         "clock": int(row["clock"]),
         "events": int(row["events"]),

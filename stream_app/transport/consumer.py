@@ -17,7 +17,9 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
 
+from stream_app.columns import RecordColumns
 from stream_app.transport.assignor import CopartitionedAssignor
+from stream_app.transport.fetched import deliver_columns
 
 #: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
 FETCH_MAX_WAIT_MS = 250
@@ -33,7 +35,7 @@ class FetchedBatch(NamedTuple):
     """What one fetch brought of one partition."""
 
     tp: TP
-    records: list[Any]  #: aiokafka ConsumerRecords, by rising offset
+    records: RecordColumns  #: all of them; there may be none
     start: int  #: the fetch position before: no record lies between it and the first one; -1 if not known
     next: int  #: the fetch position after: nothing below it is still to come
     generation: int  #: of the consumer group
@@ -74,6 +76,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connects, and begins to watch its own pulse."""
         await super().on_start()
+        deliver_columns(self._ensure_consumer())
         self._pulse_s = self.app.conf.broker_session_timeout / 10
         self._longest_stall_s = 0.0
         self._ticked = time.monotonic()
@@ -108,7 +111,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
         return [
-            FetchedBatch(TP(*tp), fetched.get(tp, []), before[tp], self._position(tp), generation)
+            FetchedBatch(
+                TP(*tp),
+                # A partition's records come in one piece.
+                fetched[tp][0] if tp in fetched else RecordColumns.none(tp.topic, tp.partition),
+                before[tp],
+                self._position(tp),
+                generation,
+            )
             for tp in active
             # A position that moved without records passed transaction markers or compacted records.
             if tp in fetched or self._position(tp) > before[tp] >= 0
@@ -285,7 +295,7 @@ class BatchConsumer(driver.Consumer):
                 batch.tp.topic,
                 batch.tp.partition,
                 batch.next - 1,
-                batch.records[-1].timestamp / 1000 if batch.records else None,
+                batch.records.spans["timestamp"][-1].item() / 1000 if batch.records else None,
                 None,
                 [],
                 None,

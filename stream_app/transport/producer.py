@@ -1,12 +1,18 @@
 """The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
+import numpy as np
+import numpy.typing as npt
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
+
+from stream_app.transport.closed import ClosedBatch, build
+from stream_app.transport.internals import batching_of
 
 #: Size at which a record batch is closed, in bytes.
 BATCH_BYTES = 512 * 1024
@@ -18,7 +24,7 @@ Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 class Built(NamedTuple):
     """A closed record batch."""
 
-    batch: BatchBuilder
+    batch: BatchBuilder | ClosedBatch
     size: int  #: records in it
 
 
@@ -38,7 +44,10 @@ class BatchProducer(driver.Producer):
         }
 
     def build(self, messages: Sequence[Message]) -> list[Built]:
-        """Record batches of messages (key, value, headers), in order. May be called in any thread."""
+        """Record batches of messages (key, value, headers), in order: for the few that have headers.
+
+        May be called in any thread.
+        """
         producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
         built = []
         i = 0
@@ -54,6 +63,36 @@ class BatchProducer(driver.Producer):
             batch.close()
             built.append(Built(batch, i - first))
         return built
+
+    def build_columns(
+        self,
+        keys: npt.NDArray[np.uint8],
+        key_at: npt.NDArray[np.int64],
+        key_bytes: npt.NDArray[np.int32],
+        values: npt.NDArray[np.uint8],
+        value_at: npt.NDArray[np.int64],
+        value_bytes: npt.NDArray[np.int32],
+    ) -> list[Built]:
+        """Record batches of n records without headers, in order, of `BATCH_BYTES` at most.
+
+        Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1, and
+        likewise its value; the time of all is now. A record larger than `BATCH_BYTES` gets a batch of its own.
+        May be called in any thread. Raises ValueError where a record lies outside its array.
+        """
+        compression, transactional = batching_of(self._ensure_producer())
+        batches = build(
+            keys,
+            key_at,
+            key_bytes,
+            values,
+            value_at,
+            value_bytes,
+            timestamp=int(time.time() * 1000),
+            limit=BATCH_BYTES,
+            compression=compression,
+            transactional=transactional,
+        )
+        return [Built(batch, batch.record_count()) for batch in batches]
 
     async def send_built(
         self, topic: str, partition: int, batches: Sequence[Built]

@@ -1,11 +1,14 @@
 """Workers and a model for the tests that run the whole of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stream_app.broker import EmbeddedKafka
 from tests.integration.harness import Worker, workers
+from tests.integration.member import Join, Member
 from tests.model.tiny import tiny_model
 
 
@@ -20,3 +23,20 @@ def start() -> Iterator[Callable[..., Worker]]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny trained model."""
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+async def join(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Join]:
+    """Starts members; those that are left are stopped with the test."""
+    started: list[Member] = []
+
+    async def start(group: str, *topics: str, bootstrap: str = "", **settings: Any) -> Member:
+        member = Member(bootstrap or kafka.bootstrap, tmp_path, group, topics, **settings)
+        started.append(member)
+        await member.app.start()
+        return member
+
+    yield start
+    for member in started:
+        if not member.app.should_stop:
+            await member.app.stop()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,21 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from faust.types import TP
 from yarl import URL
 
-from stream_app.transport import BatchConsumer, FetchedBatch
+from stream_app.transport import BatchConsumer, BatchProducer, FetchedBatch
 
 
 class Member:
     """A small Faust app of one agent that keeps what it is given and, if it is to, moves `done` behind it."""
 
     def __init__(
-        self, bootstrap: str, folder: Path, group: str, topics: Iterable[str], *, moves: bool = True
+        self,
+        bootstrap: str,
+        folder: Path,
+        group: str,
+        topics: Iterable[str],
+        *,
+        moves: bool = True,
+        **settings: Any,
     ) -> None:
         self.app = faust.App(
             group,
@@ -38,6 +45,7 @@ class Member:
             broker_heartbeat_interval=0.5,
             broker_rebalance_timeout=6.0,
             web_enabled=False,
+            **settings,
         )
         self.moves = moves
         self.batches: list[FetchedBatch] = []
@@ -54,6 +62,10 @@ class Member:
     def consumer(self) -> BatchConsumer:
         return self.app.consumer
 
+    @property
+    def producer(self) -> BatchProducer:
+        return self.app.producer
+
     def values(self) -> list[bytes]:
         """Values of all records, in the order of their coming."""
         return [r.value for batch in self.batches for r in batch.records]
@@ -63,6 +75,10 @@ class Member:
         if self.app.crash_reason is not None:
             raise self.app.crash_reason
         return self.app.started and not self.app.rebalancing and self.consumer.flow_active
+
+
+#: The fixture `join`: starts a member of a group on some topics.
+Join = Callable[..., Awaitable[Member]]
 
 
 async def until(what: str, condition: Callable[[], Any], limit_s: float = 40.0) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,9 @@ from yarl import URL
 from stream_app.broker import EmbeddedKafka
 from stream_app.transport import Transport
 from tests.integration.harness import committed, read_all
-from tests.integration.member import Member, end_offset, in_order, make, numbers, send, until
+from tests.integration.member import Join, Member, end_offset, in_order, make, numbers, send, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-
-Join = Callable[..., Awaitable[Member]]
-
-
-@pytest.fixture
-async def join(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Join]:
-    """Starts members; those that are left are stopped with the test."""
-    started: list[Member] = []
-
-    async def start(group: str, *topics: str, bootstrap: str = "", moves: bool = True) -> Member:
-        member = Member(bootstrap or kafka.bootstrap, tmp_path, group, topics, moves=moves)
-        started.append(member)
-        await member.app.start()
-        return member
-
-    yield start
-    for member in started:
-        if not member.app.should_stop:
-            await member.app.stop()
 
 
 async def test_an_agent_gets_whole_batches(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:

@@ -246,12 +246,13 @@ async def test_killed_and_restarted(
     reader.read_until("all predictions", lambda m: distinct(m) >= total)
     wait_for("the worker to be ready", last.ready)
     # The state of every user is that of a run that was never interrupted.
-    users = [user for known in expected.engine.users.slots.values() for user in known][::20]
+    held = expected.engine.users
+    users = [user for partition in held.count for user in held.mapping(partition)][::20]
     for user in users:
         status, shown = last.get(f"/users/{user}/")
         assert status == 200
-        slot = expected.engine.users.find(user)
-        row = expected.engine.users.rows[slot]
+        slot = held.find_anywhere(user)
+        row = held.rows[slot]
         assert shown["events"] == int(row["events"])
         assert shown["source_offsets"] == row["source"].tolist()
         assert shown["clock"] == int(row["clock"])

@@ -7,7 +7,9 @@ import msgspec
 import numpy as np
 
 from model.runtime import Runtime
-from stream_app.agents.engine import Checkpoint, Engine, StepOutput
+from stream_app.agents.batches import Checkpoint, StepOutput
+from stream_app.agents.engine import Engine
+from stream_app.columns import RecordColumns
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings import Rules, Settings
@@ -23,7 +25,14 @@ SETTINGS = Settings(
     rules=Rules(clicks_1m=2, distinct_items=3, purchases_1h=2, amount_jump=2.0, flag_cooldown_ms=5000),
 )
 
-Log = list[tuple[bytes, bytes | None]]
+Log = list[tuple[bytes | None, bytes | None]]
+
+
+def changelog(log: Log, partition: int = 0) -> RecordColumns:
+    """Keys and values as records of a changelog, of which there is at least one."""
+    return RecordColumns.of(
+        [Record("users", partition, i, 0, key, value) for i, (key, value) in enumerate(log)]
+    )
 
 
 class Worker:
@@ -52,15 +61,14 @@ class Worker:
         self.next = list(positions)
         log = self.log if log is None else log
         for start in range(0, len(log), at_once):
-            keys, values = zip(*log[start : start + at_once], strict=True)
-            self.engine.restore(0, keys, values)
+            self.engine.restore(0, changelog(log[start : start + at_once]))
         self.engine.restored(0)
 
     def feed(self, kind: int, n: int) -> None:
         """The next n records of a topic arrive."""
         records = self.topics[kind][self.next[kind] : self.next[kind] + n]
         self.next[kind] += len(records)
-        bad = self.engine.ingest(0, kind, records, self.next[kind])
+        bad = self.engine.ingest(0, kind, RecordColumns.of(records), self.next[kind]) if records else []
         for (topic, _), messages in self.engine.dead_letters(bad).items():
             for b, (_, value, _) in zip(bad, messages, strict=True):
                 self.keep(topic, f"{b.record.topic}-{b.record.offset}", value or b"")
@@ -90,7 +98,7 @@ class Worker:
         """State records to the log, then the offsets."""
         made = self.engine.checkpoint(0, 1)
         if made is not None:
-            self.log += zip(made.keys, made.values, strict=True)
+            self.log += made.records.each()
             self.committed.append(made.positions)
         return made
 
@@ -98,8 +106,7 @@ class Worker:
         """The process dies when a part of the state records is written."""
         made = self.engine.checkpoint(0, 1)
         if made is not None:
-            n = int(share * len(made.keys))
-            self.log += list(zip(made.keys, made.values, strict=True))[:n]
+            self.log += made.records.each()[: int(share * len(made.records))]
         self.start(self.committed[-1])
 
     def finish(self) -> "Worker":
@@ -114,13 +121,16 @@ class Worker:
     def rows(self) -> dict[str, bytes]:
         """The row of each user, byte for byte."""
         users = self.engine.users
-        return {user: users.rows[slot].tobytes() for user, slot in users.slots[0].items()}
+        users.rows["flagged"] = users.flagged  # as a checkpoint does
+        return {user: users.rows[slot].tobytes() for user, slot in users.mapping(0).items()}
 
     def hidden(self) -> dict[str, bytes]:
         """The hidden state of each user, byte for byte."""
         users = self.engine.users
         assert users.hidden is not None
-        return {user: users.hidden.read(np.array([slot])).tobytes() for user, slot in users.slots[0].items()}
+        return {
+            user: users.hidden.read(np.array([slot])).tobytes() for user, slot in users.mapping(0).items()
+        }
 
     def ends(self) -> tuple[int, int, list[int]]:
         """What is kept of the partition itself."""
@@ -130,7 +140,7 @@ class Worker:
 
 def state_keys(made: Checkpoint) -> set[bytes]:
     """The users in a checkpoint, tombstones among them."""
-    return set(made.keys) - {META_KEY}
+    return {key for key, _ in made.records.each() if key is not None} - {META_KEY}
 
 
 def move(worker: Worker, what: str, a: int, b: int) -> None:

@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_app.events import EVENT, Decoder, Event, Events, encode_json, encode_msgpack
+from stream_app.decoder import Decoder
+from stream_app.event_columns import EVENT, Events
+from stream_app.events import Event, encode_json, encode_msgpack
 from stream_app.names import Names, stable_hash
 from stream_app.records import BROWSE, INPUT_TOPICS, Record
 
@@ -117,7 +119,8 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
     """The events as columns, as the decoder gives them; item i has the model's index i - 1, none has -1."""
     n = len(stream)
     data = np.zeros(n, EVENT)
-    user, event_id = np.empty(n, object), np.empty(n, object)
+    users: list[str] = []
+    event_ids: list[str | None] = []
     next_offset: Counter[tuple[int, int]] = Counter()
     for i, h in enumerate(stream):
         where = (partition[i] if partition is not None else 0, h.kind)
@@ -129,6 +132,9 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
             stable_hash(f"i{h.item}") if h.item else 0,
             stable_hash(f"c{h.item % 3}") if h.item else 0,
             stable_hash(name) if name else 0,
+            0,
+            0,
+            0,
             h.price,
             h.quantity,
             h.item - 1,
@@ -137,8 +143,9 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
             h.kind,
         )
         next_offset[where] += 1
-        user[i], event_id[i] = f"u{h.user}", name
-    return Events(data, user, event_id)
+        users.append(f"u{h.user}")
+        event_ids.append(name)
+    return Events.of(data, users, event_ids)
 
 
 def a_decoder(max_future_ms: int = 300_000, correct_clock: bool = False) -> Decoder:

@@ -8,7 +8,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from stream_app.events import REASONS, BadRecord, Decoder, Event, encode_json, encode_msgpack
+from stream_app.columns import RecordColumns
+from stream_app.decoder import Decoder
+from stream_app.events import REASONS, BadRecord, Event, encode_json, encode_msgpack
 from stream_app.names import Names
 from stream_app.ops import asyncapi
 from stream_app.outputs import Flag, Prediction, ReasonCode
@@ -27,7 +29,9 @@ def decode(kind: int, value: bytes) -> list[BadRecord]:
     names = Names(lambda _: 0, 0)
     decoder = Decoder(names, names, max_future_ms=Settings().max_future_ms)
     ts = asyncapi.event_example(kind).ts
-    events, bad = decoder.decode(kind, [Record(INPUT_TOPICS[kind], 0, 0, ts, b"u17", value)])
+    events, bad = decoder.decode(
+        kind, RecordColumns.of([Record(INPUT_TOPICS[kind], 0, 0, ts, b"u17", value)])
+    )
     assert len(events) + len(bad) == 1
     return bad
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.columns import RecordColumns
+from stream_app.decoder import _explain
+from stream_app.event_columns import Events
 from stream_app.events import (
     MAX_VALUE_BYTES,
     REASONS,
     BadRecord,
     Event,
-    Events,
-    _explain,
     encode_json,
     encode_msgpack,
 )
@@ -40,15 +41,17 @@ def shown(events: Events, bad: list[BadRecord]) -> tuple[object, ...]:
 
 
 def reasons(*values: bytes | None, kind: int = CLICK, **changed: Any) -> list[tuple[str, str]]:
-    _, bad = a_decoder().decode(kind, [record(v, i, **changed) for i, v in enumerate(values)])
+    _, bad = a_decoder().decode(
+        kind, RecordColumns.of([record(v, i, **changed) for i, v in enumerate(values)])
+    )
     return [(b.reason, b.field) for b in bad]
 
 
 def check_batch(records: list[Record], kind: int) -> None:
     """A batch gives what its records give one by one, and every record one thing or the other."""
-    events, bad = a_decoder().decode(kind, records)
+    events, bad = a_decoder().decode(kind, RecordColumns.of(records))
     single = a_decoder()
-    parts = [single.decode(kind, [r]) for r in records]
+    parts = [single.decode(kind, RecordColumns.of([r])) for r in records]
     alone = Events.concat([e for e, _ in parts])
     assert shown(events, bad) == shown(alone, [b for _, more in parts for b in more])
     assert sorted([*events.data["offset"].tolist(), *(b.record.offset for b in bad)]) == [
@@ -95,7 +98,7 @@ def test_values_never_melt_into_each_other(inner: list[bytes]) -> None:
 def test_halves_and_doubles_side_by_side(batch: list[bytes]) -> None:
     """Halves of an object beside a value of two objects, which would fit by their number, are all bad."""
     check_batch([record(v, i) for i, v in enumerate(batch)], BROWSE)
-    events, bad = a_decoder().decode(BROWSE, [record(v, i) for i, v in enumerate(batch)])
+    events, bad = a_decoder().decode(BROWSE, RecordColumns.of([record(v, i) for i, v in enumerate(batch)]))
     assert {b.reason for b in bad} <= {"malformed", "missing_field"}
     assert len(bad) == len(batch) - len(events)
 
@@ -126,7 +129,9 @@ def test_encode_and_decode_are_inverse(event: Event, packed: bool) -> None:
     """A good event comes back from JSON and from msgpack as it was, and its columns say what it says."""
     value = encode_msgpack(event) if packed else encode_json(event)
     assert (msgspec.msgpack if packed else msgspec.json).decode(value, type=Event) == event
-    events, bad = a_decoder().decode(PURCHASE, [record(value, 7, key=event.user_id.encode())])
+    events, bad = a_decoder().decode(
+        PURCHASE, RecordColumns.of([record(value, 7, key=event.user_id.encode())])
+    )
     assert not bad
     row = events.data[0]
     assert (row["offset"], row["ts"], row["received"], row["kind"]) == (7, event.ts, T0, PURCHASE)
@@ -257,7 +262,7 @@ def test_the_future_begins_behind_the_limit() -> None:
     batch = [
         record(encode_json(Event("u", T0 + ahead, item_id="i")), i) for i, ahead in enumerate((1000, 1001))
     ]
-    events, bad = decoder.decode(CLICK, batch)
+    events, bad = decoder.decode(CLICK, RecordColumns.of(batch))
     assert events.data["offset"].tolist() == [0]
     assert [(b.reason, b.field, b.record.offset) for b in bad] == [("future", "ts", 1)]
 
@@ -266,15 +271,16 @@ def test_correct_clock_takes_the_brokers_time() -> None:
     """With `sent_at` the time is received - (sent_at - ts); without it, or with the setting off, it stays."""
     events = [Event("u", 5000, item_id="i", sent_at=7000), Event("u", 5000, item_id="i")]
     batch = [record(encode_json(e), i) for i, e in enumerate(events)]
-    assert a_decoder(correct_clock=True).decode(CLICK, batch)[0].data["ts"].tolist() == [T0 - 2000, 5000]
-    assert a_decoder().decode(CLICK, batch)[0].data["ts"].tolist() == [5000, 5000]
+    columns = RecordColumns.of(batch)
+    assert a_decoder(correct_clock=True).decode(CLICK, columns)[0].data["ts"].tolist() == [T0 - 2000, 5000]
+    assert a_decoder().decode(CLICK, columns)[0].data["ts"].tolist() == [5000, 5000]
 
 
 def test_a_corrected_time_is_still_a_time() -> None:
     """A correction that leaves the range of times, or leads into the future, makes a bad record."""
     events = [Event("u", 0, item_id="i", sent_at=T0 + 1), Event("u", T0, item_id="i", sent_at=0)]
     batch = [record(encode_json(e), i) for i, e in enumerate(events)]
-    good, bad = a_decoder(correct_clock=True).decode(CLICK, batch)
+    good, bad = a_decoder(correct_clock=True).decode(CLICK, RecordColumns.of(batch))
     assert len(good) == 0
     assert [(b.reason, b.field) for b in bad] == [("invalid_field", "ts"), ("future", "ts")]
 
@@ -305,4 +311,4 @@ def test_topics_say_the_kind() -> None:
     """The kind of a column is the index of the topic that was decoded."""
     body = msgspec.json.encode(GOOD)
     for kind in range(len(INPUT_TOPICS)):
-        assert a_decoder().decode(kind, [record(body)])[0].data["kind"].tolist() == [kind]
+        assert a_decoder().decode(kind, RecordColumns.of([record(body)]))[0].data["kind"].tolist() == [kind]

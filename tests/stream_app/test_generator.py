@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.columns import RecordColumns
+from stream_app.decoder import Decoder
 from stream_app.errors import RecordingError
-from stream_app.events import Decoder
 from stream_app.generator import GeneratorSettings, Label, generate, read_labels, write
 from stream_app.generator.settings import GeneratorError
 from stream_app.generator.trouble import FAULTS
@@ -114,7 +115,9 @@ def decoded(records: list[Record]) -> tuple[int, list[str]]:
     decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=60_000)
     good, reasons = 0, []
     for kind, topic in enumerate(INPUT_TOPICS):
-        events, bad = decoder.decode(kind, [record for record in records if record.topic == topic])
+        events, bad = decoder.decode(
+            kind, RecordColumns.of([record for record in records if record.topic == topic])
+        )
         good += len(events)
         reasons += [each.reason for each in bad]
     return good, reasons

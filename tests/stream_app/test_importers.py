@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.events import Decoder
+from stream_app.columns import RecordColumns
+from stream_app.decoder import Decoder
 from stream_app.importers import FORMATS, ImportFailed, ImportStats, import_files
 from stream_app.importers.lines import Source
 from stream_app.names import Names
@@ -44,7 +45,7 @@ def check_contract(records: list[Record], partitions: int = 4) -> None:
         offsets[place] = record.offset + 1
     for kind, topic in enumerate(INPUT_TOPICS):
         of_topic = [record for record in records if record.topic == topic]
-        events, bad = decoder.decode(kind, of_topic)
+        events, bad = decoder.decode(kind, RecordColumns.of(of_topic))
         assert bad == []
         assert (events.data["ts"] == events.data["received"]).all()
         keys = [record.key or b"" for record in of_topic]
@@ -146,7 +147,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, lines: l
     decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=0)
     for row in rows:
         record = Record(row.topic, 0, 0, row.ts, row.key, row.value)
-        events, bad = decoder.decode(INPUT_TOPICS.index(row.topic), [record])
+        events, bad = decoder.decode(INPUT_TOPICS.index(row.topic), RecordColumns.of([record]))
         assert (len(events), bad) == (1, [])
 
 

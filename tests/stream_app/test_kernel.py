@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.interactions import WINDOW_FEATURES
-from stream_app.events import Events
+from stream_app.event_columns import Events
 from stream_app.names import Names
 from stream_app.records import EVENT_TYPES, PURCHASE
 from stream_app.state import kernel, view

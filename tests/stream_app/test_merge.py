@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.events import EVENT, Events
+from stream_app.event_columns import EVENT, Events
 from stream_app.state.merge import Merge
 
 NOW, IDLE = 100.0, 1.0  # seconds; nothing becomes idle unless a test says so
@@ -21,8 +21,7 @@ def events(kind: int, times: Sequence[int], first: int = 0, step: int = 1) -> Ev
     data["ts"] = data["received"] = times
     data["kind"] = kind
     data["offset"] = first + step * np.arange(len(times))
-    nothing = np.empty(len(times), object)
-    return Events(data, nothing, nothing)
+    return Events.of(data, [""] * len(times), [None] * len(times))
 
 
 def keys(taken: Events | None) -> list[Key]:

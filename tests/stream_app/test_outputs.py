@@ -159,7 +159,10 @@ def test_json_by_hand_is_what_the_general_encoder_writes(
     encoders = [PredictionEncoder(runtime, form, "shop-") for form in ("json", "msgpack")]
     ids = encoders[0].ids(events)
     wanted = as_objects(encoders[0].label, runtime, ids, events, said)
-    by_hand, packed = (each.encode(events, said) for each in encoders)
+    everyone = np.arange(n)
+    by_hand, packed = (
+        [value for _, value in each.encode(events, said, everyone).each()] for each in encoders
+    )
     assert [msgspec.msgpack.decode(body, type=Prediction) for body in packed] == wanted
     for body, prediction in zip(by_hand, wanted, strict=True):
         got, expected = msgspec.json.decode(body), msgspec.to_builtins(prediction)

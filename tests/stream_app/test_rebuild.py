@@ -123,12 +123,14 @@ def test_a_restart_changes_no_answer(
     worker.step()
     worker.checkpoint()
     before, rows = worker.hidden(), worker.rows()
-    recent = {u: worker.engine.users.recent_item[s].tolist() for u, s in worker.engine.users.slots[0].items()}
+    recent = {
+        u: worker.engine.users.recent_item[s].tolist() for u, s in worker.engine.users.mapping(0).items()
+    }
     worker.start(worker.committed[-1], at_once=at_once)
     assert worker.hidden() == before
     assert worker.rows() == rows
     users = worker.engine.users
-    assert {u: users.recent_item[s].tolist() for u, s in users.slots[0].items()} == recent
+    assert {u: users.recent_item[s].tolist() for u, s in users.mapping(0).items()} == recent
     run_in_pieces(worker, lengths)
     worker.finish()
     same_answers(whole, worker)
@@ -151,7 +153,7 @@ def test_a_user_who_returns_after_expiry_is_a_new_one(runtime: Runtime) -> None:
 
 def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
     """The hidden state of a user after their last events, read out of the row one after the other."""
-    slot = worker.engine.users.slots[0][user]
+    slot = worker.engine.users.mapping(0)[user]
     row = worker.engine.users.rows[slot]
     vocabulary = runtime.content.vocabulary
     items = {stable_hash(name): number for number, name in enumerate(vocabulary.items.ids)}
@@ -217,7 +219,7 @@ def test_a_new_model_takes_over_for_good(runtime: Runtime, other: Runtime) -> No
     assert worker.step() is not None
     made = worker.checkpoint()
     assert made is not None
-    assert set(made.keys) == {b"u0", b"u1", b"u2", b"u3", META_KEY}
+    assert {key for key, _ in made.records.each()} == {b"u0", b"u1", b"u2", b"u3", META_KEY}
     now = worker.hidden()
     worker.start(worker.committed[-1])
     assert worker.hidden() == now
@@ -245,7 +247,7 @@ def test_the_last_prediction_belongs_to_its_user(runtime: Runtime) -> None:
     """A look-up shows what was published last, and nothing for a user who was not predicted here."""
     stream = [Happening(0, 0, T0 + i, 1 + i, 0, 1.0, 1) for i in range(3)]
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
-    slot = worker.engine.users.slots[0]["u0"]
+    slot = worker.engine.users.mapping(0)["u0"]
     said = msgspec.json.decode(worker.outputs["predictions", "clicks-0-2"])
     shown = msgspec.to_builtins(worker.engine.last_prediction(slot))
     assert shown["next_event"] == said["next_event"]
@@ -253,7 +255,7 @@ def test_the_last_prediction_belongs_to_its_user(runtime: Runtime) -> None:
     ours, theirs = shown["items"], said["items"]
     assert [i["item_id"] for i in ours] == [i["item_id"] for i in theirs]
     assert [i["score"] for i in ours] == pytest.approx([i["score"] for i in theirs], abs=1e-5)
-    worker.engine.users.remove(0, ["u0"])
-    assert int(worker.engine.users.resolve(0, ["new"])[0]) == slot
+    worker.engine.users.remove(np.array([slot]))
+    assert worker.engine.users.slots(0, ["new"]).tolist() == [slot]
     assert worker.engine.last_prediction(slot) is None
     assert worker.engine.users.rows[slot].tobytes() != np.zeros(1, ROW).tobytes()

@@ -45,7 +45,7 @@ class Batch:
     def find(self, tail: rules.Tail | None = None, limits: Rules = LIMITS) -> list[tuple]:
         return rules.find(
             limits,
-            self.rows,
+            self.rows["flagged"],
             self.slots,
             self.ts,
             self.features,

@@ -1,0 +1,215 @@
+"""How the worker behaves when something grows, breaks or slows down, on a real Kafka.
+
+    python bench/goals.py recovery [--users 1000000]   state read back after a kill, up to the first new output
+    python bench/goals.py growth                       CPU an event by resident users, by partitions, by workers
+    python bench/goals.py skew                         one user with 15 % of all events against none
+    python bench/goals.py slow                         the model ten times as slow for a while
+
+All with an untrained GRU of width 128 and 40,000 items, one prediction an event; every run checks that there are
+exactly as many different predictions as events.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.model_step import write_model
+from bench.running import ITEMS, Drained, Run, cpu_s, read_times, send, values
+from stream_app.broker import EmbeddedKafka
+
+
+def check(run: Run, n: int) -> None:
+    """Raises where the predictions are not exactly one for each of n events."""
+    _, ids = read_times(run.broker.bootstrap, run.settings.outputs[0], True)
+    assert len(set(ids)) == n, f"{len(set(ids))} different predictions for {n} events"
+
+
+@contextmanager
+def started(run: Run) -> Iterator[Run]:
+    """A worker that is ready, and is ended at last."""
+    run.start()
+    try:
+        run.wait_ready()
+        yield run
+    finally:
+        run.kill()
+
+
+def backlog(run: Run, events: list[tuple[str, bytes, bytes]], already: int = 0) -> Drained:
+    """Sends events and says how fast a worker that waits for them is; `already` were there before."""
+    send(run.broker.bootstrap, run.settings.topic_prefix, events)
+    with started(run):
+        drained = run.wait(len(events))
+        run.stop()
+    check(run, already + len(events))
+    return drained
+
+
+def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Changelog records a second, and seconds from the start to the first new prediction."""
+    run = Run(broker, folder, "r-", model)
+    send(broker.bootstrap, "r-", values(args.users, args.users))
+    run.start()
+    run.wait(args.users, 600)
+    time.sleep(3 * run.settings.commit_interval_ms / 1000)  # the last checkpoint
+    run.kill()
+    more = values(10_000, 10_000, first=args.users)
+    send(broker.bootstrap, "r-", more)
+    begin = time.monotonic()
+    run.start()
+    run.wait(1)
+    first = time.monotonic() - begin
+    run.wait(len(more))
+    m = run.metrics()
+    run.stop()
+    check(run, args.users + len(more))
+    records, seconds = m["foreclick_recovered_records_total"], m["foreclick_recovery_seconds_total"]
+    return {
+        "users": args.users, "records": round(records), "recovery_s": round(seconds, 2),
+        "records_s": round(records / seconds), "restart_to_first_output_s": round(first, 2),
+    }  # fmt: skip
+
+
+def growth(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """CPU an event where users, partitions and workers grow."""
+    out: dict[str, Any] = {}
+    for users in (10_000, 1_000_000):
+        run = Run(broker, folder, f"u{users}-", model)
+        residents = values(users, users)
+        send(broker.bootstrap, run.settings.topic_prefix, residents)
+        with started(run):
+            run.wait(users, 600)
+            events = values(args.events, users - 1, share=0.0, first=users)
+            before = run.done()
+            samples = []
+            sender = threading.Thread(target=send, args=(broker.bootstrap, run.settings.topic_prefix, events))
+            sender.start()
+            sender.join()
+            while not samples or samples[-1][1] < len(events):
+                samples.append((time.monotonic(), run.done() - before, cpu_s(run.stats), 0.0))
+                time.sleep(0.1)
+            run.stop()
+        check(run, users + len(events))
+        out[f"{users}_users"] = Drained(np.array(samples), len(events)).figures()
+    for partitions in (4, 64):
+        run = Run(broker, folder, f"p{partitions}-", model, partitions=partitions)
+        out[f"{partitions}_partitions"] = backlog(run, values(args.events, 20_000)).figures()
+    return out | workers(broker, folder, model, args)
+
+
+def workers(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Two workers of one group against one, on the same cores."""
+    out = {}
+    for count in (1, 2):
+        (folder / f"w{count}").mkdir()
+        runs = []
+        for i in range(count):
+            place = folder / f"w{count}" / str(i)
+            place.mkdir()
+            runs.append(Run(broker, place, f"w{count}-", model))
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.wait_ready()
+        events = values(args.events, 20_000)
+        begin_cpu = [cpu_s(run.stats) for run in runs]
+        begin_broker = cpu_s(runs[0].broker_stats)
+        send(broker.bootstrap, f"w{count}-", events)
+        end = time.monotonic() + 300
+        while sum(run.done() for run in runs) < len(events):
+            if time.monotonic() > end:
+                raise SystemExit("waited 300 s for the workers")
+            time.sleep(0.1)
+        cpu = sum(cpu_s(run.stats) for run in runs) - sum(begin_cpu)
+        broker_cpu = cpu_s(runs[0].broker_stats) - begin_broker
+        for run in runs:
+            run.stop()
+        check(runs[0], len(events))
+        times, _ = read_times(broker.bootstrap, f"w{count}-predictions")
+        times = np.sort(times)[len(times) // 10 : -len(times) // 10]
+        out[f"{count}_workers"] = {
+            "events_s": round(len(times) / (times[-1] - times[0]) * 1000),
+            "cpu_us": round(cpu / len(events) * 1e6, 2),
+            "broker_us": round(broker_cpu / len(events) * 1e6, 2),
+        }
+    return out
+
+
+def skew(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The rate with one user who makes 15 % of all events over the rate with none, two rounds of each."""
+    rates: dict[float, list[float]] = {0.0: [], 0.15: []}
+    for round_ in range(2):
+        for share, found in rates.items():
+            run = Run(broker, folder, f"s{round_}-{share}-", model)
+            found.append(backlog(run, values(args.events, 20_000, share=share)).events_s)
+    even, heavy = (float(np.median(found)) for found in rates.values())
+    return {"even_events_s": round(even), "heavy_events_s": round(heavy), "ratio": round(heavy / even, 2)}
+
+
+def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Rates and memory before, while and after the model is slow; rebalances; seconds to full speed again."""
+    flag = folder / "slow"
+    os.environ["SLOW_WHILE"] = str(flag)
+    Run.program = (str(Path(__file__).parent / "slow_worker.py"),)
+    run = Run(broker, folder, "x-", model)
+    events = values(6 * args.events, 20_000)
+    send(broker.bootstrap, "x-", events)
+    samples: list[tuple[float, float, float]] = []  # seconds, predictions, MB
+
+    def watch(until_s: float) -> None:
+        while (now := time.monotonic() - begin) < until_s and run.done() < len(events):
+            samples.append((now, run.done(), run.stats.memory_info().rss / 1e6))
+            time.sleep(0.1)
+
+    with started(run):
+        while run.done() < len(events) // 20:
+            time.sleep(0.05)
+        begin = time.monotonic()
+        watch(4)
+        flag.touch()
+        watch(24)
+        flag.unlink()
+        watch(60)
+        rebalances = run.metrics()["foreclick_rebalances_total"]
+        run.wait(len(events))
+        run.stop()
+    check(run, len(events))
+    t, done, mb = np.array(samples).T
+    rate = lambda a, b: float(np.diff(np.interp([a, b], t, done))[0] / (b - a))  # noqa: E731
+    before, during = rate(0.5, 3.5), rate(8, 22)
+    back = next((a for a in np.arange(24, t[-1] - 1, 0.1) if rate(a, a + 1) > 0.8 * before), float("nan"))
+    return {
+        "before_events_s": round(before), "slow_events_s": round(during), "factor": round(before / during, 1),
+        "full_speed_after_s": round(float(back) - 24, 1), "rebalances": round(rebalances),
+        "mb_before": round(float(mb[t < 4].max())), "mb_slow": round(float(mb[(t > 4) & (t < 24)].max())),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = {"recovery": recovery, "growth": growth, "workers": workers, "skew": skew, "slow": slow}
+    parser.add_argument("what", choices=kinds)
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = write_model(ITEMS, folder / "model")
+        with EmbeddedKafka(folder / "kafka") as broker:
+            result = kinds[args.what](broker, folder, model, args)
+    print(json.dumps({"what": args.what, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""J2: the product's own state, model, predictions and flags on the events of the comparison.
+
+The model is an untrained GRU of width 128 over 40,000 items (weights do not change the cost), made at the first
+start in the folder that MODEL names, by default under the user's cache.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bench.jobs.environment import JobSettings, run
+from bench.jobs.events import JobDecoder
+from bench.model_step import write_model
+from model.runtime import ModelError, Runtime
+from stream_app.agents.engine import Engine, names_of
+from stream_app.agents.offline import warm_up
+from stream_app.broker.installation import cache_dir
+from stream_app.settings import Settings
+
+ITEMS = 40_000
+
+
+@cache
+def runtime() -> Runtime:
+    """The model, made first where it is not there yet."""
+    folder = Path(os.environ.get("MODEL") or cache_dir() / "bench" / f"model-{ITEMS}")
+    torch.set_num_threads(1)
+    device = os.environ.get("DEVICE", "auto")
+    try:
+        return Runtime.load(folder, device)
+    except ModelError:  # not there yet, or of another version
+        return Runtime.load(write_model(ITEMS, folder), device)
+
+
+def engine(settings: JobSettings, partitions: int) -> Engine:
+    """The product's engine behind the decoder of the comparison."""
+    model = runtime()
+    names = names_of(model)
+    decoder = JobDecoder(names[0], model.none_category)
+    return Engine(settings, model, partitions=partitions, names=names, decoder=decoder)
+
+
+if __name__ == "__main__":
+    run(engine, lambda settings: warm_up(Settings(), runtime()))

@@ -1,0 +1,246 @@
+"""What every processor of partitions has: buffers that merge the input topics, rows, checkpoints. No Kafka, no clock.
+
+A processor owns some partitions. Of each it buffers decoded events, takes micro-batches of them, and at a
+checkpoint hands over the state records of what changed. It is not thread-safe: whoever owns it calls it from one
+thread at a time, but for `finish`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.agents.batches import Checkpoint, Outputs, StepOutput
+from stream_app.columns import RecordColumns
+from stream_app.event_columns import Events
+from stream_app.events import BadRecord
+from stream_app.messages import MessageColumns
+from stream_app.outputs import dead_letter
+from stream_app.settings import Settings
+from stream_app.state.merge import Merge
+from stream_app.state.rows import FORMAT
+from stream_app.state.users import META_KEY, PartitionMeta, Rows, decode_meta, encode_meta
+
+
+#: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
+#: cost less than a few events of each.
+SHARE = 512
+
+
+class EventDecoder(Protocol):
+    """Turns records of one topic partition into columns."""
+
+    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Events, and the records that are none; never raises on bytes. `kind`: the index of the topic."""
+
+
+@dataclass(slots=True)
+class Partition:
+    """What is kept of one partition beside its rows."""
+
+    merge: Merge
+    evicted: dict[bytes, None] = field(default_factory=dict)  # users to tombstone at the next checkpoint
+    checkpointed: list[int] | None = None  # positions of the last checkpoint
+    meta: PartitionMeta | None = None
+    restored: bool = False
+
+
+class Processor(ABC):
+    """State and outputs of the partitions that were assigned."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        users: Rows,
+        decoder: EventDecoder,
+        partitions: int,
+        label: str,
+        width: int = 0,
+    ) -> None:
+        """`partitions`: how many the input topics have. `label` and `width`: of the model behind the rows."""
+        self.settings = settings
+        self.rows = users
+        self.decoder = decoder
+        self.label = label
+        self.width = width
+        self.watermark = np.full(partitions, -1, np.int64)
+        self.sequence = np.zeros(partitions, np.int64)
+        self._partitions: dict[int, Partition] = {}
+        self._next = 0  # the partition that the next micro-batch begins with
+
+    # --- partitions come and go
+
+    def assign(self, partition: int, positions: Sequence[int]) -> None:
+        """Takes a partition on, empty: its next source offsets are `positions` until a restore says more."""
+        self.watermark[partition] = -1
+        self.sequence[partition] = 0
+        self.rows.count[partition] = 0
+        self._partitions[partition] = Partition(Merge(list(positions)))
+
+    def restore(self, partition: int, records: RecordColumns) -> None:
+        """Applies changelog records in the order of the log."""
+        for i in np.flatnonzero(records.spans["key_bytes"] == len(META_KEY)).tolist():
+            value = records[i].value
+            if value is not None:
+                self._partitions[partition].meta = decode_meta(value, self.rows.rows.itemsize)
+        self.rows.restore(partition, records)
+
+    def restored(self, partition: int) -> None:
+        """Ends the restore: processing goes on behind the last checkpoint."""
+        p = self._partitions[partition]
+        p.restored = True
+        meta = p.meta
+        if meta is None:
+            return
+        self.watermark[partition] = meta.watermark
+        self.sequence[partition] = meta.sequence
+        p.merge.skip(meta.positions)  # what came in while the state was being read stays
+        p.checkpointed = p.merge.positions
+        if meta.model != self.label:
+            self.model_changed(partition)
+
+    @abstractmethod
+    def model_changed(self, partition: int) -> None:
+        """Called at the end of a restore where another model, or none, wrote the state."""
+
+    def drop(self, partition: int) -> None:
+        """Forgets a partition."""
+        self._partitions.pop(partition, None)
+        self.rows.drop(partition)
+
+    def rewind(self) -> None:
+        """Forgets what is buffered: the source will be read again from `positions`."""
+        for p in self._partitions.values():
+            p.merge.clear()
+
+    @property
+    def partitions(self) -> list[int]:
+        """Partitions assigned."""
+        return sorted(self._partitions)
+
+    def merge(self, partition: int) -> Merge:
+        """The merge buffers of a partition."""
+        return self._partitions[partition].merge
+
+    def is_restored(self, partition: int) -> bool:
+        """Whether a partition is ready to process."""
+        p = self._partitions.get(partition)
+        return p is not None and p.restored
+
+    # --- records in, events out
+
+    def ingest(self, partition: int, kind: int, records: RecordColumns, next_offset: int) -> list[BadRecord]:
+        """Decodes and buffers records of one topic partition; those seen before are passed over.
+
+        `next_offset`: nothing below it is still to come. Returns the records that are no events.
+        """
+        merge = self._partitions[partition].merge
+        events, bad = self.decoder.decode(kind, records.since(merge.read(kind)))
+        merge.add(kind, events, next_offset)
+        return bad
+
+    def dead_letters(self, bad: Sequence[BadRecord]) -> Outputs:
+        """Dead letters by topic and partition."""
+        out: Outputs = {}
+        for b in bad:
+            out.setdefault((self.settings.outputs[2], b.record.partition), []).append(dead_letter(b))
+        return out
+
+    @abstractmethod
+    def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
+        """The first half of a micro-batch of what may go: the rows. None where nothing may go.
+
+        `now`: seconds, steady. `ended`: nothing more will come, so no topic is waited for.
+        """
+
+    @abstractmethod
+    def finish(self, out: StepOutput) -> None:
+        """The second half: fills in the messages. May run in another thread than the next `advance`.
+
+        Micro-batches are finished in the order in which they were advanced, and all of them before anything but
+        `advance` is called.
+        """
+
+    def step(self, now: float, *, ended: bool = False) -> StepOutput | None:
+        """Both halves of one micro-batch."""
+        out = self.advance(now, ended=ended)
+        if out is not None:
+            self.finish(out)
+        return out
+
+    def take(self, now: float, ended: bool) -> list[tuple[int, Events]]:
+        """The next micro-batch: of each partition that has something to go in turn, until it is full."""
+        ready = [n for n, p in self._partitions.items() if p.restored and any(p.merge.buffered)]
+        ready.sort(key=lambda n: (n < self._next, n))
+        left = self.settings.max_batch
+        share = max(SHARE, left // max(1, len(ready)))
+        taken: list[tuple[int, Events]] = []
+        for n in ready:
+            most = self.most(n, min(share, left))
+            events = self._partitions[n].merge.take(most, now, self.settings.max_idle_ms / 1000, ended=ended)
+            if events is None:
+                continue
+            taken.append((n, events))
+            left -= len(events)
+            if left == 0:
+                self._next = n + 1
+                break
+        return taken
+
+    def most(self, partition: int, share: int) -> int:
+        """How many events of a partition the next micro-batch may take, where `share` would be its fair share."""
+        return share
+
+    def slots(self, taken: Sequence[tuple[int, Events]]) -> npt.NDArray[np.int64]:
+        """The slot of each event's user, a new one for a user never seen."""
+        return np.concatenate(
+            [
+                self.rows.resolve_users(number, e.text, e.data["text_at"], e.data["user_bytes"])
+                for number, e in taken
+            ]
+        )
+
+    # --- checkpoints
+
+    def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
+        """State records of a partition since the last call, its own record last; None if nothing happened."""
+        p = self._partitions[number]
+        positions = p.merge.positions
+        if not p.restored or positions == p.checkpointed:
+            return None
+        p.checkpointed = positions
+        changed = self.rows.take_dirty(number)
+        gone = [key for key in p.evicted if self.rows.find(number, key) is None]
+        p.evicted.clear()
+        meta = PartitionMeta(
+            FORMAT,
+            self.rows.rows.itemsize,
+            self.width,
+            self.label,
+            int(self.watermark[number]),
+            int(self.sequence[number]),
+            positions,
+            generation,
+        )
+        # Tombstones first: at no point of the log are there more users than there were in memory.
+        tombstones = MessageColumns.of([(key, None) for key in gone])
+        end = MessageColumns.of([(META_KEY, encode_meta(meta))])
+        return Checkpoint(number, MessageColumns.concat([tombstones, changed, end]), positions)
+
+    def expire(self, number: int, *, changed_too: bool = False) -> int:
+        """Forgets users whose time to live is over; their tombstones go with the next checkpoint."""
+        return 0
+
+    def forget(self, number: int, slots: npt.NDArray[np.int64]) -> int:
+        """Frees slots of a partition; returns how many."""
+        names = (self.rows.name(slot).encode() for slot in slots.tolist())
+        self._partitions[number].evicted.update(dict.fromkeys(names))
+        self.rows.remove(slots)
+        return len(slots)
+
+    @abstractmethod
+    def look_up(self, user_id: str) -> dict[str, Any] | None:
+        """All that is kept of a user as plain data, None where this process does not hold them."""

@@ -1,0 +1,169 @@
+"""Records of one topic partition as columns: where each key and value stands in one buffer, no object a record."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.records import Headers, Record
+
+#: Where the parts of one record stand. A length of -1 stands for none.
+SPAN = np.dtype(
+    [
+        ("offset", "i8"),
+        ("timestamp", "i8"),  # Unix ms, as `Record.timestamp`
+        ("key_at", "i8"),
+        ("value_at", "i8"),
+        ("headers_at", "i8"),  # of the headers as message format v2 holds them, their count first
+        ("key_bytes", "i4"),
+        ("value_bytes", "i4"),
+        ("headers_bytes", "i4"),  # 0 where the record has no headers
+    ],
+    align=True,
+)
+
+
+@dataclass(slots=True, eq=False)
+class RecordColumns:
+    """n records by rising offset."""
+
+    topic: str
+    partition: int
+    data: npt.NDArray[np.uint8]  # what the spans point into; read-only
+    spans: npt.NDArray[np.void]  # (n,) SPAN
+
+    def __post_init__(self) -> None:
+        self.data.flags.writeable = False  # one type of array for compiled code, wherever the bytes came from
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "RecordColumns": ...
+    def __getitem__(self, index: Any) -> Any:
+        """One record, or the records of a slice (which share the buffer)."""
+        if isinstance(index, slice):
+            return RecordColumns(self.topic, self.partition, self.data, self.spans[index])
+        s = self.spans[index]
+        headers: Headers = ()
+        if s["headers_bytes"] > 0:
+            headers = read_headers(self._bytes(s["headers_at"], s["headers_bytes"]) or b"")
+        return Record(
+            self.topic,
+            self.partition,
+            int(s["offset"]),
+            int(s["timestamp"]),
+            self._bytes(s["key_at"], s["key_bytes"]),
+            self._bytes(s["value_at"], s["value_bytes"]),
+            headers,
+        )
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+    def since(self, offset: int) -> "RecordColumns":
+        """The records at and above an offset."""
+        return self[int(np.searchsorted(self.spans["offset"], offset)) :]
+
+    def below(self, offset: int) -> "RecordColumns":
+        """The records below an offset."""
+        return self[: int(np.searchsorted(self.spans["offset"], offset))]
+
+    def keys(self) -> list[bytes | None]:
+        """The key of each record."""
+        return [self._bytes(a, n) for a, n in zip(*self._columns("key_at", "key_bytes"), strict=True)]
+
+    def values(self) -> list[bytes | None]:
+        """The value of each record."""
+        return [self._bytes(a, n) for a, n in zip(*self._columns("value_at", "value_bytes"), strict=True)]
+
+    def _columns(self, at: str, size: str) -> tuple[list[int], list[int]]:
+        return self.spans[at].tolist(), self.spans[size].tolist()
+
+    def _bytes(self, at: int, size: int) -> bytes | None:
+        return None if size < 0 else self.data[at : at + size].tobytes()
+
+    @classmethod
+    def none(cls, topic: str, partition: int) -> "RecordColumns":
+        """No records."""
+        return cls(topic, partition, np.frombuffer(b"", np.uint8), np.empty(0, SPAN))
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "RecordColumns":
+        """Columns of records of one topic partition."""
+        parts: list[bytes] = []
+        spans = np.zeros(len(records), SPAN)
+        at = 0
+
+        def place(part: bytes | None) -> tuple[int, int]:
+            nonlocal at
+            if part is None:
+                return at, -1
+            parts.append(part)
+            start, at = at, at + len(part)
+            return start, len(part)
+
+        for span, r in zip(spans, records, strict=True):
+            span["offset"], span["timestamp"] = r.offset, r.timestamp
+            span["key_at"], span["key_bytes"] = place(r.key)
+            span["value_at"], span["value_bytes"] = place(r.value)
+            if r.headers:
+                span["headers_at"], span["headers_bytes"] = place(write_headers(r.headers))
+        data = np.frombuffer(b"".join(parts), np.uint8)
+        topic, partition = (records[0].topic, records[0].partition) if records else ("", 0)
+        return cls(topic, partition, data, spans)
+
+
+def read_headers(packed: bytes) -> Headers:
+    """Headers of a record of message format v2; a value may be None. Source: Kafka's protocol guide, "Record Header".
+
+    A name that is no UTF-8 is read with replacement characters.
+    """
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = packed[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return (value >> 1) ^ -(value & 1)
+
+    def text() -> bytes | None:
+        nonlocal at
+        size = number()
+        if size < 0:
+            return None
+        at += size
+        return packed[at - size : at]
+
+    return tuple(((text() or b"").decode("utf-8", "replace"), text()) for _ in range(number()))  # type: ignore[misc]
+
+
+def write_headers(headers: Headers) -> bytes:
+    """What `read_headers` reads."""
+    out = bytearray()
+
+    def number(value: int) -> None:
+        value = (value << 1) ^ (value >> 63)
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+
+    def text(part: bytes | None) -> None:
+        number(-1 if part is None else len(part))
+        out.extend(part or b"")
+
+    number(len(headers))
+    for name, value in headers:
+        text(name.encode())
+        text(value)
+    return bytes(out)

@@ -1,0 +1,103 @@
+"""Rows as changelog values: only the words that are not zero, since most of a row is empty for most users.
+
+A value is a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then those words whose bit is set as they
+stand in memory (little-endian), then the hidden state as 32-bit floats.
+"""
+
+import sys
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.hashing import copy_bytes, jit, load64, store64
+
+if sys.byteorder != "little":
+    raise ImportError("the changelog's format is that of little-endian machines")
+
+
+def pack(
+    rows: npt.NDArray[np.void], slots: npt.NDArray[np.int64], hidden: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """A buffer with the values of n slots, and where (n + 1,) each ends, 0 first.
+
+    `hidden` (n, bytes) follows on each row. The size of a row must be a multiple of eight bytes.
+    """
+    words = _words(rows)
+    most = len(slots) * (words.shape[1] * 8 + (words.shape[1] + 7) // 8 + hidden.shape[1])
+    out = np.empty(most, np.uint8)  # what is not written takes no memory
+    ends = np.zeros(len(slots) + 1, np.int64)
+    _pack(words, slots, hidden, out, ends)
+    return out[: ends[-1]], ends
+
+
+def unpack(
+    rows: npt.NDArray[np.void],
+    slots: npt.NDArray[np.int64],
+    data: npt.NDArray[np.uint8],
+    at: npt.NDArray[np.int64],
+    size: npt.NDArray[np.int32],
+) -> npt.NDArray[np.int64]:
+    """Writes n values into the rows of their slots; returns where (n,) the hidden state of each begins.
+
+    -1 stands for a value that ends before its row does.
+    """
+    behind = np.empty(len(slots), np.int64)
+    _unpack(_words(rows), slots, data, at, size, behind)
+    return behind
+
+
+def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+    return rows.view(np.uint64).reshape(len(rows), rows.dtype.itemsize // 8)
+
+
+@jit
+def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
+    width = words.shape[1]
+    at = 0
+    for i in range(len(slots)):
+        row = words[slots[i]]
+        bitmap = at
+        at += (width + 7) // 8
+        for b in range(bitmap, at):
+            out[b] = 0
+        for w in range(width):
+            word = row[w]
+            if word != 0:
+                out[bitmap + w // 8] |= np.uint8(1 << (w % 8))
+                store64(out, at, word)
+                at += 8
+        at = copy_bytes(hidden[i], 0, hidden.shape[1], out, at)
+        ends[i + 1] = at
+
+
+@jit
+def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-def]
+    width = words.shape[1]
+    bitmap_bytes = (width + 7) // 8
+    for i in range(len(slots)):
+        start = at[i]
+        place = start + bitmap_bytes
+        end = start + size[i]
+        behind[i] = -1
+        if place > end:
+            continue
+        row = words[slots[i]]
+        whole = True
+        for w in range(width):
+            if data[start + w // 8] & (1 << (w % 8)):
+                if place + 8 > end:
+                    whole = False
+                    break
+                row[w] = load64(data, place)
+                place += 8
+            else:
+                row[w] = 0
+        if whole:
+            behind[i] = place
+
+
+@jit
+def gather(data, at, size, out):  # type: ignore[no-untyped-def]
+    """Copies n pieces of `size` bytes into the rows of `out` (n, size)."""
+    for i in range(len(at)):
+        copy_bytes(data, at[i], size, out[i], 0)

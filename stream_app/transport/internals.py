@@ -1,0 +1,88 @@
+"""What we use of aiokafka beyond its interface, all in one place: names of version 0.14.
+
+A release without one of them is refused when a consumer or producer starts, not found out in mid-stream.
+"""
+
+import asyncio
+import collections
+from typing import Any
+
+import aiokafka
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
+
+from stream_app.errors import ForeclickError
+
+__all__ = [
+    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "stop_consumer",
+]  # fmt: skip
+
+# Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
+# `Fetcher.fetched_records`; in `Fetcher._proc_fetch_request` no step of the loop between the answer of
+# `_client.send` and `_records[tp] = FetchResult(...)`; and what `transport.closed.ClosedBatch` stands in for.
+_FETCHER = ("_client", "_records", "_fetch_task")
+_PARTITION_RECORDS = (
+    "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
+)  # fmt: skip
+_ACCUMULATOR = ("_compression_type", "_batch_size", "_txn_manager")
+
+#: How long a fetcher may take to end before it is told again, in seconds.
+_STOP_S = 0.2
+
+
+class IncompatibleAiokafka(ForeclickError):  # noqa: N818 - reads as what happened
+    """The installed aiokafka is not built as this transport needs it."""
+
+
+def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:
+    """The fetcher of a consumer that has started and has fetched nothing yet.
+
+    Raises IncompatibleAiokafka where its inside is not what we know.
+    """
+    fetcher = _known(consumer, ("_fetcher",))._fetcher
+    _known(fetcher, _FETCHER)
+    nothing = MemoryRecords(b"")
+    sample = PartitionRecords(TopicPartition("", 0), nothing, None, 0, None, None, True, READ_COMMITTED)
+    _known(sample, _PARTITION_RECORDS)
+    if type(fetcher._records) is not collections.OrderedDict or fetcher._records:
+        raise _refusal("an empty OrderedDict Fetcher._records")
+    return fetcher
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stops a consumer also where its partitions were taken from it just before.
+
+    The fetcher may then be waiting for requests that it has cancelled itself, and swallows its own cancellation with
+    theirs: `stop` would wait for it for ever.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    while not (await asyncio.wait([stopping], timeout=_STOP_S))[0]:
+        if consumer._fetcher is not None:
+            consumer._fetcher._fetch_task.cancel()
+    await stopping
+
+
+def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:
+    """The codec of a producer, as in a batch's attributes, and whether it writes in transactions.
+
+    Raises IncompatibleAiokafka where its inside is not what we know.
+    """
+    accumulator = _known(_known(producer, ("_message_accumulator",))._message_accumulator, _ACCUMULATOR)
+    transactions = accumulator._txn_manager
+    transactional = transactions is not None and transactions.transactional_id is not None
+    return accumulator._compression_type, transactional
+
+
+def _known(thing: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if not hasattr(thing, name):
+            raise _refusal(f"{type(thing).__name__}.{name}")
+    return thing
+
+
+def _refusal(what: str) -> IncompatibleAiokafka:
+    return IncompatibleAiokafka(
+        f"aiokafka {aiokafka.__version__} has not {what}, which the transport needs: install aiokafka 0.14"
+    )

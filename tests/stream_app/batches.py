@@ -1,0 +1,138 @@
+"""Record batches by aiokafka's own builder, and what aiokafka's own reader makes of them: the reference."""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+from hypothesis import strategies as st
+
+from stream_app.transport import wire
+
+TP = TopicPartition("clicks", 3)
+T0 = 1_700_000_000_000
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+
+
+class Part(NamedTuple):
+    """One record of a batch."""
+
+    delta: int  # of its offset
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+def seal(batch: bytes) -> bytes:
+    """The batch with a checksum that is right."""
+    crc = calc_crc32c(batch[wire.ATTRIBUTES_AT :])
+    return batch[: wire.CRC_AT] + struct.pack(">I", crc) + batch[wire.ATTRIBUTES_AT :]
+
+
+def batch(
+    parts: Sequence[Part],
+    base: int = 0,
+    *,
+    codec: int = 0,
+    producer: int = -1,
+    attributes: int = 0,
+    last: int | None = None,
+    max_timestamp: int | None = None,
+) -> bytes:
+    """One record batch: extra bits of the attributes, and the last offset delta where compaction left another."""
+    builder = DefaultRecordBatchBuilder(
+        2,
+        codec,
+        is_transactional=0,
+        producer_id=producer,
+        producer_epoch=0,
+        base_sequence=0,
+        batch_size=1 << 30,
+    )
+    for part in parts:
+        assert builder.append(part.delta, part.timestamp, part.key, part.value, list(part.headers)), "no room"
+    raw = bytearray(builder.build())
+    struct.pack_into(">q", raw, 0, base)
+    raw[wire.ATTRIBUTES_AT + 1] |= attributes
+    if last is not None:
+        struct.pack_into(">i", raw, wire.LAST_DELTA_AT, last)
+    if max_timestamp is not None:
+        struct.pack_into(">q", raw, wire.MAX_TIMESTAMP_AT, max_timestamp)
+    return seal(bytes(raw))
+
+
+def marker(base: int, producer: int, *, abort: bool) -> bytes:
+    """The control batch that ends a transaction."""
+    part = Part(0, T0, struct.pack(">hh", 0, 0 if abort else 1), struct.pack(">hi", 0, 0))
+    return batch([part], base, producer=producer, attributes=wire.TRANSACTIONAL | wire.CONTROL)
+
+
+def reference(
+    raw: bytes, position: int = 0, *, committed: bool = True, aborted: Sequence[tuple[int, int]] = ()
+) -> PartitionRecords:
+    """aiokafka's own reader of what a fetch brought."""
+    level = READ_COMMITTED if committed else READ_UNCOMMITTED
+    return PartitionRecords(TP, MemoryRecords(raw), list(aborted), position, None, None, True, level)
+
+
+def seen(record: Any) -> tuple[Any, ...]:
+    """What counts of a record, aiokafka's or ours."""
+    place = (record.topic, record.partition, record.offset)
+    return (*place, record.timestamp, record.key, record.value, tuple(record.headers))
+
+
+_BYTES = st.one_of(st.none(), st.binary(max_size=12), st.binary(min_size=60, max_size=300))
+_HEADERS = st.lists(st.tuples(st.text(max_size=5), st.one_of(st.none(), st.binary(max_size=80))), max_size=3)
+
+
+class Log(NamedTuple):
+    """A piece of a partition's log as a broker sends it, and what it says of aborted transactions."""
+
+    batches: list[bytes]
+    nexts: list[int]  # offset behind each batch
+    aborted: list[tuple[int, int]]
+
+
+@st.composite
+def logs(draw: st.DrawFn, codecs: Sequence[int] = tuple(CODECS.values())) -> Log:
+    """Batches with holes between and in them, of several producers, some of whose transactions are aborted."""
+    offset = draw(st.integers(0, 1 << 40))
+    batches: list[bytes] = []
+    nexts: list[int] = []
+    aborted: list[tuple[int, int]] = []
+    began: dict[int, int] = {}  # first offset of a producer's open transaction
+    for _ in range(draw(st.integers(1, 6))):
+        offset += draw(st.sampled_from([0, 0, 1, 5]))
+        producer = draw(st.integers(7, 9))
+        if producer in began and draw(st.booleans()):
+            abort = draw(st.booleans())
+            first = began.pop(producer)
+            if abort:
+                aborted.append((producer, first))
+            batches.append(marker(offset, producer, abort=abort))
+            offset += 1
+        else:
+            parts, delta = [], -1
+            for _ in range(draw(st.integers(1, 5))):
+                delta += draw(st.sampled_from([1, 1, 1, 4, 70]))
+                time = T0 + draw(st.integers(-(10**6), 10**12))
+                parts.append(Part(delta, time, draw(_BYTES), draw(_BYTES), tuple(draw(_HEADERS))))
+            last = delta + draw(st.sampled_from([0, 0, 3]))
+            bits = draw(st.sampled_from([0, wire.LOG_APPEND_TIME]))
+            if draw(st.booleans()):
+                bits |= wire.TRANSACTIONAL
+                began.setdefault(producer, offset)
+            batches.append(
+                batch(
+                    parts, offset, codec=draw(st.sampled_from(codecs)), producer=producer, attributes=bits,
+                    last=last, max_timestamp=T0 + draw(st.integers(0, 1000)),
+                )
+            )  # fmt: skip
+            offset += last + 1
+        nexts.append(offset)
+    return Log(batches, nexts, sorted(aborted, key=lambda a: a[1]))

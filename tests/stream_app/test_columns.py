@@ -1,0 +1,70 @@
+"""Records as columns: what goes in comes out, whole, in part or one by one."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.columns import RecordColumns, read_headers, write_headers
+from stream_app.records import Record
+
+_PART = st.one_of(st.none(), st.binary(max_size=200))
+_HEADERS = st.lists(st.tuples(st.text(max_size=70), _PART), max_size=70).map(tuple)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> list[Record]:
+    """At least one record of a partition, by rising offset."""
+    offset, out = draw(st.integers(0, 1 << 50)), []
+    for _ in range(draw(st.integers(1, 12))):
+        headers = draw(st.one_of(st.just(()), _HEADERS))
+        out.append(
+            Record("clicks", 2, offset, draw(st.integers(-1, 1 << 45)), draw(_PART), draw(_PART), headers)
+        )
+        offset += draw(st.integers(1, 100))
+    return out
+
+
+@settings(deadline=None)
+@given(records())
+def test_records_come_back(given_records: list[Record]) -> None:
+    """Offsets, times, keys, values (none and empty apart) and headers are the same, by iteration and by index."""
+    columns = RecordColumns.of(given_records)
+    assert len(columns) == len(given_records)
+    assert list(columns) == given_records
+    assert columns[-1] == given_records[-1]
+    assert columns.keys() == [r.key for r in given_records]
+    assert columns.values() == [r.value for r in given_records]
+
+
+@settings(deadline=None)
+@given(records(), st.data())
+def test_parts_share_the_buffer(given_records: list[Record], data: st.DataObject) -> None:
+    """A slice, and the records below or from an offset, are those of the list; no bytes are copied."""
+    columns = RecordColumns.of(given_records)
+    a, b = data.draw(st.integers(-14, 14)), data.draw(st.integers(-14, 14))
+    assert list(columns[a:b]) == given_records[a:b]
+    last = given_records[-1].offset
+    offset = data.draw(
+        st.one_of(st.sampled_from([r.offset for r in given_records]), st.integers(0, last + 5))
+    )
+    assert list(columns.since(offset)) == [r for r in given_records if r.offset >= offset]
+    assert list(columns.below(offset)) == [r for r in given_records if r.offset < offset]
+    assert columns.since(offset).data is columns.data
+
+
+def test_none() -> None:
+    """No records are false, like an empty list, and can be asked for their keys and for parts of them."""
+    nothing = RecordColumns.none("clicks", 1)
+    assert not nothing
+    assert list(nothing) == nothing.keys() == nothing.values() == []
+    assert not nothing.since(0) and not nothing.below(9) and not nothing[:3]
+
+
+@given(_HEADERS)
+def test_headers_come_back(headers: tuple[tuple[str, bytes], ...]) -> None:
+    """Names, values and none, in any number, in the form of message format v2."""
+    assert read_headers(write_headers(headers)) == headers
+
+
+def test_a_name_that_is_no_text() -> None:
+    """A header whose name is no UTF-8 stops nothing."""
+    assert read_headers(b"\x02\x04\xff!\x02v") == (("\ufffd!", b"v"),)

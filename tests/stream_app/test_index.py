@@ -1,0 +1,138 @@
+"""The hash table of users, and rows as changelog values, against plain dictionaries and loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from stream_app.errors import StateError
+from stream_app.state import index as index_module
+from stream_app.state.index import UserIndex, packed_keys
+from stream_app.state.packing import gather, pack, unpack
+
+LIMIT = 12
+names = st.sampled_from([b"a", b"b", b"c", b"ab", b"abcdefgh", b"abcdefghi", "ü".encode(), b"x" * 128])
+
+
+class Table(RuleBasedStateMachine):
+    """Users come and go in two partitions; a table of sixteen places probes far and has to close its holes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = UserIndex(LIMIT)
+        self.index._table = np.zeros(16, np.int32)
+        self.model: dict[tuple[int, bytes], int] = {}
+        self.serials: set[int] = set()
+
+    @rule(partition=st.integers(0, 1), some=st.lists(names, min_size=1, max_size=6))
+    def come(self, partition: int, some: list[bytes]) -> None:
+        new = {key for key in some if (partition, key) not in self.model}
+        if len(self.model) + len(new) > LIMIT:
+            return
+        text, places = packed_keys(some)
+        slots, fresh = self.index.resolve(partition, text, places["at"], places["bytes"])
+        assert len(fresh) == len(new)
+        for key, slot in zip(some, slots.tolist(), strict=True):
+            assert self.model.setdefault((partition, key), slot) == slot
+        serials = set(self.index.serial[fresh].tolist())
+        assert len(serials) == len(new)
+        assert not serials & self.serials
+        self.serials |= serials
+
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        if not self.model:
+            return
+        gone = data.draw(st.lists(st.sampled_from(sorted(self.model)), unique=True, min_size=1))
+        self.index.remove(np.array([self.model.pop(key) for key in gone], np.int64))
+
+    @invariant()
+    def is_the_dictionary(self) -> None:
+        assert len(self.index) == len(self.model)
+        for partition in (0, 1):
+            mine = {key.decode(): slot for (p, key), slot in self.model.items() if p == partition}
+            assert self.index.mapping(partition) == mine
+            assert self.index.slots_of(partition).tolist() == sorted(mine.values())
+        for partition, key in [*self.model, (0, b"nobody"), (2, b"a")]:
+            assert self.index.find(partition, key) == self.model.get((partition, key))
+
+
+TestTable = Table.TestCase
+TestTable.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestTable.__doc__ = (
+    "Whoever comes and goes in whichever order, everyone is found at the slot they were given."
+)
+
+
+def test_the_buffer_of_names_is_bounded() -> None:
+    """Names of users who left are dropped before the buffer grows, and those who stay keep theirs."""
+    index = UserIndex(100)
+    size = len(index._names)
+    text, places = packed_keys([b"stays"])
+    stays = int(index.resolve(0, text, places["at"], places["bytes"])[0][0])
+    for i in range(3000):
+        text, places = packed_keys([b"%0100d" % i])
+        slots, _ = index.resolve(0, text, places["at"], places["bytes"])
+        assert index.name(int(slots[0])) == f"{i:0100d}"
+        index.remove(slots)
+    assert len(index._names) == size
+    assert index.name(stays) == "stays"
+    assert index.find(0, b"stays") == stays
+
+
+def test_too_many_users() -> None:
+    """Where no slot is left the error names the setting."""
+    text, places = packed_keys([b"%d" % i for i in range(LIMIT + 1)])
+    with pytest.raises(StateError, match="FORECLICK_RESIDENT_USERS"):
+        UserIndex(LIMIT).resolve(0, text, places["at"], places["bytes"])
+
+
+def test_one_name_in_two_partitions() -> None:
+    """The place in the table depends on the partition too."""
+    hashed = np.uint64(12345)
+    assert index_module._place(hashed, 0, 1023) != index_module._place(hashed, 1, 1023)
+
+
+words = st.lists(st.sampled_from([0, 0, 0, 1, -1, 2**62]), min_size=11, max_size=11)
+ROW = np.dtype([("a", "i8"), ("b", "f8", (9,)), ("c", "i4", (2,))], align=True)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from([0, 0, 0, 1, -1, 2**62]), min_size=11, max_size=11),
+            st.binary(max_size=9),
+        ),
+        max_size=8,
+    ),
+    st.integers(0, 9),
+    st.randoms(use_true_random=False),
+)
+@settings(deadline=None)
+def test_rows_come_back(rows: list[tuple[list[int], bytes]], width: int, random: np.random.Generator) -> None:
+    """Packed rows are unpacked bit for bit into other slots, what follows on them as well, and no byte is wasted."""
+    n = len(rows)
+    table = np.zeros(max(1, n), ROW)
+    table.view(np.int64).reshape(-1, 11)[:n] = [words for words, _ in rows] if n else np.empty((0, 11))
+    behind = np.frombuffer(b"".join(extra.ljust(9, b"-")[:width] for _, extra in rows), np.uint8).reshape(
+        n, width
+    )
+    slots = np.arange(n)
+    random.shuffle(slots)
+    data, ends = pack(table, slots, behind[slots])
+    for i, slot in enumerate(slots.tolist()):
+        filled = sum(word != 0 for word in rows[slot][0])
+        assert ends[i + 1] - ends[i] == 2 + 8 * filled + width
+    other = np.full(max(1, n), -1, np.int64).repeat(11).view(ROW)
+    data.flags.writeable = False
+    sizes = np.diff(ends).astype(np.int32)
+    at = unpack(other, slots, data, ends[:-1], sizes)
+    assert other[:n].tobytes() == table[:n].tobytes()
+    assert (ends[1:] - at).tolist() == [width] * n
+    extra = np.empty((n, width), np.uint8)
+    gather(data, at, width, extra)
+    assert extra.tobytes() == behind[slots].tobytes()
+    for short in range(int(sizes[0]) - width) if n else ():
+        cut = np.array([short], np.int32)
+        assert unpack(other, slots[:1], data, ends[:1], cut).tolist() == [-1]
