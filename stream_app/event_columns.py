@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.hashing import copy_bytes, jit
+from stream_app.pointer import copy_bytes, jit, pointer_to
 
 #: The numeric columns of one event. A structured array moves with one fancy index and numba reads it.
 EVENT = np.dtype(
@@ -122,9 +122,10 @@ def text_bytes(data: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
 
 @jit
 def _pack(data, text, out):  # type: ignore[no-untyped-def]
+    source, target = pointer_to(text), pointer_to(out)
     at = 0
     for i in range(len(data)):
         e = data[i]
         start = e.text_at
         e.text_at = at
-        at = copy_bytes(text, start, e.user_bytes + max(e.event_bytes, 0), out, at)
+        at = copy_bytes(source, start, e.user_bytes + max(e.event_bytes, 0), target, at)

@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 
 from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, Event
-from stream_app.hashing import copy_bytes, jit, same_bytes, xxh64
-from stream_app.names import find
+from stream_app.hashing import xxh64
+from stream_app.names import find, pointers
+from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
 from stream_app.records import BROWSE
 from stream_app.scan import ABSENT, INTEGER, NULL, NUMBER, OBJECT, STRING, Fields, integer, number
 
@@ -97,7 +98,7 @@ def _event(  # type: ignore[no-untyped-def]
             return -1
         e.quantity = count
     e.item_hash = 0
-    e.item = items[3]
+    e.item = items[4]
     if not _none(item):
         first = data[base + item.at] if item.size > 0 else 0
         if item.size == 0 or not (item.kind == STRING or item.kind == INTEGER):
@@ -105,14 +106,14 @@ def _event(  # type: ignore[no-untyped-def]
         if item.kind == INTEGER and first == 45 and data[base + item.at + 1] == 48:
             return -1  # minus zero, which is 0
         e.item_hash = _hash(data, base + item.at, item.size)
-        e.item = find(items[0], items[1], items[2], e.item_hash)
+        e.item = find(items[0], items[1], items[2], items[3], e.item_hash)
     elif kind != BROWSE:
         return -1
     e.category_hash = 0
-    e.category = categories[3]
+    e.category = categories[4]
     if not _none(category) and category.size > 0:
         e.category_hash = _hash(data, base + category.at, category.size)
-        e.category = find(categories[0], categories[1], categories[2], e.category_hash)
+        e.category = find(categories[0], categories[1], categories[2], categories[3], e.category_hash)
     e.offset = span.offset
     e.received = span.timestamp
     e.ts = ts
@@ -146,6 +147,9 @@ def fill(  # type: ignore[no-untyped-def]
     text,  # bytes, enough for the ids of all
 ):
     """Fills the columns of the good records, one after the other; returns how many, and the bytes of text."""
+    bytes_, texts = pointer_to(data), pointer_to(text)
+    item_names = pointers(items)
+    category_names = pointers(categories)
     filled = 0
     text_at = 0
     for i in range(len(spans)):
@@ -153,7 +157,17 @@ def fill(  # type: ignore[no-untyped-def]
             continue
         e = out[filled]
         end = _event(
-            data, spans[i], tokens[i], kind, max_future_ms, correct_clock, items, categories, e, text, text_at
+            bytes_,
+            spans[i],
+            tokens[i],
+            kind,
+            max_future_ms,
+            correct_clock,
+            item_names,
+            category_names,
+            e,
+            texts,
+            text_at,
         )
         if end < 0:
             good[i] = False

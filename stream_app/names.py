@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream_app.hashing import jit
+from stream_app.pointer import jit, pointer_to
 
 #: The model's index of a name that is not in the table yet, as compiled code reports it.
 NOT_YET = np.iinfo(np.int32).min
@@ -106,9 +106,8 @@ def _power_of_two(n: int) -> int:
 
 
 @jit
-def find(table, hashes, model, hashed):  # type: ignore[no-untyped-def]
-    """The model's index of a hash, NOT_YET where the table does not hold it."""
-    mask = len(table) - 1
+def find(table, mask, hashes, model, hashed):  # type: ignore[no-untyped-def]
+    """The model's index of a hash, NOT_YET where the table of `mask` + 1 places does not hold it. By pointers."""
     at = np.int64(hashed) & mask
     while table[at] != 0:
         i = table[at] - 1
@@ -119,9 +118,17 @@ def find(table, hashes, model, hashed):  # type: ignore[no-untyped-def]
 
 
 @jit
+def pointers(columns):  # type: ignore[no-untyped-def]
+    """`Names.columns` as `find` takes them, and the index of none."""
+    table, hashes, model, none = columns
+    return pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(model), none
+
+
+@jit
 def _find_all(table, hashes, model, wanted, none, out):  # type: ignore[no-untyped-def]
+    places, known, numbers = pointer_to(table), pointer_to(hashes), pointer_to(model)
     for i in range(len(wanted)):
-        out[i] = none if wanted[i] == 0 else find(table, hashes, model, wanted[i])
+        out[i] = none if wanted[i] == 0 else find(places, len(table) - 1, known, numbers, wanted[i])
 
 
 @jit

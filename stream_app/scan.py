@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.columns import RecordColumns
-from stream_app.hashing import jit, same_bytes
+from stream_app.pointer import jit, pointer_to, same_bytes
 
 #: What a field's value is. Positions are counted from the start of the record's value.
 TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("kind", "i4")], align=True)
@@ -20,6 +20,8 @@ ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT = range(7)
 #: A value as a number from 1 to 1e18 holds it exactly.
 MAX_DIGITS = 18
 _MAX_EXPONENT = 22
+#: Fields of a record whose place in the one before is remembered.
+_PLACES = 32
 
 # Classes of bytes inside a string.
 _PLAIN, _QUOTE, _HIGH, _STOP = range(4)
@@ -208,9 +210,8 @@ def _flat(data, i, end):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _field(data, at, size, names, ends, guess):  # type: ignore[no-untyped-def]
+def _field(data, at, size, names, ends, fields, guess):  # type: ignore[no-untyped-def]
     """Which field has this name, -1 for none; `guess` is tried first."""
-    fields = len(ends) - 1
     for j in range(fields):
         f = guess + j
         if f >= fields:
@@ -221,12 +222,12 @@ def _field(data, at, size, names, ends, guess):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _object(data, start, end, names, ends, order, tokens):  # type: ignore[no-untyped-def]
+def _object(data, start, end, names, ends, fields, order, tokens):  # type: ignore[no-untyped-def]
     """Fills the tokens of one record; returns whether the scanner vouches for it.
 
     `order`: which field stood at each place of the record before, for a first guess.
     """
-    for f in range(len(tokens)):
+    for f in range(fields):
         tokens[f].kind = ABSENT
         tokens[f].size = 0
     i = _space(data, start, end)
@@ -241,9 +242,9 @@ def _object(data, start, end, names, ends, order, tokens):  # type: ignore[no-un
         i = _string(data, name, end)
         if i < 0:
             return False
-        guess = order[place] if place < len(order) else 0
-        f = _field(data, name, i - name, names, ends, guess)
-        if f >= 0 and place < len(order):
+        guess = order[place] if place < _PLACES else 0
+        f = _field(data, name, i - name, names, ends, fields, guess)
+        if f >= 0 and place < _PLACES:
             order[place] = f
         place += 1
         i = _space(data, i + 1, end)
@@ -275,14 +276,18 @@ def _object(data, start, end, names, ends, order, tokens):  # type: ignore[no-un
 
 @jit
 def _scan(data, at, size, names, ends, tokens, good):  # type: ignore[no-untyped-def]
-    order = np.zeros(32, np.int64)
+    order = np.zeros(_PLACES, np.int64)
+    bytes_, texts, borders, guesses = pointer_to(data), pointer_to(names), pointer_to(ends), pointer_to(order)
+    fields = len(ends) - 1
     for n in range(len(at)):
-        good[n] = size[n] > 0 and _object(data, at[n], at[n] + size[n], names, ends, order, tokens[n])
+        good[n] = size[n] > 0 and _object(
+            bytes_, at[n], at[n] + size[n], texts, borders, fields, guesses, tokens[n]
+        )
 
 
 @jit
 def integer(data, at, size):  # type: ignore[no-untyped-def]
-    """The value of an INTEGER token."""
+    """The value of an INTEGER token; `data` is a pointer."""
     i = at + 1 if data[at] == 45 else at
     value = np.int64(0)
     while i < at + size:
@@ -293,7 +298,7 @@ def integer(data, at, size):  # type: ignore[no-untyped-def]
 
 @jit
 def number(data, at, size):  # type: ignore[no-untyped-def]
-    """(the value of an INTEGER or NUMBER token, whether it is exactly what a correct parser returns).
+    """(the value of an INTEGER or NUMBER token, whether it is exactly what a correct parser returns), by pointer.
 
     Digits as an integer below 2^53 times or over a power of ten up to 1e22: both are exact, so one operation
     rounds correctly. Source: Clinger, "How to read floating point numbers accurately" (1990), the fast path.

@@ -11,8 +11,9 @@ import numpy as np
 from stream_app.columns import RecordColumns
 from stream_app.event_columns import EVENT, Events
 from stream_app.events import BadRecord
-from stream_app.hashing import copy_bytes, jit, same_bytes, xxh64
-from stream_app.names import NOT_YET, Names, find, stable_hash
+from stream_app.hashing import xxh64
+from stream_app.names import NOT_YET, Names, find, pointers, stable_hash
+from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
 from stream_app.records import EVENT_TYPES
 from stream_app.scan import INTEGER, NUMBER, STRING, Fields, number, scan
 
@@ -89,7 +90,7 @@ class JobDecoder:
 def _kind(data, at, size):  # type: ignore[no-untyped-def]
     for kind in range(len(_TYPE_ENDS) - 1):
         start = _TYPE_ENDS[kind]
-        if _TYPE_ENDS[kind + 1] - start == size and same_bytes(data, at, _TYPES, start, size):
+        if _TYPE_ENDS[kind + 1] - start == size and same_bytes(data, at, pointer_to(_TYPES), start, size):
             return kind
     return -1
 
@@ -97,6 +98,7 @@ def _kind(data, at, size):  # type: ignore[no-untyped-def]
 @jit
 def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyped-def]
     """Fills the columns of the records that the scanner vouches for; returns how many, and the bytes of text."""
+    bytes_, texts, names = pointer_to(data), pointer_to(text), pointers(items)
     filled = 0
     text_at = 0
     for i in range(len(spans)):
@@ -109,10 +111,10 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         good[i] = False
         if event_id.kind != STRING or user.kind != STRING or kind.kind != STRING or item.kind != INTEGER:
             continue
-        type_ = _kind(data, base + kind.at, kind.size)
+        type_ = _kind(bytes_, base + kind.at, kind.size)
         if type_ < 0 or user.size == 0 or (ts.kind != NUMBER and ts.kind != INTEGER) or item.size > 12:
             continue
-        seconds, exact = number(data, base + ts.at, ts.size)
+        seconds, exact = number(bytes_, base + ts.at, ts.size)
         if not exact:
             continue
         good[i] = True
@@ -121,13 +123,13 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         e.received = spans[i].timestamp
         e.ts = np.int64(np.rint(seconds * 1000.0))
         e.kind = type_
-        e.item_hash = xxh64(data, base + item.at, item.size)
-        e.item = find(items[0], items[1], items[2], e.item_hash)
-        e.event_hash = xxh64(data, base + event_id.at, event_id.size)
+        e.item_hash = xxh64(bytes_, base + item.at, item.size)
+        e.item = find(names[0], names[1], names[2], names[3], e.item_hash)
+        e.event_hash = xxh64(bytes_, base + event_id.at, event_id.size)
         e.text_at = text_at
         e.user_bytes = user.size
         e.event_bytes = event_id.size
-        text_at = copy_bytes(data, base + user.at, user.size, text, text_at)
-        text_at = copy_bytes(data, base + event_id.at, event_id.size, text, text_at)
+        text_at = copy_bytes(bytes_, base + user.at, user.size, texts, text_at)
+        text_at = copy_bytes(bytes_, base + event_id.at, event_id.size, texts, text_at)
         filled += 1
     return filled, text_at

@@ -11,9 +11,9 @@ from stream_app.agents.batches import StepOutput
 from stream_app.agents.json_kernel import INTEGER_BYTES, literal, put, put_integer, put_text
 from stream_app.agents.processor import Processor
 from stream_app.event_columns import Events, text_bytes
-from stream_app.hashing import jit
 from stream_app.messages import MessageColumns
 from stream_app.names import Names
+from stream_app.pointer import jit, pointer_to
 from stream_app.records import EVENT_TYPES
 from stream_app.settings import Settings
 from stream_app.state.users import Rows
@@ -121,19 +121,20 @@ def _count(rows, dirty, slots, events, counts):  # type: ignore[no-untyped-def]
 
 @jit
 def _write(events, text, counts, out, ends):  # type: ignore[no-untyped-def]
+    target, texts = pointer_to(out), pointer_to(text)
     at = 0
     for i in range(len(events)):
         e = events[i]
-        at = put(out, at, _EVENT_ID)
-        at = put_text(out, at, text, e.text_at + e.user_bytes, e.event_bytes)
-        at = put(out, at, _USER)
-        at = put_text(out, at, text, e.text_at, e.user_bytes)
-        at = put(out, at, _START)
-        at = put_integer(out, at, e.ts // WINDOW_MS * (WINDOW_MS // 1000))
-        at = put_integer(out, put(out, at, _CLICKS), counts[i, 0])
-        at = put_integer(out, put(out, at, _BROWSES), counts[i, 1])
-        at = put_integer(out, put(out, at, _PURCHASES), counts[i, 2])
-        out[at] = 125  # }
+        at = put(target, at, _EVENT_ID)
+        at = put_text(target, at, texts, e.text_at + e.user_bytes, e.event_bytes)
+        at = put(target, at, _USER)
+        at = put_text(target, at, texts, e.text_at, e.user_bytes)
+        at = put(target, at, _START)
+        at = put_integer(target, at, e.ts // WINDOW_MS * (WINDOW_MS // 1000))
+        at = put_integer(target, put(target, at, _CLICKS), counts[i, 0])
+        at = put_integer(target, put(target, at, _BROWSES), counts[i, 1])
+        at = put_integer(target, put(target, at, _PURCHASES), counts[i, 2])
+        target[at] = 125  # }
         at += 1
         ends[i + 1] = at
 

@@ -77,8 +77,9 @@ class PredictionEncoder:
         sizes = list(map(len, prefixes))
         most = len(wanted) * (FIXED_BYTES + len(self._model) + max(sizes))
         most += ESCAPED * int(text_bytes(events.data).sum())
-        most += int((self._ends[items + 1] - self._ends[items] + NUMBER_BYTES + 2).sum())
-        out = np.empty(most, np.uint8)
+        named = items[items >= 0]
+        most += int((self._ends[named + 1] - self._ends[named] + NUMBER_BYTES + 2).sum())
+        out = np.empty(most, np.uint8)  # the kernel checks no bounds: `most` must hold for any events
         ends = np.zeros(len(wanted) + 1, np.int64)
         json_kernel.predictions(
             events.data,

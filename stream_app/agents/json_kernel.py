@@ -1,8 +1,8 @@
-"""Compiled: predictions as JSON, written into one buffer."""
+"""Compiled: predictions as JSON, written into one buffer. The small functions take pointers."""
 
 import numpy as np
 
-from stream_app.hashing import copy_bytes, jit
+from stream_app.pointer import copy_bytes, jit, pointer_to
 
 #: Digits behind the point. Five: shorter messages, and none that depends on how micro-batches were cut.
 DIGITS = 5
@@ -46,8 +46,8 @@ FIXED_BYTES = (
 
 @jit
 def put(out, at, text):  # type: ignore[no-untyped-def]
-    """Copies a whole array; returns the position behind it."""
-    return copy_bytes(text, 0, len(text), out, at)
+    """Copies a whole array to a pointer; returns the position behind it."""
+    return copy_bytes(pointer_to(text), 0, len(text), out, at)
 
 
 @jit
@@ -122,48 +122,50 @@ def predictions(  # type: ignore[no-untyped-def]
     out_ends,  # (m + 1,) where each prediction ends, 0 first
 ):
     """Writes the predictions of the wanted events one behind the other."""
+    target, texts = pointer_to(out), pointer_to(text)
+    starts, items_of = pointer_to(prefixes), pointer_to(names)
     at = 0
     for m in range(len(wanted)):
         i = wanted[m]
         e = events[i]
-        at = put(out, at, _ID)
+        at = put(target, at, _ID)
         start = prefix_ends[code[i]]
-        at = copy_bytes(prefixes, start, prefix_ends[code[i] + 1] - start, out, at)
-        at = put_integer(out, at, e.offset)
-        at = put(out, at, _USER)
-        at = put_text(out, at, text, e.text_at, e.user_bytes)
-        at = put(out, at, _TS)
-        at = put_integer(out, at, e.ts)
-        at = put(out, at, _EVENT)
+        at = copy_bytes(starts, start, prefix_ends[code[i] + 1] - start, target, at)
+        at = put_integer(target, at, e.offset)
+        at = put(target, at, _USER)
+        at = put_text(target, at, texts, e.text_at, e.user_bytes)
+        at = put(target, at, _TS)
+        at = put_integer(target, at, e.ts)
+        at = put(target, at, _EVENT)
         if e.event_bytes < 0:
-            at = put(out, at, _NULL)
+            at = put(target, at, _NULL)
         else:
-            out[at] = 34
-            at = put_text(out, at + 1, text, e.text_at + e.user_bytes, e.event_bytes)
-            out[at] = 34
+            target[at] = 34
+            at = put_text(target, at + 1, texts, e.text_at + e.user_bytes, e.event_bytes)
+            target[at] = 34
             at += 1
-        at = put(out, at, model)
+        at = put(target, at, model)
         if len(heads) == 0:
-            at = put(out, at, _NO_MODEL)
+            at = put(target, at, _NO_MODEL)
             out_ends[m + 1] = at
             continue
-        at = put_number(out, put(out, at, _CLICK), heads[i, 0])
-        at = put_number(out, put(out, at, _BROWSE), heads[i, 1])
-        at = put_number(out, put(out, at, _PURCHASE), heads[i, 2])
-        at = put_number(out, put(out, at, _BUY), heads[i, 3])
-        at = put(out, at, _ITEMS)
+        at = put_number(target, put(target, at, _CLICK), heads[i, 0])
+        at = put_number(target, put(target, at, _BROWSE), heads[i, 1])
+        at = put_number(target, put(target, at, _PURCHASE), heads[i, 2])
+        at = put_number(target, put(target, at, _BUY), heads[i, 3])
+        at = put(target, at, _ITEMS)
         first = True
         for j in range(items.shape[1]):
             item = items[i, j]
             if item < 0:
                 continue
             if not first:
-                out[at] = 44  # a comma
+                target[at] = 44  # a comma
                 at += 1
             first = False
-            at = copy_bytes(names, ends[item], ends[item + 1] - ends[item], out, at)
-            at = put_number(out, at, scores[i, j])
-            out[at] = 125  # }
+            at = copy_bytes(items_of, ends[item], ends[item + 1] - ends[item], target, at)
+            at = put_number(target, at, scores[i, j])
+            target[at] = 125  # }
             at += 1
-        at = put(out, at, _END)
+        at = put(target, at, _END)
         out_ends[m + 1] = at

@@ -24,7 +24,6 @@ from stream_app.state.merge import Merge
 from stream_app.state.rows import FORMAT
 from stream_app.state.users import META_KEY, PartitionMeta, Rows, decode_meta, encode_meta
 
-
 #: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
 #: cost less than a few events of each.
 SHARE = 512

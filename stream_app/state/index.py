@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.errors import StateError
-from stream_app.hashing import copy_bytes, jit, same_bytes, xxh64
+from stream_app.hashing import xxh64
+from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -135,9 +136,10 @@ def _place(hashed, partition, mask):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _probe(table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, hashed):  # type: ignore[no-untyped-def]
-    """(place in the table, slot or -1)."""
-    mask = len(table) - 1
+def _probe(  # type: ignore[no-untyped-def]
+    table, mask, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, hashed
+):
+    """(place in the table of `mask` + 1 places, slot or -1). All arrays as pointers."""
     place = _place(hashed, partition, mask)
     while table[place] != 0:
         slot = table[place] - 1
@@ -154,8 +156,11 @@ def _probe(table, hashes, partitions, name_at, name_bytes, names, text, at, size
 
 @jit
 def _find(table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition):  # type: ignore[no-untyped-def]
-    hashed = xxh64(text, at, size)
-    return _probe(table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, hashed)[1]
+    name = pointer_to(text)
+    return _probe(
+        pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(partitions), pointer_to(name_at),
+        pointer_to(name_bytes), pointer_to(names), name, at, size, partition, xxh64(name, at, size),
+    )[1]  # fmt: skip
 
 
 @jit
@@ -163,12 +168,17 @@ def _resolve(  # type: ignore[no-untyped-def]
     table, hashes, partitions, name_at, name_bytes, names, free, state, text, at, size, partition, slots, new
 ):
     """Fills `slots`, and `new` with those that were free; returns how many these are, -1 if there are too few."""
+    mask = len(table) - 1
+    table_, hashes_, partitions_ = pointer_to(table), pointer_to(hashes), pointer_to(partitions)
+    name_at_, name_bytes_, names_ = pointer_to(name_at), pointer_to(name_bytes), pointer_to(names)
+    text_ = pointer_to(text)
     fresh = 0
     for i in range(len(at)):
-        hashed = xxh64(text, at[i], size[i])
+        hashed = xxh64(text_, at[i], size[i])
         place, slot = _probe(
-            table, hashes, partitions, name_at, name_bytes, names, text, at[i], size[i], partition, hashed
-        )
+            table_, mask, hashes_, partitions_, name_at_, name_bytes_, names_, text_, at[i], size[i], partition,
+            hashed,
+        )  # fmt: skip
         if slot < 0:
             if state[_FREE] > 0:
                 state[_FREE] -= 1
@@ -183,7 +193,7 @@ def _resolve(  # type: ignore[no-untyped-def]
             partitions[slot] = partition
             name_at[slot] = state[_NAMES]
             name_bytes[slot] = size[i]
-            state[_NAMES] = copy_bytes(text, at[i], size[i], names, state[_NAMES])
+            state[_NAMES] = copy_bytes(text_, at[i], size[i], names_, state[_NAMES])
             new[fresh] = slot
             fresh += 1
         slots[i] = slot
@@ -223,9 +233,10 @@ def _remove(table, hashes, partitions, name_at, name_bytes, names, free, state, 
 
 @jit
 def _compact(names, name_at, name_bytes, slots, out):  # type: ignore[no-untyped-def]
+    source, target = pointer_to(names), pointer_to(out)
     at = 0
     for slot in slots:
         start = name_at[slot]
         name_at[slot] = at
-        at = copy_bytes(names, start, name_bytes[slot], out, at)
+        at = copy_bytes(source, start, name_bytes[slot], target, at)
     return at

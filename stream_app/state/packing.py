@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.hashing import copy_bytes, jit, load64, store64
+from stream_app.pointer import copy_bytes, jit, load64, pointer_to, store64
 
 if sys.byteorder != "little":
     raise ImportError("the changelog's format is that of little-endian machines")
@@ -53,6 +53,7 @@ def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
 @jit
 def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
     width = words.shape[1]
+    behind, target = pointer_to(hidden), pointer_to(out)
     at = 0
     for i in range(len(slots)):
         row = words[slots[i]]
@@ -64,9 +65,9 @@ def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
             word = row[w]
             if word != 0:
                 out[bitmap + w // 8] |= np.uint8(1 << (w % 8))
-                store64(out, at, word)
+                store64(target, at, word)
                 at += 8
-        at = copy_bytes(hidden[i], 0, hidden.shape[1], out, at)
+        at = copy_bytes(behind, i * hidden.shape[1], hidden.shape[1], target, at)
         ends[i + 1] = at
 
 
@@ -74,6 +75,7 @@ def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
 def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-def]
     width = words.shape[1]
     bitmap_bytes = (width + 7) // 8
+    source = pointer_to(data)
     for i in range(len(slots)):
         start = at[i]
         place = start + bitmap_bytes
@@ -88,7 +90,7 @@ def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-de
                 if place + 8 > end:
                     whole = False
                     break
-                row[w] = load64(data, place)
+                row[w] = load64(source, place)
                 place += 8
             else:
                 row[w] = 0
@@ -99,5 +101,6 @@ def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-de
 @jit
 def gather(data, at, size, out):  # type: ignore[no-untyped-def]
     """Copies n pieces of `size` bytes into the rows of `out` (n, size)."""
+    source, target = pointer_to(data), pointer_to(out)
     for i in range(len(at)):
-        copy_bytes(data, at[i], size, out[i], 0)
+        copy_bytes(source, at[i], size, target, i * size)

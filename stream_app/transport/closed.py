@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from aiokafka import codec
 
+from stream_app.pointer import pointer_to
 from stream_app.transport.crc32c import crc32c
-from stream_app.transport.pointer import pointer_to
 from stream_app.transport.wire import (
     AFTER_LENGTH,
     ATTRIBUTES_AT,

@@ -18,8 +18,8 @@ from aiokafka import codec
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from stream_app.columns import SPAN
+from stream_app.pointer import pointer_to
 from stream_app.transport.crc32c import crc32c
-from stream_app.transport.pointer import pointer_to
 
 # Where the fields of a batch's header stand.
 LENGTH_AT, MAGIC_AT, CRC_AT, ATTRIBUTES_AT, LAST_DELTA_AT = 8, 16, 17, 21, 23

@@ -5,7 +5,23 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.hashing import same_bytes, xxh64
+from stream_app.hashing import xxh64
+from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
+
+
+@jit
+def hashed(data, at, size):  # type: ignore[no-untyped-def]
+    return xxh64(pointer_to(data), at, size)
+
+
+@jit
+def same(a, a_at, b, b_at, size):  # type: ignore[no-untyped-def]
+    return same_bytes(pointer_to(a), a_at, pointer_to(b), b_at, size)
+
+
+@jit
+def copied(source, at, size, out, out_at):  # type: ignore[no-untyped-def]
+    return copy_bytes(pointer_to(source), at, size, pointer_to(out), out_at)
 
 
 @given(st.binary(max_size=200), st.integers(0, 9))
@@ -13,7 +29,7 @@ from stream_app.hashing import same_bytes, xxh64
 def test_xxh64_is_that_of_the_reference(data: bytes, before: int) -> None:
     """The same 64 bits as the `xxhash` package, wherever the bytes lie in memory."""
     buffer = np.frombuffer(bytes(before) + data + b"behind", np.uint8)
-    assert int(xxh64(buffer, before, len(data))) == xxhash.xxh64_intdigest(data)
+    assert int(hashed(buffer, before, len(data))) == xxhash.xxh64_intdigest(data)
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(0, 9))
@@ -22,8 +38,19 @@ def test_same_bytes(a: bytes, b: bytes, shift: int) -> None:
     """Equal where the bytes are equal, and only there; one changed byte is seen at any place."""
     n = min(len(a), len(b))
     left, right = np.frombuffer(bytes(shift) + a, np.uint8), np.frombuffer(b + bytes(1), np.uint8)
-    assert same_bytes(left, shift, right, 0, n) == (a[:n] == b[:n])
+    assert same(left, shift, right, 0, n) == (a[:n] == b[:n])
     for i in range(len(a)):
         changed = bytearray(a)
         changed[i] ^= 1
-        assert not same_bytes(left, shift, np.frombuffer(bytes(changed), np.uint8), 0, len(a))
+        assert not same(left, shift, np.frombuffer(bytes(changed), np.uint8), 0, len(a))
+
+
+@given(st.binary(max_size=40), st.integers(0, 9), st.integers(0, 9))
+@settings(deadline=None)
+def test_copy_bytes(data: bytes, before: int, place: int) -> None:
+    """Exactly the bytes asked for arrive, and nothing around them changes."""
+    out = np.full(60, 255, np.uint8)
+    assert copied(
+        np.frombuffer(bytes(before) + data + bytes(8), np.uint8), before, len(data), out, place
+    ) == place + len(data)
+    assert out.tobytes() == b"\xff" * place + data + b"\xff" * (60 - place - len(data))
