@@ -89,6 +89,7 @@ def _encode(events: Events, counts: np.ndarray) -> MessageColumns:
     out = np.empty(len(d) * _FIXED + 6 * int(text_bytes(d).sum()), np.uint8)
     ends = np.zeros(len(d) + 1, np.int64)
     _write(d, events.text, counts, out, ends)
+    assert ends[-1] <= len(out)
     sizes = np.diff(ends).astype(np.int32)
     return MessageColumns(events.text, d["text_at"], d["user_bytes"], out, ends[:-1], sizes)
 

@@ -97,6 +97,7 @@ class PredictionEncoder:
             out,
             ends,
         )
+        assert ends[-1] <= most
         return out[: ends[-1]], ends
 
 

@@ -19,6 +19,7 @@ from stream_app.names import Names
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
 from stream_app.settings import Settings
+from stream_app.transport.closed import build
 
 #: Records read at a time.
 CHUNK = 8192
@@ -42,8 +43,13 @@ def warm_up(settings: Settings, runtime: Runtime | None) -> None:
         values = [encode_json(Event(user_id="warm", ts=i, item_id="up", price=1.0)) for i in (1, 2)]
         records = [Record(topic, 0, i, 2, b"warm", value) for i, value in enumerate(values)]
         engine.ingest(0, kind, RecordColumns.of(records), len(records))
-    if engine.step(0.0, ended=True) is None:
+    output, checkpoint = engine.step(0.0, ended=True), engine.checkpoint(0, 0)
+    if output is None or checkpoint is None:
         raise AssertionError("the events of the warm-up were not processed")
+    for messages in (*(columns for *_, columns in output.columns), checkpoint.records):
+        build(*messages.arrays(), timestamp=0, limit=1024, compression=0, transactional=False)
+    log = [Record("", 0, i, 0, key, value) for i, (key, value) in enumerate(checkpoint.records.each())]
+    engine.restore(0, RecordColumns.of(log))
 
 
 def partitions_of(reader: RecordingReader) -> int:

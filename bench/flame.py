@@ -1,0 +1,110 @@
+"""Flame graphs of the jobs: where the time of a worker goes while it drains a backlog.
+
+    python bench/flame.py [--jobs j1,j2] [--events 3000000] [--out bench/profiles]
+
+Takes samples with py-spy for some seconds in the middle of the run, of Python and of compiled frames, and writes one
+SVG a job. Also prints how the samples fall on the threads and on the functions at their top.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from bench.peers import generate
+from stream_app.broker import EmbeddedKafka
+
+PARTITIONS = 4
+LIMIT_S = 120.0
+#: Threads of interest: the two halves of a turn, the event loop, Kafka's fetches.
+RATE = 250  # samples a second
+
+
+def outputs(admin: AdminClient, topic: str) -> int:
+    """Records in a topic."""
+    wanted = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(PARTITIONS)}
+    return sum(f.result().offset for f in admin.list_offsets(wanted).values())
+
+
+def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: int) -> dict[str, object]:
+    """Profiles one job; returns shares of the samples."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for made in admin.create_topics([NewTopic(f"out-{job}", PARTITIONS, 1)]).values():
+        made.result(30)
+    env = {
+        **os.environ, "BROKER": broker.bootstrap, "IN": "in", "OUT": f"out-{job}", "RID": f"flame-{job}",
+        "STATE": str(folder / job), "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
+    worker = subprocess.Popen([sys.executable, "-m", f"bench.jobs.{job}"], env=env, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + LIMIT_S
+        while outputs(admin, f"out-{job}") == 0:
+            if time.monotonic() > end or worker.poll() is not None:
+                raise SystemExit(f"waited {LIMIT_S} s for the first output of {job}")
+            time.sleep(0.05)
+        raw, svg = folder / f"{job}.raw", out / f"{job}.svg"
+        spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(worker.pid), "--threads",
+               "--native", "--rate", str(RATE), "--duration", str(seconds), "--nonblocking"]  # fmt: skip
+        subprocess.run([*spy, "--format", "raw", "--output", str(raw)], check=True, capture_output=True)
+        subprocess.run(
+            [*spy, "--format", "flamegraph", "--output", str(svg)], check=True, capture_output=True
+        )
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    return shares(raw.read_text().splitlines())
+
+
+def shares(lines: list[str]) -> dict[str, object]:
+    """Shares of the samples by thread, and by the innermost Python function of each thread."""
+    threads: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
+        own = [f for f in frames if ".py" in f]
+        if not own:
+            continue
+        threads[frames[0]] += int(count)
+        places[own[-1]] += int(count)
+    total = sum(threads.values())
+    return {
+        "threads": {name: round(n / total, 3) for name, n in threads.most_common(6)},
+        "functions": {name: round(n / total, 3) for name, n in places.most_common(20)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", default="j1,j2")
+    parser.add_argument("--events", type=int, default=4_000_000)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "profiles")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name, EmbeddedKafka(Path(name) / "kafka") as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        for made in admin.create_topics([NewTopic("in", PARTITIONS, 1)]).values():
+            made.result(30)
+        generate.produce(
+            broker.bootstrap, "in", generate.traffic(args.events, generate.recent_start(args.events))
+        )
+        for job in args.jobs.split(","):
+            print(
+                json.dumps({"job": job, **sample(job, broker, Path(name), args.out, args.seconds)}),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
