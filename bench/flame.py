@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench.peers import generate
@@ -31,7 +31,10 @@ RATE = 250  # samples a second
 def outputs(admin: AdminClient, topic: str) -> int:
     """Records in a topic."""
     wanted = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(PARTITIONS)}
-    return sum(f.result().offset for f in admin.list_offsets(wanted).values())
+    try:
+        return sum(f.result().offset for f in admin.list_offsets(wanted).values())
+    except KafkaException:  # a new topic has no leader yet
+        return 0
 
 
 def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: int) -> dict[str, object]:
@@ -52,11 +55,14 @@ def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: in
             time.sleep(0.05)
         raw, svg = folder / f"{job}.raw", out / f"{job}.svg"
         spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(worker.pid), "--threads",
-               "--native", "--rate", str(RATE), "--duration", str(seconds), "--nonblocking"]  # fmt: skip
-        subprocess.run([*spy, "--format", "raw", "--output", str(raw)], check=True, capture_output=True)
-        subprocess.run(
-            [*spy, "--format", "flamegraph", "--output", str(svg)], check=True, capture_output=True
-        )
+               "--native", "--rate", str(RATE), "--duration", str(seconds)]  # fmt: skip
+        both = [
+            subprocess.Popen([*spy, "--format", form, "--output", str(path)], stdout=subprocess.DEVNULL)
+            for form, path in (("raw", raw), ("flamegraph", svg))
+        ]
+        for each in both:
+            if each.wait(seconds + 60):
+                raise SystemExit("py-spy failed")
     finally:
         worker.terminate()
         worker.wait(60)

@@ -5,18 +5,21 @@ A release without one of them is refused when a consumer or producer starts, not
 
 import asyncio
 import collections
+import copy
 from typing import Any
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import ProducerClosed
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from stream_app.errors import ForeclickError
 
 __all__ = [
-    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "stop_consumer",
+    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "queue_batch",
+    "stop_consumer",
 ]  # fmt: skip
 
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
@@ -26,7 +29,7 @@ _FETCHER = ("_client", "_records", "_fetch_task")
 _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
 )  # fmt: skip
-_ACCUMULATOR = ("_compression_type", "_batch_size", "_txn_manager")
+_ACCUMULATOR = ("_compression_type", "_batch_size", "_txn_manager", "_append_batch", "_closed", "_exception")
 
 #: How long a fetcher may take to end before it is told again, in seconds.
 _STOP_S = 0.2
@@ -73,6 +76,21 @@ def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:
     transactions = accumulator._txn_manager
     transactional = transactions is not None and transactions.transactional_id is not None
     return accumulator._compression_type, transactional
+
+
+def queue_batch(producer: AIOKafkaProducer, tp: TopicPartition, batch: Any) -> "asyncio.Future[Any]":
+    """Queues a closed batch behind those that wait for the same partition; a future of its acknowledgement.
+
+    `send_batch` would first wait until none waits, so that no second batch of a partition is ready when the first
+    is on its way. How many may wait is the caller's affair. The partition's leader must be known, and a producer
+    in transactions be in one. Raises what stopped the producer.
+    """
+    accumulator = producer._message_accumulator
+    if accumulator._closed:
+        raise ProducerClosed
+    if accumulator._exception is not None:
+        raise copy.copy(accumulator._exception)
+    return asyncio.shield(accumulator._append_batch(batch, tp).future)
 
 
 def _known(thing: Any, names: tuple[str, ...]) -> Any:

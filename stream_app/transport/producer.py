@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import aiokafka
 import numpy as np
 import numpy.typing as npt
+from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
 
 from stream_app.transport.closed import ClosedBatch, build
-from stream_app.transport.internals import batching_of
+from stream_app.transport.internals import batching_of, queue_batch
 
 #: Size at which a record batch is closed, in bytes.
 BATCH_BYTES = 512 * 1024
@@ -101,5 +102,7 @@ class BatchProducer(driver.Producer):
 
         The future's result names the offset of the batch's first record.
         """
-        send = self._ensure_producer().send_batch
-        return [await send(built.batch, topic, partition=partition) for built in batches]
+        producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
+        await producer.partitions_for(topic)  # so that the leader is known
+        tp = TopicPartition(topic, partition)
+        return [queue_batch(producer, tp, built.batch) for built in batches]
