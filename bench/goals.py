@@ -4,6 +4,7 @@
     python bench/goals.py growth                       CPU an event by resident users, by partitions, by workers
     python bench/goals.py skew                         one user with 15 % of all events against none
     python bench/goals.py slow                         the model ten times as slow for a while
+    python bench/goals.py latency [--rate 50000] [--seconds 300]   job 2 at a steady rate: append to readable answer
 
 All with an untrained GRU of width 128 and 40,000 items, one prediction an event; every run checks that there are
 exactly as many different predictions as events.
@@ -12,6 +13,8 @@ exactly as many different predictions as events.
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,8 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.model_step import write_model
+from bench.peers import generate
 from bench.running import ITEMS, Drained, Run, cpu_s, read_times, send, values
 from stream_app.broker import EmbeddedKafka
 
@@ -194,14 +201,67 @@ def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
     }  # fmt: skip
 
 
+def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds from the append of an event to the append of its prediction, both by the broker's clock."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    own_time = {"message.timestamp.type": "LogAppendTime"}
+    for made in admin.create_topics([NewTopic(t, 4, 1, config=own_time) for t in ("in", "out")]).values():
+        made.result(30)
+    env = {
+        **os.environ, "BROKER": broker.bootstrap, "IN": "in", "OUT": "out", "RID": "latency", "MODEL": str(model),
+        "STATE": str(folder / "state"),
+    }  # fmt: skip
+    worker = subprocess.Popen([sys.executable, "-m", "bench.jobs.j2"], env=env, stderr=subprocess.DEVNULL)
+    producer = Producer(
+        {"bootstrap.servers": broker.bootstrap, "linger.ms": 5, "partitioner": "murmur2_random"}
+    )
+    n = int(args.rate * args.seconds)
+    traffic = generate.records(generate.traffic(n, generate.recent_start(n)))
+    try:
+        time.sleep(15)  # it starts; what it misses of that waits and falls into the tenth that is left out
+        start, cpu = time.perf_counter(), cpu_s(psutil.Process(worker.pid))
+        for i, (key, value, ms) in enumerate(traffic):
+            while (left := start + i / args.rate - time.perf_counter()) > 0:
+                producer.poll(0)
+                time.sleep(min(left, 0.002))
+            producer.produce("in", value, key, timestamp=ms)
+        producer.flush(60)
+        spent = time.perf_counter() - start
+        cpu = cpu_s(psutil.Process(worker.pid)) - cpu
+        time.sleep(3)
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    came, places = read_times(broker.bootstrap, "in", "place")
+    at = dict(zip((place.partition("-")[2] for place in places), came.tolist(), strict=True))
+    gone, ids = read_times(broker.bootstrap, "out", True)
+    assert len(set(ids)) == n, f"{len(set(ids))} different predictions for {n} events"
+    ms = gone - np.array([at[id_.partition("-")[2]] for id_ in ids])
+    ms = ms[len(ms) // 10 :]
+    p50, p99, p999 = np.percentile(ms, [50, 99, 99.9]).tolist()
+    return {
+        "rate": round(n / spent), "seconds": round(spent), "p50_ms": p50, "p99_ms": p99, "p99_9_ms": p999,
+        "max_ms": int(ms.max()), "cpu_us": round(cpu / n * 1e6, 1),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = {"recovery": recovery, "growth": growth, "workers": workers, "skew": skew, "slow": slow}
+    kinds = {
+        "recovery": recovery,
+        "growth": growth,
+        "workers": workers,
+        "skew": skew,
+        "slow": slow,
+        "latency": latency,
+    }
     parser.add_argument("what", choices=kinds)
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=50_000)
+    parser.add_argument("--seconds", type=float, default=300)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

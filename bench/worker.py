@@ -91,7 +91,7 @@ def latency(
     run.start()
     run.wait_ready()
     producer = Producer(
-        {"bootstrap.servers": broker.bootstrap, "linger.ms": 0, "partitioner": "murmur2_random"}
+        {"bootstrap.servers": broker.bootstrap, "linger.ms": 5, "partitioner": "murmur2_random"}
     )
     events = values(int(args.rate * args.seconds), args.users)
     start = time.perf_counter()

@@ -59,6 +59,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         web_bind=host,
         web_port=port,
     )
+    app.gather_s = settings.max_delay_ms / 1000  # for the transport's consumer
     pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))
     app.pipeline = pipeline
 

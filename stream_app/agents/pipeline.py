@@ -214,8 +214,6 @@ class Pipeline(Service):
             timeout = self.settings.commit_interval_ms / 1000
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._work.wait(), timeout)
-        if self._incoming and sum(len(b.records) for b in self._incoming) < self.settings.max_batch:
-            await asyncio.sleep(self.settings.max_delay_ms / 1000)  # lets a micro-batch fill
         self._work.clear()
 
     async def _take_turn(self) -> bool:
@@ -239,7 +237,7 @@ class Pipeline(Service):
         while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:
             await asyncio.shield(self._checkpoints.in_flight[0])
             self._checkpoints.drop_acknowledged()
-        return self._pending is not None or finished is not None or bool(self._incoming)
+        return self._pending is not None or bool(self._incoming)
 
     async def _drain(self) -> None:
         """Finishes the micro-batch that is only half done. Whoever calls it holds the turn."""

@@ -29,6 +29,8 @@ POLL_S = 0.5
 REBALANCE_POLL_S = 0.01
 #: How long it waits for records while a partition is paused: a fetch under way does not see it resumed.
 PAUSED_POLL_S = 0.02
+#: A fetch that brings fewer records is followed by a pause.
+FEW_RECORDS = 2048
 
 
 class FetchedBatch(NamedTuple):
@@ -172,6 +174,8 @@ class BatchConsumer(driver.Consumer):
         self._expected: dict[TP, int] = {}  # where the next batch of a partition must start
         self._resumed = asyncio.Event()
         self._generation_assigned = -1
+        #: How long records may gather before the next fetch, after one that brought few; in seconds.
+        self.gather_s = getattr(self.app, "gather_s", 0.0)
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -309,6 +313,9 @@ class BatchConsumer(driver.Consumer):
             await self.callback(message)
             self._read_offset[batch.tp] = batch.next - 1
             self._expected[batch.tp] = batch.next
+        if sum(len(batch.records) for batch in batches) < FEW_RECORDS:
+            # A fetch costs much the same for one record as for hundreds: let some gather.
+            await asyncio.sleep(self.gather_s)
 
     def _belongs(self, batches: list[FetchedBatch]) -> bool:
         """Whether these batches are of the current generation and follow on what was delivered before.
