@@ -9,6 +9,7 @@ SVG a job. Also prints how the samples fall on the threads and on the functions 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,9 @@ from stream_app.broker import EmbeddedKafka
 
 PARTITIONS = 4
 LIMIT_S = 120.0
-#: Threads of interest: the two halves of a turn, the event loop, Kafka's fetches.
 RATE = 250  # samples a second
+#: Innermost functions of a thread that waits.
+IDLE = ("_worker (concurrent/futures/thread.py", "EpollSelector.select", "wait (threading.py")
 
 
 def outputs(admin: AdminClient, topic: str) -> int:
@@ -66,6 +68,8 @@ def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: in
     finally:
         worker.terminate()
         worker.wait(60)
+    # The title is py-spy's command line, which names places on this machine.
+    svg.write_text(re.sub(r">[^<]*py-spy record[^<]*<", f">foreclick bench job {job}<", svg.read_text()))
     return shares(raw.read_text().splitlines())
 
 
@@ -77,7 +81,7 @@ def shares(lines: list[str]) -> dict[str, object]:
         stack, _, count = line.rpartition(" ")
         frames = stack.split(";")
         own = [f for f in frames if ".py" in f]
-        if not own:
+        if not own or own[-1].startswith(IDLE):
             continue
         threads[frames[0]] += int(count)
         places[own[-1]] += int(count)

@@ -168,7 +168,7 @@ def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
     os.environ["SLOW_WHILE"] = str(flag)
     Run.program = (str(Path(__file__).parent / "slow_worker.py"),)
     run = Run(broker, folder, "x-", model)
-    events = values(6 * args.events, 20_000)
+    events = values(4 * args.events, 20_000)
     send(broker.bootstrap, "x-", events)
     samples: list[tuple[float, float, float]] = []  # seconds, predictions, MB
 

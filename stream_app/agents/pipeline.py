@@ -25,8 +25,9 @@ from faust.types import TP
 from mode import Service
 
 from stream_app.agents import telemetry
-from stream_app.agents.batches import Outputs, StepOutput
+from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
+from stream_app.agents.halves import BuiltFor, Halves
 from stream_app.agents.processor import Processor
 from stream_app.agents.recovery import ChangelogReader
 from stream_app.columns import RecordColumns
@@ -36,11 +37,10 @@ from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
-from stream_app.transport.producer import BatchProducer, Built
+from stream_app.transport.producer import BatchProducer
 
 T = TypeVar("T")
 U = TypeVar("U")
-BuiltFor = tuple[str, int, list[Built]]  # topic, partition, record batches
 log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
@@ -67,6 +67,7 @@ class Pipeline(Service):
         self.health = health
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._halves = Halves(app, settings, engine, health)
         self._pending: StepOutput | None = None  # advanced and not yet finished
         self._reader = ChangelogReader(settings.brokers, settings.changelog)
         self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
@@ -226,8 +227,12 @@ class Pipeline(Service):
                 finished, self._pending = self._pending, None
                 # One thread applies this micro-batch to the rows while another takes the one before it
                 # through the model.
-                first = self._in_thread(self._advance, incoming)
-                second = self._in_model_thread(self._finish, finished) if finished is not None else _nothing()
+                first = self._in_thread(self._halves.advance, incoming)
+                second = (
+                    self._in_model_thread(self._halves.finish, finished)
+                    if finished is not None
+                    else _nothing()
+                )
                 advanced, built = await _both(first, second)
                 self._pending, bad, letters = advanced
                 self.health.rest(PROCESSING)
@@ -244,59 +249,9 @@ class Pipeline(Service):
         finished, self._pending = self._pending, None
         if finished is not None:
             with self._checkpoints.breaking():
-                built = await self._in_model_thread(self._finish, finished)
+                built = await self._in_model_thread(self._halves.finish, finished)
                 self._checkpoints.check_lease()
                 await self._publish(finished, [], built)
-
-    def _advance(
-        self, incoming: list[FetchedBatch]
-    ) -> tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]:
-        """The first half of a turn, in the thread that owns the rows."""
-        self.health.beat(PROCESSING)
-        bad: list[BadRecord] = []
-        start = time.perf_counter()
-        for batch in incoming:
-            kind = self._kind[batch.tp.topic]
-            expected = self.engine.merge(batch.tp.partition).read(kind)
-            if 0 < expected < batch.start:
-                # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
-                log.warning(
-                    "records are gone before they were read",
-                    topic=batch.tp.topic,
-                    partition=batch.tp.partition,
-                    expected=expected,
-                    found=batch.start,
-                )
-            bad += self.engine.ingest(batch.tp.partition, kind, batch.records, batch.next)
-        decoded = time.perf_counter()
-        now = time.monotonic()
-        self._mark_idle(now)
-        output = self.engine.advance(now)
-        if output is not None:
-            output.seconds["decode"] = decoded - start
-        return output, bad, self._build(self.engine.dead_letters(bad))
-
-    def _finish(self, output: StepOutput) -> list[BuiltFor]:
-        """The second half, in the thread of the model."""
-        self.engine.finish(output)
-        columns = [
-            (topic, partition, self._producer.build_columns(*messages.arrays()))
-            for topic, partition, messages in output.columns
-        ]
-        return [*columns, *self._build(output.others)]
-
-    def _build(self, messages: Outputs) -> list[BuiltFor]:
-        return [(topic, partition, self._producer.build(few)) for (topic, partition), few in messages.items()]
-
-    def _mark_idle(self, now: float) -> None:
-        """Tells the merges which topics have nothing more to read."""
-        for partition in self.engine.partitions:
-            merge = self.engine.merge(partition)
-            for topic, kind in self._kind.items():
-                # The end is known from the fetch that brought the last records, so what is on its way
-                # between that fetch and here counts as something to read.
-                end = self._consumer.end_of(TP(topic, partition))
-                merge.idle(kind, end is not None and merge.read(kind) >= end, now)
 
     async def _publish(self, output: StepOutput | None, bad: list[BadRecord], built: list[BuiltFor]) -> None:
         start = time.perf_counter()

@@ -17,8 +17,11 @@ BENCHMARKS = {
     "backlog": ("worker.py", "backlog"),
     "backlog-model": ("worker.py", "backlog", "--model"),
     "latency": ("worker.py", "latency", "--model"),
-    "memory": ("worker.py", "memory", "--model", "--users", "100000"),
+    "memory": ("worker.py", "memory", "--model", "--users", "1000000"),
+    "recovery": ("goals.py", "recovery"),
+    "skew": ("goals.py", "skew"),
     "step": ("model_step.py",),
+    "transport": ("transport.py",),
     "generator": ("generator.py",),
     "quality": ("quality_yoochoose.py",),
 }

@@ -1,0 +1,88 @@
+"""The two halves of a turn, as they run in their threads: records to applied rows, applied rows to record batches."""
+
+import time
+
+import faust
+from faust.types import TP
+
+from stream_app.agents.batches import Outputs, StepOutput
+from stream_app.agents.processor import Processor
+from stream_app.events import BadRecord
+from stream_app.ops.health import PROCESSING, Health
+from stream_app.ops.logging import get_logger
+from stream_app.settings import Settings
+from stream_app.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.transport.producer import BatchProducer, Built
+
+log = get_logger(__name__)
+
+#: Topic, partition, record batches.
+BuiltFor = tuple[str, int, list[Built]]
+
+
+class Halves:
+    """Calls the processor with what came of Kafka, and builds what goes there."""
+
+    def __init__(self, app: faust.App, settings: Settings, processor: Processor, health: Health) -> None:
+        self._app = app
+        self.engine = processor
+        self.health = health
+        self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+
+    def advance(
+        self, incoming: list[FetchedBatch]
+    ) -> tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]:
+        """The first half of a turn, in the thread that owns the rows."""
+        self.health.beat(PROCESSING)
+        bad: list[BadRecord] = []
+        start = time.perf_counter()
+        for batch in incoming:
+            kind = self._kind[batch.tp.topic]
+            expected = self.engine.merge(batch.tp.partition).read(kind)
+            if 0 < expected < batch.start:
+                # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
+                log.warning(
+                    "records are gone before they were read",
+                    topic=batch.tp.topic,
+                    partition=batch.tp.partition,
+                    expected=expected,
+                    found=batch.start,
+                )
+            bad += self.engine.ingest(batch.tp.partition, kind, batch.records, batch.next)
+        decoded = time.perf_counter()
+        now = time.monotonic()
+        self._mark_idle(now)
+        output = self.engine.advance(now)
+        if output is not None:
+            output.seconds["decode"] = decoded - start
+        return output, bad, self._build(self.engine.dead_letters(bad))
+
+    def finish(self, output: StepOutput) -> list[BuiltFor]:
+        """The second half, in the thread of the model."""
+        self.engine.finish(output)
+        columns = [
+            (topic, partition, self._producer.build_columns(*messages.arrays()))
+            for topic, partition, messages in output.columns
+        ]
+        return [*columns, *self._build(output.others)]
+
+    def _build(self, messages: Outputs) -> list[BuiltFor]:
+        return [(topic, partition, self._producer.build(few)) for (topic, partition), few in messages.items()]
+
+    def _mark_idle(self, now: float) -> None:
+        """Tells the merges which topics have nothing more to read."""
+        for partition in self.engine.partitions:
+            merge = self.engine.merge(partition)
+            for topic, kind in self._kind.items():
+                # The end is known from the fetch that brought the last records, so what is on its way
+                # between that fetch and here counts as something to read.
+                end = self._consumer.end_of(TP(topic, partition))
+                merge.idle(kind, end is not None and merge.read(kind) >= end, now)
+
+    @property
+    def _consumer(self) -> BatchConsumer:
+        return self._app.consumer
+
+    @property
+    def _producer(self) -> BatchProducer:
+        return self._app.producer
