@@ -40,11 +40,10 @@ def start(
     """Start the broker and return once it serves requests; it keeps running."""
     folder = _folder(data_dir)
     broker = EmbeddedKafka(folder, port=port, heap_mb=heap_mb)
-    broker.start(timeout_s, progress=lambda text: typer.echo(text, err=True))
     if foreground:
-        _say_started(broker, "Ctrl-C", as_json)
-        _stay(broker)
+        _stay(broker, timeout_s, as_json)
     else:
+        _start(broker, timeout_s)
         _say_started(broker, f"foreclick broker stop --data-dir {folder}", as_json)
 
 
@@ -103,9 +102,15 @@ def _say_started(broker: EmbeddedKafka, how_to_stop: str, as_json: bool) -> None
     typer.echo(f"  to stop it:      {how_to_stop}")
 
 
-def _stay(broker: EmbeddedKafka) -> None:
-    """Wait for the broker's end, and end it on Ctrl-C or SIGTERM, which arrive as exceptions."""
+def _start(broker: EmbeddedKafka, timeout_s: float) -> None:
+    broker.start(timeout_s, progress=lambda text: typer.echo(text, err=True))
+
+
+def _stay(broker: EmbeddedKafka, timeout_s: float, as_json: bool) -> None:
+    """Start the broker, wait for its end, and end it on Ctrl-C or SIGTERM, which arrive as exceptions at any line."""
     try:
+        _start(broker, timeout_s)
+        _say_started(broker, "Ctrl-C", as_json)
         code = broker.wait()
     finally:
         broker.stop()
