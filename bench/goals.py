@@ -11,6 +11,7 @@ exactly as many different predictions as events.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import subprocess
@@ -25,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench import steady
+from bench.answers import delays, read
 from bench.model_step import write_model
 from bench.peers import generate
 from bench.running import ITEMS, Drained, Run, cpu_s, read_times, send, values
@@ -212,36 +214,29 @@ def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Nam
         "STATE": str(folder / "state"),
     }  # fmt: skip
     worker = subprocess.Popen([sys.executable, "-m", "bench.jobs.j2"], env=env, stderr=subprocess.DEVNULL)
-    producer = Producer(
-        {"bootstrap.servers": broker.bootstrap, "linger.ms": 5, "partitioner": "murmur2_random"}
-    )
     n = int(args.rate * args.seconds)
-    traffic = generate.records(generate.traffic(n, generate.recent_start(n)))
+    traffic = steady.lanes(generate.records(generate.traffic(n, generate.recent_start(n))), 4)
     try:
         time.sleep(15)  # it starts; what it misses of that waits and falls into the tenth that is left out
-        start, cpu = time.perf_counter(), cpu_s(psutil.Process(worker.pid))
-        for i, (key, value, ms) in enumerate(traffic):
-            while (left := start + i / args.rate - time.perf_counter()) > 0:
-                producer.poll(0)
-                time.sleep(min(left, 0.002))
-            producer.produce("in", value, key, timestamp=ms)
-        producer.flush(60)
-        spent = time.perf_counter() - start
-        cpu = cpu_s(psutil.Process(worker.pid)) - cpu
+        processes = {
+            "": psutil.Process(worker.pid),
+            "broker_": psutil.Process(broker.pid),
+            "sender_": psutil.Process(),
+        }
+        cpu = {name: cpu_s(process) for name, process in processes.items()}
+        spent = asyncio.run(steady.send(broker.bootstrap, "in", traffic, args.rate))
+        cpu = {name: cpu_s(process) - cpu[name] for name, process in processes.items()}
         time.sleep(3)
     finally:
         worker.terminate()
         worker.wait(60)
-    came, places = read_times(broker.bootstrap, "in", "place")
-    at = dict(zip((place.partition("-")[2] for place in places), came.tolist(), strict=True))
-    gone, ids = read_times(broker.bootstrap, "out", True)
-    assert len(set(ids)) == n, f"{len(set(ids))} different predictions for {n} events"
-    ms = gone - np.array([at[id_.partition("-")[2]] for id_ in ids])
-    ms = ms[len(ms) // 10 :]
+    appended, ms = delays(*(read(broker.bootstrap, topic, 4) for topic in ("in", "out")), 4)
+    assert len(ms) == n and (ms >= 0).all(), f"{int((ms >= 0).sum())} of {n} events have a prediction"
+    ms = ms[appended > np.quantile(appended, 0.1)]
     p50, p99, p999 = np.percentile(ms, [50, 99, 99.9]).tolist()
     return {
         "rate": round(n / spent), "seconds": round(spent), "p50_ms": p50, "p99_ms": p99, "p99_9_ms": p999,
-        "max_ms": int(ms.max()), "cpu_us": round(cpu / n * 1e6, 1),
+        "max_ms": int(ms.max()), **{f"{name}cpu_us": round(used / n * 1e6, 1) for name, used in cpu.items()},
     }  # fmt: skip
 
 

@@ -151,7 +151,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
     max_delay_ms: Annotated[
         int, _doc("how long records gather between two fetches while few come", "ms", ge=0, le=10_000)
-    ] = 5
+    ] = 3
     max_batch: Annotated[int, _doc("most events in a micro-batch", "events", ge=1, le=1_000_000)] = 4096
     buffered_records: Annotated[
         int,

@@ -1,7 +1,8 @@
 """Drives the engine in a worker: batches from the agent in, outputs and checkpoints out.
 
 Work goes in turns of two halves, side by side in two threads: one ingests what has come and applies a micro-batch to
-the rows; the other takes the micro-batch before it through the model and queues its outputs. Checkpoints run beside
+the rows; the other takes the micro-batch before it through the model and queues its outputs. While few events come,
+one micro-batch goes through both halves in its turn. Checkpoints run beside
 the turns and only borrow one, with nothing half done, to take a snapshot.
 
 What happens when:
@@ -45,6 +46,8 @@ log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
 MAX_IN_FLIGHT = 8
+#: A micro-batch with fewer events is taken through both halves in one turn.
+FEW_EVENTS = 1024
 #: How long the checkpoint at shutdown may take, in seconds.
 LAST_CHECKPOINT_S = 15.0
 #: Seconds between two updates of the slow gauges (lag, users).
@@ -238,6 +241,8 @@ class Pipeline(Service):
                 self.health.rest(PROCESSING)
                 self._checkpoints.check_lease()
                 await self._publish(finished, bad, [*built, *letters])
+                if self._pending is not None and self._pending.events < FEW_EVENTS:
+                    await self._drain()  # to wait for a turn would cost more time than overlap gains
             self._resume_drained()
         while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:
             await asyncio.shield(self._checkpoints.in_flight[0])

@@ -132,7 +132,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text('group = "file"\nk = 3\nmax_batch = 30\n[rules]\nclicks_1m = 9\namount_jump = 2.5\n')
     env = {"FORECLICK_GROUP": "env", "FORECLICK_K": "4", "FORECLICK_RULES_CLICKS_1M": "10"}
     settings = load_settings(file, env, {"group": "option", "max_delay_ms": None})
-    assert (settings.group, settings.k, settings.max_batch, settings.max_delay_ms) == ("option", 4, 30, 5)
+    assert (settings.group, settings.k, settings.max_batch, settings.max_delay_ms) == ("option", 4, 30, 3)
     assert (settings.rules.clicks_1m, settings.rules.amount_jump) == (10, 2.5)
 
 

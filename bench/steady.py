@@ -1,0 +1,70 @@
+"""Sends events at a steady rate for almost no CPU, so that a measurement of latency measures the worker."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from stream_app.messages import MessageColumns
+from stream_app.replay.partitioner import partitions_of
+from stream_app.transport.closed import build
+from stream_app.transport.internals import queue_batch
+
+#: Seconds between two sends, as a producer's `linger.ms` of 5.
+TICK_S = 0.005
+_CHUNK = 100_000
+_LIMIT_BYTES = 512 * 1024
+
+#: Messages of one partition, and the number of each among all.
+Lane = tuple[int, MessageColumns, npt.NDArray[np.int64]]
+
+
+def lanes(records: Iterable[tuple[bytes, bytes, int]], partitions: int) -> list[list[Lane]]:
+    """Chunks of (key, value, ms), each laid out by partition."""
+    chunks = []
+    source = iter(records)
+    first = 0
+    while chunk := list(islice(source, _CHUNK)):
+        places = partitions_of([key for key, *_ in chunk], partitions)
+        lanes = []
+        for partition in range(partitions):
+            mine = np.flatnonzero(places == partition)
+            columns = MessageColumns.of([chunk[i][:2] for i in mine.tolist()])
+            lanes.append((partition, columns, first + mine))
+        chunks.append(lanes)
+        first += len(chunk)
+    return chunks
+
+
+async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float) -> float:
+    """Sends everything at `rate` events/s; returns the seconds it took until all was acknowledged."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks=1)
+    await producer.start()
+    try:
+        await producer.partitions_for(topic)
+        start = time.perf_counter()
+        waiting = []
+        for lanes in chunks:
+            done = [0] * len(lanes)
+            while any(done[p] < len(numbers) for p, _, numbers in lanes):
+                due = (time.perf_counter() - start) * rate
+                for p, columns, numbers in lanes:
+                    end = int(np.searchsorted(numbers, due))
+                    if end > done[p]:
+                        part = columns.take(slice(done[p], end)).arrays()
+                        now_ms = int(time.time() * 1000)
+                        for batch in build(
+                            *part, timestamp=now_ms, limit=_LIMIT_BYTES, compression=0, transactional=False
+                        ):
+                            waiting.append(queue_batch(producer, TopicPartition(topic, p), batch))
+                        done[p] = end
+                await asyncio.sleep(TICK_S)
+            await asyncio.gather(*waiting)
+            waiting.clear()
+        return time.perf_counter() - start
+    finally:
+        await producer.stop()
