@@ -6,11 +6,11 @@ from model import folder as folders
 from model.train import Trained
 
 
-def export(trained: Trained, folder: Path, name: str = "foreclick") -> str:
-    """Write a model folder and return its label "name@version".
+def export(trained: Trained, folder: Path, name: str = "foreclick", sign_key: Path | None = None) -> str:
+    """Write a model folder, signed where there is a key, and return its label "name@version".
 
     All or nothing: a model that stands there already is replaced at the end. Raises ModelError where the
     path holds something else.
     """
-    manifest = folders.write(trained.content, folder, name)
+    manifest = folders.write(trained.content, folder, name, sign_key)
     return f"{manifest.name}@{manifest.version}"

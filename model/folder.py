@@ -1,7 +1,8 @@
-"""A model folder on disk: its files, their checksums, and what is said when they are wrong.
+"""A model folder on disk: its files, their checksums and signature, and what is said when they are wrong.
 
 `manifest.json` names the format, the model, its version and the sha256 of every other file. The version is
-the hash of those checksums, so it follows from the content alone.
+the hash of those checksums, so it follows from the content alone. `manifest.sig`, where there is one, signs the
+manifest. Every file is read once: what was checked is what is used. Nothing is unpickled by Python.
 """
 
 import hashlib
@@ -12,18 +13,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from model import signing
 from model.calibration import Calibration
 from model.candidates import Tables
+from model.errors import ModelError
 from model.features import Scale
 from model.network import Shape
 from model.vocabulary import Index, Vocabulary
 
+__all__ = ["Content", "Manifest", "ModelError", "Names", "Settings", "read", "write"]
+
 FORMAT = 2
 MANIFEST = "manifest.json"
-
-
-class ModelError(Exception):
-    """A model folder is missing, damaged or of another format; the text says what to do."""
+FILES = frozenset(
+    {"step.ts", "vocabulary.json", "candidates.npz", "calibration.json", "settings.json", "metrics.json"}
+)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -65,11 +69,13 @@ class Content(msgspec.Struct, frozen=True):
     metrics: dict[str, object]
 
 
-def write(content: Content, folder: Path, name: str) -> Manifest:
+def write(content: Content, folder: Path, name: str, sign_key: Path | None = None) -> Manifest:
     """Write a model folder, all or nothing; a model that stands there already is replaced.
 
-    Raises ModelError where the path holds something that is not a model.
+    `sign_key` is the file of the private key that signs it. Raises ModelError where the path holds something that
+    is not a model, and where the key cannot be used.
     """
+    key = None if sign_key is None else signing.private_key(sign_key)
     if folder.exists() and not (folder / MANIFEST).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise ModelError(f"{folder} exists and is not a model folder: choose another path for the model.")
@@ -91,6 +97,8 @@ def write(content: Content, folder: Path, name: str) -> Manifest:
     version = hashlib.sha256("".join(f"{file} {sums[file]}\n" for file in sorted(sums)).encode()).hexdigest()
     manifest = Manifest(FORMAT, name, version[:12], sums)
     files[MANIFEST] = msgspec.json.format(encode(manifest))
+    if key is not None:
+        files[signing.SIGNATURE] = key.sign(files[MANIFEST])
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -102,15 +110,22 @@ def write(content: Content, folder: Path, name: str) -> Manifest:
     return manifest
 
 
-def read(folder: Path) -> tuple[Manifest, Content]:
-    """Return a model folder's manifest and content, every checksum verified. Raises ModelError."""
+def read(folder: Path, model_key: Path | None = None) -> tuple[Manifest, Content]:
+    """Return a model folder's manifest and content, every checksum verified. Raises ModelError.
+
+    With `model_key`, a file of public keys, the manifest must be signed by one of them: that is checked before
+    anything else of the folder is looked at.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise ModelError(
             f"There is no model at {folder}: make one with `foreclick train`, or correct the path."
         )
+    written = path.read_bytes()
+    if model_key is not None:
+        signing.verify(folder, written, model_key)
     try:
-        head = msgspec.json.decode(path.read_bytes())
+        head = msgspec.json.decode(written)
         found = head.get("format") if isinstance(head, dict) else None
         if found != FORMAT:
             raise ModelError(
@@ -119,6 +134,8 @@ def read(folder: Path) -> tuple[Manifest, Content]:
         manifest = msgspec.convert(head, Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(folder, MANIFEST) from error
+    if set(manifest.files) != FILES:
+        raise ModelError(f"The model at {folder} is of another release (other files): train it again.")
     files: dict[str, bytes] = {}
     for file, checksum in manifest.files.items():
         try:

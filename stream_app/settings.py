@@ -6,39 +6,32 @@ case; `FORECLICK_RULES_` for the rules) and the reference page derive from the d
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from stream_app.errors import SettingsError
 from stream_app.records import INPUT_TOPICS
-from stream_app.settings_sources import Field, convert, from_env, from_file, from_options, make_field
+from stream_app.settings_kafka import KafkaAccess, kafka_clashes
+from stream_app.settings_sources import (
+    Field,
+    Secret,
+    convert,
+    from_env,
+    from_file,
+    from_options,
+    make_field,
+    read_secrets,
+)
+from stream_app.settings_sources import doc as _doc
 
 OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
 
 DAY_MS = 86_400_000
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
-_EXACTLY_ONCE = (
-    "asks for exactly_once, which does not exist yet: use at_least_once and drop repeated outputs by their id"
-)
-
-
-def _doc(
-    text: str,
-    unit: str = "",
-    *,
-    takes: str = "",
-    check: Callable[[Any], bool] | None = None,
-    hints: Mapping[str, str] | None = None,
-    **limits: Any,
-) -> Meta:
-    """One line about a setting, its unit and limits; `takes` words what is expected where limits cannot."""
-    return Meta(
-        description=text, extra={"unit": unit, "takes": takes, "check": check, "hints": hints}, **limits
-    )
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")  # what RFC 6750 allows
 
 
 def _is_address(text: str) -> bool:
@@ -113,10 +106,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             check=lambda web: not web or _is_address(web),
         ),
     ] = "127.0.0.1:6066"
+    web_token: Annotated[
+        Secret | None,
+        _doc("bearer token of the web port; without one look-ups are answered on loopback only"),
+    ] = None
+    web_token_file: Annotated[Path | None, _doc("file that holds the token of the web port")] = None
+    web_protect: Annotated[
+        Literal["users", "all"],
+        _doc("what asks for the token: look-ups, or metrics and the details of health as well"),
+    ] = "users"
+    web_cert: Annotated[
+        Path | None, _doc("certificate (PEM, with its chain) by which the web port speaks TLS")
+    ] = None
+    web_key: Annotated[Path | None, _doc("private key of that certificate (PEM, without a password)")] = None
 
     model: Annotated[
         Path | None,
         _doc("model folder; without one there are windows and rules, and predictions without content"),
+    ] = None
+    model_key: Annotated[
+        Path | None, _doc("public keys (Ed25519, PEM); a model that none of them signed is then refused")
     ] = None
     device: Annotated[
         str,
@@ -126,6 +135,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             pattern=r"^(auto|cpu|cuda(:\d+)?)\Z",
         ),
     ] = "auto"
+    model_trouble: Annotated[
+        Literal["degrade", "hold"],
+        _doc("while the model fails: answer without it and say so, or hold events up until it answers"),
+    ] = "degrade"
+    model_slow_ms: Annotated[
+        int,
+        _doc("a model step that takes longer is model trouble, where that degrades", "ms", ge=10, le=DAY_MS),
+    ] = 10_000
     k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
     horizon_ms: Annotated[
         int, _doc("how far ahead the chance of a purchase looks", "ms", ge=1000, le=365 * DAY_MS)
@@ -140,14 +157,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "none"
 
     guarantee: Annotated[
-        str,
+        Literal["at_least_once", "exactly_once"],
         _doc(
-            "after a crash an output may come twice, recognisable by its id, and none is missing",
-            takes="at_least_once",
-            check=lambda guarantee: guarantee == "at_least_once",
-            hints={"exactly_once": _EXACTLY_ONCE},
+            "after a fault an output may come twice, recognisable by its id; or who reads committed records "
+            "sees each once. In both none is missing, and the state is exact"
         ),
     ] = "at_least_once"
+    transaction_timeout_ms: Annotated[
+        int,
+        _doc(
+            "after which the broker aborts a transaction that nobody ends; at most its transaction.max.timeout.ms",
+            "ms",
+            ge=1000,
+            le=DAY_MS,
+        ),
+    ] = 60_000
     commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
     max_delay_ms: Annotated[
         int, _doc("how long records gather between two fetches while few come", "ms", ge=0, le=10_000)
@@ -196,6 +220,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["console", "json"], _doc("logs for a person, or one JSON object a line")
     ] = "console"
 
+    kafka: KafkaAccess = KafkaAccess()
     rules: Rules = Rules()
 
     @property
@@ -231,13 +256,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return host.strip("[]"), int(port)
 
 
+#: Settings that stand together: a table of the TOML file, and the beginning of a name elsewhere.
+GROUPS: Mapping[str, type[msgspec.Struct]] = {"kafka": KafkaAccess, "rules": Rules}
+
+
 def fields() -> tuple[Field, ...]:
-    """All settings in the order in which they are declared, those of the rules last."""
-    plain = (each for each in msgspec.structs.fields(Settings) if each.type is not Rules)
-    rules = msgspec.structs.fields(Rules)
+    """All settings in the order in which they are declared, those of the groups last."""
+    plain = (each for each in msgspec.structs.fields(Settings) if each.name not in GROUPS)
     return (
         *(make_field(each.name, (each.name,), each.type, each.default) for each in plain),
-        *(make_field(f"rules_{each.name}", ("rules", each.name), each.type, each.default) for each in rules),
+        *(
+            make_field(f"{group}_{each.name}", (group, each.name), each.type, each.default)
+            for group, struct in GROUPS.items()
+            for each in msgspec.structs.fields(struct)
+        ),
     )
 
 
@@ -265,15 +297,18 @@ def load_settings(
             values[name] = convert(known[name], value)
         except ValueError as error:
             problems.append(f"{source} {error}")
+    read_secrets(known, values, problems)
     if not problems:
         problems.extend(_clashes({name: field.default for name, field in known.items()} | values))
     if problems:
         raise SettingsError(problems)
-    rules = {known[name].path[1]: value for name, value in values.items() if name.startswith("rules_")}
-    return Settings(
-        **{name: value for name, value in values.items() if not name.startswith("rules_")},
-        rules=Rules(**rules),
-    )
+    found: dict[str, Any] = {}
+    grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        *group, key = known[name].path
+        (grouped[group[0]] if group else found)[key] = value
+    found |= {group: GROUPS[group](**members) for group, members in grouped.items()}
+    return Settings(**found)
 
 
 def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
@@ -282,4 +317,15 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"heartbeat_ms is {values['heartbeat_ms']}, more than a third of session_timeout_ms "
             f"({values['session_timeout_ms']}): one lost heartbeat would cost the worker its partitions"
+        )
+    yield from kafka_clashes(values)
+    if (values["web_cert"] is None) != (values["web_key"] is None):
+        yield "web_cert and web_key belong together: give both for TLS, or none"
+    token: Secret | None = values["web_token"]
+    if token is None and values["web_protect"] == "all":
+        yield "web_protect is all, but there is no token: set FORECLICK_WEB_TOKEN or web_token_file"
+    if token is not None and not _TOKEN.fullmatch(token.reveal()):
+        yield (
+            "web_token must be 16 or more letters, digits or characters of -._~+/= (not shown, it is a secret): "
+            "make one with `openssl rand -hex 32`"
         )

@@ -1,6 +1,7 @@
 """Where settings come from (a TOML file, the environment) and how a text becomes a checked value."""
 
 import difflib
+import hmac
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,12 +23,49 @@ _SWITCH = {"yes": True, "on": True, "no": False, "off": False}
 Found = tuple[str, tuple[str, Any]]
 
 
+class Secret:
+    """A text that only `reveal` gives away: no print, log, error or encoder shows it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself: for the one who needs it to log in, and for nobody else."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def doc(
+    text: str,
+    unit: str = "",
+    *,
+    takes: str = "",
+    check: Callable[[Any], bool] | None = None,
+    hints: Mapping[str, str] | None = None,
+    **limits: Any,
+) -> Meta:
+    """One line about a setting, its unit and limits; `takes` words what is expected where limits cannot."""
+    return Meta(
+        description=text, extra={"unit": unit, "takes": takes, "check": check, "hints": hints}, **limits
+    )
+
+
 class Field(NamedTuple):
     """One setting as a reference page or a command line shows it."""
 
     name: str  #: as an option and within Python, `rules_` before those of the rules
     path: tuple[str, ...]  #: keys within the TOML file
-    base: Any  #: the plain type: int, float, bool, str, Path, tuple[str, ...] or a Literal
+    base: Any  #: the plain type: int, float, bool, str, Path, Secret, tuple[str, ...] or a Literal
     annotation: Any  #: the type with its limits
     default: Any
     meta: Meta
@@ -52,6 +90,11 @@ class Field(NamedTuple):
         """Of the value, empty where it has none."""
         return (self.meta.extra or {}).get("unit", "")
 
+    @property
+    def secret(self) -> bool:
+        """Whether it comes from a variable or a file of its own only: no option, no key of the TOML file."""
+        return self.base is Secret
+
 
 def make_field(name: str, path: tuple[str, ...], annotation: Any, default: Any) -> Field:
     """The description of a struct's field declared as `Annotated[type, Meta(...)]`."""
@@ -75,7 +118,13 @@ def from_file(config: Path, known: Mapping[str, Field], problems: list[str]) -> 
     groups = {path[0] for path in names if len(path) > 1}
     for path, value in _leaves(table, groups):
         key = ".".join(path)
-        if path in names:
+        if path in names and known[names[path]].secret:
+            field = known[names[path]]
+            problems.append(
+                f"file {config}, key {key}, would hold a secret: set the variable {field.env}, "
+                f"or name a file that holds it with {key}_file"
+            )
+        elif path in names:
             yield names[path], (f"file {config}, key {key},", value)
         else:
             problems.append(f"file {config} has an unknown key {key}{meant(key, map('.'.join, names))}")
@@ -109,6 +158,8 @@ def from_options(
         option = "--" + name.replace("_", "-")
         if name not in known:
             problems.append(f"option {option} is unknown{meant(name, known)}")
+        elif known[name].secret and value is not None:
+            problems.append(f"a secret is no option: set the variable {known[name].env}, or {option}-file")
         elif value is not None:
             yield name, (f"option {option}", value)
 
@@ -121,7 +172,11 @@ def meant(name: str, names: Iterable[str]) -> str:
 
 def convert(field: Field, value: Any) -> Any:
     """`value`, or its text, as the field's type; ValueError says what was wrong and what is expected."""
+    if field.secret:
+        return _secret(field, value)
     plain = value.strip() if isinstance(value, str) else value
+    if plain == "" and field.default is None:  # as compose files leave a variable
+        return None
     if field.base is Path:
         return _path(field, plain)
     if field.base == tuple[str, ...] and isinstance(plain, str):
@@ -139,10 +194,37 @@ def convert(field: Field, value: Any) -> Any:
     return converted
 
 
-def _path(field: Field, value: Any) -> Path | None:
-    """A path, `~` expanded; None for an empty one where the setting may be none."""
-    if value == "" and field.default is None:
-        return None
+def _secret(field: Field, value: Any) -> Secret | None:
+    """The value as it stands, spaces too; None for an empty one."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("is no text (not shown, it is a secret)")
+    return Secret(value) if value else None
+
+
+def read_secrets(known: Mapping[str, Field], values: dict[str, Any], problems: list[str]) -> None:
+    """Put the secrets into `values` whose files (`NAME_file`) are named there; a line break at the end is cut."""
+    for name, field in known.items():
+        file: Path | None = values.get(f"{name}_file") if field.secret else None
+        if file is None:
+            continue
+        if values.get(name) is not None:
+            problems.append(f"{field.env} and {field.env}_FILE are both given: leave one out")
+            continue
+        try:
+            values[name] = _secret(
+                field, file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            )
+        except OSError as error:
+            problems.append(f"{field.env}_FILE: {file} cannot be read ({error.strerror})")
+        except ValueError:  # no UTF-8, or NUL
+            problems.append(f"{field.env}_FILE: {file} holds no text")
+        else:
+            if values[name] is None:
+                problems.append(f"{field.env}_FILE: {file} is empty")
+
+
+def _path(field: Field, value: Any) -> Path:
+    """A path, `~` expanded."""
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError(_wrong(field, value))
     try:
@@ -168,6 +250,8 @@ def expected(field: Field) -> str:
     takes: str = (meta.extra or {}).get("takes", "")
     if takes:
         return takes
+    if field.secret:
+        return "a secret, by this variable or a file"
     if get_origin(field.base) is Literal:
         return " or ".join(get_args(field.base))
     if field.base is Path:

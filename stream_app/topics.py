@@ -11,15 +11,21 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    NodeNotReadyError,
     TopicAlreadyExistsError,
     for_code,
 )
 
-from stream_app.errors import BrokerUnreachable, TopicError
+from stream_app.errors import TopicError
+from stream_app.security import explain, identity, kafka_options, require_rights
+from stream_app.security.refusals import refusal
+from stream_app.security.rights import Needs, Operation
 from stream_app.settings import DAY_MS, Settings
 
 #: Kafka's default for the largest record batch of a topic, in bytes.
 MESSAGE_BYTES = 1_048_588
+#: Largest batch that a worker sends: `BATCH_BYTES` of `transport.producer`, which takes long to import.
+BATCH_BYTES = 512 * 1024
 #: Room for the headers that a dead letter carries beside the record it keeps.
 DEAD_LETTER_ROOM = 64 * 1024
 
@@ -95,10 +101,25 @@ async def check_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Prob
 
 
 async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Problem]:
-    """Raise TopicError with all that keeps a worker from running; returns the rest, which is advice."""
+    """Raise TopicError with all that keeps a worker from running; returns the rest, which is advice.
+
+    Raises RightsError where we may not use them as a worker does.
+    """
+    async with _admin(settings, wait_s):  # so that the question of rights meets a broker that answers
+        options = kafka_options(settings)
+        await require_rights(options, identity(settings.kafka), _needs(settings), settings.group)
     problems = await check_topics(settings, wait_s=wait_s)
     _refuse(problems)
     return problems
+
+
+def _needs(settings: Settings) -> Needs:
+    """What a worker does with its topics."""
+    return {
+        **dict.fromkeys(settings.inputs, (Operation.READ,)),
+        **dict.fromkeys(settings.outputs, (Operation.WRITE,)),
+        settings.changelog: (Operation.READ, Operation.WRITE),
+    }
 
 
 def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -> None:
@@ -111,13 +132,8 @@ def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -
 @asynccontextmanager
 async def _admin(settings: Settings, wait_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
     """A client of a broker that answers, tried again until `wait_s` is over."""
-    unreachable = BrokerUnreachable(
-        f"no Kafka broker answers at {settings.bootstrap} (tried for {wait_s:g} s): start one, "
-        "for instance with `foreclick broker start`, or set FORECLICK_BROKERS"
-    )
-    client = AIOKafkaAdminClient(
-        bootstrap_servers=list(settings.brokers), request_timeout_ms=max(int(wait_s * 1000), 1000)
-    )
+    options = kafka_options(settings)
+    client = AIOKafkaAdminClient(**options, request_timeout_ms=max(int(wait_s * 1000), 1000))
     try:
         async with asyncio.timeout(wait_s):
             while True:
@@ -125,10 +141,13 @@ async def _admin(settings: Settings, wait_s: float) -> AsyncIterator[AIOKafkaAdm
                     await client.start()
                     break
                 except KafkaConnectionError:
-                    await asyncio.sleep(0.2)  # it may be starting
+                    # Waiting helps against a broker that is starting, not against one that refuses us.
+                    if refused := await refusal(settings.brokers, options):
+                        raise refused from None
+                    await asyncio.sleep(0.2)
         yield client
-    except (TimeoutError, KafkaConnectionError, KafkaTimeoutError) as error:
-        raise unreachable from error
+    except (TimeoutError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError) as error:
+        raise await explain(settings.brokers, options, f" (tried for {wait_s:g} s)") from error
     except KafkaError as error:
         raise TopicError(f"the broker at {settings.bootstrap} refused to handle topics: {error}") from error
     finally:
@@ -192,6 +211,12 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
     configs = found[spec.name].configs
     policy = configs.get("cleanup.policy", "")
     problems = []
+    if spec.name not in settings.inputs and int(configs.get("max.message.bytes", BATCH_BYTES)) < BATCH_BYTES:
+        text = (
+            f"topic {spec.name} takes batches of at most {configs['max.message.bytes']} bytes, and a worker under "
+            f"load sends some of {BATCH_BYTES}: set max.message.bytes to {MESSAGE_BYTES}"
+        )
+        problems.append(Problem(spec.name, text, True))
     if spec.name == settings.changelog:
         if policy != "compact":
             text = f"topic {spec.name} has cleanup.policy={policy}, which loses state: set it to compact"

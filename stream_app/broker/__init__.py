@@ -4,6 +4,7 @@ May touch: its cache folder (Kafka itself, once for a user), the data folder it 
 and the one Java process it starts. It knows nothing of the rest of Foreclick.
 """
 
+from stream_app.broker.config import Listener
 from stream_app.broker.embedded import EmbeddedKafka, status
 from stream_app.broker.errors import (
     BrokerEndedError,
@@ -30,6 +31,7 @@ __all__ = [
     "FolderError",
     "FolderInUseError",
     "JavaError",
+    "Listener",
     "NoFreePortError",
     "NotReadyError",
     "NotRunningError",

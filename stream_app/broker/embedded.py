@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +11,7 @@ import msgspec
 import psutil
 
 from stream_app.broker import boot_cache, process
+from stream_app.broker.config import Listener
 from stream_app.broker.errors import BrokerExitedError, FolderError, FolderInUseError, NotRunningError
 from stream_app.broker.install import Progress, install
 from stream_app.broker.installation import Installation
@@ -28,8 +29,8 @@ class EmbeddedKafka:
     """One broker on one data folder, which keeps its records from start to start.
 
     `port` 0 takes any free one, which then stays the same over `restart`. `properties` override Kafka's
-    settings. The process lives in a session of its own and runs until told otherwise, also without this
-    object: `attach` finds it again.
+    settings; `listeners` are further ways in beside the usual one. The process lives in a session of its own
+    and runs until told otherwise, also without this object: `attach` finds it again.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class EmbeddedKafka:
         port: int = 0,
         heap_mb: int = 512,
         properties: Mapping[str, str] | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         # Resolved: the settings file's full path is what the process is recognised by.
         self.data_dir = Path(data_dir).expanduser().resolve()
         self.port = port
         self.heap_mb = heap_mb
         self.properties = dict(properties or {})
+        self.listeners = tuple(listeners)
         self._process: psutil.Process | None = None
 
     @classmethod
@@ -104,6 +107,7 @@ class EmbeddedKafka:
                 heap_mb=self.heap_mb,
                 properties=self.properties,
                 java=java,
+                listeners=self.listeners,
             )
             try:
                 broker = self._run(launch, timeout_s)

@@ -3,12 +3,19 @@
 import base64
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from stream_app.broker.config import java_command, log4j_properties, meta_properties, server_properties
+from stream_app.broker.config import (
+    NODE_ID,
+    Listener,
+    java_command,
+    log4j_properties,
+    meta_properties,
+    server_properties,
+)
 from stream_app.broker.errors import FolderError, PortTakenError
 from stream_app.broker.installation import Installation
 from stream_app.broker.ports import free_port, is_free
@@ -30,6 +37,7 @@ def prepare(
     heap_mb: int,
     properties: Mapping[str, str] | None = None,
     java: tuple[str, ...] = (),
+    listeners: Sequence[Listener] = (),
 ) -> Launch:
     """Write all that Kafka needs into the data folder; records already there stay.
 
@@ -41,8 +49,8 @@ def prepare(
     try:
         for name in ("data", "logs", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        cluster_id = _format(folder / "data", made.bootstrap_checkpoint)
-        settings = server_properties(folder / "data", port, free_port(besides=port), properties)
+        cluster_id = format_storage(folder / "data", made.bootstrap_checkpoint)
+        settings = server_properties(folder / "data", port, free_port(besides=port), properties, listeners)
         (folder / "server.properties").write_text(settings)
         (folder / "log4j2.properties").write_text(log4j_properties(folder / "logs"))
     except OSError as error:
@@ -50,8 +58,8 @@ def prepare(
     return Launch(java_command(made.class_path, folder, heap_mb, java), port, cluster_id)
 
 
-def _format(storage: Path, checkpoint: Path) -> str:
-    """Return the storage folder's cluster id, formatting the folder where it is new.
+def format_storage(storage: Path, checkpoint: Path, node_id: int = NODE_ID, cluster_id: str = "") -> str:
+    """Return the storage folder's cluster id, formatting the folder where it is new; "" takes a new id for it.
 
     The same two files as `StorageTool format` writes, without the second that starting Java for it takes.
     """
@@ -59,7 +67,7 @@ def _format(storage: Path, checkpoint: Path) -> str:
     if not meta.exists():
         shutil.copy(checkpoint, storage / "bootstrap.checkpoint")
         partial = storage / "meta.properties.partial"
-        partial.write_text(meta_properties(_kafka_uuid(), _kafka_uuid()))
+        partial.write_text(meta_properties(cluster_id or _kafka_uuid(), _kafka_uuid(), node_id))
         partial.rename(meta)
     return dict(line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line)["cluster.id"]
 

@@ -18,7 +18,8 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     The decorated function takes `settings: Settings` by name, next to its own typer parameters; it is called
     with the settings of all sources, or SettingsError is raised with every mistake.
     """
-    chosen = [field for field in fields() if not names or field.name in names]
+    # No secret: whoever may list the processes of a machine reads their options.
+    chosen = [each for each in fields() if not each.secret and (not names or each.name in names)]
     unknown = set(names) - {field.name for field in chosen}
     if unknown:
         raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
@@ -44,6 +45,9 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
+_PANELS = {"kafka": "Connection to Kafka", "rules": "Limits of the flags"}
+
+
 def _config_option() -> inspect.Parameter:
     option = typer.Option(
         "--config", metavar="FILE", help="TOML file of settings. \\[FORECLICK_CONFIG]", show_default=False
@@ -59,7 +63,7 @@ def _option(field: Field) -> inspect.Parameter:
         metavar=_metavar(field),
         help=f"{text}. \\[{field.env}, default: {_shown(field.default)}]",
         show_default=False,
-        rich_help_panel="Limits of the flags" if field.path[0] == "rules" else "Settings",
+        rich_help_panel=_PANELS.get(field.path[0], "Settings"),
     )
     return _parameter(field.name, Annotated[str | None, option])
 

@@ -26,6 +26,7 @@ from stream_app.importers.lines import Source
 from stream_app.records import INPUT_TOPICS
 from stream_app.replay import kafka
 from stream_app.replay.recording import RecordingReader
+from stream_app.security import security_options
 from stream_app.settings import Settings
 
 _DEFAULTS = GeneratorSettings()
@@ -146,6 +147,7 @@ def record(
             limit=limit,
             stop=stop,
             on_progress=progress,
+            security=security_options(settings.kafka),
         )
 
     with _progress("recording", limit, as_json) as progress:
@@ -182,6 +184,7 @@ def replay(
             timestamps="now" if now else "recorded",
             stop=stop,
             on_progress=progress,
+            security=security_options(settings.kafka),
         )
 
     with _progress("replaying", min(count, limit or count), as_json) as progress:

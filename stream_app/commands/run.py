@@ -23,6 +23,7 @@ class RunError(ForeclickError):
 
 @with_settings(
     "model",
+    "model_key",
     "device",
     "k",
     "emit",
@@ -68,7 +69,7 @@ def run(
 def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress: Any) -> dict[str, Any]:
     from stream_app.agents.engine import Engine
     from stream_app.agents.offline import drive, partitions_of
-    from stream_app.commands.worker import load_model
+    from stream_app.ops.model_watch import load_model
     from stream_app.replay.recording import RecordingReader
 
     reader = RecordingReader(recording, strict=not partial)
@@ -81,8 +82,8 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
         files: dict[str, BinaryIO] = {
             name: stack.enter_context(_open(out, name)) for name in ("predictions", "flags", "dead-letters")
         }
-        for output, bad in drive(engine, reader, progress):
-            outputs = engine.dead_letters(bad)
+        for output in drive(engine, reader, progress):
+            outputs = engine.dead_letters()
             if output is not None:
                 outputs.update(output.outputs)
                 counts.update(events=output.events, late=output.late, duplicates=output.duplicates)

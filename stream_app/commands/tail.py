@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 from rich.console import Console
 from rich.text import Text
 
 from stream_app.commands.options import with_settings
-from stream_app.errors import BrokerUnreachable, ForeclickError, TopicError
+from stream_app.errors import ForeclickError, TopicError
+from stream_app.security import explain, identity, kafka_options, require_rights
+from stream_app.security.rights import Operation
 from stream_app.settings import Settings
 
 
@@ -72,13 +74,15 @@ async def _records(
     settings: Settings, topic: str, from_beginning: bool
 ) -> AsyncGenerator[ConsumerRecord, None]:
     """The records of the topic as they come, without a consumer group: nobody's offsets change."""
+    options = kafka_options(settings)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=list(settings.brokers),
+        **options,
         group_id=None,
         auto_offset_reset="earliest" if from_beginning else "latest",
     )
     try:
         await consumer.start()
+        await require_rights(options, identity(settings.kafka), {topic: (Operation.READ,)})
         # Asked before subscribing, which would make the topic on a broker that makes what is asked for.
         if topic not in await consumer.topics():
             raise TopicError(
@@ -91,11 +95,8 @@ async def _records(
                 (record for batch in batches.values() for record in batch), key=lambda each: each.timestamp
             ):
                 yield record
-    except KafkaConnectionError as error:
-        raise BrokerUnreachable(
-            f"no Kafka broker answers at {settings.bootstrap}: start one, for instance with "
-            "`foreclick broker start`, or set FORECLICK_BROKERS"
-        ) from error
+    except (KafkaConnectionError, NodeNotReadyError) as error:
+        raise await explain(settings.brokers, options) from error
     except KafkaError as error:
         raise ForeclickError(f"topic {topic} cannot be read: {error}") from error
     finally:

@@ -29,6 +29,9 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs at most; validation stops earlier.")] = 12,
     seed: Annotated[int, typer.Option(help="The same data and seed give the same model.")] = 0,
     refit: Annotated[bool, typer.Option(help="After validation, train once more on all events.")] = False,
+    sign_key: Annotated[
+        Path | None, typer.Option(help="Sign the model with this Ed25519 private key (PEM).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     """Train a model on a recording: clean, featurise, train, calibrate, export.
@@ -37,9 +40,12 @@ def train(
     """
     from model.export import export
     from model.settings import TrainSettings
+    from model.signing import private_key
     from model.train import Progress as Trained
     from model.train import train as fit
 
+    if sign_key is not None:
+        private_key(sign_key)  # hours before it is needed
     console = Console(stderr=True)
     with _bar(console, as_json) as bar:
         table = _table(recording, settings, bar)
@@ -60,14 +66,14 @@ def train(
             trained = fit(table, chosen, report)
         except ValueError as error:
             raise ModelError(str(error)) from error
-        label = export(trained, out, name)
+        label = export(trained, out, name, sign_key)
     if as_json:
         typer.echo(msgspec.json.encode({"model": label, "folder": str(out), "events": len(table)}).decode())
     else:
         Console().print(f"{label}: trained on {len(table):,} events, written to {out}")
 
 
-@with_settings("device", *_FEATURES)
+@with_settings("device", "model_key", *_FEATURES)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     recording: Annotated[Path, typer.Argument(help="A recording that the model was not trained on.")],
@@ -83,7 +89,7 @@ def evaluate(
     from model.evaluate import evaluate as judge
     from model.runtime import Runtime
 
-    runtime = Runtime.load(model, settings.device)
+    runtime = Runtime.load(model, settings.device, model_key=settings.model_key)
     with _bar(Console(stderr=True), as_json) as bar:
         table = _table(recording, settings, bar)
         bar.add_task("evaluating", total=None)

@@ -10,23 +10,38 @@ import sys
 from typing import Any
 
 import faust
-import torch
+from aiokafka.errors import CorruptRecordException, MessageSizeTooLargeError
 
-from model.runtime import Runtime
+from model.runtime import choose_device
 from stream_app.agents.offline import warm_up
 from stream_app.app import create_app
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
 from stream_app.ops.logging import get_logger, setup_logging
+from stream_app.ops.model_watch import show_model, try_model, watch_model
+from stream_app.security import kafka_options
 from stream_app.settings import Settings
-from stream_app.topics import require_topics
+from stream_app.topic_watch import TopicWatch
+from stream_app.topics import MESSAGE_BYTES, require_topics
 
 log = get_logger(__name__)
 
+#: What to do about errors after which a restart alone does not help.
+_SENTENCES: dict[type[Exception], str] = {
+    MessageSizeTooLargeError: (
+        "what it wrote is larger than the topic takes; nothing is lost, set max.message.bytes of the output topics "
+        f"and the changelog to {MESSAGE_BYTES} and start it again"
+    ),
+    CorruptRecordException: (
+        "{}: the broker's copy of that batch is damaged; let another replica lead, or give the batch up with "
+        "kafka-delete-records.sh, and start it again"
+    ),
+}
+
 #: How long a stop may take in all, in seconds.
 STOP_LIMIT_S = 30.0
-#: How long a thread keeps the interpreter while another waits for it, in seconds: with Python's own 5 ms the threads of
-#: a worker spend as long waiting for each other as they work (median latency of job 2 at half load 52 ms, so 41).
+#: How long a thread keeps the interpreter while another waits for it, in seconds: with Python's own 5 ms the
+#: threads of a worker wait for each other as long as they work (median latency of job 2 at half load 52 ms, so 41).
 SWITCH_S = 0.0005
 
 
@@ -58,18 +73,31 @@ async def _run(settings: Settings) -> None:
     problems = await require_topics(settings)
     for problem in problems:
         log.warning(problem.text, topic=problem.topic)
-    runtime = await asyncio.to_thread(load_model, settings) if settings.model is not None else None
-    await asyncio.to_thread(warm_up, settings, runtime)
+    if settings.model is None:
+        await asyncio.to_thread(warm_up, settings, None)
+        await serve(settings, create_app(settings, None, partitions=await partitions_of(settings)))
+        return
+    choose_device(settings.device)  # a device that is not there is a wrong setting, no trouble of the model
+    runtime, missing = await asyncio.to_thread(try_model, settings)
+    if runtime is None:
+        await asyncio.to_thread(warm_up, settings, None)
     app = create_app(settings, runtime, partitions=await partitions_of(settings))
+    engine, metrics = app.pipeline.engine, app.pipeline.metrics
+    engine.survive_trouble(missing or None)
     if runtime is not None:
-        name, _, version = runtime.label.partition("@")
-        app.pipeline.metrics.set_model(name, version, str(runtime.device))
-    await serve(settings, app)
+        show_model(metrics, runtime)
+    watch = asyncio.create_task(watch_model(settings, engine, metrics))
+    try:
+        await serve(settings, app)
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
 
 
 async def serve(settings: Settings, app: faust.App) -> None:
     """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
-    app.pipeline.health.set_model(None)
+    app.pipeline.health.set_model(app.pipeline.engine.trouble)
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what the libraries hold is never garbage: a collection need not look through it
@@ -80,6 +108,7 @@ async def serve(settings: Settings, app: faust.App) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
+    app.service(TopicWatch(app, settings))
     try:
         await app.start()
     except OSError as error:
@@ -99,25 +128,19 @@ async def serve(settings: Settings, app: faust.App) -> None:
         reason: Any = app.crash_reason
         if isinstance(reason, ForeclickError):  # says itself what to do
             raise WorkerError(f"the worker stopped: {reason}") from reason
+        for kind, text in _SENTENCES.items():
+            if isinstance(reason, kind):
+                raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
         raise WorkerError(
             f"the worker stopped: {reason or type(reason).__name__}; nothing is lost, start it again"
         )
-
-
-def load_model(settings: Settings) -> Runtime:
-    """The settings' model. Raises ModelError where the folder is missing or damaged."""
-    assert settings.model is not None
-    # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
-    # each operation waits for it (measured: 9 us an event with one thread, 240 with two beside a broker).
-    torch.set_num_threads(1)
-    return Runtime.load(settings.model, settings.device)
 
 
 async def partitions_of(settings: Settings) -> int:
     """How many partitions the input topics have."""
     from aiokafka.admin import AIOKafkaAdminClient
 
-    admin = AIOKafkaAdminClient(bootstrap_servers=list(settings.brokers))
+    admin = AIOKafkaAdminClient(**kafka_options(settings))
     await admin.start()
     try:
         described = await admin.describe_topics([settings.inputs[0]])

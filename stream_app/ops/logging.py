@@ -27,7 +27,7 @@ _SECRET_IN_TEXT = (
 )
 
 #: Loggers that say at `info` what only their developers want to know.
-_CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access", "numba")
+_CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access")
 
 
 def redact(logger: WrappedLogger | None, method: str, event: EventDict) -> EventDict:
@@ -99,6 +99,8 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
     root.setLevel(number)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING) if level != "debug" else number)
+    # Each step of each compilation: a start at "debug" would take minutes.
+    logging.getLogger("numba").setLevel(logging.WARNING)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

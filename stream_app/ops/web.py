@@ -1,4 +1,4 @@
-"""Pages of the worker's port: metrics, health, look-ups."""
+"""Pages of the worker's port: metrics, health, look-ups. Who may see them is said in `access`."""
 
 from typing import Any
 
@@ -6,14 +6,38 @@ import faust
 import msgspec
 from faust.web import Request, Response, View
 
+from stream_app.ops.access import access_of, guard, tls_of
 from stream_app.ops.health import Verdict
 from stream_app.ops.metrics import CONTENT_TYPE
+from stream_app.settings import Settings
 
 _JSON = "application/json"
 
 
+def web_options(settings: Settings) -> dict[str, Any]:
+    """What Faust is told of the port. Raises SettingsError where the TLS files cannot be used."""
+    host, port = settings.web_address or ("127.0.0.1", 6066)  # it wants a port even where none is opened
+    return {
+        "web_enabled": bool(settings.web),
+        "web_host": f"[{host}]" if ":" in host else host,  # part of a URL
+        "web_bind": host,
+        "web_port": port,
+        "web_ssl_context": tls_of(settings),
+        # Pages of Faust's own, which would show what tables hold.
+        "web_router_enabled": False,
+        "web_tables_enabled": False,
+    }
+
+
 def add_pages(app: faust.App, pipeline: Any) -> None:
-    """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/`."""
+    """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/` to those who may see them."""
+    access = access_of(pipeline.settings)
+    guard(app.web.web_app, access)
+
+    def verdict(view: View, request: Any, found: Verdict) -> Response:
+        ok, checks = found
+        details = {"checks": checks} if access.details(request.headers.get("Authorization", "")) else {}
+        return _json(view, {"ok": ok, **details}, 200 if ok else 503)
 
     @app.page("/metrics")
     async def metrics(view: View, request: Request) -> Response:
@@ -23,12 +47,12 @@ def add_pages(app: faust.App, pipeline: Any) -> None:
     @app.page("/health/live")
     async def live(view: View, request: Request) -> Response:
         """200 unless only a restart would help, else 503."""
-        return _verdict(view, pipeline.health.live())
+        return verdict(view, request, pipeline.health.live())
 
     @app.page("/health/ready")
     async def ready(view: View, request: Request) -> Response:
         """200 while a new event would be answered in time, else 503."""
-        return _verdict(view, pipeline.health.ready())
+        return verdict(view, request, pipeline.health.ready())
 
     @app.page("/users/{user_id}/")
     async def user(view: View, request: Request, user_id: str) -> Response:
@@ -37,11 +61,6 @@ def add_pages(app: faust.App, pipeline: Any) -> None:
         if found is None:
             return _json(view, {"error": f"this worker holds no user {user_id!r}"}, 404)
         return _json(view, found)
-
-
-def _verdict(view: View, verdict: Verdict) -> Response:
-    ok, checks = verdict
-    return _json(view, {"ok": ok, "checks": checks}, 200 if ok else 503)
 
 
 def _json(view: View, value: Any, status: int = 200) -> Response:

@@ -14,8 +14,10 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from stream_app.errors import TopicError
 from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.cluster import partition_counts, require, unreachable
+from stream_app.replay.cluster import partition_counts, require
 from stream_app.replay.recording import RecordingWriter
+from stream_app.security import PLAIN, explain
+from stream_app.security.rights import Operation
 
 #: A partition that has more than this many records waiting for slower ones is not read further.
 _WAITING = 20_000
@@ -47,22 +49,24 @@ async def record(
     limit: int | None = None,
     stop: asyncio.Event | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
+    security: Mapping[str, Any] = PLAIN,
 ) -> CaptureStats:
     """Write what the topics hold now to `path`; with `follow` go on with what comes until `stop` is set.
 
     Starts at `offsets` (topic without prefix, partition), elsewhere at the beginning, or at the end with
     `from_end`. Records of committed transactions only, topics named without the prefix. Records of different
     partitions stand in the order of their timestamps as far as all are at hand. `on_progress` gets the number
-    of records so far.
+    of records so far. `security` is what `security_options` returns.
 
     Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` where no
     broker answers, `RecordingError` where the file cannot be written.
     """
     started = time.monotonic()
-    counts = await partition_counts(brokers)
+    counts = await partition_counts(brokers, security, [prefix + topic for topic in topics], Operation.READ)
     partitions = {topic: require(counts, prefix + topic) for topic in topics}
     consumer = AIOKafkaConsumer(
         bootstrap_servers=list(brokers),
+        **security,
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
@@ -87,7 +91,7 @@ async def record(
                     flushed = time.monotonic()
             stopped = bool(stop and stop.is_set())
     except KafkaConnectionError as error:
-        raise unreachable(brokers) from error
+        raise await explain(brokers, security) from error
     except KafkaError as error:
         raise TopicError(f"the broker would not give the records of {', '.join(topics)}: {error}") from error
     finally:

@@ -1,30 +1,33 @@
-"""What a Kafka cluster holds, and the sentence for one that does not answer."""
+"""What a Kafka cluster holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError
 
-from stream_app.errors import BrokerUnreachable, TopicError
-
-
-def unreachable(brokers: Sequence[str]) -> BrokerUnreachable:
-    """The error for brokers of which none answers."""
-    return BrokerUnreachable(
-        f"no Kafka broker answers at {','.join(brokers)}: start one, for instance with "
-        "`foreclick broker start`, or set FORECLICK_BROKERS"
-    )
+from stream_app.errors import TopicError
+from stream_app.security import explain, require_rights
+from stream_app.security.rights import Operation
 
 
-async def partition_counts(brokers: Sequence[str]) -> dict[str, int]:
-    """How many partitions each topic has; raises `BrokerUnreachable` where no broker answers."""
-    client = AIOKafkaAdminClient(bootstrap_servers=list(brokers))
+async def partition_counts(
+    brokers: Sequence[str], security: Mapping[str, Any], topics: Iterable[str], operation: Operation
+) -> dict[str, int]:
+    """How many partitions each topic has that we see.
+
+    Raises `RightsError` where we may not do the operation with one of `topics`, `BrokerUnreachable` where no broker
+    answers, `SecurityError` where none takes us.
+    """
+    client = AIOKafkaAdminClient(bootstrap_servers=list(brokers), **security)
     try:
         await client.start()
+        options = {"bootstrap_servers": list(brokers), **security}
+        await require_rights(options, "this client", dict.fromkeys(topics, (operation,)))
         # All topics are asked for: asking by name would make a missing one where the broker does that.
         return {each["topic"]: len(each["partitions"]) for each in await client.describe_topics()}
-    except (KafkaConnectionError, KafkaTimeoutError) as error:
-        raise unreachable(brokers) from error
+    except (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError) as error:
+        raise await explain(brokers, security) from error
     finally:
         await client.close()
 

@@ -14,9 +14,11 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from stream_app.errors import RecordingError, TopicError
 from stream_app.records import Record
-from stream_app.replay.cluster import partition_counts, require, unreachable
+from stream_app.replay.cluster import partition_counts, require
 from stream_app.replay.pacing import due_times
 from stream_app.replay.recording import RecordingReader
+from stream_app.security import PLAIN, explain
+from stream_app.security.rights import Operation
 
 #: Pause between two rounds of sending at a pace: short beside the latencies that are measured with it.
 TICK_S = 0.01
@@ -49,12 +51,14 @@ async def replay(
     timestamps: Literal["recorded", "now"] = "recorded",
     stop: asyncio.Event | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
+    security: Mapping[str, Any] = PLAIN,
 ) -> ReplayStats:
     """Send records to the partitions that they were recorded from, in order, bit for bit.
 
     `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the
     broker takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a
     topic with LogAppendTime sets its own time. `on_progress` gets the number of records sent so far.
+    `security` is what `security_options` returns.
 
     Raises `RecordingError` for a bad file, `TopicError` where a topic or partition is missing or the broker
     refuses a record, `BrokerUnreachable` where none answers, `PaceError` for an impossible pace.
@@ -63,10 +67,12 @@ async def replay(
     stop = stop or asyncio.Event()
     reader = RecordingReader(source) if isinstance(source, Path) else None
     records: Iterable[Record] = source if reader is None else reader  # type: ignore[assignment]
-    counts = await partition_counts(brokers)
-    for topic, partitions in (reader.topics if reader else {}).items():
+    topics = reader.topics if reader else {}
+    names = [prefix + topic for topic in topics]
+    counts = await partition_counts(brokers, security, names, Operation.WRITE)
+    for topic, partitions in topics.items():
         require(counts, prefix + topic, partitions)
-    producer = _producer(brokers)
+    producer = _producer(brokers, security)
     try:
         await producer.start()
         sender = _Sender(producer, prefix, counts, timestamps == "now", on_progress)
@@ -88,7 +94,7 @@ async def replay(
             raise
         await sender.finish()
     except (KafkaConnectionError, KafkaTimeoutError) as error:
-        raise unreachable(brokers) from error
+        raise await explain(brokers, security) from error
     finally:
         await producer.stop()
     seconds = time.monotonic() - started
@@ -99,9 +105,10 @@ async def replay(
     )
 
 
-def _producer(brokers: Sequence[str]) -> Any:
+def _producer(brokers: Sequence[str], security: Mapping[str, Any]) -> Any:
     return AIOKafkaProducer(
         bootstrap_servers=list(brokers),
+        **security,
         enable_idempotence=True,  # a retry neither repeats nor reorders
         acks="all",
         linger_ms=0,

@@ -25,6 +25,17 @@ from stream_app.replay.errors import (
 
 #: Uncompressed bytes after which a block is written: large enough to compress well, small enough to follow.
 BLOCK_BYTES = 512 * 1024
+#: Uncompressed bytes of a block that a reader takes: a writer's last record may be a large one.
+MAX_BLOCK_BYTES = 1 << 30
+
+#: What bytes behind a right checksum may lead to, where another program wrote them.
+_BODY_ERRORS = (
+    zstandard.ZstdError,
+    msgspec.MsgspecError,
+    UnicodeDecodeError,  # which msgspec lets through
+    RecursionError,
+    MemoryError,  # a length that cannot be true
+)
 
 _ZSTD_LEVEL = 1  # 3 saves 6 % of the bytes and takes twice the time
 
@@ -247,11 +258,15 @@ class RecordingReader:
                 raise DamagedRecording(self.path, "is damaged (its end mark is not at its end)", good)
             return None
         try:
+            if zstandard.frame_content_size(body) > MAX_BLOCK_BYTES:
+                raise zstandard.ZstdError(f"more than {MAX_BLOCK_BYTES} bytes")
             rows = self._decode.decode(self._expand.decompress(body))
-        except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+        except _BODY_ERRORS as error:
             raise DamagedRecording(
                 self.path, f"holds a block that is not of this format ({error})", good
             ) from error
+        if len(rows) != count:
+            raise DamagedRecording(self.path, "holds a block of another length than its head says", good)
         return list(map(Record._make, rows))
 
     def _read_head(self, file: BinaryIO) -> layout.Head:
@@ -274,7 +289,7 @@ class RecordingReader:
             raise DamagedRecording(self.path, "is damaged in its head", 0)
         try:
             return msgspec.msgpack.decode(body, type=layout.Head)
-        except msgspec.MsgspecError as error:
+        except _BODY_ERRORS as error:
             raise DamagedRecording(
                 self.path, f"has a head that is not of this format ({error})", 0
             ) from error

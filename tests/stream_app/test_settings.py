@@ -51,15 +51,15 @@ def values_of(field: Field) -> st.SearchStrategy[Any]:
         ),
         "web": st.sampled_from(["", "127.0.0.1:0", "0.0.0.0:6066"]),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
-        "guarantee": st.just("at_least_once"),
         "group": st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True),
         "topic_prefix": st.from_regex(r"[A-Za-z0-9._-]{0,100}", fullmatch=True),
     }[field.name]
 
 
-one_value = st.sampled_from(list(FIELDS)).flatmap(
-    lambda name: st.tuples(st.just(name), values_of(FIELDS[name]))
-)
+#: Settings that mean nothing without others are tested with those, in `test_security.py` and `test_web.py`.
+ALONE = [name for name in FIELDS if not name.startswith(("web_", "kafka_"))]
+
+one_value = st.sampled_from(ALONE).flatmap(lambda name: st.tuples(st.just(name), values_of(FIELDS[name])))
 
 
 def as_text(value: Any) -> str:
@@ -69,7 +69,7 @@ def as_text(value: Any) -> str:
 
 
 def test_defaults_without_any_source() -> None:
-    """Nothing given: a local broker, the web port of the design, and the only guarantee there is."""
+    """Nothing given: a local broker, the web port of the design, and outputs at least once."""
     settings = load_settings(env={})
     assert settings == Settings()
     assert settings.brokers == ("127.0.0.1:9092",)
@@ -114,7 +114,7 @@ def test_any_valid_value_arrives_from_every_source(chosen: tuple[str, Any]) -> N
         assert value_of(settings, field) == value
 
 
-@given(st.sampled_from(list(FIELDS)), st.text(max_size=200))
+@given(st.sampled_from([name for name in FIELDS if not name.startswith("web_")]), st.text(max_size=200))
 def test_any_text_is_taken_or_refused_in_words(name: str, text: str) -> None:
     """Whatever the text, a setting either takes it or says in a sentence what it expected; nothing else."""
     try:
@@ -199,12 +199,6 @@ def test_wrong_values(name: str, text: str) -> None:
     )
 
 
-def test_exactly_once_is_refused_with_a_way_out() -> None:
-    """Who asks for exactly-once hears that it does not exist, and what to do instead."""
-    (problem,) = problems(env={"FORECLICK_GUARANTEE": "exactly_once"})
-    assert "does not exist yet" in problem and "drop repeated outputs by their id" in problem
-
-
 def test_heartbeats_must_fit_the_session() -> None:
     """Two settings that are right alone and wrong together are found."""
     (problem,) = problems(options={"heartbeat_ms": 3000})
@@ -214,10 +208,10 @@ def test_heartbeats_must_fit_the_session() -> None:
 def test_no_password_in_an_error(tmp_path: Path) -> None:
     """Neither a value with credentials nor the value of an unknown key is repeated."""
     file = tmp_path / "f.toml"
-    file.write_text('sasl_password = "hunter2"\n')
+    file.write_text('sasl_password = "hunter2"\n[kafka]\nsasl_password = "hunter2"\n')
     env = {"FORECLICK_BROKERS": "user:hunter2@host:9092", "FORECLICK_SASL_PASSWORD": "hunter2"}
     found = problems(config=file, env=env)
-    assert len(found) == 3
+    assert len(found) == 4
     assert not any("hunter2" in problem for problem in found)
 
 

@@ -1,0 +1,436 @@
+"""TLS, logins and rights against a real broker: what works, and what is said where it does not."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.generator import GeneratorSettings, write
+from stream_app.security import RightsError, SecurityError
+from stream_app.settings import Settings, load_settings
+from stream_app.topics import check_topics, ensure_topics, require_topics
+from tests.integration.harness import Reader, Worker, clicks, committed, make_topics, produce, wait_for
+from tests.integration.secure import PASSWORD, Authority, Right, SecureKafka, secure_kafka, unsecured_token
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """One broker with TLS, logins and rights."""
+    with secure_kafka(tmp_path_factory.mktemp("secure")) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """As a secret is mounted."""
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    return file
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A good token of oscar, who may do all."""
+    file = tmp_path / "token"
+    file.write_text(unsecured_token("oscar"))
+    return file
+
+
+@pytest.fixture
+def token_url() -> Iterator[str]:
+    """A token endpoint on this machine that knows one client."""
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            known = self.headers["Authorization"] == "Basic c2hvcDpodW50ZXIy"  # shop:hunter2
+            body = {"access_token": unsecured_token("oscar"), "expires_in": 3600}
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps(body if known else {"error": "invalid_client"}).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/token"
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+def oauth(kafka: SecureKafka, **more: Any) -> dict[str, Any]:
+    """Settings of a client with a token."""
+    return {
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_ssl_ca_file": kafka.authority.cert,
+        "kafka_sasl_mechanism": "OAUTHBEARER",
+        **more,
+    }
+
+
+def settings_of(brokers: str, prefix: str, **more: Any) -> Settings:
+    """The settings of a worker, all by variables, secrets too."""
+    chosen = {"brokers": brokers, "topic_prefix": prefix, "group": f"{prefix}group", **more}
+    return load_settings(env={f"FORECLICK_{name.upper()}": str(value) for name, value in chosen.items()})
+
+
+def answers_all(kafka: SecureKafka, prefix: str, worker: Worker, n: int = 200) -> None:
+    """Sends events and waits for exactly their predictions, then for the commit."""
+    records = clicks(n)
+    produce(kafka.plain, prefix, records)
+    wanted = {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
+    reader = Reader(kafka.plain, f"{prefix}predictions")
+    try:
+
+        def all_there(messages: list[Any]) -> bool:
+            worker.check()
+            return len(messages) >= n
+
+        got = [json.loads(m.value())["id"] for m in reader.read_until(f"{n} predictions", all_there)]
+    finally:
+        reader.close()
+    assert sorted(got) == sorted(wanted)
+    topic = f"{prefix}clicks"
+    wait_for("the commit", lambda: sum(committed(kafka.plain, f"{prefix}group", [topic])[topic]) == n, 20)
+
+
+# --- it works
+
+
+@pytest.mark.parametrize("way", ["certificate", "scram", "token file", "token endpoint"])
+async def test_a_worker_over_a_safe_connection(
+    secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, way: str,
+    password_file: Path, token_file: Path, token_url: str,
+) -> None:  # fmt: skip
+    """Over TLS with each kind of proof a worker answers and commits all events, and takes up its state again."""
+    settings, brokers = {
+        "certificate": (secure.tls_settings(), secure.tls),
+        "scram": (secure.login_settings() | {"kafka_sasl_password_file": password_file}, secure.login),
+        "token file": (oauth(secure, kafka_oauth_token_file=token_file), secure.login),
+        "token endpoint": (
+            oauth(
+                secure,
+                kafka_oauth_token_url=token_url,
+                kafka_oauth_client_id="shop",
+                kafka_oauth_client_secret="hunter2",
+            ),
+            secure.login,
+        ),
+    }[way]
+    await make_topics(secure.plain, prefix)
+    worker = start(tmp_path / "w", brokers, prefix, **settings, log_level="debug").wait_ready()
+    await asyncio.to_thread(answers_all, secure, prefix, worker)
+    pages = [str(worker.get(path)) for path in ("/metrics", "/health/ready", "/health/live", "/users/u0-0/")]
+    assert worker.stop() == 0
+    shown = "\n".join([worker.text(), *pages])
+    # The checks below would find nothing in a log without debug messages of the Kafka client.
+    assert "Request to 127.0.0.1" in shown
+    for secret in (
+        PASSWORD,
+        PASSWORD[:7],
+        "sesame",
+        "hunter2",
+        "c2hvcDpodW50ZXIy",
+        token_file.read_text()[20:60],
+    ):
+        assert secret not in shown, [line for line in shown.splitlines() if secret in line][:3]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_each_mechanism_with_a_password(secure: SecureKafka, prefix: str, mechanism: str) -> None:
+    """Topics can be made and looked at after a login by each mechanism."""
+    password = "plain-alice" if mechanism == "PLAIN" else PASSWORD
+    login = secure.login_settings(mechanism=mechanism)
+    settings = settings_of(secure.login, prefix, **login, kafka_sasl_password=password)
+    assert len(await ensure_topics(settings)) == 7
+    assert await check_topics(settings) == []
+
+
+async def test_a_login_in_the_clear(secure: SecureKafka, prefix: str) -> None:
+    """A port with a login and no TLS can be used too."""
+    login = secure.login_settings() | {"kafka_security_protocol": "SASL_PLAINTEXT", "kafka_ssl_ca_file": ""}
+    settings = settings_of(secure.clear, prefix, **login, kafka_sasl_password=PASSWORD)
+    assert len(await ensure_topics(settings)) == 7
+
+
+# --- it does not work, and says why
+
+NO_CA = {"kafka_ssl_ca_file": ""}
+
+
+async def said(settings: Settings) -> str:
+    """The error of a client that is refused, which comes without waiting for the whole time."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(SecurityError) as caught:
+        await check_topics(settings, wait_s=30)
+    assert loop.time() - began < 20
+    text = str(caught.value)
+    assert "\n" not in text
+    return text.replace("FORECLICK_", "").replace("KAFKA_", "")
+
+
+async def test_certificates_that_do_not_fit(secure: SecureKafka, prefix: str, tmp_path: Path) -> None:
+    """An unknown authority on either side, another name, no certificate where one is asked for."""
+    strangers = Authority(tmp_path / "strangers", "strangers")
+    theirs = strangers.issue("worker")
+
+    async def tls(**changed: Any) -> str:
+        brokers = changed.pop("brokers", secure.tls)
+        return await said(settings_of(brokers, prefix, **{**secure.tls_settings(), **changed}))
+
+    untrusted = f"the certificate of the broker at {secure.tls} is not trusted (unable to get local issuer"
+    assert untrusted in await tls(kafka_ssl_ca_file=strangers.cert)
+    assert untrusted in await tls(**NO_CA)
+    assert "set SSL_CA_FILE to the certificate of the authority" in await tls(**NO_CA)
+    named = secure.tls.replace("127.0.0.1", "localhost")
+    assert "is not who its certificate names" in await tls(brokers=named)
+    refused = await tls(kafka_ssl_cert_file=theirs.cert, kafka_ssl_key_file=theirs.key)
+    assert "does not accept our certificate (certificate unknown): see SSL_CERT_FILE" in refused
+    none = await tls(kafka_ssl_cert_file="", kafka_ssl_key_file="")
+    assert "asks for a certificate (certificate required): see SSL_CERT_FILE" in none
+
+
+async def test_logins_that_are_refused(secure: SecureKafka, prefix: str, tmp_path: Path) -> None:
+    """A wrong password, an unknown user, a mechanism that is not offered, a token that has expired or is away."""
+
+    async def login(brokers: str = secure.login, **changed: Any) -> str:
+        chosen = secure.login_settings() | {"kafka_sasl_password": "wrong-one"} | changed
+        text = await said(settings_of(brokers, prefix, **chosen))
+        assert "wrong-one" not in text
+        return text
+
+    for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        refused = await login(kafka_sasl_mechanism=mechanism)
+        assert f"refuses the login of user alice by {mechanism}: wrong user or password" in refused
+    assert "login of user nobody by" in await login(kafka_sasl_user="nobody", kafka_sasl_password=PASSWORD)
+    clear = {"kafka_security_protocol": "SASL_PLAINTEXT", **NO_CA, "kafka_sasl_mechanism": "SCRAM-SHA-256"}
+    offered = (
+        f"the broker at {secure.clear} does not offer SCRAM-SHA-256 but SCRAM-SHA-512: set SASL_MECHANISM"
+    )
+    assert offered in await login(secure.clear, **clear)
+    token = tmp_path / "token"
+    with_token = settings_of(secure.login, prefix, **oauth(secure, kafka_oauth_token_file=token))
+    assert await said(with_token) == (
+        f"the token file {token} cannot be read (No such file or directory): see OAUTH_TOKEN_FILE"
+    )
+    token.write_text(unsecured_token("oscar", -60))
+    assert f"the broker at {secure.login} refuses the token" in await said(with_token)
+
+
+async def test_a_protocol_that_the_port_does_not_speak(secure: SecureKafka, prefix: str) -> None:
+    """Plain to TLS and the reverse, with and without login: the right value is named."""
+
+    async def to(brokers: str, **chosen: Any) -> str:
+        text = await said(settings_of(brokers, prefix, **chosen))
+        assert brokers in text
+        return text.partition(",")[0].partition(" on this port: ")[2]
+
+    login = secure.login_settings() | {"kafka_sasl_password": PASSWORD}
+    clear = login | {"kafka_security_protocol": "SASL_PLAINTEXT", **NO_CA}
+    tls = secure.tls_settings()
+    assert await to(secure.tls) == "set SECURITY_PROTOCOL to SSL"
+    assert await to(secure.login, **clear) == "set SECURITY_PROTOCOL to SASL_SSL"
+    assert await to(secure.clear) == "set SECURITY_PROTOCOL to SASL_PLAINTEXT"
+    assert await to(secure.plain, **tls) == "set SECURITY_PROTOCOL to PLAINTEXT"
+    assert await to(secure.clear, **login) == "set SECURITY_PROTOCOL to SASL_PLAINTEXT"
+    assert await to(secure.plain, **clear) == "set SECURITY_PROTOCOL to PLAINTEXT"
+    assert await to(secure.login, **tls) == "set SECURITY_PROTOCOL to SASL_SSL"
+
+
+def run(command: list[str], brokers: str, prefix: str, folder: Path, **settings: Any) -> tuple[int, str]:
+    """Exit code of a command of `foreclick`, and all that it printed."""
+    chosen = {
+        "brokers": brokers, "topic_prefix": prefix, "group": f"{prefix}group", "data_dir": folder, "web": "",
+        "log_level": "debug", **settings
+    }  # fmt: skip
+    env = {f"FORECLICK_{name.upper()}": str(value) for name, value in chosen.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", "from stream_app.cli import main; main()", *command],
+        env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+COMMANDS = ["worker", "topics", "tail flags", "replay R", "record R.new"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_password_in_each_command(
+    secure: SecureKafka, prefix: str, tmp_path: Path, command: str
+) -> None:
+    """Each command ends with 1 and one sentence; nothing that it prints, at the level debug, holds the password."""
+    recording = tmp_path / "R"
+    write(GeneratorSettings(events=100, users=20, items=20, categories=5), recording, lambda _: None)
+    words = [word.replace("R", str(recording)) for word in command.split()]
+    wrong = f"x{PASSWORD}"
+    for mechanism in ("PLAIN", "SCRAM-SHA-512")[: 2 if command == "worker" else 1]:
+        login = secure.login_settings(mechanism=mechanism) | {"kafka_sasl_password": wrong}
+        code, text = run(words, secure.login, prefix, tmp_path, **login)
+        assert code == 1, text
+        assert "Traceback" not in text
+        last = text.strip().splitlines()[-1]
+        assert last.startswith(f"foreclick: the broker at {secure.login} refuses the login of user alice by")
+        for part in (wrong, "hunter2", "sesame", "%41"):
+            assert part not in text
+        assert command != "worker" or "Request to 127.0.0.1" in text  # the log was looked at in full
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_each_short_command_over_a_safe_connection(
+    secure: SecureKafka, prefix: str, tmp_path: Path, command: str, password_file: Path
+) -> None:
+    """The commands besides the worker take the same settings: topics, replay, record, tail do their work."""
+    asyncio.run(make_topics(secure.plain, prefix))
+    recording = tmp_path / "R"
+    write(GeneratorSettings(events=100, users=20, items=20, categories=5), recording, lambda _: None)
+    words = [word.replace("R", str(recording)) for word in command.split()]
+    if command.startswith("tail"):
+        produce(secure.plain, prefix, [clicks(1)[0]._replace(topic="flags")])
+        words += ["--from-beginning", "--limit", "1", "--json"]
+    elif command.startswith("record"):
+        produce(secure.plain, prefix, clicks(100))
+    login = secure.login_settings() | {"kafka_sasl_password_file": password_file}
+    code, text = run(words, secure.login, prefix, tmp_path, **login)
+    assert code == 0, text
+    assert {"topics": f"{prefix}clicks", "tail": "u0-0", "replay": "100 records", "record": "100 records"}[
+        command.split(maxsplit=1)[0]
+    ] in text
+
+
+# --- rights
+
+
+def least(prefix: str) -> dict[str, Right]:
+    """What a worker needs, by name; as in docs/security.md."""
+    rights = {f"Read on topic {prefix}{t}": Right("TOPIC", prefix + t, "READ") for t in ("clicks", "browses")}
+    rights |= {f"Read on topic {prefix}purchases": Right("TOPIC", f"{prefix}purchases", "READ")}
+    for name in ("predictions", "flags", "dead-letters"):
+        rights[f"Write on topic {prefix}{name}"] = Right("TOPIC", prefix + name, "WRITE")
+    changelog = f"{prefix}{prefix}group-users-changelog"
+    rights[f"Read on topic {changelog}"] = Right("TOPIC", changelog, "READ")
+    rights[f"Write on topic {changelog}"] = Right("TOPIC", changelog, "WRITE")
+    rights[f"Read on group {prefix}group"] = Right("GROUP", f"{prefix}group", "READ")
+    ids = Right("TRANSACTIONAL_ID", f"{prefix}group-", "WRITE", prefixed=True)
+    rights[f"Write on transactional ids {prefix}group-*"] = ids
+    return rights
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+async def test_a_worker_with_the_least_rights(
+    secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, password_file: Path, guarantee: str
+) -> None:
+    """With nothing but the documented rights a worker answers and commits; they cover a dead letter and a restart."""
+    await make_topics(secure.plain, prefix)
+    user = f"{prefix}bob"
+    secure.add_user(user)
+    secure.grant(user, *least(prefix).values())
+    login = secure.login_settings(user) | {"kafka_sasl_password_file": password_file, "guarantee": guarantee}
+    worker = start(tmp_path / "a", secure.login, prefix, **login).wait_ready()
+    await asyncio.to_thread(answers_all, secure, prefix, worker)
+    produce(secure.plain, prefix, [clicks(1)[0]._replace(value=b"{")])
+    wait_for(
+        "the dead letter", lambda: worker.metric("foreclick_dead_letters_total", reason="malformed") == 1
+    )
+    assert worker.stop() == 0
+    again = start(tmp_path / "b", secure.login, prefix, **login).wait_ready()
+    assert again.metric("foreclick_recovered_records_total") > 0
+    assert again.stop() == 0
+
+
+async def test_each_missing_right_is_named(secure: SecureKafka, prefix: str) -> None:
+    """Without any right all are named at once; without one of them that one alone, and with all of them none."""
+    await make_topics(secure.plain, prefix)
+    user = f"{prefix}bob"
+    secure.add_user(user)
+    login = secure.login_settings(user) | {"kafka_sasl_password": PASSWORD}
+    settings = settings_of(secure.login, prefix, **login)
+
+    async def named() -> set[str]:
+        try:
+            await require_topics(settings)
+        except RightsError as error:
+            head, _, rest = str(error).partition(": ")
+            assert head == f"user {user} lacks rights in Kafka"
+            return set(rest.partition(";")[0].split(", "))
+        return set()
+
+    async def named_are(wanted: set[str]) -> None:
+        # A change of rights reaches the broker a moment after it was answered.
+        async with asyncio.timeout(20):
+            while (found := await named()) != wanted:
+                await asyncio.sleep(0.1)
+        assert found == wanted
+
+    rights = least(prefix)
+    await named_are(set(rights))
+    secure.grant(user, *rights.values())
+    await named_are(set())
+    for name, right in rights.items():
+        secure.revoke(user, right)
+        await named_are({name})
+        secure.grant(user, right)
+    await named_are(set())
+
+
+def test_a_worker_and_short_commands_without_a_right(
+    secure: SecureKafka, prefix: str, tmp_path: Path, password_file: Path
+) -> None:
+    """Each says in one sentence which right it lacks, and ends with 1."""
+    asyncio.run(make_topics(secure.plain, prefix))
+    user = f"{prefix}bob"
+    secure.add_user(user)
+    rights = least(prefix)
+    lacking = f"Write on topic {prefix}predictions"
+    secure.grant(user, *(right for name, right in rights.items() if name != lacking))
+    login = secure.login_settings(user) | {"kafka_sasl_password_file": password_file}
+    recording = tmp_path / "R"
+    write(GeneratorSettings(events=100, users=20, items=20, categories=5), recording, lambda _: None)
+    for words, right in (
+        (["worker"], f"user {user} lacks rights in Kafka: {lacking};"),
+        (["tail", "predictions"], f"user {user} lacks rights in Kafka: Read on topic {prefix}predictions;"),
+        (["replay", str(recording)], f"Write on topic {prefix}clicks"),
+        (["record", f"{recording}.new", "--topic", "flags"], f"Read on topic {prefix}flags;"),
+    ):
+        code, text = run(words, secure.login, prefix, tmp_path, **login)
+        assert code == 1, (words, text)
+        assert "Traceback" not in text
+        assert right in text.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+async def test_a_right_that_is_taken_from_a_running_worker(
+    secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, password_file: Path, guarantee: str
+) -> None:
+    """A worker that may no longer write stops, says what it may not do, and has committed nothing too much."""
+    await make_topics(secure.plain, prefix)
+    user = f"{prefix}bob"
+    secure.add_user(user)
+    rights = least(prefix)
+    secure.grant(user, *rights.values())
+    login = secure.login_settings(user) | {"kafka_sasl_password_file": password_file, "guarantee": guarantee}
+    worker = start(tmp_path / "a", secure.login, prefix, **login).wait_ready()
+    await asyncio.to_thread(answers_all, secure, prefix, worker)
+    secure.revoke(user, rights[f"Write on topic {prefix}predictions"])
+    produce(secure.plain, prefix, [r._replace(offset=r.offset + 50) for r in clicks(200)])
+    code, text = worker.wait_end(90)
+    assert code == 1
+    last = text.strip().splitlines()[-1]
+    assert "TopicAuthorizationFailed" in last and f"{prefix}predictions" in last, last
+    topic = f"{prefix}clicks"
+    assert sum(committed(secure.plain, f"{prefix}group", [topic])[topic]) == 200

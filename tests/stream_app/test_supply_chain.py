@@ -1,0 +1,125 @@
+"""What runs is what was meant to: packages as they are pinned, models as they were signed."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from model.export import export
+from stream_app.ops.model_watch import try_model
+from stream_app.settings import load_settings
+from tests.model.tiny import tiny_trained
+
+ROOT = Path(__file__).parents[2]
+PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+
+
+def needed(name: str, extras: tuple[str, ...]) -> dict[str, str]:
+    """The packages that a package needs here, directly or not, with their installed versions."""
+    found: dict[str, str] = {}
+    todo = [(name, extras)]
+    seen = set()
+    while todo:
+        package, wanted = todo.pop()
+        if (package, wanted) in seen:
+            continue
+        seen.add((package, wanted))
+        for text in metadata.requires(package) or []:
+            requirement = Requirement(text)
+            environments = [{"extra": extra} for extra in (*wanted, "")]
+            if requirement.marker and not any(map(requirement.marker.evaluate, environments)):
+                continue
+            each = canonicalize_name(requirement.name)
+            found[each] = metadata.version(each)
+            todo.append((each, tuple(sorted(requirement.extras))))
+    return found
+
+
+def test_every_package_is_pinned_to_what_is_installed() -> None:
+    """All that the worker, its extras and the tests need, down to the last, has one version."""
+    packages = needed("foreclick", ("dev", "sign"))
+    assert {"faust-streaming", "aiokafka", "torch", "cryptography", "yarl"} <= set(packages)
+    wrong = {
+        name: (version, PINS.get(name))
+        for name, version in packages.items()
+        if version.partition("+")[0] != PINS.get(name)
+    }
+    assert wrong == {}
+
+
+def test_pins_are_exact_and_in_order() -> None:
+    """One name and one version a line, sorted, so that a change of one is a change of one line."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
+    assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
+
+
+def test_the_image_installs_what_is_pinned() -> None:
+    """Each installation of packages in the image is bound to the pins, or brings none."""
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"uv pip install (.*)", dockerfile)
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in each or "--no-deps" in each for each in installs)
+
+
+def test_the_audit_takes_nothing_on_trust() -> None:
+    """`make audit` fails where a package could not be asked about, and asks about every pin."""
+    recipe = re.search(r"^audit:.*\n\t(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    assert {"--strict", "constraints.txt"} <= set(recipe[1].split())
+
+
+# --- signed models, as the commands meet them
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Files of a private and a public key."""
+    folder = tmp_path_factory.mktemp("keys")
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / "sign.pem", folder / "sign.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def test_a_worker_takes_signed_models_only_where_a_key_is_set(
+    keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Without a key it takes both; with `model_key` the unsigned one is no model, and it says why."""
+    private, public = keys
+    trained = tiny_trained()
+    for name, key in (("plain", None), ("signed", private)):
+        export(trained, tmp_path / name, "tiny", key)
+
+    def tried(name: str, key: Path | None) -> tuple[bool, str]:
+        options = {"model": tmp_path / name, "model_key": key, "device": "cpu", "resident_users": 100}
+        runtime, why = try_model(load_settings(env={}, options=options))
+        return runtime is not None, why
+
+    threads = torch.get_num_threads()
+    try:
+        assert tried("plain", None) == tried("signed", None) == tried("signed", public) == (True, "")
+        loaded, why = tried("plain", public)
+        assert not loaded and "is not signed" in why
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_bad_key_is_told_before_the_training(tmp_path: Path) -> None:
+    """`foreclick train --sign-key` looks at the key first, not after hours; no recording is needed to see it."""
+    command = [sys.executable, "-c", "from stream_app.cli import main; main()", "train", "nowhere.stream"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "model"), "--sign-key", str(tmp_path / "no-key.pem")],
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no-key.pem cannot be read" in " ".join(done.stderr.split())
