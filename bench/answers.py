@@ -23,7 +23,7 @@ def read(bootstrap: str, topic: str, partitions: int) -> list[RecordColumns]:
         async def keep(_: int, records: RecordColumns, *__: int) -> None:
             found.append(records)
 
-        reader = ChangelogReader([bootstrap], topic)
+        reader = ChangelogReader(topic, bootstrap_servers=bootstrap)
         await reader.start()
         try:
             await reader.read(range(partitions), keep)
@@ -39,8 +39,8 @@ def delays(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Append time (n,) of each event in Unix ms, and the milliseconds (n,) to the append of its first answer.
 
-    Both by the broker's clock; in the order of partitions and offsets. -1 stands for an event that has no answer. The topics have times of append
-    (`LogAppendTime`). Raises ValueError for an answer to an event that is not there.
+    Both by the broker's clock; in the order of partitions and offsets. -1 stands for an event that has no answer. The
+    topics have times of append (`LogAppendTime`). Raises ValueError for an answer to an event that is not there.
     """
     came: list[list[RecordColumns]] = [[] for _ in range(partitions)]
     for records in inputs:

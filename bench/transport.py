@@ -117,7 +117,7 @@ async def reading(bootstrap: str, topic: str, n: int, value_bytes: int) -> dict[
         for partition in (0, 1):
             for batch in build(*messages(n // 2, value_bytes), timestamp=NOW, limit=LIMIT):
                 await (await producer.send_batch(batch, topic, partition=partition))
-    reader = ChangelogReader([bootstrap], topic)
+    reader = ChangelogReader(topic, bootstrap_servers=bootstrap)
     await reader.start()
 
     async def nothing(partition: int, records: RecordColumns, count: int, total: int) -> None:

@@ -23,7 +23,13 @@ from model.interactions import WINDOW_FEATURES
 from model.rounds import arrange
 from model.slab import Slab
 
-__all__ = ["RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult"]
+__all__ = [
+    "RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult", "choose_device", "finite", "label_of",
+]  # fmt: skip
+
+NOT_FINITE = (
+    "the model's answers are no numbers: its weights are damaged, train it again or restore its folder"
+)
 
 
 class Runtime:
@@ -51,13 +57,15 @@ class Runtime:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", exact: bool = False) -> "Runtime":
+    def load(
+        cls, folder: Path, device: str = "auto", exact: bool = False, model_key: Path | None = None
+    ) -> "Runtime":
         """Return the model of a folder on a device: "auto" (CUDA where there is one), "cpu", "cuda" ...
 
-        Every checksum is verified. Raises ModelError for a missing, damaged or foreign folder and for a
-        device that this machine lacks.
+        Every checksum is verified, and with a file of public keys the signature too. Raises ModelError for a
+        missing, damaged, unsigned or foreign folder and for a device that this machine lacks.
         """
-        manifest, content = folders.read(folder)
+        manifest, content = folders.read(folder, model_key)
         place = choose_device(device)
         try:
             step = script.from_bytes(content.step, place)
@@ -98,6 +106,16 @@ class Runtime:
         for m in (1, 2, 64, 64, 64):
             self.step(slab, self._blank(m))
             self.replay(slab, self._blank(m))
+
+    def probe(self) -> None:
+        """Run a small step on states of its own. Raises ModelError where the answers are no numbers."""
+        if not finite(self.step(self.slab(1), self._blank(2))).all():
+            raise ModelError(NOT_FINITE)
+
+    def give_memory_back(self) -> None:
+        """Return what the device's allocator only keeps for later, after the device ran out of memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def step(self, slab: Slab, batch: StepBatch, k: int = 10) -> StepResult:
@@ -163,6 +181,29 @@ class Runtime:
             recent=np.full((m, RECENT), self.none_item, np.int32),
             first=np.ones(m, np.bool_),
         )
+
+
+def finite(result: StepResult) -> npt.NDArray[np.bool_]:
+    """Return for each of m events whether all its answers are numbers, (m,).
+
+    A hidden state that is not finite shows here: every head reads all of it.
+    """
+    numbers = np.column_stack(
+        (result.next_event, result.raw_purchase, result.purchase, result.p_value, result.scores)
+    )
+    return np.asarray(np.isfinite(numbers).all(axis=1), np.bool_)
+
+
+def label_of(folder: Path) -> str:
+    """Return "name@version" of a model folder, as its manifest says; nothing else is read.
+
+    Raises ModelError for a folder without a manifest that can be read.
+    """
+    try:
+        manifest = msgspec.json.decode((folder / folders.MANIFEST).read_bytes(), type=folders.Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ModelError(f"There is no model at {folder} that can be read.") from error
+    return f"{manifest.name}@{manifest.version}"
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,7 +12,8 @@ from stream_app.agents.pipeline import Pipeline
 from stream_app.agents.processor import Processor
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
-from stream_app.ops.web import add_pages
+from stream_app.ops.web import add_pages, web_options
+from stream_app.security import faust_credentials
 from stream_app.settings import Settings
 from stream_app.state.table import UserTable, UserTableManager
 
@@ -33,11 +34,10 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
 def app_around(settings: Settings, processor: Processor, *, partitions: int) -> faust.App:
     """The Faust app that drives a processor. The pipeline is at `app.pipeline`."""
-    # Faust wants a port even where none is opened.
-    host, port = settings.web_address or ("127.0.0.1", 6066)
     app = faust.App(
         settings.group,
         broker=[URL(f"batch://{broker}") for broker in settings.brokers],
+        broker_credentials=faust_credentials(settings),
         store=URL("memory://"),
         datadir=settings.data_dir,
         TableManager=UserTableManager,
@@ -54,10 +54,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         broker_rebalance_timeout=settings.session_timeout_ms / 1000,
         broker_request_timeout=max(40.0, settings.session_timeout_ms / 1000),
         producer_compression_type=None if settings.compression == "none" else settings.compression,
-        web_enabled=bool(settings.web),
-        web_host=host,
-        web_bind=host,
-        web_port=port,
+        **web_options(settings),
     )
     app.gather_s = settings.max_delay_ms / 1000  # for the transport's consumer
     pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stream_app.columns import RecordColumns
 from stream_app.event_columns import EVENT, Events
-from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_VALUE_BYTES, BadRecord, Event
+from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_TS_MS, MAX_VALUE_BYTES, BadRecord, Event
 from stream_app.fill import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.names import NOT_YET, Names, stable_hash
 from stream_app.records import BROWSE, Record
@@ -131,6 +131,7 @@ class Decoder:
         data["partition"] = records[0].partition
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             data["price"] = [math.nan if e.price is None else e.price for e in events]
+        data["price"] += 0.0  # minus zero is zero
         data["quantity"] = [e.quantity for e in events]
         data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
         items = self.items.look_up([e.item_id for e in events])
@@ -168,11 +169,12 @@ class Decoder:
         if kind != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "item_id, which a click or a purchase must have")
-        for i in np.flatnonzero(data["ts"] < 0).tolist():
-            add(i, "invalid_field", "ts", "a time from 0, after the correction by the sender's clock")
-        late_limit = data["received"] + self.max_future_ms
-        for i in np.flatnonzero(data["ts"] > late_limit).tolist():
-            ahead = int(data["ts"][i] - data["received"][i])
+        times = data["ts"]
+        for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
+            expected = f"a time from 0 to {MAX_TS_MS}, after the correction by the sender's clock"
+            add(i, "invalid_field", "ts", expected)
+        for i in np.flatnonzero(times - self.max_future_ms > data["received"]).tolist():
+            ahead = int(times[i]) - int(data["received"][i])
             add(i, "future", "ts", f"at most {self.max_future_ms} ms after the broker's time, got {ahead} ms")
         return wrong
 

@@ -77,7 +77,8 @@ def _event(  # type: ignore[no-untyped-def]
         return -1
     if correct_clock and not _none(sent):
         ts = span.timestamp - (_time(data, base, sent) - ts)
-    if ts < 0 or ts > span.timestamp + max_future_ms:
+    # What the correction took over the end of 64 bits is beyond one of these limits too.
+    if not 0 <= ts <= MAX_TS_MS or ts - max_future_ms > span.timestamp:
         return -1
     price = tokens[PRICE]
     e.price = np.nan
@@ -87,7 +88,7 @@ def _event(  # type: ignore[no-untyped-def]
         value, exact = number(data, base + price.at, price.size)
         if not exact or not 0 <= value <= MAX_PRICE:
             return -1
-        e.price = value
+        e.price = value + 0.0  # minus zero is zero
     quantity = tokens[QUANTITY]
     e.quantity = 1
     if quantity.kind != ABSENT:

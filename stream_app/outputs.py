@@ -31,7 +31,7 @@ class ItemScore(msgspec.Struct, frozen=True, gc=False):
     score: float
 
 
-class Prediction(msgspec.Struct, frozen=True, gc=False):
+class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the user of one event is likely to do next."""
 
     id: str  #: `<topic>-<partition>-<offset>` of the source record: the same when it is published again
@@ -42,6 +42,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     next_event: NextEvent | None
     purchase_probability: float | None  #: chance of a purchase within the horizon
     items: list[ItemScore]  #: best first
+    degraded: bool = False  #: the model was in trouble and gave no answer; left out where it did
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +53,7 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
     expected: float
 
 
-class Flag(msgspec.Struct, frozen=True, gc=False):
+class Flag(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Something is wrong with an event."""
 
     id: str  #: as of the prediction for the same event; an event has at most one flag
@@ -63,6 +64,7 @@ class Flag(msgspec.Struct, frozen=True, gc=False):
     kind: FlagKind
     score: float  #: 0 to 1: one minus the share of ordinary events that look at least as odd
     reasons: list[Reason]
+    degraded: bool = False  #: found by rules alone, since the model was in trouble
 
 
 # Headers of a dead letter, named as Kafka Streams names them (KIP-1034).

@@ -1,16 +1,34 @@
 """What passes between the engine and whoever drives it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from model.batch import StepBatch
 from stream_app.event_columns import Events
 from stream_app.messages import MessageColumns
 from stream_app.outputs import NO_HEADERS, Message
 
 #: Messages by topic and partition.
 Outputs = dict[tuple[str, int], list[Message]]
+
+
+@dataclass(slots=True)
+class Replay:
+    """Earlier events of users whose hidden states have to be made anew."""
+
+    slots: npt.NDArray[np.int64]  # of these users; not all need have events
+    events: StepBatch
+
+    def without(self, free: npt.NDArray[np.bool_]) -> "Replay":
+        """The same less the slots that are `free` (slots,)."""
+        return Replay(self.slots[~free[self.slots]], taken(self.events, ~free[self.events.slots]))
+
+
+def taken(events: StepBatch, which: npt.NDArray[np.bool_]) -> StepBatch:
+    """Some of the events, in their order."""
+    return StepBatch(**{f.name: getattr(events, f.name)[which] for f in fields(events)})
 
 
 @dataclass(slots=True)
@@ -24,6 +42,23 @@ class Applied:
     seeds: npt.NDArray[np.int32]  # (n, SEEDS)
     serial: npt.NDArray[np.int64]  # (n,) of the user who had the slot then
     reset: npt.NDArray[np.int64]  # slots to empty before these events: their users are new
+    model: object = None  # the runtime whose numbers of items stand in the columns
+    replay: Replay | None = None  # for users whose hidden states are made anew first
+    degraded: bool = False  # no model answered, though there should be one
+    before: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None  # slots, their hidden states
+
+    def without(self, partition: int, free: npt.NDArray[np.bool_]) -> "Applied":
+        """The same less a partition; `free` (slots,) says which slots have no user any more."""
+        keep = np.flatnonzero(self.events.data["partition"] != partition)
+        before = self.before
+        if before is not None:
+            known = ~free[before[0]]
+            before = before[0][known], before[1][known]
+        return Applied(
+            self.events.take(keep), self.slots[keep], self.applied[keep], self.features[keep], self.seeds[keep],
+            self.serial[keep], self.reset[~free[self.reset]], self.model,
+            self.replay.without(free) if self.replay is not None else None, self.degraded, before,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -39,6 +74,12 @@ class StepOutput:
     replayed: int = 0
     out_of_order: int = 0  # came after the merge had passed their place
     evicted: int = 0
+    trial: bool = (
+        False  # no events: the model, which was in trouble, is tried again, and what it held up goes
+    )
+    degraded: int = 0  # events answered without the model
+    hidden_resets: int = 0  # users whose hidden state was no number and began anew
+    model_failures: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
     @property

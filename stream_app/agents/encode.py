@@ -29,6 +29,7 @@ class PredictionEncoder:
         self.topic_prefix = topic_prefix
         text = msgspec.json.Encoder().encode
         self._model = literal(',"model":' + text(self.label).decode())
+        self._degraded = literal(',"model":' + text(self.label).decode() + ',"degraded":true')
         ids = runtime.item_ids if runtime else []
         names = [b'{"item_id":' + text(name) + b',"score":' for name in ids]
         self._names = np.frombuffer(b"".join(names) or b"\0", np.uint8)
@@ -41,16 +42,24 @@ class PredictionEncoder:
         return [f"{prefixes[c]}{o}" for c, o in zip(code.tolist(), offsets, strict=True)]
 
     def encode(
-        self, events: Events, result: StepResult | None, wanted: npt.NDArray[np.int64]
+        self,
+        events: Events,
+        result: StepResult | None,
+        wanted: npt.NDArray[np.int64],
+        *,
+        degraded: bool = False,
     ) -> MessageColumns:
-        """The predictions of the events at the positions `wanted`, their user_id as the key."""
+        """The predictions of the events at the positions `wanted`, their user_id as the key.
+
+        `degraded`: there is no result because the model is in trouble.
+        """
         d = events.data[wanted]
         if self.output_format == "json":
-            values, ends = self._json(events, result, wanted)
+            values, ends = self._json(events, result, wanted, self._degraded if degraded else self._model)
             sizes = np.diff(ends).astype(np.int32)
             return MessageColumns(events.text, d["text_at"], d["user_bytes"], values, ends[:-1], sizes)
         encode = encoder(self.output_format)
-        said = predictions(self.label, self.runtime, self.ids(events), events, result)
+        said = predictions(self.label, self.runtime, self.ids(events), events, result, degraded=degraded)
         bodies = MessageColumns.of([(None, encode(said[i])) for i in wanted.tolist()])
         return MessageColumns(
             events.text, d["text_at"], d["user_bytes"], bodies.values, bodies.value_at, bodies.value_bytes
@@ -63,7 +72,11 @@ class PredictionEncoder:
         return [output_id(self.topic_prefix, kind, partition) for partition, kind in places], code
 
     def _json(
-        self, events: Events, result: StepResult | None, wanted: npt.NDArray[np.int64]
+        self,
+        events: Events,
+        result: StepResult | None,
+        wanted: npt.NDArray[np.int64],
+        model: npt.NDArray[np.uint8],
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """A buffer with the predictions, and where (wanted + 1,) each ends, 0 first."""
         prefixes, code = self._prefixes(events)
@@ -75,7 +88,7 @@ class PredictionEncoder:
             items, scores = result.items, result.scores
         # Topic names hold nothing that JSON would escape.
         sizes = list(map(len, prefixes))
-        most = len(wanted) * (FIXED_BYTES + len(self._model) + max(sizes))
+        most = len(wanted) * (FIXED_BYTES + len(model) + max(sizes))
         most += ESCAPED * int(text_bytes(events.data).sum())
         named = items[items >= 0]
         most += int((self._ends[named + 1] - self._ends[named] + NUMBER_BYTES + 2).sum())
@@ -88,7 +101,7 @@ class PredictionEncoder:
             code,
             literal("".join(prefixes)),
             np.cumsum([0, *sizes]),
-            self._model,
+            model,
             heads,
             items,
             scores,
@@ -102,13 +115,19 @@ class PredictionEncoder:
 
 
 def predictions(
-    label: str, runtime: Runtime | None, ids: Sequence[str], events: Events, result: StepResult | None
+    label: str,
+    runtime: Runtime | None,
+    ids: Sequence[str],
+    events: Events,
+    result: StepResult | None,
+    *,
+    degraded: bool = False,
 ) -> list[Prediction]:
     """The predictions as objects."""
     users, event_ids, times = events.user.tolist(), events.event_id.tolist(), events.data["ts"].tolist()
     if result is None or runtime is None:
         return [
-            Prediction(i, u, t, e, label, None, None, [])
+            Prediction(i, u, t, e, label, None, None, [], degraded)
             for i, u, t, e in zip(ids, users, times, event_ids, strict=True)
         ]
     heads, purchase, scores = (rounded(x) for x in (result.next_event, result.purchase, result.scores))

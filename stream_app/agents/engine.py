@@ -1,6 +1,6 @@
 """The processor of the shop's events: records in, predictions, flags and changelog records out.
 
-Worker, `foreclick run`, training and tests all drive this one class.
+Worker, `foreclick run`, training and tests all drive this one class. Only the worker's survives model trouble.
 """
 
 import time
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.interactions import WINDOW_FEATURES
-from model.runtime import Runtime, StepBatch, StepResult
+from model.runtime import Runtime, StepResult
 from stream_app.agents import rules
-from stream_app.agents.batches import Applied, StepOutput
+from stream_app.agents.answers import Answers, names_of
+from stream_app.agents.batches import Applied, Checkpoint, StepOutput
 from stream_app.agents.encode import PredictionEncoder
+from stream_app.agents.guard import Guard
 from stream_app.agents.last import LastPredictions
 from stream_app.agents.processor import EventDecoder, Processor
 from stream_app.decoder import Decoder
@@ -51,37 +53,124 @@ class Engine(Processor):
         For training: `names` numbers items and categories in another way, without `publish` no output is
         made, and `slots` bounds the users instead of the settings.
         """
-        self.runtime = runtime
-        self.items, self.categories = names or names_of(runtime)
+        self.items, self.categories = names or names_of(None)
         self.users_per_partition = max(1, settings.resident_users // partitions)
         limit = (
             slots
             or self.users_per_partition * partitions + (partitions + 1) * EVICT_EVERY + settings.max_batch
         )
-        known = [stable_hash(name) for name in runtime.item_ids] if runtime else []
-        none_item = runtime.none_item if runtime else 0
-        self.slab = runtime.slab(limit if runtime.device.type == "cpu" else 1024) if runtime else None
-        width = self.slab.states.shape[1] if self.slab else 0
-        self.users = Users(limit, ItemIndex.build(known, none_item), self.slab, width)
+        self.users = Users(limit, ItemIndex.build([], 0))
         decoder = decoder or Decoder(
             self.items,
             self.categories,
             max_future_ms=settings.max_future_ms,
             correct_clock=settings.correct_clock,
         )
-        label = runtime.label if runtime else "none"
-        super().__init__(settings, self.users, decoder, partitions, label, width)
+        super().__init__(settings, self.users, decoder, partitions, "none")
         self._batch = 0
         self._publishes = publish
         self._encode = encoder(settings.output_format)
-        self._encoder = PredictionEncoder(runtime, settings.output_format, settings.topic_prefix)
         self._predictions, self._flags, _ = settings.outputs
-        self._last = LastPredictions(limit, settings.k) if runtime else None
+        self.guard = Guard(hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000)
+        self._held: list[Applied] = []  # applied to the rows, and waiting for the model
+        self._offered: Runtime | None = None
+        self._own_names = names is not None
+        self._use(runtime)
+
+    def _use(self, runtime: Runtime | None) -> None:
+        """Takes a model, or none, for all that comes from now on."""
+        limit = self.users.limit
+        self.runtime = runtime
+        self.label = runtime.label if runtime else "none"
+        self.slab = self.users.hidden = (
+            runtime.slab(limit if runtime.device.type == "cpu" else 1024) if runtime else None
+        )
+        self.width = self.users.width = self.slab.states.shape[1] if self.slab else 0
+        self.users.items = ItemIndex.build(
+            [stable_hash(name) for name in runtime.item_ids] if runtime else [],
+            runtime.none_item if runtime else 0,
+        )
+        if not self._own_names:
+            self.items, self.categories = names_of(runtime)
+            if isinstance(self.decoder, Decoder):
+                self.decoder.items, self.decoder.categories = self.items, self.categories
+        self._encoder = PredictionEncoder(runtime, self.settings.output_format, self.settings.topic_prefix)
+        self._last = LastPredictions(limit, self.settings.k) if runtime else None
+        self._answers = (
+            Answers(runtime, self.slab, self.users, self.guard, self.settings.k)
+            if runtime and self.slab
+            else None
+        )
+
+    # --- model trouble
+
+    def survive_trouble(self, missing: str | None = None) -> None:
+        """From now on the model's trouble is no error. `missing`: why there is no model yet, though one is wanted."""
+        self.guard.on = True
+        if missing is not None:
+            self.guard.failed(missing)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the model gives no answers; None while it does, and where none is wanted."""
+        return self.guard.reason
+
+    def offer(self, runtime: Runtime) -> None:
+        """Another model, to be taken as soon as no micro-batch is half done; only while there is trouble."""
+        self._offered = runtime
+
+    def _adopt(self, runtime: Runtime) -> None:
+        """Goes on with another model: items get its numbers, hidden states are made anew when they are needed."""
+        self._use(runtime)
+        for number, p in self._partitions.items():
+            if self._answers is not None:
+                p.merge.renumber(self._answers.renumber)
+            slots = self.users.slots_of(number)
+            self.users.number_recent(slots)
+            self.users.stale[slots] = True
+            # The next checkpoint names this model, so no state of another may stay on the changelog.
+            self.users.dirty[slots] = True
+        self.guard.over()
+
+    def _trial(self) -> StepOutput | None:
+        """A micro-batch without events where the model is to be tried again, or may be changed after it."""
+        guard = self.guard
+        if guard.quiet and self._offered is not None:
+            self._adopt(self._offered)
+            self._offered = None
+        elif self._offered is None and (self.runtime is None or not guard.due):
+            return None
+        if guard.reason is None and not self._held:
+            return None
+        guard.send_trial()
+        return StepOutput(trial=True)
+
+    def _try_again(self, out: StepOutput) -> None:
+        """What the trial does: nothing else is half done."""
+        guard = self.guard
+        if guard.reason is not None and self.runtime is not None and self._offered is None:
+            try:
+                self.runtime.probe()
+            except Exception as error:
+                out.model_failures += 1
+                guard.failed(str(error) or type(error).__name__, error)
+            else:
+                guard.over()
+        guard.trial_came_back()
 
     # --- events out
 
     def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Applies one micro-batch to the rows, evicts; what the model and the rules need is in `batches`."""
+        guard = self.guard
+        guard.now = now
+        if guard.waiting:
+            return None
+        if guard.reason is not None or self._held:
+            trial = self._trial()
+            if trial is not None or (guard.hold and guard.reason is not None) or self._held:
+                return trial
+        guard.quiet = False
         t0 = time.perf_counter()
         taken = self.take(now, ended)
         if not taken:
@@ -122,6 +211,9 @@ class Engine(Processor):
         seeds = np.empty((n, SEEDS), np.int32)
         self._batch += 1
         users = self.users
+        # While there is trouble nothing is replayed. This is asked once: the model may fail at any moment.
+        asked = self._answers is not None and (self.guard.reason is None or self.guard.hold)
+        replay = self._answers.replay_for(slots) if self._answers and asked else None
         n = kernel.apply(
             users.rows,
             users.recent_item,
@@ -151,50 +243,58 @@ class Engine(Processor):
             out.batches.append(
                 Applied(
                     events.take(good), chosen, applied[good], features[good], seeds[good],
-                    users.serial[chosen], users.take_fresh(),
+                    users.serial[chosen], users.take_fresh(), self.runtime, replay,
                 )
             )  # fmt: skip
+        elif replay is not None:
+            users.stale[replay.slots] = True
         _spend(out, "state", t0)
         return n
 
     def finish(self, out: StepOutput) -> None:
-        """Model, flags and encoding of a micro-batch that was applied. The next one may be applied meanwhile."""
-        for batch in out.batches:
+        """Model, flags and encoding of a micro-batch that was applied. The next one may be applied meanwhile.
+
+        What the model holds up leaves `batches`, and comes back in that of a later micro-batch.
+        """
+        waiting, out.batches = [*self._held, *out.batches], []
+        if out.trial:
+            self._try_again(out)
+        held: list[Applied] = []
+        for batch in waiting:
             t0 = time.perf_counter()
-            self.users.empty_hidden(batch.reset)
-            result = self._predict(batch)
+            result = self._predict(batch, out)
             t1 = _spend(out, "model", t0)
+            if result is None and self.guard.hold and self.guard.reason is not None:
+                held.append(batch)
+                continue
+            out.batches.append(batch)
             if self._publishes:
                 self._publish(batch, result, out)
             _spend(out, "encode", t1)
+        self._held = held
 
-    def _predict(self, batch: Applied) -> StepResult | None:
-        if self.runtime is None or self.slab is None:
-            return None
-        d = batch.events.data
-        step = StepBatch(
-            slots=batch.slots,
-            kind=d["kind"].astype(np.int8),
-            item=np.ascontiguousarray(d["item"]),
-            category=np.ascontiguousarray(d["category"]),
-            gap_s=np.ascontiguousarray(batch.applied["gap_s"]),
-            ts=np.ascontiguousarray(d["ts"]),
-            price=np.ascontiguousarray(d["price"]),
-            quantity=np.ascontiguousarray(d["quantity"]),
-            windows=batch.features,
-            recent=batch.seeds,
-            first=batch.applied["first"] == 1,
-        )
-        result = self.runtime.step(self.slab, step, self.settings.k)
-        if self._last is not None:
-            self._last.keep(batch.slots, batch.serial, result)
+    def _predict(self, batch: Applied, out: StepOutput) -> StepResult | None:
+        """The model's answers, None where it gives none."""
+        self.users.flagged[batch.reset] = 0
+        answers = self._answers
+        result = answers(batch, out) if answers is not None and batch.model is self.runtime else None
+        if result is not None:
+            if self._last is not None:
+                self._last.keep(batch.slots, batch.serial, result)
+        elif self.guard.reason is not None or self.runtime is not None:
+            if self.guard.hold and self.guard.reason is not None:
+                return None
+            batch.degraded = True
+            out.degraded += len(batch.events)
+            if answers is not None:
+                answers.mark_stale(batch)
         return result
 
     def _publish(self, batch: Applied, result: StepResult | None, out: StepOutput) -> None:
         events = batch.events
         everyone = np.arange(len(events))
         wanted = everyone if self.settings.emit == "all" else _latest(batch.slots)
-        messages = self._encoder.encode(events, result, wanted)
+        messages = self._encoder.encode(events, result, wanted, degraded=batch.degraded)
         # The events of one partition stand together.
         partitions = events.data["partition"][wanted]
         border = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(partitions)]
@@ -219,19 +319,39 @@ class Engine(Processor):
         ):
             ts = int(flagged.data["ts"][j])
             user, event_id = users[j], event_ids[j]
-            flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons)
+            flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons, batch.degraded)
             place = (self._flags, int(partitions[i]))
             out.others.setdefault(place, []).append((user.encode(), self._encode(flag), NO_HEADERS))
 
     def model_changed(self, partition: int) -> None:
         """Hidden states of another model mean nothing to this one: replay each user's last events."""
-        if self.runtime is None or self.slab is None:
+        if self.runtime is None or self.slab is None or self._answers is None:
             return
-        ids = self.runtime.content.vocabulary.categories.ids
-        categories = ItemIndex.build([stable_hash(c) for c in ids], self.runtime.none_category)
-        rebuild_hidden(self.users, self.slab, self.runtime, partition, categories)
+        slots = self.users.slots_of(partition)
         # The next checkpoint names this model, so it must hold the states of all users as this model has them.
-        self.users.dirty[self.users.slots_of(partition)] = True
+        self.users.dirty[slots] = True
+        self.users.stale[slots] = True
+        if self.guard.on:  # each before the user's next event: nobody waits for all of them, or for the model
+            return
+        rebuild_hidden(self.users, self.slab, self.runtime, partition, self._answers.categories)
+        self.users.stale[slots] = False
+
+    def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
+        """As of every processor; None too while events of the rows wait for the model."""
+        return None if self._held else super().checkpoint(number, generation)
+
+    def rewind(self) -> None:
+        """As of every processor; what waits for the model stays, since the rows hold it."""
+        super().rewind()
+        self.guard.waiting = False
+
+    def drop(self, partition: int) -> None:
+        """Forgets a partition, and what of it waits for the model."""
+        super().drop(partition)
+        free = self.users.partition < 0
+        left = [batch.without(partition, free) for batch in self._held]
+        self._held = [batch for batch in left if len(batch.events)]
+        self.guard.waiting = False
 
     def expire(self, number: int, *, changed_too: bool = False) -> int:
         """Forgets users whose time to live is over; their tombstones go with the next checkpoint.
@@ -274,22 +394,3 @@ def _spend(out: StepOutput, stage: str, since: float) -> float:
     now = time.perf_counter()
     out.seconds[stage] = out.seconds.get(stage, 0.0) + now - since
     return now
-
-
-def names_of(runtime: Runtime | None) -> tuple[Names, Names]:
-    """Items and categories as the model numbers them."""
-    if runtime is None:
-        return Names(lambda _: 0, 0), Names(lambda _: 0, 0)
-    vocabulary = runtime.content.vocabulary
-    return (
-        Names(
-            runtime.item_index,
-            runtime.none_item,
-            vocabulary={stable_hash(n): n for n in vocabulary.items.ids},
-        ),
-        Names(
-            runtime.category_index,
-            runtime.none_category,
-            vocabulary={stable_hash(n): n for n in vocabulary.categories.ids},
-        ),
-    )

@@ -1,6 +1,7 @@
 """The two halves of a turn, as they run in their threads: records to applied rows, applied rows to record batches."""
 
 import time
+from collections.abc import Callable
 
 import faust
 from faust.types import TP
@@ -12,6 +13,7 @@ from stream_app.ops.health import PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.settings import Settings
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.transport.lanes import Lanes
 from stream_app.transport.producer import BatchProducer, Built
 
 log = get_logger(__name__)
@@ -23,8 +25,17 @@ BuiltFor = tuple[str, int, list[Built]]
 class Halves:
     """Calls the processor with what came of Kafka, and builds what goes there."""
 
-    def __init__(self, app: faust.App, settings: Settings, processor: Processor, health: Health) -> None:
+    def __init__(
+        self,
+        app: faust.App,
+        settings: Settings,
+        processor: Processor,
+        health: Health,
+        producer: Callable[[], BatchProducer | Lanes],
+    ) -> None:
+        """`producer`: gives the one that is to send, which builds the batches."""
         self._app = app
+        self._producer_now = producer
         self.engine = processor
         self.health = health
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
@@ -55,7 +66,7 @@ class Halves:
         output = self.engine.advance(now)
         if output is not None:
             output.seconds["decode"] = decoded - start
-        return output, bad, self._build(self.engine.dead_letters(bad))
+        return output, bad, self._build(self.engine.dead_letters())
 
     def finish(self, output: StepOutput) -> list[BuiltFor]:
         """The second half, in the thread of the model."""
@@ -84,5 +95,5 @@ class Halves:
         return self._app.consumer
 
     @property
-    def _producer(self) -> BatchProducer:
-        return self._app.producer
+    def _producer(self) -> BatchProducer | Lanes:
+        return self._producer_now()

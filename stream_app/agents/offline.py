@@ -14,7 +14,7 @@ from stream_app.agents.batches import StepOutput
 from stream_app.agents.engine import Engine
 from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
-from stream_app.events import BadRecord, Event, encode_json
+from stream_app.events import Event, encode_json
 from stream_app.names import Names
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
@@ -64,8 +64,8 @@ def partitions_of(reader: RecordingReader) -> int:
 
 def drive(
     engine: Engine, reader: RecordingReader, progress: Progress | None = None
-) -> Iterator[tuple[StepOutput | None, list[BadRecord]]]:
-    """Feeds a whole recording to an engine; yields each micro-batch's output and the bad records before it.
+) -> Iterator[StepOutput | None]:
+    """Feeds a whole recording to an engine; yields each micro-batch's output, None where there was none.
 
     Events are merged as a worker merges them that never has to stop waiting for a topic, since the end of each
     topic is known here.
@@ -83,26 +83,26 @@ def drive(
         by_partition: dict[tuple[str, int], list[Record]] = {}
         for record in chunk:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
-        bad: list[BadRecord] = []
         for (topic, partition), records in by_partition.items():
             if topic not in INPUT_TOPICS:
                 continue
             kind = INPUT_TOPICS.index(topic)
-            bad += engine.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
+            engine.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
             ahead[topic, partition] -= len(records)
             if not ahead[topic, partition]:
                 engine.merge(partition).finish(kind)
-        yield engine.step(0.0), bad
+        yield engine.step(0.0)
         yield from _rest(engine)
         done += len(chunk)
         if progress:
             progress(done, total)
     yield from _rest(engine)
+    yield None  # all is passed now
 
 
-def _rest(engine: Engine) -> Iterator[tuple[StepOutput, list[BadRecord]]]:
+def _rest(engine: Engine) -> Iterator[StepOutput]:
     while (output := engine.step(0.0)) is not None:
-        yield output, []
+        yield output
 
 
 class _Growing(dict[str, int]):
@@ -129,7 +129,7 @@ def interactions(path: Path, settings: Settings, progress: Progress | None = Non
     engine = Engine(unbounded, partitions=partitions, names=names, publish=False, slots=records)
     users: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
-    for output, _ in drive(engine, reader, progress):
+    for output in drive(engine, reader, progress):
         for batch in output.batches if output else ():
             number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
             d = batch.events.data

@@ -7,7 +7,10 @@ the turns and only borrow one, with nothing half done, to take a snapshot.
 
 What happens when:
 - crash: outputs are acknowledged before the state that includes them is written, and state before offsets, so the
-  next owner repeats some outputs at worst and recognises what a user's row already includes;
+  next owner repeats some outputs at worst and recognises what a user's row already includes; exactly once, the
+  transaction is aborted, and nothing of it was ever to be seen;
+- a lane is lost (somebody else has the partition, or a request was not answered): what is in memory of the partition
+  is forgotten, read back, and its source read again from the committed offsets;
 - rebalance: the turn under way is finished, a checkpoint is made and committed, what is buffered is forgotten,
   since Faust seeks back to the committed offsets; state of partitions that stay is kept if nobody wrote it since;
 - bad record: a dead letter, acknowledged before the offset behind it is committed;
@@ -17,7 +20,7 @@ What happens when:
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -36,8 +39,10 @@ from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
+from stream_app.security import security_options
 from stream_app.settings import Settings
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.transport.lanes import Lanes
 from stream_app.transport.producer import BatchProducer
 
 T = TypeVar("T")
@@ -70,12 +75,21 @@ class Pipeline(Service):
         self.health = health
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._halves = Halves(app, settings, engine, health)
+        self._halves = Halves(app, settings, engine, health, lambda: self._producer)
         self._pending: StepOutput | None = None  # advanced and not yet finished
-        self._reader = ChangelogReader(settings.brokers, settings.changelog)
+        self._client = {"bootstrap_servers": list(settings.brokers), **security_options(settings.kafka)}
+        self._reader = ChangelogReader(settings.changelog, **self._client)
+        self._lanes = Lanes(
+            settings.group,
+            settings.changelog,
+            settings.outputs,
+            compression=settings.compression,
+            timeout_ms=settings.transaction_timeout_ms,
+            transactional=settings.guarantee == "exactly_once",
+        )
         self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
         self._checkpoints = Checkpoints(
-            app, settings, engine, metrics, health, self._turn, self._drain, self._in_thread
+            app, settings, engine, metrics, health, self._lanes, self._turn, self._drain, self._in_thread
         )
         self._work = asyncio.Event()
         self._incoming: list[FetchedBatch] = []
@@ -87,7 +101,7 @@ class Pipeline(Service):
         self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
         self._closing = False
-        self._reader_started = False
+        self._connecting: asyncio.Task[None] | None = None
 
     # --- what the agent and Faust call
 
@@ -96,7 +110,9 @@ class Pipeline(Service):
         # Faust lets batches of the new generation come while `on_assigned` is still at work. To drop one of
         # them would lose its records, since nobody seeks back for it.
         await self._settled.wait()
-        if batch.generation != self._generation or batch.tp.partition not in self.engine.partitions:
+        if (batch.generation, batch.seek) != (self._generation, self._consumer.seeks):
+            return
+        if batch.tp.partition not in self.engine.partitions:
             return
         self._incoming.append(batch)
         held = self._held.get(batch.tp, 0) + len(batch.records)
@@ -114,14 +130,14 @@ class Pipeline(Service):
         await self._stop_recovering()
         async with self._turn:
             await self._drain()
-            for partition in set(self.engine.partitions) - mine:
+            gone = set(self.engine.partitions) - mine
+            for partition in gone:
                 await self._in_thread(self.engine.drop, partition)
                 self.metrics.forget_partition(self.settings.inputs, partition)
                 self._checkpoints.log_end.pop(partition, None)
+            await self._lanes.close(gone)
             stale = await self._stale(mine)
-            for partition in stale:
-                await self._in_thread(self.engine.drop, partition)
-                await self._in_thread(self.engine.assign, partition, [0] * len(self._kind))
+            await self._in_thread(self._empty, stale)
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
@@ -167,9 +183,8 @@ class Pipeline(Service):
             log.info("stopped cleanly", partitions=self.engine.partitions)
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """All that is kept of a user, None where this worker does not hold them."""
-
-        return await self._in_thread(self.engine.look_up, user_id)
+        """All that is kept of a user, None where this worker does not hold them, or no longer."""
+        return None if self._closing else await self._in_thread(self.engine.look_up, user_id)
 
     # --- the loop
 
@@ -177,7 +192,9 @@ class Pipeline(Service):
         """Ends the thread and the reader."""
         self._closing = True
         self._work.set()
-        if self._reader_started:
+        if self._connecting is not None:
+            await asyncio.gather(self._connecting, return_exceptions=True)
+            await self._lanes.stop()
             await self._reader.stop()
         self._thread.shutdown(wait=True)
         self._model_thread.shutdown(wait=True)
@@ -244,9 +261,8 @@ class Pipeline(Service):
                 if self._pending is not None and self._pending.events < FEW_EVENTS:
                     await self._drain()  # to wait for a turn would cost more time than overlap gains
             self._resume_drained()
-        while len(self._checkpoints.in_flight) > MAX_IN_FLIGHT:
-            await asyncio.shield(self._checkpoints.in_flight[0])
-            self._checkpoints.drop_acknowledged()
+        with self.health.waiting_for_broker():
+            await self._checkpoints.room(MAX_IN_FLIGHT)
         return self._pending is not None or bool(self._incoming)
 
     async def _drain(self) -> None:
@@ -304,32 +320,61 @@ class Pipeline(Service):
     async def _timed_checkpoint(self) -> None:
         try:
             await self._checkpoints.make()
+            if lost := self._checkpoints.lost():
+                await self._begin_anew(lost)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             await self._fail("a checkpoint", error)
 
+    async def _begin_anew(self, partitions: list[int]) -> None:
+        """Forgets partitions whose lanes were lost and reads them back, if they are still this worker's."""
+        recovering = self._recovering is not None and not self._recovering.done()
+        if recovering or not self._settled.is_set() or not await self._consumer.is_member():
+            return  # the rebalance that follows finds them without a lane; or the next checkpoint does
+        async with self._turn:
+            generation = self._generation
+            if generation is None:
+                return
+            await self._drain()
+            # All partitions go back, since a fetch that is under way holds records of all of them. What the others
+            # have read already they pass over.
+            await self._consumer.seek_to_committed()
+            self._incoming.clear()
+            await self._in_thread(self._empty, partitions)
+            self._resume_drained()
+        log.warning("partitions begin anew", partitions=partitions)
+        if self._generation == generation:
+            self._recovering = asyncio.create_task(self._recover(partitions))
+
+    def _empty(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            self.engine.drop(partition)
+            self.engine.assign(partition, [0] * len(self._kind))
+
     # --- recovery
 
     async def _stale(self, partitions: set[int]) -> set[int]:
         """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
-        have = {p for p in partitions if self.engine.is_restored(p) and p in self._checkpoints.log_end}
+        log_end, lanes = self._checkpoints.log_end, self._lanes
+        have = {p for p in partitions if self.engine.is_restored(p) and p in log_end and lanes.is_open(p)}
         if not have:
             return partitions
-        await self._start_reader()
         ends = await self._reader.ends(have)
-        return partitions - {p for p in have if ends[p] == self._checkpoints.log_end[p]}
+        return partitions - {p for p in have if ends[p] == log_end[p]}
 
-    async def _start_reader(self) -> None:
-        if not self._reader_started:
-            await self._reader.start()
-            self._reader_started = True
+    async def _connect(self) -> None:
+        await self._reader.start()
+        await self._lanes.start(**self._client)
 
     async def _recover(self, partitions: list[int]) -> None:
         start = time.monotonic()
         try:
-            await self._start_reader()
             self.health.set_recovering(0, 0)
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._connect())
+            await asyncio.shield(self._connecting)  # a rebalance ends this recovery, not the connections
+            await self._lanes.open(partitions)
 
             async def apply(partition: int, batch: RecordColumns, count: int, total: int) -> None:
                 async with self._turn:
@@ -367,8 +412,8 @@ class Pipeline(Service):
         return self.app.consumer
 
     @property
-    def _producer(self) -> BatchProducer:
-        return self.app.producer
+    def _producer(self) -> BatchProducer | Lanes:
+        return self._lanes if self._lanes.transactional else self.app.producer
 
     async def _in_model_thread(self, call: Callable[..., T], *args: Any) -> T:
         work: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._model_thread, call, *args)

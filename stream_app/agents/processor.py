@@ -45,6 +45,7 @@ class Partition:
     checkpointed: list[int] | None = None  # positions of the last checkpoint
     meta: PartitionMeta | None = None
     restored: bool = False
+    bad: list[tuple[int, BadRecord]] = field(default_factory=list)  # topic index, record; not passed yet
 
 
 class Processor(ABC):
@@ -69,6 +70,11 @@ class Processor(ABC):
         self.sequence = np.zeros(partitions, np.int64)
         self._partitions: dict[int, Partition] = {}
         self._next = 0  # the partition that the next micro-batch begins with
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the model behind the answers gives none; None where all is well, and where there is no model."""
+        return None
 
     # --- partitions come and go
 
@@ -97,6 +103,7 @@ class Processor(ABC):
         self.watermark[partition] = meta.watermark
         self.sequence[partition] = meta.sequence
         p.merge.skip(meta.positions)  # what came in while the state was being read stays
+        p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= meta.positions[kind]]
         p.checkpointed = p.merge.positions
         if meta.model != self.label:
             self.model_changed(partition)
@@ -114,6 +121,7 @@ class Processor(ABC):
         """Forgets what is buffered: the source will be read again from `positions`."""
         for p in self._partitions.values():
             p.merge.clear()
+            p.bad.clear()
 
     @property
     def partitions(self) -> list[int]:
@@ -136,16 +144,26 @@ class Processor(ABC):
 
         `next_offset`: nothing below it is still to come. Returns the records that are no events.
         """
-        merge = self._partitions[partition].merge
-        events, bad = self.decoder.decode(kind, records.since(merge.read(kind)))
-        merge.add(kind, events, next_offset)
+        p = self._partitions[partition]
+        events, bad = self.decoder.decode(kind, records.since(p.merge.read(kind)))
+        p.merge.add(kind, events, next_offset)
+        p.bad += [(kind, b) for b in bad]
         return bad
 
-    def dead_letters(self, bad: Sequence[BadRecord]) -> Outputs:
-        """Dead letters by topic and partition."""
+    def dead_letters(self) -> Outputs:
+        """Dead letters, by topic and partition, of the records that processing has passed since the last call.
+
+        Not before: a checkpoint holds the offsets that were passed, and all that was made below them.
+        """
         out: Outputs = {}
-        for b in bad:
-            out.setdefault((self.settings.outputs[2], b.record.partition), []).append(dead_letter(b))
+        for number, p in self._partitions.items():
+            if not p.bad or not p.restored:
+                continue
+            positions = p.merge.positions
+            passed = [b for kind, b in p.bad if b.record.offset < positions[kind]]
+            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= positions[kind]]
+            if passed:
+                out[self.settings.outputs[2], number] = [dead_letter(b) for b in passed]
         return out
 
     @abstractmethod

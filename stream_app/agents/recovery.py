@@ -1,7 +1,8 @@
 """Reads the changelog of some partitions from its beginning to its end, in batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -31,10 +32,11 @@ class RecoveryError(ForeclickError):
 class ChangelogReader:
     """A consumer outside any group for one changelog topic."""
 
-    def __init__(self, brokers: Sequence[str], topic: str) -> None:
+    def __init__(self, topic: str, **client: Any) -> None:
+        """`client`: brokers and security, as an aiokafka client takes them."""
         self.topic = topic
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(brokers),
+            **client,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",

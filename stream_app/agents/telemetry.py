@@ -16,8 +16,8 @@ _STAGES = ("decode", "state", "model", "encode")
 
 def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], publish_s: float) -> None:
     """Counts one turn: its bad records and, where a micro-batch was processed, its events and stages."""
-    for record in bad:
-        metrics.dead_letters.labels(record.reason).inc()
+    for reason, count in metrics.bad_records.add(bad).items():
+        metrics.dead_letters.labels(reason).inc(count)
     if output is None:
         return
     metrics.stage_seconds.observe(publish_s, "publish")
@@ -30,6 +30,9 @@ def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], 
     metrics.duplicates.inc(output.duplicates)
     metrics.out_of_order.inc(output.out_of_order)
     metrics.evictions.labels("count").inc(output.evicted)
+    metrics.degraded.inc(output.degraded)
+    metrics.hidden_resets.inc(output.hidden_resets)
+    metrics.model_failures.inc(output.model_failures)
 
 
 def gauges(
@@ -55,5 +58,7 @@ def gauges(
             if end is not None:
                 metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[kind]))
     health.set_oldest(min(oldest) if oldest else None)
+    health.set_model(engine.trouble)
+    metrics.model_trouble.set(engine.trouble is not None)
     metrics.resident_users.set(len(engine.rows))
     metrics.ready.set(health.ready()[0])

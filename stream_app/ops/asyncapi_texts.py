@@ -63,6 +63,8 @@ FIELDS = {
         "purchase_probability": "Chance of a purchase within the horizon that the model was trained for "
         "(30 minutes by default), null without a model.",
         "items": "Items the user may turn to next, best first, at most `k` (10 by default); empty without a model.",
+        "degraded": "True where the model was in trouble and gave no answer; left out where it is false. A repeat "
+        "after a crash may hold the answer.",
     },
     "NextEvent": {
         "click": "Probability that it is a click.",
@@ -79,6 +81,7 @@ FIELDS = {
         "score": "0 to 1: one minus the share of ordinary events that look at least as odd. Where the model has no "
         "calibrated table for a rule: one half at the limit, rising towards one.",
         "reasons": "Every limit that the event broke, at least one.",
+        "degraded": "True where the model was in trouble and only rules were asked; left out where it is false.",
     },
     "Reason": {
         "code": "A stable code:",

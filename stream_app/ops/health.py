@@ -1,12 +1,13 @@
 """Health of a worker: the worker states facts, two probes judge them. Pure: the clocks are passed in.
 
 *Live* is false only where a restart would help: a thread that has been at one piece of work for too long.
-*Ready* is guarantee 7: partitions assigned, state recovered, model warm, the oldest unprocessed record young
-enough; and commits that succeed.
+*Ready* is guarantee 7: partitions assigned, state recovered, model warm and answering, the oldest unprocessed record
+young enough; and commits that succeed.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Verdict = tuple[bool, dict[str, str]]  # whether all is well, and what each check found
 
@@ -39,6 +40,7 @@ class Health:
         self._model: str | None = "not loaded yet"  # why it is cold, None when warm
         self._oldest_ms: float | None = None
         self._commits_fail: tuple[float, str] | None = None  # since when, why
+        self._waits: dict[object, float] = {}  # since when something waits for the broker
         self._beats: dict[str, float] = {}
 
     def set_assigned(self, partitions: int | None) -> None:
@@ -58,7 +60,7 @@ class Health:
         self._recovered, self._recovery = True, None
 
     def set_model(self, cold_because: str | None) -> None:
-        """None when the model is warm (or none is wanted), else why it cannot answer yet."""
+        """None when the model is warm (or none is wanted), else why it cannot answer."""
         self._model = cold_because
 
     def set_oldest(self, append_ms: float | None) -> None:
@@ -73,6 +75,16 @@ class Health:
     def commit_succeeded(self) -> None:
         """A commit came through."""
         self._commits_fail = None
+
+    @contextmanager
+    def waiting_for_broker(self) -> Iterator[None]:
+        """Around a commit and all else that waits for the broker: too long is as bad as a commit that failed."""
+        wait = object()
+        self._waits[wait] = self._now()
+        try:
+            yield
+        finally:
+            del self._waits[wait]
 
     def beat(self, part: str) -> None:
         """`part` (LOOP, PROCESSING) is at work and moving on; call it with every piece of work."""
@@ -132,6 +144,9 @@ class Health:
         return f"ok, {age_ms:,.0f} ms"
 
     def _check_commits(self) -> str:
+        waited_s = self._now() - min(self._waits.values(), default=self._now())
+        if waited_s > self.commit_grace_s:
+            return f"waiting for the broker for {waited_s:.0f} s"
         if self._commits_fail is None:
             return "ok"
         since, why = self._commits_fail

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCo
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from stream_app.ops.bad_records import BadRecordLog
 from stream_app.records import EVENT_TYPES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -105,6 +106,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU and open files of the process
+        self.bad_records = BadRecordLog()  # what the count of dead letters leaves out
 
         def counter(name: str, doc: str, *labels: str) -> Counter:
             return Counter(f"foreclick_{name}", doc, labels, registry=registry)
@@ -120,6 +122,10 @@ class Metrics:
         self.out_of_order = counter(
             "out_of_order_events", "Events that came after the merge had passed them."
         )
+        self.degraded = counter("degraded_events", "Events answered without the model, which was in trouble.")
+        self.hidden_resets = counter("hidden_resets", "Hidden states that were no numbers and began anew.")
+        self.model_failures = counter("model_failures", "Steps and trials of the model that failed.")
+        self.model_trouble = gauge("model_trouble", "1 while the model gives no answers though it should.")
         self.commits = counter("commits", "Offset commits.", "result")
         self.evictions = counter("evictions", "Users forgotten.", "reason")
         self.rebalances = counter("rebalances", "Rebalances of the consumer group.")

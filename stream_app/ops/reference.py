@@ -14,8 +14,9 @@ _HEAD = """\
 
 Later sources win: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`), environment variables, options
 of the command line. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
-among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. This page is made
-from the code: `python -m stream_app.ops.reference > docs/settings.md`.
+among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. Secrets have no key and
+no option: they come from their variable, or from the file that the key below names, as Docker and Kubernetes
+mount them. This page is made from the code: `python -m stream_app.ops.reference > docs/settings.md`.
 
 | key in the file | variable | default | expected | what it sets |
 |---|---|---|---|---|
@@ -37,7 +38,9 @@ def _cells(field: Field) -> tuple[str, ...]:
         shown = "none" if default is None else str(default).lower()
     else:
         shown = f"{default:,}"
-    return f"`{'.'.join(field.path)}`", f"`{field.env}`", shown, expected(field), field.doc
+    # A file of settings is no place for a secret.
+    key = "none" if field.secret else f"`{'.'.join(field.path)}`"
+    return key, f"`{field.env}`", shown, expected(field), field.doc
 
 
 if __name__ == "__main__":

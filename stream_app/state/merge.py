@@ -5,7 +5,7 @@ The order is that of a merge which always takes the head with the smallest time,
 whole micro-batch at once. An event may go when no topic that is still waited for can bring one before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +79,12 @@ class Merge:
             t.keys.append(key)
             t.size += len(events)
             t.idle_since = None
+
+    def renumber(self, change: Callable[[Events], None]) -> None:
+        """Calls `change` with all that is buffered, in pieces; times and offsets must stay."""
+        for t in self._topics:
+            for chunk in t.chunks:
+                change(chunk)
 
     def skip(self, positions: Sequence[int]) -> None:
         """Drops what is buffered below `positions` and will not be waited for: it was processed before."""

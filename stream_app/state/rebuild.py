@@ -21,10 +21,13 @@ def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, c
     for start in range(0, len(slots), USERS_AT_ONCE):
         some = slots[start : start + USERS_AT_ONCE]
         slab.reset(some)
-        runtime.replay(slab, _events(users, runtime, some, categories))
+        runtime.replay(slab, last_events(users, runtime, some, categories))
 
 
-def _events(users: Users, runtime: Runtime, slots: npt.NDArray[np.int64], categories: ItemIndex) -> StepBatch:
+def last_events(
+    users: Users, runtime: Runtime, slots: npt.NDArray[np.int64], categories: ItemIndex
+) -> StepBatch:
+    """The last events of the users in some slots, those of each in their order."""
     rows = users.rows[slots]
     n = rows["events"]
     age = np.arange(RECENT)[None, :]  # 0 is the oldest kept

@@ -185,12 +185,15 @@ class Users(Rows):
         #: As in the row, which gets it at a checkpoint: another thread changes it than the one that changes rows.
         self.flagged = np.zeros((limit, len(REASON_CODES)), np.int64)
         self.fresh: list[npt.NDArray[np.int64]] = []  #: slots whose hidden state is still somebody else's
+        #: Slots whose hidden state lacks events: it is made anew from the last events before it is used.
+        self.stale = np.zeros(limit, np.bool_)
 
     def clear(self, slots: npt.NDArray[np.int64]) -> None:
         """Empties slots that got a new user."""
         super().clear(slots)
         self.recent_item[slots] = self.items.none
         self.touched[slots] = 0
+        self.stale[slots] = False
         self.fresh.append(slots)
 
     def take_fresh(self) -> npt.NDArray[np.int64]:
@@ -236,10 +239,16 @@ class Users(Rows):
         return slots[old]
 
     def hidden_bytes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The hidden state (n, 4 width) of each slot."""
+        """The hidden state (n, 4 width) of each slot; of a stale one NaN, which says so."""
         if self.hidden is None:
             return super().hidden_bytes(slots)
-        return np.ascontiguousarray(self.hidden.read(slots)).view(np.uint8)
+        known = ~self.stale[slots]
+        if known.all():
+            return np.ascontiguousarray(self.hidden.read(slots)).view(np.uint8)
+        states = np.full((len(slots), self.width), np.nan, np.float32)
+        if known.any():
+            states[known] = self.hidden.read(slots[known])
+        return states.view(np.uint8)
 
     def restored(
         self,
@@ -249,20 +258,29 @@ class Users(Rows):
         size: npt.NDArray[np.int64],
     ) -> None:
         """Finds the model's numbers of the recent items, and takes over hidden states of this model's width."""
-        hashes = self.rows["recent"]["item_hash"][slots]
-        recent = np.full(hashes.shape, self.items.none, np.int32)
-        there = hashes != 0
-        recent[there] = self.items.of(hashes[there])
-        self.recent_item[slots] = recent
+        self.number_recent(slots)
         self.flagged[slots] = self.rows["flagged"][slots]
         if self.hidden is None:
             return
         self.make_room(int(slots.max()) + 1)
         mine = size == 4 * self.width  # a model of another width, or none, may have written some
         self.hidden.reset(slots[~mine])
+        self.stale[slots] = ~mine
         states = np.empty((int(mine.sum()), 4 * self.width), np.uint8)
         gather(data, at[mine], 4 * self.width, states)
-        self.hidden.write(slots[mine], states.view(np.float32))
+        found = states.view(np.float32)
+        broken = ~np.isfinite(found).all(axis=1)
+        found[broken] = 0.0
+        self.hidden.write(slots[mine], found)
+        self.stale[slots[mine][broken]] = True
+
+    def number_recent(self, slots: npt.NDArray[np.int64]) -> None:
+        """Finds the model's numbers of the recent items of some slots by their hashes."""
+        hashes = self.rows["recent"]["item_hash"][slots]
+        recent = np.full(hashes.shape, self.items.none, np.int32)
+        there = hashes != 0
+        recent[there] = self.items.of(hashes[there])
+        self.recent_item[slots] = recent
 
 
 def _keys(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[bytes]:

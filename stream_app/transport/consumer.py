@@ -20,6 +20,8 @@ from mode.utils.futures import notify
 from stream_app.columns import RecordColumns
 from stream_app.transport.assignor import CopartitionedAssignor
 from stream_app.transport.fetched import deliver_columns
+from stream_app.transport.internals import heartbeat, member_of
+from stream_app.transport.transactions import Member
 
 #: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
 FETCH_MAX_WAIT_MS = 250
@@ -41,6 +43,7 @@ class FetchedBatch(NamedTuple):
     start: int  #: the fetch position before: no record lies between it and the first one; -1 if not known
     next: int  #: the fetch position after: nothing below it is still to come
     generation: int  #: of the consumer group
+    seek: int  #: how many times the consumer had gone back to the committed offsets
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -101,6 +104,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """See `BatchConsumer.longest_stall_s`."""
         return max(self._longest_stall_s, time.monotonic() - self._ticked - self._pulse_s)
 
+    async def is_member(self) -> bool:
+        """See `BatchConsumer.is_member`."""
+        return await self.call_thread(heartbeat, self._ensure_consumer())
+
     async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
         """What has arrived of the active partitions, waiting at most `timeout` seconds."""
         return await self.call_thread(self._fetch, set(active), timeout)
@@ -108,7 +115,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
         if not self.consumer.flow_active:
             return []
-        generation = self.app.consumer_generation_id
+        generation, seek = self.app.consumer_generation_id, self.consumer.seeks
         before = {tp: self._position(tp) for tp in active}
         consumer = self._ensure_consumer()
         fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
@@ -120,6 +127,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 before[tp],
                 self._position(tp),
                 generation,
+                seek,
             )
             for tp in active
             # A position that moved without records passed transaction markers or compacted records.
@@ -172,6 +180,8 @@ class BatchConsumer(driver.Consumer):
         #: Next offset to commit of each partition: all below it is in the state and published.
         self.done: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}  # where the next batch of a partition must start
+        #: How many times it went back to the committed offsets. What was fetched before the last time is void.
+        self.seeks = 0
         self._resumed = asyncio.Event()
         self._generation_assigned = -1
         #: How long records may gather before the next fetch, after one that brought few; in seconds.
@@ -225,9 +235,21 @@ class BatchConsumer(driver.Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         """Back to the committed offsets, which are returned: all that was fetched beyond them comes again."""
+        self.seeks += 1
+        self._expected.clear()  # nothing is delivered until it is known where to go on
         committed, positions = await self._thread.seek_back()
         self._expected.update(positions)
         return committed
+
+    # --- membership
+
+    def member(self) -> Member:
+        """Who this is in the group at the moment."""
+        return member_of(self._thread._ensure_consumer())
+
+    async def is_member(self) -> bool:
+        """Asks the group whether it still takes this process for a member."""
+        return await self._thread.is_member()
 
     # --- flow
 
@@ -326,6 +348,7 @@ class BatchConsumer(driver.Consumer):
         """
         if not self.flow_active or self.app.rebalancing:
             return False
-        if any(b.generation != self.app.consumer_generation_id for b in batches):
+        now = (self.app.consumer_generation_id, self.seeks)
+        if any((b.generation, b.seek) != now for b in batches):
             return False
         return all(self._expected.get(b.tp) == b.start for b in batches)

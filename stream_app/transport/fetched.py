@@ -9,6 +9,7 @@ import collections
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CorruptRecordException, KafkaError
 
 from stream_app.columns import RecordColumns
 from stream_app.records import Record
@@ -113,10 +114,22 @@ class PartitionColumns:
 
     def _legacy(self) -> RecordColumns:
         """Message formats 0 and 1, which Kafka 4 has no more, by aiokafka's own reader; format 0 has no times: -1."""
-        unpacked = [
-            Record(r.topic, r.partition, r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value)
-            for r in self._records
-        ]
+        try:
+            unpacked = [
+                Record(
+                    r.topic,
+                    r.partition,
+                    r.offset,
+                    -1 if r.timestamp is None else r.timestamp,
+                    r.key,
+                    r.value,
+                )
+                for r in self._records
+            ]
+        except KafkaError:
+            raise
+        except Exception as error:  # bytes that are no messages lead it anywhere
+            raise CorruptRecordException(f"Invalid record structure - {self._records._tp}") from error
         self.next_fetch_offset = self._records.next_fetch_offset
         if not unpacked:
             raise StopIteration

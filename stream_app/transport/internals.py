@@ -13,13 +13,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
 from aiokafka.errors import ProducerClosed
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from stream_app.errors import ForeclickError
+from stream_app.transport.transactions import Member
 
 __all__ = [
-    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "queue_batch",
-    "stop_consumer",
+    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "heartbeat",
+    "member_of", "queue_batch", "stop_consumer",
 ]  # fmt: skip
 
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
@@ -29,6 +31,7 @@ _FETCHER = ("_client", "_records", "_fetch_task")
 _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
 )  # fmt: skip
+_COORDINATOR = ("group_id", "generation", "member_id", "_group_instance_id", "_do_heartbeat")
 _ACCUMULATOR = ("_compression_type", "_batch_size", "_txn_manager", "_append_batch", "_closed", "_exception")
 
 #: How long a fetcher may take to end before it is told again, in seconds.
@@ -65,6 +68,20 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
         if consumer._fetcher is not None:
             consumer._fetcher._fetch_task.cancel()
     await stopping
+
+
+def member_of(consumer: AIOKafkaConsumer) -> Member:
+    """Who a consumer is in its group. Raises IncompatibleAiokafka where its inside is not what we know."""
+    c = _known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATOR)
+    return Member(c.group_id, c.generation, c.member_id, c._group_instance_id)
+
+
+async def heartbeat(consumer: AIOKafkaConsumer) -> bool:
+    """Sends a heartbeat; whether the group still counts the consumer among its members."""
+    coordinator = _known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATOR)
+    if coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID:
+        return False
+    return bool(await coordinator._do_heartbeat())
 
 
 def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:

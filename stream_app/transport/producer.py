@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
@@ -49,21 +49,7 @@ class BatchProducer(driver.Producer):
 
         May be called in any thread.
         """
-        producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
-        built = []
-        i = 0
-        while i < len(messages):
-            batch = producer.create_batch()
-            first = i
-            append = batch.append
-            while i < len(messages):
-                key, value, headers = messages[i]
-                if append(key=key, value=value, timestamp=None, headers=headers) is None:
-                    break
-                i += 1
-            batch.close()
-            built.append(Built(batch, i - first))
-        return built
+        return messages_built(self._ensure_producer().create_batch, messages)
 
     def build_columns(
         self,
@@ -81,19 +67,10 @@ class BatchProducer(driver.Producer):
         May be called in any thread. Raises ValueError where a record lies outside its array.
         """
         compression, transactional = batching_of(self._ensure_producer())
-        batches = build(
-            keys,
-            key_at,
-            key_bytes,
-            values,
-            value_at,
-            value_bytes,
-            timestamp=int(time.time() * 1000),
-            limit=BATCH_BYTES,
-            compression=compression,
-            transactional=transactional,
-        )
-        return [Built(batch, batch.record_count()) for batch in batches]
+        return columns_built(
+            keys, key_at, key_bytes, values, value_at, value_bytes,
+            compression=compression, transactional=transactional,
+        )  # fmt: skip
 
     async def send_built(
         self, topic: str, partition: int, batches: Sequence[Built]
@@ -106,3 +83,33 @@ class BatchProducer(driver.Producer):
         await producer.partitions_for(topic)  # so that the leader is known
         tp = TopicPartition(topic, partition)
         return [queue_batch(producer, tp, built.batch) for built in batches]
+
+
+def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Message]) -> list[Built]:
+    """Record batches of messages, in order, each begun by `new_batch`."""
+    built = []
+    i = 0
+    while i < len(messages):
+        batch = new_batch()
+        first = i
+        append = batch.append
+        while i < len(messages):
+            key, value, headers = messages[i]
+            if append(key=key, value=value, timestamp=None, headers=headers) is None:
+                break
+            i += 1
+        batch.close()
+        built.append(Built(batch, i - first))
+    return built
+
+
+def columns_built(*columns: Any, compression: int, transactional: bool) -> list[Built]:
+    """Record batches of `MessageColumns.arrays()`, with the time of now."""
+    batches = build(
+        *columns,
+        timestamp=int(time.time() * 1000),
+        limit=BATCH_BYTES,
+        compression=compression,
+        transactional=transactional,
+    )
+    return [Built(batch, batch.record_count()) for batch in batches]

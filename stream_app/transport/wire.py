@@ -5,20 +5,18 @@ aiokafka's `PartitionRecords` (0.14), the reference of the tests. Two kernels do
 producer that does not linger makes a batch of each record.
 """
 
-import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import cramjam
 import numba
 import numpy as np
 import numpy.typing as npt
-from aiokafka import codec
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from stream_app.columns import SPAN
 from stream_app.pointer import pointer_to
+from stream_app.transport.compression import decompress
 from stream_app.transport.crc32c import crc32c
 
 # Where the fields of a batch's header stand.
@@ -39,23 +37,6 @@ _ABORT_BYTES = 4  # version and type in the key of a transaction marker: all 0 w
 
 # What a kernel came upon.
 _WELL, _BAD_CRC, _MALFORMED, _LEGACY = range(4)
-
-_DECODE: dict[int, Callable[[bytes], bytes]] = {
-    1: codec.gzip_decode,
-    2: codec.snappy_decode,
-    3: codec.lz4_decode,
-    4: codec.zstd_decode,
-}
-#: What the codecs raise when the bytes are none of theirs.
-_CODEC_ERRORS = (
-    cramjam.DecompressionError,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    MemoryError,
-)
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -86,20 +67,31 @@ def parse(
     data = np.frombuffer(raw, np.uint8)
     status, stop, count, compressed = _survey(data, check_crcs)
     if status == _LEGACY:
-        return None
-    error: Exception | None = None
-    found = [status]
+        if _is_legacy(raw, stop):
+            return None
+        status = _BAD_CRC  # damaged where no checksum covers it
+    # Each step ends at the first batch that is bad to it, so what a later one finds stands before that.
+    error = _error(status)
     if compressed:
-        expanded, error = _expand(raw[:stop])
+        expanded, refused = _expand(raw[:stop])
         data = np.frombuffer(expanded, np.uint8)
         status, stop, count, _ = _survey(data, False)
-        found.append(status)
+        error = _error(status) or refused or error
     listed = np.array(aborted, np.int64).reshape(-1, 2)
     status, spans, after = _records(data[:stop], count, position, committed, listed)
-    found.append(status)
-    if error is None and any(found):
-        error = CorruptRecordException("Invalid CRC" if _BAD_CRC in found else "Invalid record structure")
-    return Parsed(data, spans, after, error)
+    return Parsed(data, spans, after, _error(status) or error)
+
+
+def _is_legacy(raw: bytes, at: int) -> bool:
+    """Whether the checksum of a message of format 0 or 1 fits, which covers all behind it."""
+    end = at + AFTER_LENGTH + int.from_bytes(raw[at + LENGTH_AT : at + AFTER_LENGTH])
+    return zlib.crc32(raw[at + MAGIC_AT : end]) == int.from_bytes(raw[at + AFTER_LENGTH : at + MAGIC_AT])
+
+
+def _error(status: int) -> Exception | None:
+    if status == _WELL:
+        return None
+    return CorruptRecordException("Invalid CRC" if status == _BAD_CRC else "Invalid record structure")
 
 
 def _expand(raw: bytes) -> tuple[bytes, Exception | None]:
@@ -113,13 +105,10 @@ def _expand(raw: bytes) -> tuple[bytes, Exception | None]:
         header = bytearray(raw[at : at + HEADER_BYTES])
         at = end
         if kind:
-            decode = _DECODE.get(kind)
-            if decode is None:
-                return b"".join(parts), UnsupportedCodecError(f"Unknown compression codec {kind:#04x}")
             try:
-                body = decode(body)
-            except _CODEC_ERRORS as error:
-                return b"".join(parts), CorruptRecordException(f"Invalid compressed records: {error}")
+                body = decompress(kind, body)
+            except (CorruptRecordException, UnsupportedCodecError) as error:
+                return b"".join(parts), error
             header[LENGTH_AT:AFTER_LENGTH] = (HEADER_BYTES - AFTER_LENGTH + len(body)).to_bytes(4)
             header[ATTRIBUTES_AT + 1] &= ~CODEC_MASK
         parts += (bytes(header), body)
@@ -218,14 +207,14 @@ def _record(data, at, end, span):  # type: ignore[no-untyped-def]
     at += max(size, 0)
     span.headers_at, span.headers_bytes = at, 0
     headers, at = _varint(data, at, end)
-    if at < 0 or headers < 0:
+    if at < 0 or headers < 0 or headers > (end - at) // 2:
         return np.int64(-1)
-    for part in range(2 * min(headers, end - at)):  # a name and a value each, one byte at the least
+    for part in range(2 * headers):  # a name and a value each, one byte at the least
         size, at = _varint(data, at, end)
         if at < 0 or size > end - at or (size < 0 and part % 2 == 0):
             return np.int64(-1)
         at += max(size, 0)
-    if at != end or headers > end - span.headers_at:
+    if at != end:
         return np.int64(-1)
     if headers:
         span.headers_bytes = end - span.headers_at

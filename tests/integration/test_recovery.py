@@ -40,7 +40,7 @@ async def topic(kafka: EmbeddedKafka, prefix: str) -> str:
 @pytest.fixture
 async def reader(kafka: EmbeddedKafka, topic: str) -> AsyncIterator[ChangelogReader]:
     """Started, and stopped with the test."""
-    reader = ChangelogReader([kafka.bootstrap], topic)
+    reader = ChangelogReader(topic, bootstrap_servers=kafka.bootstrap)
     await reader.start()
     yield reader
     await reader.stop()
@@ -124,7 +124,7 @@ async def test_aborted_records_are_no_state(kafka: EmbeddedKafka, prefix: str) -
             await producer.begin_transaction()
             await producer.send_and_wait(name, b"%d" % turn, partition=0)
             await (producer.abort_transaction() if turn % 2 else producer.commit_transaction())
-    reader, kept = ChangelogReader([kafka.bootstrap], name), Kept()
+    reader, kept = ChangelogReader(name, bootstrap_servers=kafka.bootstrap), Kept()
     await reader.start()
     try:
         assert await asyncio.wait_for(reader.read([0], kept.apply), 30) == (2, {0: 8})
@@ -163,7 +163,7 @@ async def test_a_broker_that_says_nothing(reader: ChangelogReader, monkeypatch: 
 async def test_stop_right_after_reading(kafka: EmbeddedKafka, topic: str) -> None:
     """A reader stops at once, also while the fetch behind the last record is still under way."""
     for _ in range(5):
-        reader, kept = ChangelogReader([kafka.bootstrap], topic), Kept()
+        reader, kept = ChangelogReader(topic, bootstrap_servers=kafka.bootstrap), Kept()
         await reader.start()
         await reader.read([2], kept.apply)
         await asyncio.wait_for(reader.stop(), 5)

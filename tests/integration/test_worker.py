@@ -16,8 +16,8 @@ import xxhash
 from stream_app.agents.engine import Engine
 from stream_app.agents.offline import drive
 from stream_app.broker import EmbeddedKafka
-from stream_app.commands.worker import load_model
 from stream_app.generator import GeneratorSettings, write
+from stream_app.ops.model_watch import load_model
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import Record
 from stream_app.replay.partitioner import partitions_of

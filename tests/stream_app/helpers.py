@@ -68,14 +68,22 @@ class Worker:
         """The next n records of a topic arrive."""
         records = self.topics[kind][self.next[kind] : self.next[kind] + n]
         self.next[kind] += len(records)
-        bad = self.engine.ingest(0, kind, RecordColumns.of(records), self.next[kind]) if records else []
-        for (topic, _), messages in self.engine.dead_letters(bad).items():
-            for b, (_, value, _) in zip(bad, messages, strict=True):
-                self.keep(topic, f"{b.record.topic}-{b.record.offset}", value or b"")
+        if records:
+            self.engine.ingest(0, kind, RecordColumns.of(records), self.next[kind])
+        self.keep_dead_letters()
+
+    def keep_dead_letters(self) -> None:
+        """Takes the dead letters that are due."""
+        for (topic, _), messages in self.engine.dead_letters().items():
+            for _, value, headers in messages:
+                source = dict(headers)
+                place = (source[f"__streams.errors.{name}"].decode() for name in ("topic", "offset"))
+                self.keep(topic, "-".join(place), value or b"")
 
     def step(self) -> StepOutput | None:
         """One micro-batch."""
         output = self.engine.step(0.0)
+        self.keep_dead_letters()
         if output is not None:
             self.totals += [output.late, output.duplicates, output.replayed, output.evicted]
             for (topic, _), messages in output.outputs.items():

@@ -1,7 +1,9 @@
 """The container files agree with the code: names of settings, commands, ports, files. No engine is needed."""
 
+import contextlib
 import re
 import runpy
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +16,7 @@ import yaml
 from stream_app.cli import COMMANDS
 from stream_app.settings import fields, load_settings
 from stream_app.settings_sources import OTHER_VARIABLES
+from tests.stream_app.certificates import self_signed
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -65,6 +68,38 @@ def test_compose_publishes_on_loopback_only() -> None:
     """Nothing is opened to the network unless somebody decides so."""
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_workers_can_be_scaled() -> None:
+    """`--scale worker=N`: no name and no port of the host that only one container can have."""
+    worker = COMPOSE["services"]["worker"]
+    assert "container_name" not in worker
+    assert [port.split(":")[1] for port in worker["ports"]] == [""]
+
+
+def test_every_service_has_least_rights() -> None:
+    """All are without capabilities and cannot gain any; all but the broker have a read-only file system."""
+    for name, service in COMPOSE["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("read_only", False) is (name != "kafka"), name
+        assert not {"privileged", "cap_add", "user", "pid", "network_mode"} & set(service), name
+        for mount in service.get("volumes", []):
+            assert not mount.startswith(".") or mount.endswith(":ro"), mount
+
+
+def test_images_have_a_version() -> None:
+    """No image changes by itself."""
+    images = {each["image"] for each in COMPOSE["services"].values()} - {"foreclick"}
+    assert images and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images)
+
+
+def test_files_that_are_mounted_exist() -> None:
+    """A mistyped path would be made by the engine as an empty folder; `models` is the user's own."""
+    for service in COMPOSE["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert not source.startswith("./docker") or (ROOT / source).exists(), source
 
 
 def test_the_hosts_port_is_the_default_broker() -> None:
@@ -131,14 +166,25 @@ class Answer(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
+@contextlib.contextmanager
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port at which `Answer` answers."""
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join(10)
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serving() as number:
+        yield number
 
 
 def check(monkeypatch: pytest.MonkeyPatch, web: str, path: str) -> int:
@@ -166,3 +212,17 @@ def test_the_health_check_without_a_worker(
     assert check(monkeypatch, "0.0.0.0:1", "/health/live") == 1
     assert "no answer from http://127.0.0.1:1/health/live" in capsys.readouterr().out
     assert check(monkeypatch, "", "/health/live") == 0
+
+
+def test_the_health_check_of_a_port_with_tls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """With a certificate in the settings the check speaks TLS, whoever signed it."""
+    pair = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    monkeypatch.setenv("FORECLICK_WEB_CERT", str(pair.cert))
+    with serving(context) as port:
+        assert check(monkeypatch, f"0.0.0.0:{port}", "/health/live") == 0
+        assert check(monkeypatch, f"0.0.0.0:{port}", "/health/ready") == 1
+    assert capsys.readouterr().out == '{"checks": {}}' * 2

@@ -126,6 +126,32 @@ def test_one_failed_commit_is_forgiven_a_row_is_not(health: Health, clock: Clock
     assert failing(health) == set()
 
 
+def test_a_commit_that_hangs_is_no_better_than_one_that_fails(health: Health, clock: Clock) -> None:
+    """A broker that does not answer makes no error for a long time; the probe says it after the grace."""
+    with health.waiting_for_broker():
+        clock.s += 5.0
+        assert failing(health) == set()
+        clock.s += 7.0
+        assert failing(health) == {"commits"}
+        assert "waiting for the broker for 12 s" in health.ready()[1]["commits"]
+        assert health.live()[0]
+    assert failing(health) == set()
+    with pytest.raises(OSError), health.waiting_for_broker():
+        raise OSError
+    clock.s += 60.0
+    assert failing(health) == set()
+
+
+def test_model_trouble_is_told_and_ends(health: Health) -> None:
+    """The reason stands in the answer while the model gives none; a restart would not help."""
+    health.set_model("OutOfMemoryError: CUDA out of memory")
+    assert failing(health) == {"model"}
+    assert health.ready()[1]["model"] == "OutOfMemoryError: CUDA out of memory"
+    assert health.live()[0]
+    health.set_model(None)
+    assert failing(health) == set()
+
+
 @pytest.mark.parametrize("part", [LOOP, PROCESSING])
 def test_only_a_part_stuck_in_its_work_is_dead(health: Health, clock: Clock, part: str) -> None:
     """Silence in the middle of work is a standstill; silence at rest is none."""

@@ -1,0 +1,43 @@
+"""Bad records in the log: few examples, however many there are. Each is counted, and each is a dead letter."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from stream_app.events import BadRecord
+from stream_app.ops.logging import get_logger
+
+log = get_logger(__name__)
+
+#: An example of each reason is logged at most so often, in seconds.
+EXAMPLE_EVERY_S = 30.0
+
+
+class BadRecordLog:
+    """Says what is wrong: of each reason the first record, then one now and then with how many there were."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._now = monotonic
+        self._next: dict[str, float] = {}
+        self._unsaid: Counter[str] = Counter()
+
+    def add(self, bad: Sequence[BadRecord]) -> Counter[str]:
+        """Logs an example of each reason where that is due; returns how many records each reason has."""
+        counts = Counter(b.reason for b in bad)
+        self._unsaid.update(counts)
+        examples = {b.reason: b for b in reversed(bad)}
+        now = self._now()
+        for reason in counts:
+            if now < self._next.get(reason, now):
+                continue
+            self._next[reason] = now + EXAMPLE_EVERY_S
+            b = examples[reason]
+            log.warning(
+                "bad records set aside",
+                reason=reason,
+                count=self._unsaid.pop(reason),
+                example=f"{b.record.topic}-{b.record.partition}-{b.record.offset}",
+                field=b.field,
+                expected=b.expected,
+            )
+        return counts

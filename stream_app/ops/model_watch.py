@@ -1,0 +1,76 @@
+"""Loads the worker's model, and while there is trouble with it looks whether the folder holds another one."""
+
+import asyncio
+
+import torch
+
+from model.runtime import ModelError, Runtime, label_of
+from stream_app.agents.engine import Engine
+from stream_app.agents.guard import FIRST_WAIT_S, LONGEST_WAIT_S
+from stream_app.agents.offline import warm_up
+from stream_app.ops.logging import get_logger
+from stream_app.ops.metrics import Metrics
+from stream_app.settings import Settings
+
+log = get_logger(__name__)
+
+
+def load_model(settings: Settings) -> Runtime:
+    """The settings' model. Raises ModelError where the folder is missing or damaged."""
+    assert settings.model is not None
+    # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
+    # each operation waits for it (measured: 9 us an event with one thread, 240 with two beside a broker).
+    torch.set_num_threads(1)
+    return Runtime.load(settings.model, settings.device, model_key=settings.model_key)
+
+
+def try_model(settings: Settings) -> tuple[Runtime | None, str]:
+    """The settings' model, warm; or None and why it cannot be used."""
+    try:
+        runtime = load_model(settings)
+        runtime.probe()
+        warm_up(settings, runtime)
+    except ModelError as error:
+        return None, str(error)
+    except Exception as error:  # whatever a broken model or a full device makes torch say
+        log.error("the model cannot be used", exc_info=error)
+        said = str(error).strip().splitlines()
+        return None, f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    return runtime, ""
+
+
+def show_model(metrics: Metrics, runtime: Runtime) -> None:
+    """Names the model in the metrics."""
+    name, _, version = runtime.label.partition("@")
+    metrics.set_model(name, version, str(runtime.device))
+
+
+async def watch_model(settings: Settings, engine: Engine, metrics: Metrics) -> None:
+    """While there is trouble, offers the engine what the folder holds if it is another model. Never ends."""
+    assert settings.model is not None
+    wait_s, shown = FIRST_WAIT_S, engine.label
+    while True:
+        await asyncio.sleep(wait_s)
+        if engine.trouble is None:
+            wait_s = FIRST_WAIT_S
+            if engine.runtime is not None and engine.label != shown:
+                show_model(metrics, engine.runtime)
+                shown = engine.label
+            continue
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        if engine.runtime is not None and not _another(settings, engine.label):
+            continue  # the engine tries its own model again by itself
+        runtime, why = await asyncio.to_thread(try_model, settings)
+        if runtime is not None:
+            engine.offer(runtime)
+            wait_s = FIRST_WAIT_S
+        elif engine.runtime is None:
+            engine.survive_trouble(why)
+
+
+def _another(settings: Settings, label: str) -> bool:
+    assert settings.model is not None
+    try:
+        return label_of(settings.model) != label
+    except ModelError:
+        return False

@@ -1,0 +1,110 @@
+"""A worker whose model is missing or damaged: it says so, goes on or waits, and needs no restart once it is whole."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.runtime import label_of
+from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
+from tests.integration.harness import Reader, Worker, clicks, committed, make_topics, produce, wait_for
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+Start = Callable[..., Worker]
+
+
+def said(messages: list[Any]) -> list[dict[str, Any]]:
+    """The predictions as plain data."""
+    return [json.loads(m.value()) for m in messages]
+
+
+def ids_of(records: list[Record], prefix: str) -> set[str]:
+    """The prediction ids that the records must get."""
+    return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
+
+
+def check(worker: Worker, name: str) -> str:
+    """What a check of the readiness probe says; empty while the port is not open."""
+    worker.check()
+    try:
+        return worker.get("/health/ready")[1]["checks"][name]
+    except OSError:
+        return ""
+
+
+async def test_a_missing_model_degrades_until_it_comes(
+    kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
+) -> None:
+    """State and rules go on, each prediction says that it is degraded; then the model is copied, and it answers."""
+    records, folder = clicks(800), tmp_path / "model"
+    await make_topics(kafka.bootstrap, prefix)
+    worker = start(tmp_path / "w", kafka.bootstrap, prefix, model=folder, rules_clicks_1m=3)
+    wait_for("the worker to say why", lambda: f"There is no model at {folder}" in check(worker, "model"), 90)
+    produce(kafka.bootstrap, prefix, records[:400])
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    first = said(reader.read_until("degraded predictions", lambda m: len(m) >= 400))
+    assert all(p["degraded"] and p["model"] == "none" and p["next_event"] is None for p in first)
+    wait_for("the gauges", lambda: worker.metric("foreclick_model_trouble") == 1, 10)
+    assert worker.metric("foreclick_degraded_events_total") == 400
+    assert worker.metric("foreclick_ready") == 0
+    assert worker.get("/health/ready")[0] == 503
+    assert worker.get("/health/live")[0] == 200
+    assert worker.get("/users/u1-1/")[1]["events"] == 10
+
+    half = tmp_path / "half"  # a copy under way is no whole model
+    shutil.copytree(model, half)
+    (half / "step.ts").write_bytes(b"")
+    half.rename(folder)
+    wait_for("the worker to see the half copy", lambda: "is damaged (step.ts" in check(worker, "model"), 90)
+    shutil.copy(model / "step.ts", folder / "step.ts")
+    worker.wait_ready(90)
+    produce(kafka.bootstrap, prefix, records[400:])
+    predictions = said(reader.read_until("all predictions", lambda m: len(m) >= 800))
+    wait_for("the gauges", lambda: worker.metric("foreclick_model_trouble") == 0, 10)
+    wait_for("the model's name", lambda: worker.metric("foreclick_model_info", name="tiny") == 1, 40)
+    assert worker.stop() == 0
+    predictions = said(reader.read_to_end())
+    reader.close()
+    assert Counter(p["id"] for p in predictions) == dict.fromkeys(ids_of(records, prefix), 1)
+    late = [p for p in predictions if not p.get("degraded")]
+    assert {p["id"] for p in late} == ids_of(records[400:], prefix)
+    assert all(p["model"] == label_of(model) and p["next_event"] and p["items"] for p in late)
+
+
+async def test_a_damaged_model_holds_events_up(
+    kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
+) -> None:
+    """With `hold` nothing is answered or committed until the folder is whole; then all is, once, by the model."""
+    records, folder = clicks(800), tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "candidates.npz").write_bytes(b"damaged")
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, records)
+    settings = {"model": folder, "model_trouble": "hold", "ready_max_age_ms": 500}
+    worker = start(tmp_path / "w", kafka.bootstrap, prefix, **settings)
+    wait_for("the worker to say why", lambda: "is damaged (candidates.npz" in check(worker, "model"), 90)
+    wait_for("records to wait", lambda: "the oldest unprocessed record" in check(worker, "age"), 60)
+    assert worker.get("/health/live")[0] == 200
+    assert worker.metric("foreclick_events_total") == 0
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    assert reader.read_to_end() == []
+    assert worker.stop() == 0, "it stops cleanly with events held up"
+    done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
+    assert max(done) <= 0, done
+    again = start(tmp_path / "w", kafka.bootstrap, prefix, **settings)
+    wait_for("the worker to say why", lambda: "is damaged (candidates.npz" in check(again, "model"), 90)
+    shutil.copy(model / "candidates.npz", folder / "candidates.npz")
+    predictions = said(reader.read_until("all predictions", lambda m: len(m) >= 800, 90))
+    again.wait_ready(60)
+    assert again.metric("foreclick_degraded_events_total") == 0
+    assert again.stop() == 0
+    predictions = said(reader.read_to_end())
+    reader.close()
+    assert Counter(p["id"] for p in predictions) == dict.fromkeys(ids_of(records, prefix), 1)
+    assert {(p["model"], p.get("degraded")) for p in predictions} == {(label_of(model), None)}

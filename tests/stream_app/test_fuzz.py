@@ -1,0 +1,228 @@
+"""A short run of each fuzzer, and by name what the long ones found."""
+
+import gzip
+import itertools
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cramjam
+import msgspec
+import numpy as np
+import pytest
+import zstandard
+from aiokafka.errors import CorruptRecordException
+
+from stream_app.columns import RecordColumns
+from stream_app.records import CLICK, Record
+from stream_app.replay import layout
+from stream_app.replay.errors import DamagedRecording
+from stream_app.replay.recording import RecordingReader
+from stream_app.transport import wire
+from stream_app.transport.compression import MAX_BYTES, decompress
+from tests.fuzz.run import TARGETS, fuzz
+from tests.stream_app.batches import CODECS, T0, Part, batch, seal
+from tests.stream_app.strategies import a_decoder
+
+_ROUNDS = {"decoder": 4, "batches": 2, "recordings": 4}
+_KINDS = {"decoder": 20, "batches": 15, "recordings": 12}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_short_run(name: str) -> None:
+    """Thousands of damaged inputs: both ways agree, nothing beside the buffers is touched, all outcomes occur."""
+    outcomes = fuzz(name, 0, range(_ROUNDS[name]))
+    assert outcomes.total() == _ROUNDS[name] * TARGETS[name][1]
+    assert len(outcomes) >= _KINDS[name], outcomes
+
+
+def test_one_byte_too_far_ends_the_process() -> None:
+    """What the fuzzers rely on: a kernel that reads one byte behind or before its buffer does not survive it."""
+    program = """
+import numba
+from stream_app.hashing import xxh64
+from stream_app.pointer import pointer_to
+from tests.fuzz.guarded import GuardedBuffer
+
+hashed = numba.njit(lambda data, at, size: xxh64(pointer_to(data), at, size))
+buffer = GuardedBuffer(100)
+hashed(buffer.holding(b"abc"), 0, 3)
+print("inside", flush=True)
+hashed(buffer.holding(b"abc", AT_END), AT, 3)
+"""
+    for at_end, at in ((True, 1), (False, -1)):
+        code = program.replace("AT_END", str(at_end)).replace("AT", str(at))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+        assert done.stdout == b"inside\n", done.stderr
+        assert done.returncode in (-signal.SIGSEGV, -signal.SIGBUS)
+
+
+# --- found in the decoder
+
+
+def test_minus_zero_is_a_price_of_zero() -> None:
+    """`-0` had another sign in the compiled way than in the general one."""
+    for text in (b"-0", b"-0.0", b"0", b"-0e5"):
+        record = Record("clicks", 0, 0, T0, b"u", b'{"user_id":"u","ts":1,"item_id":"i","price":%b}' % text)
+        fast, general = a_decoder(), a_decoder()
+        for events in (
+            fast.decode(CLICK, RecordColumns.of([record]))[0],
+            general.decode_generally(CLICK, [record])[0],
+        ):
+            assert events.data["price"].tobytes() == np.float32(0).tobytes()
+
+
+@pytest.mark.parametrize("correct_clock", [False, True])
+def test_broker_times_at_the_ends_of_their_range(correct_clock: bool) -> None:
+    """Times of records from the least to the greatest of 64 bits overflow nothing: not far ahead of it is good."""
+    ends = (-(2**63), -(2**63) + 300_000, -1, 0, 2**62, 2**63 - 300_000, 2**63 - 1)
+    texts = (b'"ts":0', b'"ts":0,"sent_at":1', b'"ts":300000', b'"ts":300001', b'"ts":9,"sent_at":8')
+    cases = list(itertools.product(ends, texts))
+    records = [
+        Record("clicks", 0, i, time, b"u", b'{"user_id":"u","item_id":"i",%b}' % text)
+        for i, (time, text) in enumerate(cases)
+    ]
+    fast, general = a_decoder(correct_clock=correct_clock), a_decoder(correct_clock=correct_clock)
+    events, bad = fast.decode(CLICK, RecordColumns.of(records))
+    wanted, wrong = general.decode_generally(CLICK, records)
+    assert events.data.tobytes() == wanted.packed().data.tobytes()
+    assert bad == wrong
+    if not correct_clock:
+        good = [
+            i
+            for i, (time, text) in enumerate(cases)
+            if msgspec.json.decode(b"{%b}" % text)["ts"] <= time + 300_000
+        ]
+        assert events.data["offset"].tolist() == good
+    assert ((events.data["ts"] >= 0) & (events.data["ts"] < 2**50)).all()
+
+
+# --- found in the reader of record batches
+
+
+def test_headers_that_are_counted_and_not_there() -> None:
+    """A record that counts one header and ends there was taken, and its dead letter would have raised IndexError."""
+    record = bytes([0, 0, 0, 1, 2, ord("v"), 2])
+    whole = bytearray(batch([Part(0, T0, b"", b"")])[: wire.HEADER_BYTES] + bytes([2 * len(record)]) + record)
+    struct.pack_into(">i", whole, wire.LENGTH_AT, len(whole) - wire.AFTER_LENGTH)
+    parsed = wire.parse(seal(bytes(whole)), 0)
+    assert parsed is not None
+    assert isinstance(parsed.error, CorruptRecordException)
+    assert not len(parsed.spans)
+
+
+def test_the_first_bad_batch_names_the_error() -> None:
+    """Where a batch is malformed and a later one is of an unknown codec, the error is that of the first."""
+    bad = bytearray(batch([Part(0, T0, b"k", b"v")]))
+    bad[wire.HEADER_BYTES + 1] = 0x7F
+    bad[-1] = 0x7F
+    unknown = bytearray(batch([Part(0, T0, b"k", b"v")], 1))
+    unknown[wire.ATTRIBUTES_AT + 1] = 5
+    parsed = wire.parse(seal(bytes(bad)) + seal(bytes(unknown)), 0)
+    assert parsed is not None and parsed.next == 0
+    assert type(parsed.error) is CorruptRecordException
+
+
+def test_a_damaged_format_byte_is_not_an_older_format() -> None:
+    """No checksum of format 2 covers it: the batch is corrupt, and the one before it is delivered."""
+    first, second = batch([Part(0, T0, b"k", b"v")]), bytearray(batch([Part(0, T0, b"k", b"v")], 1))
+    for magic in (0, 1, 3, 0x82):
+        second[wire.MAGIC_AT] = magic
+        parsed = wire.parse(first + bytes(second), 0)
+        assert parsed is not None
+        assert type(parsed.error) is CorruptRecordException
+        assert (parsed.spans["offset"].tolist(), parsed.next) == ([0], 1)
+
+
+_XERIAL = b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1)
+
+
+@pytest.mark.parametrize(
+    "codec, body",
+    [
+        ("gzip", gzip.compress(bytes(MAX_BYTES + 1), 1)),
+        ("zstd", zstandard.ZstdCompressor(level=1).compress(bytes(MAX_BYTES + 1))),
+        ("snappy", b"\xff\xff\xff\xff\x0f\x00a"),
+        ("snappy", _XERIAL + struct.pack(">i", 7) + b"\xff\xff\xff\xff\x0f\x00a"),
+    ],
+)
+def test_what_expands_without_measure_is_refused(codec: str, body: bytes) -> None:
+    """12 kB of zstd made 256 MB and more; the size is looked at while it grows, or before."""
+    with pytest.raises(CorruptRecordException, match="beyond"):
+        decompress(CODECS[codec], body)
+
+
+def test_compressed_bodies_that_are_cut_off_or_lead_backwards() -> None:
+    """A length below zero led aiokafka's reader of snappy backwards; a cut body is an error, not a short one."""
+    text = b"text " * 1000
+    block = bytes(cramjam.snappy.compress_raw(text))
+    framed = _XERIAL + struct.pack(">i", len(block)) + block
+    whole = {
+        "gzip": gzip.compress(text),
+        "zstd": zstandard.ZstdCompressor().compress(text),
+        "lz4": bytes(cramjam.lz4.compress(text)),
+        "snappy": framed,
+    }
+    for codec, body in whole.items():
+        assert decompress(CODECS[codec], body) == text
+        for cut in (1, 5, len(body) // 2):
+            with pytest.raises(CorruptRecordException):
+                decompress(CODECS[codec], body[:-cut])
+    assert decompress(CODECS["gzip"], whole["gzip"] * 2 + bytes(3)) == text * 2
+    assert decompress(CODECS["zstd"], whole["zstd"] * 2) == text * 2
+    assert decompress(CODECS["snappy"], framed + framed[len(_XERIAL) :]) == text * 2
+    for size in (-1, -4, -8, -len(block) - 8, len(block) + 1):
+        with pytest.raises(CorruptRecordException):
+            decompress(CODECS["snappy"], framed + struct.pack(">i", size) + block)
+
+
+# --- found in the reader of recordings
+
+
+def recording(path: Path, body: bytes, count: int, head: bytes = b"") -> Path:
+    """A file whose checksums are right, whatever is in it."""
+    end = layout.block(layout.END, b"", count)
+    path.write_bytes((head or layout.head({"clicks": 1}, {})) + layout.block(layout.BLK, body, count) + end)
+    return path
+
+
+def packed(rows: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(rows)
+
+
+ROW = msgspec.msgpack.encode(["clicks", 0, 0, 0, None, None, []])
+
+
+@pytest.mark.parametrize(
+    "what, body, count",
+    [
+        ("a name that is no text", packed(b"\x91" + ROW.replace(b"clicks", b"\xff" * 6)), 1),
+        ("fewer records than its head says", packed(b"\x91" + ROW), 2),
+        ("a size that nothing has", b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**62) + b"\x01\0\0", 1),
+        ("arrays without end", packed(b"\x91" * 100_000), 1),
+    ],
+)
+def test_blocks_that_nobody_wrote(what: str, body: bytes, count: int, tmp_path: Path) -> None:
+    """A block with a right checksum and a wrong content ends in the error for that, not in one of a library."""
+    path = recording(tmp_path / "a.stream", body, count)
+    with pytest.raises(DamagedRecording):
+        list(RecordingReader(path))
+    lenient = RecordingReader(path, strict=False)
+    assert list(lenient) == [], what
+    assert isinstance(lenient.broken, DamagedRecording)
+
+
+@pytest.mark.parametrize(
+    "topics", [b"\x81\xa6\xff\xff\xff\xff\xff\xff\x01", b"\x81\xa1a" + b"\x91" * 100_000]
+)
+def test_heads_that_nobody_wrote(topics: bytes, tmp_path: Path) -> None:
+    """The same for the head."""
+    head = layout.head({"clicks": 1}, {})
+    body = b"\x82\xa6topics\x80\xa8metadata" + topics
+    checksum = layout.xxhash.xxh3_64_intdigest(body)
+    bad = layout.HEAD.pack(layout.MAGIC, layout.VERSION, len(body), checksum) + body
+    assert bad != head
+    with pytest.raises(DamagedRecording):
+        RecordingReader(recording(tmp_path / "a.stream", packed(b"\x90"), 0, bad))
