@@ -3,12 +3,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test faults check format bench audit clean
 help:
 	@echo "make demo    run the whole job on this machine: Kafka, traffic, training, worker, live view"
 	@echo "make test    run the tests (starts a real Kafka, no Docker needed)"
+	@echo "make faults  half an hour of faults under load, judged from outside (FAULTS_SECONDS, FAULTS_SEED, FAULTS_GUARANTEE)"
 	@echo "make check   lint, formatting, types"
 	@echo "make bench   the benchmarks behind the README's figures"
+	@echo "make audit   known vulnerabilities of the packages that are pinned (needs the network)"
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || python3 -m venv $(VENV)
@@ -22,6 +24,9 @@ demo: $(READY)
 test: $(READY)
 	@$(PY) -m pytest $(ARGS)
 
+faults: $(READY)
+	@$(PY) -m tests.faults
+
 check: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -33,6 +38,10 @@ format: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/foreclick bench $(ARGS)
+
+# Asks PyPI's list of vulnerabilities. A package that it could not ask about is a failure, not a pass.
+audit: $(READY)
+	@$(PY) -m uv tool run pip-audit --strict --no-deps --disable-pip -r constraints.txt $(ARGS)
 
 clean:
 	rm -rf $(VENV) .foreclick

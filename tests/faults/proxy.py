@@ -1,0 +1,229 @@
+"""A TCP proxy between one worker and its broker, which can hold, slow and cut, and strikes at a step of a commit."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tests.faults.steps import Frame, Progress, Step, passes, read_request
+
+T = TypeVar("T")
+_CALL_LIMIT_S = 10.0
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
+
+
+class Trap:
+    """Set for one step of a commit; `strike` is called in the proxy's thread when it is reached."""
+
+    def __init__(self, step: Step, strike: Callable[[], None], wait_s: float = 0.0, cut: bool = True) -> None:
+        """`cut`: nothing passes after the strike. `wait_s`: from a step that lets its frame pass to the strike, and
+        for how long an answer is withheld.
+        """
+        self.step, self.strike, self.wait_s, self.cut = step, strike, wait_s, cut
+        self.sprung = threading.Event()
+
+
+class Gate:
+    """The proxy of one worker's slot. Its methods may be called in any thread."""
+
+    def __init__(self, guarantee: str, output: str, changelog: str, upstream: int) -> None:
+        """`upstream`: port of the broker's listener for this gate. `output`, `changelog`: names of topics."""
+        self.upstream = upstream
+        self.port = 0
+        self.progress = Progress(guarantee)
+        self._guarantee, self._names = guarantee, (output.encode(), changelog.encode())
+        self._links: set[_Link] = set()
+        self._open = asyncio.Event()
+        self._delay_s = 0.0
+        self._trap: Trap | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+
+    def start(self, port: int) -> "Gate":
+        """Listens on 127.0.0.1:`port`."""
+        self.port = port
+        self._thread.start()
+        self._do(self._listen())
+        return self
+
+    def stop(self) -> None:
+        """Cuts what is connected and ends the thread."""
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CALL_LIMIT_S)
+        assert not self._thread.is_alive(), "the proxy's thread did not end"
+        self._loop.close()
+
+    # --- what it does to the connections
+
+    def hold(self) -> None:
+        """A black hole: connections stay, nothing passes either way."""
+        self._open.clear()  # wakes nobody, so it is safe in any thread
+
+    def release(self) -> None:
+        """Ends `hold` and `slow`; what was held passes, late."""
+        self._loop.call_soon_threadsafe(self._release)
+
+    def slow(self, delay_s: float) -> None:
+        """Each frame takes so much longer, until `release`."""
+        self._delay_s = delay_s
+
+    def reset(self) -> None:
+        """Resets all connections; new ones are served."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def renew(self) -> None:
+        """For another worker: no commit is under way, no trap set."""
+        self._loop.call_soon_threadsafe(self._renew)
+
+    def arm(self, trap: Trap) -> None:
+        """Sets a trap in place of the last one."""
+        self._trap = trap
+
+    def disarm(self) -> None:
+        """Takes the trap away."""
+        self._trap = None
+
+    # --- in the proxy's thread
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_LIMIT_S)
+
+    async def _listen(self) -> None:
+        self._open.set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def _close(self) -> None:
+        self._server.close()
+        self._release()
+        self._reset()
+        while self._links:  # the caller's limit is ours
+            await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(self, reader, writer)
+        self._links.add(link)
+        try:
+            await self._open.wait()
+            await link.run()
+        except OSError:
+            pass  # the broker is down, or a side went away: so does the link
+        finally:
+            self._links.discard(link)
+            link.close()
+
+    def _release(self) -> None:
+        self._delay_s = 0.0
+        self._open.set()
+
+    def _reset(self) -> None:
+        for link in self._links:
+            link.reset()
+
+    def _renew(self) -> None:
+        self._trap = None
+        self.progress = Progress(self._guarantee)
+        self._reset()
+
+    async def pass_on(self, frame: Frame) -> bool:
+        """Returns when a frame may pass; False where it never may."""
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
+        await self._open.wait()
+        reached = self.progress.take(frame)
+        trap = self._trap
+        if trap is None or trap.step not in reached:
+            return True
+        self._trap = None
+        if not trap.cut:
+            self._spring(trap)
+            await self._open.wait()  # a black hole that begins here holds this frame
+            return True
+        if passes(trap.step, self._guarantee):
+            self._loop.call_later(trap.wait_s, self._spring, trap)
+            return True
+        if trap.step is Step.UNANSWERED:
+            self._loop.call_later(trap.wait_s, self._spring, trap)
+            await self._loop.create_future()  # until the link is cut
+        self._spring(trap)
+        return False
+
+    def _spring(self, trap: Trap) -> None:
+        trap.strike()
+        if trap.cut:
+            for link in self._links:
+                link.close()
+        trap.sprung.set()
+
+    def read(self, body: bytes) -> Frame:
+        """What a request is."""
+        return read_request(body, *self._names)
+
+
+class _Link:
+    """One connection of the worker, and the one to the broker that belongs to it."""
+
+    def __init__(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._gate = gate
+        self._down = (reader, writer)
+        self._up: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._asked: dict[bytes, Frame] = {}  # by correlation id
+
+    async def run(self) -> None:
+        self._up = await asyncio.open_connection("127.0.0.1", self._gate.upstream)
+        ways = [asyncio.create_task(self._requests()), asyncio.create_task(self._answers())]
+        try:
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in done:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    way.result()
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    def close(self) -> None:
+        """Both sides see the end that a process gives its connections when it dies."""
+        for _, writer in self._sides():
+            writer.transport.abort()
+
+    def reset(self) -> None:
+        """Both sides see a reset connection."""
+        for _, writer in self._sides():
+            if (sock := writer.get_extra_info("socket")) is not None:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()
+
+    def _sides(self) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        return [self._down, *([self._up] if self._up else [])]
+
+    async def _requests(self) -> None:
+        assert self._up is not None
+        while True:
+            body = await _read(self._down[0])
+            frame = self._gate.read(body)
+            self._asked[body[4:8]] = replace(frame, answer=True)
+            if await self._gate.pass_on(frame):
+                await _write(self._up[1], body)
+
+    async def _answers(self) -> None:
+        assert self._up is not None
+        while True:
+            body = await _read(self._up[0])
+            if await self._gate.pass_on(self._asked.pop(body[:4])):
+                await _write(self._down[1], body)
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    return await reader.readexactly(size)
+
+
+async def _write(writer: asyncio.StreamWriter, body: bytes) -> None:
+    writer.write(len(body).to_bytes(4, "big") + body)
+    await writer.drain()

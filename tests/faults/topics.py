@@ -1,0 +1,118 @@
+"""Topics as any consumer sees them: librdkafka, nothing of the product."""
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+LIMIT_S = 30.0
+_QUIET_POLLS = 60  # of a second each, without a record before reading gives up
+_ID = re.compile(rb'"id":"[^"]*?([a-z]+)-(\d+)-(\d+)"')
+
+
+def consumer(bootstrap: str, isolation: str, **more: Any) -> Consumer:
+    """A consumer outside any group."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "not-used",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
+            "reconnect.backoff.max.ms": 500,
+            "log_level": 0,
+            **more,
+        }
+    )
+
+
+def partitions_of(reader: Consumer, topic: str) -> list[TopicPartition]:
+    """All partitions of a topic, from their beginning."""
+    found = reader.list_topics(topic, timeout=LIMIT_S).topics[topic].partitions
+    return [TopicPartition(topic, p, 0) for p in found]
+
+
+def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> Iterator[Any]:
+    """All records of a topic that the isolation level shows at present, those of a partition in their order."""
+    with contextlib.closing(consumer(bootstrap, isolation, **{"enable.partition.eof": True})) as reader:
+        partitions = partitions_of(reader, topic)
+        reader.assign(partitions)
+        left = {tp.partition for tp in partitions}
+        quiet = 0
+        while left:
+            messages = reader.consume(5000, timeout=1.0)
+            quiet = 0 if messages else quiet + 1
+            assert quiet < _QUIET_POLLS, f"no record of {topic} came for {quiet} s, partitions {left}"
+            for message in messages:
+                if (error := message.error()) is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+
+
+def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int) -> dict[str, list[int]]:
+    """The committed offsets of a group by topic and partition, -1001 where there is none."""
+    asked = [TopicPartition(topic, p) for topic in topics for p in range(partitions)]
+    with contextlib.closing(consumer(bootstrap, "read_committed", **{"group.id": group})) as reader:
+        found: dict[str, list[int]] = {}
+        for tp in reader.committed(asked, timeout=LIMIT_S):
+            found.setdefault(tp.topic, []).append(tp.offset)
+        return found
+
+
+def ends(bootstrap: str, topics: Iterable[str], isolation: IsolationLevel) -> dict[tuple[str, int], int]:
+    """The end offset of each partition as the isolation level shows it."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    known = admin.list_topics(timeout=LIMIT_S).topics
+    asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
+    found = admin.list_offsets(asked, isolation_level=isolation, request_timeout=LIMIT_S)
+    return {(tp.topic, tp.partition): each.result().offset for tp, each in found.items()}
+
+
+class Seen:
+    """Counts the predictions that have come, repeats once, from a thread of its own."""
+
+    def __init__(self, bootstrap: str, topic: str, isolation: str) -> None:
+        self._consumer = consumer(bootstrap, isolation)
+        self._consumer.assign(partitions_of(self._consumer, topic))
+        self._marks: dict[tuple[bytes, bytes], bytearray] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="seen", daemon=True)
+        self.count = 0
+        self.repeats = 0
+
+    def start(self) -> "Seen":
+        """Begins to read."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopped.set()
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive(), "the reader of the predictions did not end"
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            for message in self._consumer.consume(1000, timeout=0.1):
+                # An error is the broker that is away: the checker at the end reads what this count is of.
+                if message.error() is None and not message.key().startswith(b"end-"):
+                    self._take(message.value())
+
+    def _take(self, value: bytes) -> None:
+        found = _ID.search(value)
+        assert found is not None, value
+        marks = self._marks.setdefault((found[1], found[2]), bytearray())
+        offset = int(found[3])
+        if offset >= len(marks):
+            marks.extend(bytes(offset + 1024 - len(marks)))
+        self.count += not marks[offset]
+        self.repeats += marks[offset]
+        marks[offset] = 1
