@@ -1,0 +1,1 @@
+"""Fuzzing of all that reads bytes which others wrote: `python -m tests.fuzz.run --help`, and docs/fuzzing.md."""

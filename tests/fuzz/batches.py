@@ -1,0 +1,69 @@
+"""The reader of record batches against a plain one, on fetches of any bytes."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from stream_app.transport import wire
+from tests.fuzz.fetches import Fetch, Fetches
+from tests.fuzz.guarded import GuardedBuffer
+from tests.fuzz.plain_reader import read
+
+PER_ROUND = 5000
+FIELDS = (
+    "offset",
+    "timestamp",
+    "key_at",
+    "value_at",
+    "headers_at",
+    "key_bytes",
+    "value_bytes",
+    "headers_bytes",
+)
+
+
+class BatchesTarget:
+    """One round is some thousand fetches; those that are not compressed lie beside a forbidden page."""
+
+    def __init__(self) -> None:
+        self._guarded = GuardedBuffer(1 << 20)
+
+    def round(self, seed: str, number: int) -> Counter[Any]:
+        """Outcomes of one round by kind; raises AssertionError where the two readers differ."""
+        fetches = Fetches(seed)
+        outcomes: Counter[Any] = Counter()
+        for _ in range(PER_ROUND):
+            outcomes[self.one(fetches.one(), at_end=number % 5 != 4)] += 1
+        return outcomes
+
+    def one(self, fetch: Fetch, at_end: bool) -> tuple[Any, ...]:
+        """What a fetch came to: error, whether it was compressed, how many records were seen."""
+        wanted = read(fetch.raw, fetch.position, fetch.check_crcs, fetch.committed, fetch.aborted)
+        raw: Any = fetch.raw
+        if wanted is not None and not wanted.compressed:
+            raw = memoryview(self._guarded.holding(raw, at_end))
+        parsed = wire.parse(
+            raw, fetch.position, check_crcs=fetch.check_crcs, committed=fetch.committed, aborted=fetch.aborted
+        )
+        if wanted is None or parsed is None:
+            assert wanted is parsed is None, fetch
+            return ("older format",)
+        spans = parsed.spans
+        assert (type(parsed.error) if parsed.error else None) == wanted.error, (fetch, parsed.error, wanted)
+        assert parsed.next == wanted.next, (fetch, parsed, wanted)
+        assert [tuple(row) for row in spans[list(FIELDS)].tolist()] == wanted.spans, (fetch, spans, wanted)
+        assert inside(parsed), (fetch, spans)
+        name = wanted.error.__name__ if wanted.error else "well"
+        return name, "compressed" if wanted.compressed else "plain", min(len(spans), 3)
+
+
+def inside(parsed: wire.Parsed) -> bool:
+    """Whether all that the columns point to lies in the buffer, and offsets rise below the next position."""
+    size = len(parsed.data)
+    ok = True
+    for name in ("key", "value", "headers"):
+        at, length = parsed.spans[f"{name}_at"], np.maximum(parsed.spans[f"{name}_bytes"], 0)
+        ok &= bool(((length == 0) | ((at >= 0) & (at + length <= size))).all())
+    offsets = parsed.spans["offset"]
+    return ok and bool((offsets[1:] > offsets[:-1]).all()) and bool((offsets < parsed.next).all())

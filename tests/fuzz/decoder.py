@@ -1,0 +1,92 @@
+"""The decoder's compiled way against its general one, on records of any bytes."""
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stream_app.columns import RecordColumns
+from stream_app.decoder import Decoder
+from stream_app.event_columns import EVENT, Events
+from stream_app.events import MAX_VALUE_BYTES
+from stream_app.fill import EVENT_ID, FIELDS, USER, fill
+from stream_app.names import Names
+from stream_app.records import INPUT_TOPICS, Record
+from stream_app.scan import scan
+from tests.fuzz.guarded import GuardedBuffer
+from tests.fuzz.values import Values
+
+PER_ROUND = 5000
+
+
+def _index(name: str) -> int:
+    return zlib.crc32(name.encode()) >> 1
+
+
+def _decoder(correct_clock: bool) -> Decoder:
+    names = (Names(_index, 0, limit=3000), Names(_index, 0, limit=3000))
+    return Decoder(*names, max_future_ms=300_000, correct_clock=correct_clock)
+
+
+class DecoderTarget:
+    """One round is one call for some thousand records, which lie before or behind a forbidden page."""
+
+    def __init__(self) -> None:
+        self._input = GuardedBuffer(8 << 20)
+        self._text = GuardedBuffer(4 << 20)
+        self._decoders = [(_decoder(correct), _decoder(correct)) for correct in (False, True)]
+
+    def round(self, seed: str, number: int) -> Counter[Any]:
+        """Outcomes of one round by kind; raises AssertionError where the two ways differ."""
+        values = Values(seed)
+        pairs = values.some(PER_ROUND)
+        kind = number % 3
+        times = values.times(PER_ROUND)
+        records = [
+            Record(INPUT_TOPICS[kind], 2, 3 * i, time, key, value)
+            for i, ((key, value), time) in enumerate(zip(pairs, times, strict=True))
+        ]
+        fast, general = self._decoders[number % 2]
+        columns = self._columns(records, at_end=number % 5 != 4)
+        events, bad = fast.decode(kind, columns)
+        wanted, wrong = general.decode_generally(kind, records)
+        assert bad == wrong, next(pair for pair in zip(bad, wrong, strict=False) if pair[0] != pair[1])
+        compare(events, wanted.packed(), records)
+        short = self._fill_guarded(fast, kind, columns)
+        outcomes = Counter((b.reason, b.field) for b in bad)
+        outcomes["good, compiled", ""] = short
+        outcomes["good, general", ""] = len(events) - short
+        return outcomes
+
+    def _columns(self, records: Sequence[Record], at_end: bool) -> RecordColumns:
+        plain = RecordColumns.of(records)
+        return RecordColumns(
+            plain.topic, plain.partition, self._input.holding(plain.data.tobytes(), at_end), plain.spans
+        )
+
+    def _fill_guarded(self, decoder: Decoder, kind: int, columns: RecordColumns) -> int:
+        """`fill` once more with a text that ends at a forbidden page; returns how many events it made."""
+        tokens, good = scan(columns, FIELDS)
+        sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
+        text = self._text.last(int(sizes.clip(0, MAX_VALUE_BYTES).sum()))
+        data = np.empty(len(columns), EVENT)
+        filled, used = fill(
+            columns.data, columns.spans, tokens, good, kind, columns.partition, decoder.max_future_ms,
+            decoder.correct_clock, decoder.items.columns, decoder.categories.columns, data, text,
+        )  # fmt: skip
+        assert filled == good.sum() and 0 <= used <= len(text)
+        return int(filled)
+
+
+def compare(events: Events, wanted: Events, records: Sequence[Record]) -> None:
+    """Fails with the first record of which the two say different things."""
+    if events.data.tobytes() == wanted.data.tobytes() and events.text.tobytes() == wanted.text.tobytes():
+        return
+    assert events.data["offset"].tolist() == wanted.data["offset"].tolist()
+    ids = zip(events.user, events.event_id, wanted.user, wanted.event_id, strict=True)
+    for row, other, (user, event_id, user2, event_id2) in zip(events.data, wanted.data, ids, strict=True):
+        same = row.tobytes() == other.tobytes() and (user, event_id) == (user2, event_id2)
+        assert same, (records[int(row["offset"]) // 3], row, other)
+    raise AssertionError("the texts differ beside the ids")
