@@ -57,10 +57,11 @@ async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float
                     if end > done[p]:
                         part = columns.take(slice(done[p], end)).arrays()
                         now_ms = int(time.time() * 1000)
-                        for batch in build(
+                        built = build(
                             *part, timestamp=now_ms, limit=_LIMIT_BYTES, compression=0, transactional=False
-                        ):
-                            waiting.append(queue_batch(producer, TopicPartition(topic, p), batch))
+                        )
+                        tp = TopicPartition(topic, p)
+                        waiting.extend(queue_batch(producer, tp, batch) for batch in built)
                         done[p] = end
                 await asyncio.sleep(TICK_S)
             await asyncio.gather(*waiting)
