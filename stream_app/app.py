@@ -49,6 +49,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         stream_recovery_delay=0,
         stream_wait_empty=True,
         broker_commit_interval=_NEVER_S,
+        consumer_group_instance_id=settings.instance_id or None,
         broker_session_timeout=settings.session_timeout_ms / 1000,
         broker_heartbeat_interval=settings.heartbeat_ms / 1000,
         broker_rebalance_timeout=settings.session_timeout_ms / 1000,
@@ -56,7 +57,8 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         producer_compression_type=None if settings.compression == "none" else settings.compression,
         **web_options(settings),
     )
-    app.gather_s = settings.max_delay_ms / 1000  # for the transport's consumer
+    app.gather_s = settings.max_delay_ms / 1000  # this and the next are for the transport's consumer
+    app.standby_replicas = settings.standby_replicas
     pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))
     app.pipeline = pipeline
 

@@ -203,6 +203,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _doc("event time after which a silent user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS)
     ] = 30 * DAY_MS
 
+    standby_replicas: Annotated[
+        int,
+        _doc(
+            "how many other workers keep a copy of a partition's state, so that they take it over at once",
+            "workers",
+            ge=0,
+            le=10,
+        ),
+    ] = 0
+    instance_id: Annotated[
+        str,
+        _doc(
+            "fixed name of this worker in its group: restarted under it before its session ends, it has its "
+            "partitions back without a rebalance; no two workers may share one",
+            takes="letters, digits and ._-",
+            pattern=r"^[A-Za-z0-9._-]{0,249}\Z",
+        ),
+    ] = ""
     session_timeout_ms: Annotated[
         int, _doc("silence after which the broker takes a worker for dead", "ms", ge=1000, le=1_800_000)
     ] = 6000

@@ -364,8 +364,8 @@ class Engine(Processor):
     def look_up(self, user_id: str) -> dict[str, Any] | None:
         """All that is kept of a user, and what was predicted last."""
         slot = self.users.find_anywhere(user_id)
-        if slot is None:
-            return None
+        if slot is None or not self.is_restored(int(self.users.partition[slot])):
+            return None  # not here, or only as a copy of another worker's state
         found = view.user(self.users, slot, self.items, self.categories)
         return {**found, "last_prediction": self.last_prediction(slot)}
 

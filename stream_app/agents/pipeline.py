@@ -20,7 +20,7 @@ What happens when:
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
 from stream_app.agents.processor import Processor
 from stream_app.agents.recovery import ChangelogReader
+from stream_app.agents.standby import Standby
 from stream_app.columns import RecordColumns
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
@@ -79,6 +80,7 @@ class Pipeline(Service):
         self._pending: StepOutput | None = None  # advanced and not yet finished
         self._client = {"bootstrap_servers": list(settings.brokers), **security_options(settings.kafka)}
         self._reader = ChangelogReader(settings.changelog, **self._client)
+        self._standby = Standby(settings.changelog, self._client, self._restore)
         self._lanes = Lanes(
             settings.group,
             settings.changelog,
@@ -130,22 +132,31 @@ class Pipeline(Service):
         await self._stop_recovering()
         async with self._turn:
             await self._drain()
-            gone = set(self.engine.partitions) - mine
-            for partition in gone:
-                await self._in_thread(self.engine.drop, partition)
+            copies = self._consumer.copies - mine
+            new_copies = copies - self._standby.partitions
+            had = await self._standby.follow(
+                copies
+            )  # what was copied so far of those that are copied no longer
+            not_mine = set(self.engine.partitions) - mine
+            for partition in not_mine:
                 self.metrics.forget_partition(self.settings.inputs, partition)
                 self._checkpoints.log_end.pop(partition, None)
-            await self._lanes.close(gone)
+            await self._lanes.close(not_mine)
+            for partition in not_mine - copies:
+                await self._in_thread(self.engine.drop, partition)
             stale = await self._stale(mine)
-            await self._in_thread(self._empty, stale)
+            await self._in_thread(self._empty, new_copies | (stale - had.keys()))
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
             self._generation = app.consumer_generation_id
         self._settled.set()
-        log.info("partitions assigned", partitions=sorted(mine), to_recover=sorted(stale))
+        self.metrics.standby.set(len(copies))
+        log.info(
+            "partitions assigned", partitions=sorted(mine), to_recover=sorted(stale), copies=sorted(copies)
+        )
         if stale:
-            self._recovering = asyncio.create_task(self._recover(sorted(stale)))
+            self._recovering = asyncio.create_task(self._recover(sorted(stale), had))
         else:
             self.health.set_recovered()
         self._work.set()
@@ -196,6 +207,7 @@ class Pipeline(Service):
             await asyncio.gather(self._connecting, return_exceptions=True)
             await self._lanes.stop()
             await self._reader.stop()
+        await self._standby.stop()
         self._thread.shutdown(wait=True)
         self._model_thread.shutdown(wait=True)
 
@@ -367,8 +379,13 @@ class Pipeline(Service):
         await self._reader.start()
         await self._lanes.start(**self._client)
 
-    async def _recover(self, partitions: list[int]) -> None:
-        start = time.monotonic()
+    async def _restore(self, partition: int, records: RecordColumns) -> None:
+        async with self._turn:
+            await self._in_thread(self.engine.restore, partition, records)
+
+    async def _recover(self, partitions: list[int], start: Mapping[int, int] | None = None) -> None:
+        """Reads state back; `start`: the first changelog offset that is wanted of some partitions."""
+        began = time.monotonic()
         try:
             self.health.set_recovering(0, 0)
             if self._connecting is None:
@@ -377,11 +394,10 @@ class Pipeline(Service):
             await self._lanes.open(partitions)
 
             async def apply(partition: int, batch: RecordColumns, count: int, total: int) -> None:
-                async with self._turn:
-                    await self._in_thread(self.engine.restore, partition, batch)
+                await self._restore(partition, batch)
                 self.health.set_recovering(count, total)
 
-            records, ends = await self._reader.read(partitions, apply)
+            records, ends = await self._reader.read(partitions, apply, start or {})
             async with self._turn:
                 for partition in partitions:
                     await self._in_thread(self.engine.restored, partition)
@@ -391,7 +407,7 @@ class Pipeline(Service):
         except Exception as error:
             await self._fail("recovery", error)
             return
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - began
         self.metrics.recovered_records.inc(records)
         self.metrics.recovery_seconds.inc(seconds)
         self.health.set_recovered()

@@ -1,7 +1,8 @@
 """Reads the changelog of some partitions from its beginning to its end, in batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -29,21 +30,25 @@ class RecoveryError(ForeclickError):
     """The changelog could not be read to its end."""
 
 
+def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:
+    """What a consumer takes that reads a changelog; `client`: brokers and security."""
+    return {
+        **client,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": FETCH_BYTES,
+        "fetch_max_bytes": 4 * FETCH_BYTES,
+    }
+
+
 class ChangelogReader:
     """A consumer outside any group for one changelog topic."""
 
     def __init__(self, topic: str, **client: Any) -> None:
         """`client`: brokers and security, as an aiokafka client takes them."""
         self.topic = topic
-        self._consumer = AIOKafkaConsumer(
-            **client,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_bytes=4 * FETCH_BYTES,
-            fetch_max_wait_ms=_FETCH_WAIT_MS,
-        )
+        self._consumer = AIOKafkaConsumer(**reader_of(client), fetch_max_wait_ms=_FETCH_WAIT_MS)
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -61,10 +66,13 @@ class ChangelogReader:
         ends = await self._consumer.end_offsets(tps)
         return {tp.partition: end for tp, end in ends.items()}
 
-    async def read(self, partitions: Iterable[int], apply: Apply) -> tuple[int, dict[int, int]]:
+    async def read(
+        self, partitions: Iterable[int], apply: Apply, start: Mapping[int, int] = MappingProxyType({})
+    ) -> tuple[int, dict[int, int]]:
         """Hands every record up to the present ends to `apply`; returns how many there were, and the ends.
 
-        Reading goes on while `apply` is awaited. Raises RecoveryError when nothing comes for a minute.
+        `start`: the first offset that is wanted of some partitions; of the others it is the first there is. Reading
+        goes on while `apply` is awaited. Raises RecoveryError when nothing comes for a minute.
         """
         async with self._lock:
             tps = [TopicPartition(self.topic, p) for p in partitions]
@@ -72,6 +80,7 @@ class ChangelogReader:
             consumer.assign(tps)
             try:
                 begin = await consumer.beginning_offsets(tps)
+                begin = {tp: max(offset, start.get(tp.partition, 0)) for tp, offset in begin.items()}
                 end = await consumer.end_offsets(tps)
                 # `seek_to_beginning` right after `assign` may leave the position at the end, so that
                 # nothing is read: seek to the numbers.

@@ -1,6 +1,7 @@
-"""Sticky assignment of co-partitioned topics: partition p of every topic goes to one worker."""
+"""Sticky assignment of co-partitioned topics: partition p of every topic goes to one worker, copies to others."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 from aiokafka.cluster import ClusterMetadata
@@ -12,13 +13,19 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
     """What a member says of itself when it joins: the partitions it holds state of."""
 
     partitions: list[int]
+    copies: list[int] = []  # partitions of others whose state it copies
 
 
-def balance(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
+def balance(
+    partitions: Iterable[int],
+    owned: Mapping[str, Iterable[int]],
+    copied: Mapping[str, Iterable[int]] = MappingProxyType({}),
+) -> dict[str, list[int]]:
     """Partitions of each member: as even as can be, moving as few as that allows.
 
     `owned` says for each member which partitions it held before. Where two claim one, whoever claims more
-    partitions keeps it. No member gets more than one partition more than another.
+    partitions keeps it. What is left goes to who has a copy of it (`copied`), if there is room. No member gets more
+    than one partition more than another.
     """
     members = sorted(owned)
     free = set(partitions)
@@ -33,6 +40,14 @@ def balance(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> di
             extra -= 1
         free.difference_update(kept)
         result[member] = kept
+    for p in sorted(free):
+        for member in sorted(members, key=lambda m: (len(result[m]), m)):
+            have = len(result[member])
+            if p in copied.get(member, ()) and (have < least or (have == least and extra > 0)):
+                extra -= have == least
+                result[member].append(p)
+                free.discard(p)
+                break
     todo = sorted(free)
     for member in members:
         while todo and len(result[member]) < least:
@@ -41,6 +56,26 @@ def balance(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> di
         if todo and len(result[member]) == least:
             result[member].append(todo.pop(0))
     return {member: sorted(result[member]) for member in members}
+
+
+def place_copies(
+    units: Mapping[str, Iterable[int]], each: int, near: Mapping[str, Iterable[int]]
+) -> dict[str, list[int]]:
+    """Partitions of which each member keeps a copy: `each` members for a partition, none of them its owner.
+
+    `units`: partitions of each member. `near`: partitions whose state a member has already. Copies are spread evenly,
+    but stay where they are if that makes no difference of more than one.
+    """
+    copies: dict[str, list[int]] = {member: [] for member in units}
+    owner = {p: member for member, partitions in units.items() for p in partitions}
+    for p in sorted(owner):
+        others = sorted(
+            (m for m in units if m != owner[p]),
+            key=lambda m: (len(copies[m]) - (p in near.get(m, ())), p not in near.get(m, ()), m),
+        )
+        for member in others[:each]:
+            copies[member].append(p)
+    return copies
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):
@@ -54,8 +89,12 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
     name = "foreclick-copartitioned"
     version = 0
 
-    def __init__(self) -> None:
+    def __init__(self, copies: int = 0) -> None:
+        """`copies`: how many other members keep a copy of a partition's state, if there are so many."""
+        self._each = copies
         self._owned: list[int] = []
+        #: Partitions of which this member is to keep a copy.
+        self.copies: list[int] = []
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
@@ -67,8 +106,11 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
         """
         topics = sorted({topic for m in members.values() for topic in m.subscription})
         counts = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
-        owned = {member: _owned(m.user_data) for member, m in members.items()}
-        units = balance(set().union(*counts.values()), owned)
+        said = {member: _said(m.user_data) for member, m in members.items()}
+        owned = {member: o.partitions for member, o in said.items()}
+        copied = {member: o.copies for member, o in said.items()}
+        units = balance(set().union(*counts.values()), owned, copied)
+        copies = place_copies(units, self._each, copied)
         owner = {p: member for member, partitions in units.items() for p in partitions}
         given: dict[str, list[tuple[str, list[int]]]] = {member: [] for member in members}
         for topic in topics:
@@ -77,23 +119,27 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
             for member in takers:
                 given[member].append((topic, sorted(p for p in at if at[p] == member)))
         return {
-            member: ConsumerProtocolMemberAssignment(self.version, given[member], b"") for member in members
+            member: ConsumerProtocolMemberAssignment(
+                self.version, given[member], msgspec.msgpack.encode(Owned([], copies[member]))
+            )
+            for member in members
         }
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this member sends when it joins."""
         return ConsumerProtocolMemberMetadata(
-            self.version, sorted(topics), msgspec.msgpack.encode(Owned(self._owned))
+            self.version, sorted(topics), msgspec.msgpack.encode(Owned(self._owned, self.copies))
         )
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Remembers what this member now holds."""
         self._owned = sorted({p for _, partitions in assignment.assignment for p in partitions})
+        self.copies = sorted(_said(assignment.user_data).copies)
 
 
-def _owned(user_data: bytes) -> list[int]:
-    """What a member said of itself; nothing where it did not, or said it in another version's words."""
+def _said(user_data: bytes) -> Owned:
+    """What a member said of itself, or is told; nothing where that is missing, or in another version's words."""
     try:
-        return msgspec.msgpack.decode(user_data, type=Owned).partitions
+        return msgspec.msgpack.decode(user_data, type=Owned)
     except msgspec.MsgspecError:
-        return []
+        return Owned([])

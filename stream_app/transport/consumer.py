@@ -55,13 +55,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         conf = self.app.conf
         if conf.broker_session_timeout > conf.broker_request_timeout:
             raise ImproperlyConfigured("the session timeout must not exceed the request timeout")
-        self._assignor = CopartitionedAssignor()
+        self.assignor = CopartitionedAssignor(getattr(self.app, "standby_replicas", 0))
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[self._assignor],
+            partition_assignment_strategy=[self.assignor],
             enable_auto_commit=False,
             auto_offset_reset=conf.consumer_auto_offset_reset,
             max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
@@ -250,6 +250,11 @@ class BatchConsumer(driver.Consumer):
     async def is_member(self) -> bool:
         """Asks the group whether it still takes this process for a member."""
         return await self._thread.is_member()
+
+    @property
+    def copies(self) -> set[int]:
+        """Partitions of other members whose state this one is to copy."""
+        return set(self._thread.assignor.copies)
 
     # --- flow
 

@@ -61,8 +61,9 @@ class Expected:
         self.predictions: dict[str, Prediction] = {}
         self.flags: dict[str, Flag] = {}
         self.bad: Counter[str] = Counter()
-        for output, bad in drive(self.engine, RecordingReader(path)):
-            self.bad.update(b.reason for b in bad)
+        for output in drive(self.engine, RecordingReader(path)):
+            for letters in self.engine.dead_letters().values():
+                self.bad.update(dict(headers)["foreclick.reason"].decode() for _, _, headers in letters)
             for (topic, _), messages in (output.outputs if output else {}).items():
                 for _, value, _ in messages:
                     if topic == "predictions":

@@ -4,7 +4,7 @@ from aiokafka.cluster import ClusterMetadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.transport.assignor import CopartitionedAssignor, balance
+from stream_app.transport.assignor import CopartitionedAssignor, balance, place_copies
 
 members = st.sets(st.sampled_from([f"w{i}" for i in range(8)]), min_size=1)
 sizes = st.integers(0, 24)
@@ -100,3 +100,47 @@ def test_a_member_without_user_data_is_a_new_one() -> None:
     silent.user_data = b""
     result = assignor.assign(Topics({"clicks": 3}), {"a": silent, "b": assignor.metadata(["clicks"])})
     check({name: each.assignment[0][1] for name, each in result.items()}, 3)
+
+
+@given(sizes, members, st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_copies_are_elsewhere_and_even(partitions: int, names: set[str], each: int) -> None:
+    """A partition is copied by as many others as asked for, or as there are; evenly, and in the same places again."""
+    units = balance(range(partitions), {name: [] for name in names})
+    copies = place_copies(units, each, {})
+    assert set(copies) == names
+    for name in names:
+        assert not set(copies[name]) & set(units[name]), "a copy beside the original protects from nothing"
+    for p in range(partitions):
+        assert sum(p in held for held in copies.values()) == min(each, len(names) - 1)
+    counts = [len(held) for held in copies.values()]
+    assert max(counts) - min(counts) <= max(1, each) + 1
+    assert place_copies(units, each, copies) == copies
+
+
+@given(st.integers(1, 24), members.filter(lambda names: len(names) > 1), st.data())
+@settings(max_examples=200, deadline=None)
+def test_who_has_a_copy_takes_over(partitions: int, names: set[str], data: st.DataObject) -> None:
+    """Of a member's partitions that left each goes to whoever has its copy, as far as an even share allows."""
+    before = balance(range(partitions), {name: [] for name in names})
+    copies = place_copies(before, 1, {})
+    left = data.draw(st.sampled_from(sorted(names)))
+    owned = {name: held for name, held in before.items() if name != left}
+    copied = {name: held for name, held in copies.items() if name != left}
+    after = balance(range(partitions), owned, copied)
+    check(after, partitions)
+    for p in before[left]:
+        (keeper,) = (name for name, held in copied.items() if p in held)
+        # Who has the copy is passed over only where it has its full share without it.
+        assert p in after[keeper] or len(after[keeper]) >= partitions // len(after)
+
+
+def test_copies_are_told_through_the_protocol() -> None:
+    """Each member hears which copies it is to keep, and says so when it joins again."""
+    cluster = Topics({"clicks": 4})
+    assignors = {name: CopartitionedAssignor(1) for name in "ab"}
+    for _ in range(2):
+        metadata = {name: a.metadata({"clicks"}) for name, a in assignors.items()}
+        for name, given_out in assignors["a"].assign(cluster, metadata).items():
+            assignors[name].on_assignment(given_out)
+        assert {name: a.copies for name, a in assignors.items()} == {"a": [2, 3], "b": [0, 1]}

@@ -1,0 +1,122 @@
+"""A proxy that holds one request, or one answer, until it is told to let it go; it lives in the test's own loop."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
+
+
+class Holding:
+    """Holds one frame, and with it what would follow on its connection. All else passes.
+
+    What is held still arrives where the client has given its connection up meanwhile: networks can be slow.
+    """
+
+    def __init__(self, upstream: int) -> None:
+        """`upstream`: port of the broker's listener for this proxy."""
+        self._upstream = upstream
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._next: tuple[int, bool] | None = None
+        self._key = -1
+        self._go = asyncio.Event()
+        self.held = asyncio.Event()  #: it has come and is held
+        self.answered = asyncio.Event()  #: the broker has answered such a request since it was let go
+
+    async def start(self, port: int) -> None:
+        """Listens on 127.0.0.1:`port`."""
+        self.port = port
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+
+    async def stop(self) -> None:
+        """Cuts all connections."""
+        self._server.close()
+        self._go.set()
+        self.reset()
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=10)
+            assert not left, "connections of the proxy did not end within 10 s"
+        await self._server.wait_closed()
+
+    def hold_next(self, key: int, *, answer: bool = False) -> None:
+        """The next request with this key, or the answer to it, is held."""
+        for event in (self.held, self.answered, self._go):
+            event.clear()
+        self._key, self._next = key, (key, answer)
+
+    def let_go(self) -> None:
+        """What is held goes where it was going."""
+        self._go.set()
+
+    def reset(self) -> None:
+        """Resets all connections, both sides; what is held is lost. New ones are served."""
+        for writer in [each for each in self._writers if not each.is_closing()]:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        self._writers |= {writer, up_writer}
+        asked: dict[bytes, int] = {}  # keys of the requests without an answer, by correlation id
+        ways = [
+            asyncio.create_task(self._requests(reader, up_writer, asked)),
+            asyncio.create_task(self._answers(up_reader, writer, asked)),
+        ]
+        try:
+            await ways[0]
+            if asked:  # the client went away and has not seen all answers: they are still to come
+                await ways[1]
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for each in (writer, up_writer):
+                each.transport.abort()
+                self._writers.discard(each)
+            self._tasks.discard(task)
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, asked: dict[bytes, int]
+    ) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                frame = await _read(reader)
+                key = asked[frame[4:8]] = int.from_bytes(frame[:2], "big")
+                await self._pass(key, False)
+                await _write(to, frame)
+
+    async def _answers(
+        self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, asked: dict[bytes, int]
+    ) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                frame = await _read(reader)
+                key = asked.pop(frame[:4])
+                await self._pass(key, True)
+                with contextlib.suppress(OSError):  # the client may be gone
+                    await _write(to, frame)
+        to.transport.abort()  # so that the client sees that the broker is gone
+
+    async def _pass(self, key: int, answer: bool) -> None:
+        if self._next == (key, answer):
+            self._next = None
+            self.held.set()
+            await self._go.wait()
+        if answer and key == self._key and self._go.is_set():
+            self.answered.set()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    return await reader.readexactly(size)
+
+
+async def _write(writer: asyncio.StreamWriter, frame: bytes) -> None:
+    writer.write(len(frame).to_bytes(4, "big") + frame)
+    await writer.drain()
