@@ -81,7 +81,12 @@ class TopicWatch(Service):
                         await client.start()
                         started = True
                     found = await describe(client, self._names)
-                    first = first or {name: topic for name, topic in found.items() if topic is not None}
+                    first = first or {
+                        # They may have grown between the start and this look.
+                        name: topic._replace(partitions=self._app.conf.topic_partitions)
+                        for name, topic in found.items()
+                        if topic is not None
+                    }
                     problem = "; ".join(changes(first, found, self._kept))
                     seen = seen + 1 if problem == before else 1
                     before = problem

@@ -39,7 +39,11 @@ class JobSettings(Settings, frozen=True):
 
 
 def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
-    """Settings out of BROKER, IN, OUT, RID and STATE."""
+    """Settings out of BROKER, IN, OUT, RID and STATE; GUARANTEE and COMMIT_MS where they are given."""
+    if guarantee := environment.get("GUARANTEE"):
+        more["guarantee"] = guarantee
+    if commit_ms := environment.get("COMMIT_MS"):
+        more["commit_interval_ms"] = int(commit_ms)
     return JobSettings(
         brokers=(environment["BROKER"],),
         group=environment["RID"],

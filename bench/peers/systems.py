@@ -141,10 +141,16 @@ _FLINK: _Common = {
     "java": True,
 }
 _EOS = "exactly_once_v2"
+_EVERY_200_MS = {"COMMIT_MS": "200"}
 
 SYSTEMS = (
     System("foreclick", "Foreclick, 1 worker", _ours("j1"), role="ours"),
     System("foreclick-2", "Foreclick, 2 workers", _ours("j1"), role="ours", processes=2, crash=False),
+    System("foreclick-200", "Foreclick, commit every 200 ms", _ours("j1"), role="ours", env=_EVERY_200_MS),
+    System(
+        "foreclick-eos", "Foreclick, exactly_once, commit every 200 ms", _ours("j1"), role="ours",
+        env={**_EVERY_200_MS, "GUARANTEE": "exactly_once"},
+    ),
     System("flink", "Flink, heap state, parallelism 1", **_FLINK),
     System("flink-2", "Flink, heap state, parallelism 2", **_FLINK, threads=2, crash=False),
     System("flink-rocksdb", "Flink, RocksDB state", **_FLINK, env={"BACKEND": "rocksdb"}, crash=False),

@@ -78,6 +78,7 @@ async def _records(
     consumer = AIOKafkaConsumer(
         **options,
         group_id=None,
+        isolation_level="read_committed",
         auto_offset_reset="earliest" if from_beginning else "latest",
     )
     try:

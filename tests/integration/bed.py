@@ -57,7 +57,11 @@ class Bed:
     async def member(self) -> AsyncIterator[Callable[[], Member]]:
         """A member of the group; what it is called with each generation."""
         consumer = AIOKafkaConsumer(
-            self.source, bootstrap_servers=self.bootstrap, group_id=self.group, heartbeat_interval_ms=200
+            self.source,
+            bootstrap_servers=self.bootstrap,
+            group_id=self.group,
+            enable_auto_commit=False,
+            heartbeat_interval_ms=200,
         )
         await consumer.start()
         try:

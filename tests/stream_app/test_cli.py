@@ -155,6 +155,9 @@ def test_a_command_with_settings_documents_and_gets_them(
     assert exit_code("made-up", "--help") == 0
     text = capsys.readouterr().out
     for field in fields():
+        if field.secret:  # whoever lists the processes of a machine would see it
+            assert f"{field.option} " not in text, field.name
+            continue
         assert field.option in text and field.env in text and field.doc in text, field.name
     assert exit_code("made-up", "--config", str(config), "--k", "4") == 0
     assert capsys.readouterr().out == "4 7 env\n"

@@ -52,6 +52,7 @@ def values_of(field: Field) -> st.SearchStrategy[Any]:
         "web": st.sampled_from(["", "127.0.0.1:0", "0.0.0.0:6066"]),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
         "group": st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True),
+        "instance_id": st.from_regex(r"[A-Za-z0-9._-]{0,100}", fullmatch=True),
         "topic_prefix": st.from_regex(r"[A-Za-z0-9._-]{0,100}", fullmatch=True),
     }[field.name]
 
