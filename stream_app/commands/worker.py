@@ -109,21 +109,26 @@ async def serve(settings: Settings, app: faust.App) -> None:
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
     app.service(TopicWatch(app, settings))
-    try:
-        await app.start()
-    except OSError as error:
-        raise WorkerError(
-            f"cannot serve metrics and health at {settings.web}: {os.strerror(error.errno or 0)}; "
-            "set FORECLICK_WEB to another host:port"
-        ) from error
-    await _first(stop.wait(), app.wait_until_stopped(), app._crashed.wait())
-    try:
-        await asyncio.wait_for(app.stop(), STOP_LIMIT_S)
-    except TimeoutError:
+    # The start waits for the broker, for as long as it is gone: a signal must be heard meanwhile.
+    starting, signalled = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait([starting, signalled], return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        try:
+            starting.result()
+        except OSError as error:
+            raise WorkerError(
+                f"cannot serve metrics and health at {settings.web}: {os.strerror(error.errno or 0)}; "
+                "set FORECLICK_WEB to another host:port"
+            ) from error
+        await _first(signalled, app.wait_until_stopped(), app._crashed.wait())
+    stopping = asyncio.ensure_future(app.stop())
+    # Not `wait_for`, which waits for what it has cancelled.
+    if not (await asyncio.wait([stopping], timeout=STOP_LIMIT_S))[0]:
         # Threads of the Kafka clients may wait for a broker that is gone; nothing that counts is in them.
         log.error("worker did not stop in time and is ended", limit_s=STOP_LIMIT_S)
         logging.shutdown()
         os._exit(1)
+    stopping.result()
     if app.crash_reason is not None:
         reason: Any = app.crash_reason
         if isinstance(reason, ForeclickError):  # says itself what to do
