@@ -337,6 +337,10 @@ class BatchConsumer(driver.Consumer):
                 batch.tp,
                 generation_id=batch.generation,
             )
+            # Faust's compiled stream does not call `ack` but notes each message here, and never forgets it
+            # before the partition goes (`faust/_cython/streams.pyx`, `after`). Nothing of ours reads these.
+            self._acked_index[batch.tp].clear()
+            self._acked[batch.tp].clear()
             await self.callback(message)
             self._read_offset[batch.tp] = batch.next - 1
             self._expected[batch.tp] = batch.next

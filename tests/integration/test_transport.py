@@ -39,6 +39,21 @@ async def test_an_agent_gets_whole_batches(kafka: EmbeddedKafka, prefix: str, jo
         assert values == numbers(15_000)
 
 
+async def test_nothing_is_kept_of_what_was_delivered(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
+    """However many batches came, Faust's lists of acknowledged messages hold the last one at most."""
+    topic = f"{prefix}in"
+    make(kafka.bootstrap, topic)
+    member = await join(f"{prefix}group", topic)
+    for i in range(5):
+        send(kafka.bootstrap, topic, numbers(10, 10 * i))
+        await until("a batch", lambda n=10 * i + 10: len(member.values()) >= n)
+    assert len(member.batches) >= 5
+    consumer, tp = member.consumer, TP(topic, 0)
+    assert len(consumer._acked_index[tp]) <= 1
+    assert len(consumer._acked[tp]) <= 1
+    assert len(consumer._unacked_messages) <= 1
+
+
 async def test_exactly_what_is_done_is_committed(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
     """Nothing is committed before `done` moves, then exactly `done`; a restart goes on there."""
     topic, group = f"{prefix}in", f"{prefix}group"

@@ -1,0 +1,170 @@
+"""Many joins, leaves and kills of whole workers in mid-stream: no event lost, none twice in the state."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.broker import EmbeddedKafka
+from tests.faults.checker import check, check_positions
+from tests.faults.events import TOPICS, Plan, Sender
+from tests.faults.topics import Seen, committed, read_topic
+from tests.faults.truth import read_inputs
+from tests.integration.harness import make_topics, wait_for
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
+
+PARTITIONS, MOST = 4, 4  # workers
+RATE = 400.0  # events a second
+FLOW = 200  # so many answers come before somebody is killed: work is in flight then
+HEAL_S = 90.0
+SETTINGS = {
+    "session_timeout_ms": 1500,
+    "heartbeat_ms": 300,
+    "commit_interval_ms": 100,
+    # The merge waits so long for a silent topic that no change of the group alters the order of events.
+    "max_idle_ms": 60_000,
+    "resident_users": 20_000,
+    "max_batch": 256,
+}
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts workers, in a tenth of a second each."""
+    from tests.integration.forked import nursery  # loads and compiles
+
+    with nursery() as starter:
+        yield starter
+
+
+class Group:
+    """The workers that are there, and what became of the others."""
+
+    def __init__(self, start: Callable[[str], Any], answers: Callable[[], int], draw: random.Random) -> None:
+        """`start`: a worker of this name. `answers`: how many there are."""
+        self._start, self._answers, self._draw = start, answers, draw
+        self.members: list[Any] = []
+        self.leaving: list[Any] = []
+        self.done: Counter[str] = Counter()
+        self.ended: list[str] = []  #: those that nobody had ended
+
+    def change(self) -> None:
+        """One joins or leaves, whether or not the change before is over, or is killed at work."""
+        if len(self.members) <= 1 or (len(self.members) < MOST and self._draw.random() < 0.5):
+            self.join()
+        elif self.done["leave"] > self.done["kill"]:
+            before = self._answers()
+            wait_for("answers to flow", lambda: self.keep() or self._answers() > before + FLOW)
+            self.members.pop(self._draw.randrange(len(self.members))).kill()
+            self.done["kill"] += 1
+        else:  # one that only begins to start does not know yet what SIGTERM means
+            ready = wait_for("a worker that can leave", lambda: self.keep() or self._at_work())
+            leaver = self._draw.choice(ready)
+            self.members.remove(leaver)
+            self.leaving.append(leaver)
+            leaver.leave()
+            self.done["leave"] += 1
+
+    def join(self) -> None:
+        """One more."""
+        self.members.append(self._start(f"worker-{self.done['join']}"))
+        self.done["join"] += 1
+
+    def keep(self) -> None:
+        """One at least, as a supervisor would see to."""
+        for worker in [each for each in self.members if not each.alive]:
+            self.members.remove(worker)
+            self.ended.append(f"{worker.name} ended with {worker.process.exitcode}:\n{worker.text()[-2000:]}")
+        assert len(self.ended) < 10, "\n".join(self.ended)
+        if not self.members:
+            self.join()
+
+    def _at_work(self) -> list[Any]:
+        return [each for each in self.members if each.assigned()]
+
+    def wait_at_work(self) -> None:
+        """All have taken part in a rebalance to its end."""
+        wait_for("the workers to begin", lambda: self.keep() or self._at_work() == self.members)
+
+    def leave(self) -> list[int]:
+        """All leave; the exit codes of those that ever left."""
+        self.wait_at_work()
+        for worker in self.members:
+            worker.leave()
+        self.leaving += self.members
+        self.members = []
+        return [worker.wait_end(40) for worker in self.leaving]
+
+    def kill(self) -> None:
+        """None is left."""
+        for worker in [*self.members, *self.leaving]:
+            worker.kill()
+
+
+@pytest.mark.parametrize(("guarantee", "changes"), [("at_least_once", 51), ("exactly_once", 21)])
+def test_many_changes_of_the_group(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path, start: Start, guarantee: str, changes: int
+) -> None:
+    """While events flow workers join, leave and are killed. The checker, which shares no code with the product,
+    finds each event answered, state and offsets exact, and under `exactly_once` no answer twice.
+    """
+    plan = Plan(7, 200, 4 * (changes * 2 // 5), PARTITIONS)
+    name = f"{prefix}group"
+    settings = {
+        **SETTINGS,
+        "brokers": kafka.bootstrap,
+        "topic_prefix": prefix,
+        "group": name,
+        "guarantee": guarantee,
+    }
+    asyncio.run(make_topics(kafka.bootstrap, prefix, PARTITIONS))
+    seen = Seen(kafka.bootstrap, f"{prefix}predictions", "read_committed").start()
+    group = Group(
+        lambda name: start(name, tmp_path, PARTITIONS, **settings), lambda: seen.count, random.Random(3)
+    )
+    sender = Sender(kafka.bootstrap, prefix, plan, RATE)
+    try:
+        group.join()
+        group.wait_at_work()
+        sender.start()
+        for change in range(1, changes + 1):
+            due = len(plan) * change // (changes + 2)  # so that all of them find events on their way
+            wait_for(f"event {due} to be sent", lambda n=due: group.keep() or sender.acknowledged >= n)
+            group.change()
+        assert sender.running, (
+            "the events were all sent before the last change: the test shows less than it says"
+        )
+        sender.finish(HEAL_S)
+        wait_for(f"{len(plan)} answers", lambda: group.keep() or seen.count >= len(plan), HEAL_S)
+        _wait_for_offsets(kafka.bootstrap, prefix, name, group)
+        codes = group.leave()
+    finally:
+        sender.stop()
+        seen.stop()
+        group.kill()
+    print(dict(group.done), f"{seen.repeats} predictions repeated; by themselves:", *group.ended)
+    findings = check(kafka.bootstrap, prefix, name, plan, guarantee)
+    assert not findings.problems, "\n".join(findings.problems)
+    assert group.done.total() > changes and min(group.done["leave"], group.done["kill"]) > changes // 6, (
+        group.done
+    )
+    assert not any(codes), f"workers that were told to leave ended with {codes}"
+
+
+def _wait_for_offsets(bootstrap: str, prefix: str, name: str, group: Group) -> None:
+    topics = [prefix + topic for topic in TOPICS]
+    inputs = read_inputs((m for topic in topics for m in read_topic(bootstrap, topic)), prefix)
+
+    def behind_the_last_event() -> bool:
+        group.keep()
+        found = committed(bootstrap, name, topics, PARTITIONS)
+        at = {(t.removeprefix(prefix), p): o for t, by in found.items() for p, o in enumerate(by)}
+        return not check_positions(at, inputs, "committed offset")
+
+    wait_for("the last offsets to be committed", behind_the_last_event, HEAL_S, 0.2)

@@ -1,0 +1,287 @@
+"""The fenced producers on a real Kafka: requests that are late, owners that are not told, connections that break."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiokafka.errors import MessageSizeTooLargeError
+
+from stream_app.broker import EmbeddedKafka, Listener
+from stream_app.broker.ports import free_port
+from stream_app.transport.fenced import FencedProducer, ProducerLostError
+from stream_app.transport.lanes import FENCE_KEY
+from stream_app.transport.transactions import Member, TransactionalProducer
+from tests.faults.steps import END_TXN, PRODUCE
+from tests.integration.bed import IMPATIENT_MS, OPEN_MS, PATIENT_MS, Bed, batch, client, lanes, messages
+from tests.integration.harness import read_all
+from tests.integration.holding import Holding
+from tests.integration.member import make, numbers, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+
+FORMS = pytest.mark.parametrize("implicit", [True, False], ids=["second form", "first form"])
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A broker with a second way in."""
+    port = free_port()
+    listener = Listener("SLOT0", free_port(besides=port), port)
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), listeners=[listener]) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def gate(broker: EmbeddedKafka) -> AsyncIterator[Holding]:
+    """The proxy before that way in."""
+    listener = broker.listeners[0]
+    holding = Holding(listener.port)
+    await holding.start(listener.advertised)
+    yield holding
+    await holding.stop()
+
+
+@pytest.fixture
+def bed(broker: EmbeddedKafka, prefix: str) -> Bed:
+    """Topics on the broker that has a second way in."""
+    return Bed(broker, prefix)
+
+
+async def lose_the_end(producer: TransactionalProducer, bed: Bed, gate: Holding, member: Member) -> None:
+    """A transaction of the records 0 to 9, whose EndTxn is held for longer than the client waits."""
+    await producer.initialise()
+    gate.hold_next(END_TXN)
+    with pytest.raises(ProducerLostError, match="did not answer"):
+        await producer.commit([(bed.tp, batch(numbers(10)))], bed.offsets(1), member)
+    assert gate.held.is_set()
+
+
+@FORMS
+async def test_a_late_end_ends_no_other_transaction(bed: Bed, gate: Holding, implicit: bool) -> None:
+    """An unanswered EndTxn loses the producer; after `initialise` it may come, and ends nothing that began since."""
+    async with bed.member() as member, client(gate.port, bed.topic, implicit, IMPATIENT_MS) as cluster:
+        producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
+        await lose_the_end(producer, bed, gate, member())
+        with pytest.raises(ProducerLostError):
+            await producer.queue(bed.tp, batch([b"lost"]))
+        with pytest.raises(ProducerLostError):
+            await producer.commit([(bed.tp, batch([b"lost"]))], bed.offsets(2), member())
+        await producer.initialise()
+        first = await asyncio.to_thread(bed.values)
+        assert first in ([], numbers(10)), "a transaction is visible in part"
+        assert bed.committed() == (1 if first else -1001)
+        begin = await producer.queue(bed.tp, batch(numbers(10, 10)))
+        gate.let_go()
+        await until("the late EndTxn to be answered", gate.answered.is_set)
+        await bed.settled(cluster, member())
+        assert bed.end() == begin.offset, "the late EndTxn ended the transaction that is open"
+        assert await asyncio.to_thread(bed.values) == first
+        await producer.commit([(bed.tp, batch(numbers(10, 20)))], bed.offsets(3), member())
+        await until("the last transaction to end", lambda: not bed.hangs())
+        assert await asyncio.to_thread(bed.values) == first + numbers(20, 10)
+        assert bed.committed() == 3
+
+
+async def test_a_late_end_ends_another_transaction_of_its_epoch(bed: Bed, gate: Holding) -> None:
+    """What the test above would see: a client that asks again with the same epoch has its next transaction cut."""
+    async with bed.member() as member, client(gate.port, bed.topic, False, IMPATIENT_MS) as cluster:
+        producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
+        await lose_the_end(producer, bed, gate, member())
+        producer.lost = None  # as if it were not: the end is asked for again, the next transaction begins
+        await producer._end()
+        begin = await producer.queue(bed.tp, batch(numbers(10, 10)))
+        await bed.settled(cluster, member())
+        assert bed.end() == begin.offset
+        gate.let_go()
+        await until("the late EndTxn to end what is open", lambda: bed.end() > begin.offset + 9)
+        assert await asyncio.to_thread(bed.values) == numbers(20)
+
+
+@FORMS
+async def test_an_end_without_an_answer(bed: Bed, gate: Holding, implicit: bool) -> None:
+    """A transaction that was ended, whose producer does not hear of it, is there once and as a whole."""
+    async with bed.member() as member, client(gate.port, bed.topic, implicit, IMPATIENT_MS) as cluster:
+        producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
+        await producer.initialise()
+        gate.hold_next(END_TXN, answer=True)
+        with pytest.raises(ProducerLostError, match="did not answer"):
+            await producer.commit([(bed.tp, batch(numbers(10)))], bed.offsets(1), member())
+        await producer.initialise()
+        assert await asyncio.to_thread(bed.values) == numbers(10)
+        assert bed.committed() == 1
+        await producer.commit([(bed.tp, batch(numbers(10, 10)))], bed.offsets(2), member())
+        await until("the transaction to end", lambda: not bed.hangs())
+        assert await asyncio.to_thread(bed.values) == numbers(20)
+
+
+@FORMS
+async def test_two_owners(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
+    """Once the second owner of a partition has opened its lane, nothing of the first is committed any more."""
+    async with (
+        bed.member() as member,
+        lanes(bed, broker.port, True) as first,
+        lanes(bed, broker.port, True) as second,
+    ):
+        for each in (first, second):
+            each._cluster.implicit = implicit
+        await first.open([0])
+        await asyncio.gather(*await first.send_built(bed.topic, 0, first.build(messages([b"open"]))))
+        await second.open([0])
+        assert await asyncio.to_thread(bed.values) == []
+        with pytest.raises(ProducerLostError):
+            await first.commit(0, first.build(messages([b"late"])), bed.offsets(1), member())
+        assert not first.is_open(0) and second.is_open(0)
+        await second.commit(0, second.build(messages([b"good"])), bed.offsets(2), member())
+        (late,) = await first.send_built(bed.topic, 0, first.build(messages([b"later still"])))
+        with pytest.raises(ProducerLostError):
+            await late
+        await until("the transaction to end", lambda: not bed.hangs())
+        assert await asyncio.to_thread(bed.values) == [b"good"]
+        assert bed.committed() == 2
+
+
+@FORMS
+async def test_an_owner_whose_offsets_come_late(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
+    """An owner that had written all before the second came has the rest of its commit refused."""
+    async with bed.member() as member, client(broker.port, bed.topic, implicit, PATIENT_MS) as cluster:
+        first, second = (TransactionalProducer(cluster, bed.group, OPEN_MS) for _ in range(2))
+        await first.initialise()
+        await first.queue(bed.tp, batch([b"all of it"]))
+        await second.initialise()
+        with pytest.raises(ProducerLostError):
+            await first.commit([], bed.offsets(1), member())
+        assert await asyncio.to_thread(bed.values) == []
+        assert bed.committed() == -1001
+
+
+@FORMS
+async def test_a_late_write_opens_no_transaction(
+    bed: Bed, broker: EmbeddedKafka, gate: Holding, implicit: bool
+) -> None:
+    """A batch of a former owner that was on its way is refused: no record, and no transaction that nobody ends."""
+    async with (
+        bed.member() as member,
+        client(gate.port, bed.topic, implicit, PATIENT_MS) as slow,
+        client(broker.port, bed.topic, implicit, PATIENT_MS) as cluster,
+    ):
+        first = TransactionalProducer(slow, bed.group, OPEN_MS)
+        second = TransactionalProducer(cluster, bed.group, OPEN_MS)
+        await first.initialise()
+        gate.hold_next(PRODUCE)
+        late = first.queue(bed.tp, batch([b"late"]))
+        await until("the batch to be on its way", gate.held.is_set)
+        await second.initialise()
+        await second.commit([(bed.tp, batch([b"good"]))], bed.offsets(1), member())
+        gate.let_go()
+        with pytest.raises(ProducerLostError):
+            await asyncio.wait_for(late, 20)
+        await bed.settled(cluster, member())
+        assert not bed.hangs()
+        assert await asyncio.to_thread(bed.values) == [b"good"]
+
+
+@FORMS
+async def test_offsets_of_an_older_generation(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
+    """A member that the group has moved on without commits nothing; with its present generation it does."""
+    async with bed.member() as member, client(broker.port, bed.topic, implicit, PATIENT_MS) as cluster:
+        stale = member()
+        async with bed.member():
+            await until("the next generation", lambda: member().generation > stale.generation)
+            producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
+            for wrong in (stale, member()._replace(generation=-1), member()._replace(member_id="nobody")):
+                await producer.initialise()
+                with pytest.raises(ProducerLostError):
+                    await producer.commit([(bed.tp, batch([b"stale"]))], bed.offsets(1), wrong)
+            await producer.initialise()
+            await producer.commit([(bed.tp, batch([b"good"]))], bed.offsets(2), member())
+            await until("the transaction to end", lambda: not bed.hangs())
+            assert await asyncio.to_thread(bed.values) == [b"good"]
+            assert bed.committed() == 2
+
+
+# --- at least once: the changelog, outside transactions
+
+
+async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedKafka, gate: Holding) -> None:
+    """A state record that was on its way while the next owner opened the lane never lies over one of its own."""
+    async with lanes(bed, gate.port, False) as first, lanes(bed, broker.port, False) as second:
+        await first.open([0])
+        await asyncio.gather(*await first.send_built(bed.topic, 0, first.build(messages([b"old"]))))
+        gate.hold_next(PRODUCE)
+        (late,) = await first.send_built(bed.topic, 0, first.build(messages([b"late"])))
+        await until("the record to be on its way", gate.held.is_set)
+        await second.open([0])
+        await asyncio.gather(*await second.send_built(bed.topic, 0, second.build(messages([b"new"]))))
+        gate.let_go()
+        with pytest.raises(ProducerLostError):
+            await asyncio.wait_for(late, 20)
+        assert not first.is_open(0) and second.is_open(0)
+        found = [(m.key(), m.value()) for m in await asyncio.to_thread(read_all, bed.bootstrap, bed.topic)]
+        fence = (FENCE_KEY, None)
+        assert found == [fence, (b"key", b"old"), fence, (b"key", b"new")]
+
+
+async def test_the_fence_is_what_keeps_them_off(bed: Bed, broker: EmbeddedKafka) -> None:
+    """A new epoch alone does not: the partition takes what an old owner sends until a record carries the new one."""
+    async with (
+        lanes(bed, broker.port, False) as first,
+        client(broker.port, bed.topic, True, PATIENT_MS) as cluster,
+    ):
+        await first.open([0])
+        successor = FencedProducer(cluster, f"{bed.group}-0", OPEN_MS)
+        await successor.initialise()
+        (late,) = await first.send_built(bed.topic, 0, first.build(messages([b"late, and taken"])))
+        await asyncio.wait_for(late, 20)
+        await successor.queue(bed.tp, batch([b"a record of the new epoch"], transactional=False))
+        (later,) = await first.send_built(bed.topic, 0, first.build(messages([b"refused"])))
+        with pytest.raises(ProducerLostError):
+            await asyncio.wait_for(later, 20)
+        assert (await asyncio.to_thread(bed.values))[1:] == [b"late, and taken", b"a record of the new epoch"]
+
+
+async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
+    """Batches under way, also one that was appended and whose answer is lost, are sent again and appended once."""
+    async with lanes(bed, gate.port, False) as made:
+        await made.open([0, 1])
+        gate.hold_next(PRODUCE, answer=True)
+        sent = []
+        for i in range(150):
+            for partition in (0, 1):
+                built = made.build(messages(numbers(20, 20 * i)))
+                sent += await made.send_built(bed.topic, partition, built)
+        await until("the answer to an append", gate.held.is_set)
+        gate.reset()
+        for share in (30, 90, 180, 270):
+            await until(f"{share} batches", lambda n=share: sum(f.done() for f in sent) >= n)
+            gate.reset()
+        places = await asyncio.wait_for(asyncio.gather(*sent), 30)
+        assert made.is_open(0) and made.is_open(1)
+        for partition in (0, 1):
+            assert [p.offset for p in places[partition::2]] == [1 + 20 * i for i in range(150)]
+        found = await asyncio.to_thread(read_all, bed.bootstrap, bed.topic)
+        for partition in (0, 1):
+            values = [m.value() for m in found if m.partition() == partition and m.key() != FENCE_KEY]
+            assert values == numbers(3000)
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+async def test_a_batch_that_is_too_large(bed: Bed, broker: EmbeddedKafka, transactional: bool) -> None:
+    """What the broker refuses for good is said at once and not tried again; who asks for the lane is told too."""
+    small = f"{bed.topic}-small"
+    make(bed.bootstrap, small, max_message_bytes="2000")
+    async with bed.member() as member, lanes(bed, broker.port, transactional, small) as made:
+        await made.open([0])
+        built = made.build(messages([b"x" * 5000]))
+        async with asyncio.timeout(10):
+            if transactional:
+                with pytest.raises(MessageSizeTooLargeError):
+                    await made.commit(0, built, bed.offsets(1), member())
+            else:
+                (sent,) = await made.send_built(small, 0, built)
+                with pytest.raises(MessageSizeTooLargeError):
+                    await sent
+        with pytest.raises(MessageSizeTooLargeError):
+            made.is_open(0)
+    found = await asyncio.to_thread(read_all, bed.bootstrap, small)
+    assert not [m for m in found if m.key() != FENCE_KEY]
+    assert bed.committed() == -1001
