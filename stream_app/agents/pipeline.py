@@ -332,32 +332,34 @@ class Pipeline(Service):
     async def _timed_checkpoint(self) -> None:
         try:
             await self._checkpoints.make()
-            if lost := self._checkpoints.lost():
-                await self._begin_anew(lost)
+            if self._checkpoints.lost():
+                await self._begin_anew()
         except asyncio.CancelledError:
             raise
         except Exception as error:
             await self._fail("a checkpoint", error)
 
-    async def _begin_anew(self, partitions: list[int]) -> None:
-        """Forgets partitions whose lanes were lost and reads them back, if they are still this worker's."""
-        recovering = self._recovering is not None and not self._recovering.done()
-        if recovering or not self._settled.is_set() or not await self._consumer.is_member():
-            return  # the rebalance that follows finds them without a lane; or the next checkpoint does
+    async def _begin_anew(self) -> None:
+        """Forgets partitions whose lanes were lost and reads them back, if they are still this worker's.
+
+        Where that cannot be now, the rebalance that follows finds them without a lane, or the next checkpoint does.
+        """
+        if not self._settled.is_set() or not await self._consumer.is_member():
+            return
         async with self._turn:
-            generation = self._generation
-            if generation is None:
+            lost = self._checkpoints.lost()
+            recovering = self._recovering is not None and not self._recovering.done()
+            if not lost or recovering or self._generation is None:
                 return
             await self._drain()
             # All partitions go back, since a fetch that is under way holds records of all of them. What the others
             # have read already they pass over.
             await self._consumer.seek_to_committed()
             self._incoming.clear()
-            await self._in_thread(self._empty, partitions)
+            await self._in_thread(self._empty, lost)
             self._resume_drained()
-        log.warning("partitions begin anew", partitions=partitions)
-        if self._generation == generation:
-            self._recovering = asyncio.create_task(self._recover(partitions))
+            log.warning("partitions begin anew", partitions=lost)
+            self._recovering = asyncio.create_task(self._recover(lost))
 
     def _empty(self, partitions: Iterable[int]) -> None:
         for partition in partitions:

@@ -118,10 +118,14 @@ class Processor(ABC):
         self.rows.drop(partition)
 
     def rewind(self) -> None:
-        """Forgets what is buffered: the source will be read again from `positions`."""
+        """Forgets what is buffered: the source will be read again from `positions`.
+
+        Bad records below them are kept until their dead letters are taken: they do not come again.
+        """
         for p in self._partitions.values():
             p.merge.clear()
-            p.bad.clear()
+            positions = p.merge.positions
+            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset < positions[kind]]
 
     @property
     def partitions(self) -> list[int]:
@@ -223,10 +227,16 @@ class Processor(ABC):
     # --- checkpoints
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
-        """State records of a partition since the last call, its own record last; None if nothing happened."""
+        """State records of a partition since the last call, its own record last; None if nothing happened.
+
+        None too while dead letters of records that were passed are still to be taken: `positions` would say that
+        they are out.
+        """
         p = self._partitions[number]
         positions = p.merge.positions
         if not p.restored or positions == p.checkpointed:
+            return None
+        if any(b.record.offset < positions[kind] for kind, b in p.bad):
             return None
         p.checkpointed = positions
         changed = self.rows.take_dirty(number)

@@ -179,12 +179,18 @@ class FencedProducer:
     async def _before_sending(self) -> None:
         """What the broker has to be told before the batches at the heads of the queues."""
 
+    def _may_send(self, tp: TopicPartition) -> bool:
+        """Whether the broker knows what it has to know before a batch of a partition."""
+        return True
+
     async def _heads_by_leader(self) -> dict[int, dict[TopicPartition, Waiting]]:
         """The first batch of each partition by the node that leads it, as many as a request takes."""
         while True:
             try:
                 by_node: dict[int, dict[TopicPartition, Waiting]] = {}
                 for tp, queue in self._queue.items():
+                    if not self._may_send(tp):
+                        continue  # it was queued while the broker was told of the others
                     chosen = by_node.setdefault(self._cluster.leader(tp), {})
                     if not chosen or sum(w.batch.size() for w in chosen.values()) < _REQUEST_BYTES:
                         chosen[tp] = queue[0]

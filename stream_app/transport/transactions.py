@@ -133,6 +133,10 @@ class TransactionalProducer(FencedProducer):
         )
         self._named |= new
 
+    def _may_send(self, tp: TopicPartition) -> bool:
+        # What is written outside of the coordinator's transaction is never ended by it.
+        return self._cluster.implicit or tp in self._named
+
     def _request(self, batches: dict[TopicPartition, Any]) -> Produce:
         return Produce(self._cluster.implicit, self.id, PRODUCE_TIMEOUT_MS, batches)
 

@@ -1,0 +1,82 @@
+"""`python -m tests.simulation --schedules 1000 --seed 1 [--guarantee exactly_once] [--awaits]`: a longer search."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.awaits import deaths, steps_of_a_life
+from tests.simulation.search import FORMS, Search, decisions_of, fewest
+
+
+def main() -> int:
+    """Prints what was tried and what was found; 1 where something was."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=200, help="schedules of each guarantee and form")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first schedule; the next has the next seed"
+    )
+    parser.add_argument("--guarantee", choices=["at_least_once", "exactly_once"], help="only this one")
+    parser.add_argument(
+        "--awaits", action="store_true", help="a death at every single await of a short life instead"
+    )
+    parser.add_argument("--story", action="store_true", help="tell what happened in each run that went wrong")
+    parser.add_argument("--fewest", action="store_true", help="first make harmless what is not needed for it")
+    options = parser.parse_args()
+    wrong = 0
+    for guarantee, implicit in FORMS:
+        if options.guarantee in (None, guarantee):
+            name = guarantee if guarantee == "at_least_once" else f"{guarantee}, form {1 + implicit}"
+            wrong += (_awaits if options.awaits else _schedules)(options, name, guarantee, implicit)
+    return 1 if wrong else 0
+
+
+def _schedules(options: argparse.Namespace, name: str, guarantee: str, implicit: bool) -> int:
+    start, search = time.monotonic(), Search()
+    for seed in range(options.seed, options.seed + options.schedules):
+        report = search.take(seed, guarantee, implicit=implicit)
+        if report.problems:
+            if options.fewest:
+                least, report = fewest(decisions_of(seed), guarantee, implicit=implicit, seconds=120.0)
+                print(f"decisions {least.hex()}")
+            print(f"{name}, seed {seed}:", *report.problems[:5], sep="\n  ", flush=True)
+            if options.story:
+                print(*report.log, sep="\n    ")
+    _summary(name, search.tried, len(search.found), search.counts, time.monotonic() - start)
+    return len(search.found)
+
+
+def _awaits(options: argparse.Namespace, name: str, guarantee: str, implicit: bool) -> int:
+    start, wrong, counts = time.monotonic(), 0, Counter[str]()
+    steps = steps_of_a_life(guarantee, implicit=implicit)
+    for at, report in deaths(guarantee, range(1, steps + 1), implicit=implicit):
+        counts.update(report.counts)
+        if report.problems:
+            wrong += 1
+            print(f"{name}, death at step {at}:", *report.problems[:5], sep="\n  ", flush=True)
+    _summary(name, steps, wrong, counts, time.monotonic() - start)
+    return wrong
+
+
+def _summary(name: str, tried: int, wrong: int, counts: Counter[str], seconds: float) -> None:
+    print(f"{name}: {tried} schedules in {seconds:.1f} s, {wrong} went wrong")
+    order = (
+        "workers",
+        "deaths",
+        "steps",
+        "requests",
+        "rebalances",
+        "cuts",
+        "freezes",
+        "expelled",
+        "stops",
+        "gave up",
+    )
+    fates = ("late", "lost", "mute", "not sent", "not now", "half", "cut off")
+    print("  " + ", ".join(f"{counts[k]:,} {k}" for k in order))
+    print("  gave up: " + ", ".join(f"{n:,} {k[9:]}" for k, n in counts.items() if k.startswith("gave up, ")))
+    print("  requests: " + ", ".join(f"{counts[k]:,} {k}" for k in fates), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The commit path with one mistake in it, to see that the simulation finds it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from aiokafka.protocol.transaction import InitProducerIdRequest
+from faust.types import TP
+
+from stream_app.agents.checkpoints import Checkpoints
+from stream_app.agents.pipeline import Pipeline
+from stream_app.transport import fenced
+from stream_app.transport.cluster import UnansweredError
+from stream_app.transport.transactions import TransactionalProducer
+
+
+@contextmanager
+def offsets_before_state() -> Iterator[None]:
+    """Source offsets are committed first and the state is written then."""
+    write = Checkpoints._write_state
+
+    async def write_state(self: Any, part: Any) -> bool:
+        checkpoint, _ = part
+        self._consumer.done.update({TP(*tp): offset for tp, offset in self._offsets(checkpoint).items()})
+        await self._consumer.commit()
+        return await write(self, part)
+
+    with patch.object(Checkpoints, "_write_state", write_state):
+        yield
+
+
+@contextmanager
+def outputs_not_awaited() -> Iterator[None]:
+    """State and offsets are written while outputs are still on their way."""
+    make = Checkpoints._in_order
+
+    async def in_order(self: Any) -> None:
+        self.in_flight.clear()
+        await make(self)
+
+    with patch.object(Checkpoints, "_in_order", in_order):
+        yield
+
+
+@contextmanager
+def lanes_not_fenced() -> Iterator[None]:
+    """Each lane gets a producer id of its own, so that no epoch ever tells an earlier owner from a later one."""
+
+    def nameless(_: str, timeout_ms: int) -> Any:
+        return InitProducerIdRequest(None, timeout_ms)
+
+    with patch.object(fenced, "InitProducerIdRequest", nameless):
+        yield
+
+
+@contextmanager
+def end_sent_again() -> Iterator[None]:
+    """The end of a transaction that was not answered is asked for again, with the same epoch."""
+    end = TransactionalProducer._end
+
+    async def again(self: Any) -> None:
+        while True:
+            try:
+                return await end(self)
+            except UnansweredError:
+                pass
+
+    with patch.object(TransactionalProducer, "_end", again):
+        yield
+
+
+@contextmanager
+def lost_lane_keeps_its_state() -> Iterator[None]:
+    """After a lost transaction the lane begins anew, but what is in memory stays."""
+
+    async def begin_anew(self: Any) -> None:
+        if self._settled.is_set():
+            await self._lanes.open(self._checkpoints.lost())
+
+    with patch.object(Pipeline, "_begin_anew", begin_anew):
+        yield
+
+
+@contextmanager
+def outputs_outside_of_the_transaction() -> Iterator[None]:
+    """Exactly once, but outputs go out at once."""
+    with patch.object(Pipeline, "_producer", property(lambda self: self.app.producer)):
+        yield

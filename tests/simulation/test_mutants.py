@@ -1,0 +1,43 @@
+"""The simulation finds what it is there to find: each mistake on purpose in the commit path is discovered."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.simulation import mutants
+from tests.simulation.search import Search
+
+# What a crashed worker leaves behind is found by the garbage collector, in whichever test runs then.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+Mutant = Callable[[], AbstractContextManager[None]]
+#: Schedules until a mistake must have been found.
+MOST = 60
+
+
+@pytest.mark.parametrize(
+    ("mutant", "guarantee", "implicit", "aim"),
+    [
+        (mutants.offsets_before_state, "at_least_once", False, None),
+        (mutants.outputs_not_awaited, "at_least_once", False, ["Produce predictions"]),
+        (mutants.lanes_not_fenced, "at_least_once", False, ["Produce g-users-changelog"]),
+        (mutants.end_sent_again, "exactly_once", False, ["EndTxnRequest"]),
+        (mutants.lost_lane_keeps_its_state, "exactly_once", False, ["EndTxnRequest", "TxnOffsetCommit"]),
+        (mutants.outputs_outside_of_the_transaction, "exactly_once", True, None),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_a_mistake_is_found(mutant: Mutant, guarantee: str, implicit: bool, aim: list[str] | None) -> None:
+    """Within a few schedules, the first of which go well without the mistake."""
+    search = Search()
+    with mutant():
+        for seed in range(MOST):
+            if search.take(seed, guarantee, implicit=implicit, aim=aim).problems:
+                break
+    assert search.found, f"{search.tried} schedules did not find it"
+    (seed,) = search.found
+    assert not Search().take(seed, guarantee, implicit=implicit, aim=aim).problems

@@ -1,0 +1,135 @@
+"""A worker in the simulation: the real pipeline with all that is its own, in a process that may die at every step."""
+
+import asyncio
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from stream_app.agents import checkpoints, halves, pipeline, recovery, standby, telemetry
+from stream_app.agents.engine import Engine
+from stream_app.ops.health import Health
+from stream_app.ops.metrics import Metrics
+from stream_app.settings import Settings
+from stream_app.transport import consumer, fenced, lanes, producer
+from tests.simulation.broker import Broker
+from tests.simulation.client import SimClient, SimProducer
+from tests.simulation.consumer import SimConsumer
+from tests.simulation.loop import Process, SimLoop, name_of_owner, owner
+from tests.simulation.member import App, Coordination
+from tests.simulation.network import Link
+from tests.simulation.schedule import Schedule
+
+_CLOCKED = (checkpoints, halves, pipeline, telemetry, consumer, fenced, producer)
+#: Room for users, of whom there are few.
+_SLOTS = 256
+_MADE_UP_METRICS: list[Metrics] = []
+
+
+class Worker:
+    """One process."""
+
+    def __init__(
+        self, name: str, loop: SimLoop, broker: Broker, schedule: Schedule, settings: Settings
+    ) -> None:
+        self.name, self.loop, self.broker, self.settings = name, loop, broker, settings
+        self.link = Link(loop, schedule)
+        self.process = Process(loop, name)
+        self.process.worker = self  # type: ignore[attr-defined]
+        self.process.on_death = self._died
+        self.app: App | None = None
+        self.crash_reason: BaseException | None = None
+        self.died_at: float | None = None
+        self.process.run(self._main()).add_done_callback(self._ended)
+
+    def _died(self) -> None:
+        self.died_at = self.loop.time()
+
+    def _crashed(self, reason: BaseException) -> None:
+        self.crash_reason = reason
+        if os.environ.get("SIMULATION_TRACE"):
+            traceback.print_exception(reason)
+        self.loop.outside(0.0, self.process.die)
+
+    async def _main(self) -> None:
+        settings, broker, link = self.settings, self.broker, self.link
+        raw = SimConsumer(broker, link)
+        app = self.app = App(self.name, settings, raw, SimProducer(SimClient(broker, link)), self._crashed)
+        raw._coordinator = Coordination(broker, link, raw, settings.inputs, app)
+        engine = Engine(settings, None, partitions=broker.partitions, slots=_SLOTS)
+        health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
+        app.pipeline = pipeline.Pipeline(app, settings, engine, _metrics(), health)
+        await app.consumer._thread.on_start()
+        await app.pipeline.start()
+        for work in (app.agent(), app.drain(), raw._coordinator.run(settings.heartbeat_ms / 1000)):
+            asyncio.create_task(work).add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._crashed(task.exception())  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """Asks it to end by itself, as SIGTERM does."""
+        self.process.run(self._stop()).add_done_callback(self._ended)
+
+    async def _stop(self) -> None:
+        app = self.app
+        if app is None or app.pipeline is None:
+            self.process.die()
+            return
+        await app.pipeline.before_shutdown(app)
+        member = app.sim_consumer._coordinator.member_id
+        if member:
+            await app.sim_consumer.ask(lambda: self.broker.group.leave(member))
+        self.process.die()
+
+
+def _metrics() -> Metrics:
+    """The same for all: nobody reads them here, and they are slow to make."""
+    if not _MADE_UP_METRICS:
+        _MADE_UP_METRICS.append(Metrics())
+    return _MADE_UP_METRICS[0]
+
+
+def _mine() -> Worker:
+    worker: Worker = owner().worker  # type: ignore[attr-defined]
+    return worker
+
+
+@contextmanager
+def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
+    """Puts the model under the product's modules, and its clock; `note` gets what they log."""
+
+    async def stop(each: Any) -> None:
+        await each.stop()
+
+    def nothing(*_: Any) -> None: ...
+
+    client: Callable[..., Any] = lambda **_: SimClient(_mine().broker, _mine().link)  # noqa: E731
+    reader: Callable[..., Any] = lambda *_, **__: SimConsumer(_mine().broker, _mine().link, fetch=2)  # noqa: E731
+
+    def keep(_: Any, level: str, event: Any) -> Any:
+        if level != "debug":
+            words = " ".join(f"{k}={v}" for k, v in event.items() if k not in ("event", "exc_info"))
+            note(f"{name_of_owner()} says {event['event']} {words}")
+        raise structlog.DropEvent
+
+    with ExitStack() as stack:
+        before = structlog.get_config()
+        stack.callback(lambda: structlog.configure(**before))
+        structlog.configure(processors=[keep], cache_logger_on_first_use=False)
+        for module in _CLOCKED:
+            stack.enter_context(patch.object(module, "time", loop.clock))
+        # Whoever waits for a rebalance that takes seconds need not look a hundred times a second.
+        stack.enter_context(patch.object(consumer, "REBALANCE_POLL_S", 0.1))
+        stack.enter_context(patch.object(lanes, "AIOKafkaClient", client))
+        for module in (recovery, standby):
+            stack.enter_context(patch.object(module, "AIOKafkaConsumer", reader))
+            stack.enter_context(patch.object(module, "stop_consumer", stop))
+            stack.enter_context(patch.object(module, "deliver_columns", nothing))
+        stack.enter_context(patch.object(consumer, "deliver_columns", nothing))
+        yield
