@@ -263,6 +263,41 @@ async def test_killed_and_restarted(
     reader.close()
 
 
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+async def test_saved_by_two_continued_by_three(
+    kafka: EmbeddedKafka,
+    prefix: str,
+    start: Start,
+    traffic: Path,
+    model: Path,
+    expected: Expected,
+    tmp_path: Path,
+    guarantee: str,
+) -> None:
+    """State that two workers saved is continued by three with other micro-batches: as if nothing had happened."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, RecordingReader(traffic))
+    total = len(expected.predictions)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    common = {"model": model, "guarantee": guarantee}
+    two = [
+        start(tmp_path / f"two-{i}", kafka.bootstrap, prefix, **common, max_batch=64, commit_interval_ms=50)
+        for i in range(2)
+    ]
+    reader.read_until("a part of the predictions", lambda m: distinct(m) > 0.3 * total)
+    assert [worker.stop() for worker in two] == [0, 0]
+    assert distinct(reader.read_to_end()) < total, "they stopped too late to mean anything"
+    three = [
+        start(tmp_path / f"three-{i}", kafka.bootstrap, prefix, **common, max_batch=1500) for i in range(3)
+    ]
+    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    for worker in three:
+        worker.wait_ready()
+    assert [worker.stop() for worker in three] == [0, 0, 0]
+    assert check_predictions(prefix, reader.read_to_end(), expected.predictions) == 0
+    reader.close()
+
+
 def _metric(worker: Worker, name: str) -> float:
     """The sum of a metric over its labels."""
     text = worker.get("/metrics")[1]

@@ -168,7 +168,8 @@ def test_every_script_and_module_exists(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in (*shell_lines(TEXT[page]), *inline_lines(TEXT[page])):
         if words[:2] == ["python", "-m"]:
-            assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file(), words
+            module = ROOT / words[2].replace(".", "/")
+            assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), words
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file(), words
         elif words[0] == "make" and len(words) > 1:
