@@ -49,7 +49,11 @@ def scan(records: RecordColumns, fields: Fields) -> tuple[npt.NDArray[np.void], 
     tokens = np.empty((n, fields.count), TOKEN)
     good = np.empty(n, np.bool_)
     spans = records.spans
-    _scan(records.data, spans["value_at"], spans["value_bytes"], fields.names, fields.ends, tokens, good)
+    # Made here: compiled code frees an array of its own after its last use, which a pointer to it is not.
+    order = np.zeros(_PLACES, np.int64)
+    _scan(
+        records.data, spans["value_at"], spans["value_bytes"], fields.names, fields.ends, tokens, good, order
+    )
     return tokens, good
 
 
@@ -275,8 +279,7 @@ def _object(data, start, end, names, ends, fields, order, tokens):  # type: igno
 
 
 @jit
-def _scan(data, at, size, names, ends, tokens, good):  # type: ignore[no-untyped-def]
-    order = np.zeros(_PLACES, np.int64)
+def _scan(data, at, size, names, ends, tokens, good, order):  # type: ignore[no-untyped-def]
     bytes_, texts, borders, guesses = pointer_to(data), pointer_to(names), pointer_to(ends), pointer_to(order)
     fields = len(ends) - 1
     for n in range(len(at)):
