@@ -24,7 +24,7 @@ from stream_app.security.errors import SecurityError, TokenError
 from stream_app.settings_kafka import OAUTH, variable
 
 #: How long each step may take, in seconds.
-STEP_S = 5.0
+STEP_S = 3.0
 #: OpenSSL's codes for a certificate of another host or address.
 _OTHER_NAME = (62, 64)
 _FAILURES = (OSError, EOFError, KafkaError, TimeoutError)
@@ -101,7 +101,8 @@ class _Asked:
                     f"set {variable('security_protocol')} to {self._protocol.removeprefix('SASL_')}, "
                     "or name another port in FORECLICK_BROKERS"
                 )
-        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        # A broker that is spoken to in the wrong way closes the connection; where nothing answers, nothing is known.
+        if any(isinstance(cause, ConnectionRefusedError | TimeoutError) for cause in causes):
             return None
         return await self._closed(causes)
 
