@@ -40,7 +40,7 @@ from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
-from stream_app.security import security_options
+from stream_app.security import kafka_options
 from stream_app.settings import Settings
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.lanes import Lanes
@@ -78,7 +78,7 @@ class Pipeline(Service):
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._halves = Halves(app, settings, engine, health, lambda: self._producer)
         self._pending: StepOutput | None = None  # advanced and not yet finished
-        self._client = {"bootstrap_servers": list(settings.brokers), **security_options(settings.kafka)}
+        self._client = kafka_options(settings)
         self._reader = ChangelogReader(settings.changelog, **self._client)
         self._standby = Standby(settings.changelog, self._client, self._restore)
         self._lanes = Lanes(
@@ -134,9 +134,8 @@ class Pipeline(Service):
             await self._drain()
             copies = self._consumer.copies - mine
             new_copies = copies - self._standby.partitions
-            had = await self._standby.follow(
-                copies
-            )  # what was copied so far of those that are copied no longer
+            # What was copied so far of those that are copied no longer.
+            had = await self._standby.follow(copies)
             not_mine = set(self.engine.partitions) - mine
             for partition in not_mine:
                 self.metrics.forget_partition(self.settings.inputs, partition)

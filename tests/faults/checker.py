@@ -123,8 +123,12 @@ def check_dead_letters(messages: Iterable[Any], prefix: str, inputs: Inputs, onc
 
 def check_state(state: State, plan: Plan, inputs: Inputs) -> list[str]:
     """Every user's row is what the plan makes of it."""
-    truth = true_users(plan, inputs)
     users = {name: user for name, user in state.users.items() if not name.startswith("end-")}
+    return differences(users, true_users(plan, inputs))
+
+
+def differences(users: Mapping[str, Any], truth: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the rows of users, each of which must be as in `truth`."""
     problems = [f"state of {name}, whom nobody sent" for name in sorted(users.keys() - truth.keys())]
     for name, right in truth.items():
         if name not in users:
@@ -132,7 +136,7 @@ def check_state(state: State, plan: Plan, inputs: Inputs) -> list[str]:
         elif users[name] != right:
             wrong = [f for f in vars(right) if getattr(users[name], f) != getattr(right, f)]
             shown = [f"{f} {getattr(users[name], f)} must be {getattr(right, f)}" for f in wrong]
-            problems.append(f"state of {name}: " + "; ".join(shown)[:300])
+            problems.append(f"state of {name}: " + "; ".join(shown)[:400])
     return problems
 
 

@@ -205,25 +205,27 @@ class _Link:
     async def _requests(self) -> None:
         assert self._up is not None
         while True:
-            body = await _read(self._down[0])
+            body = await read_frame(self._down[0])
             frame = self._gate.read(body)
             self._asked[body[4:8]] = replace(frame, answer=True)
             if await self._gate.pass_on(frame):
-                await _write(self._up[1], body)
+                await write_frame(self._up[1], body)
 
     async def _answers(self) -> None:
         assert self._up is not None
         while True:
-            body = await _read(self._up[0])
+            body = await read_frame(self._up[0])
             if await self._gate.pass_on(self._asked.pop(body[:4])):
-                await _write(self._down[1], body)
+                await write_frame(self._down[1], body)
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """A request or an answer of Kafka's protocol, without its length."""
     size = int.from_bytes(await reader.readexactly(4), "big")
     return await reader.readexactly(size)
 
 
-async def _write(writer: asyncio.StreamWriter, body: bytes) -> None:
+async def write_frame(writer: asyncio.StreamWriter, body: bytes) -> None:
+    """Sends one, with its length."""
     writer.write(len(body).to_bytes(4, "big") + body)
     await writer.drain()

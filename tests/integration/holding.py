@@ -5,6 +5,8 @@ import contextlib
 import socket
 import struct
 
+from tests.faults.proxy import read_frame, write_frame
+
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
 
 
@@ -86,21 +88,21 @@ class Holding:
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = await _read(reader)
+                frame = await read_frame(reader)
                 key = asked[frame[4:8]] = int.from_bytes(frame[:2], "big")
                 await self._pass(key, False)
-                await _write(to, frame)
+                await write_frame(to, frame)
 
     async def _answers(
         self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, asked: dict[bytes, int]
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = await _read(reader)
+                frame = await read_frame(reader)
                 key = asked.pop(frame[:4])
                 await self._pass(key, True)
                 with contextlib.suppress(OSError):  # the client may be gone
-                    await _write(to, frame)
+                    await write_frame(to, frame)
         to.transport.abort()  # so that the client sees that the broker is gone
 
     async def _pass(self, key: int, answer: bool) -> None:
@@ -110,13 +112,3 @@ class Holding:
             await self._go.wait()
         if answer and key == self._key and self._go.is_set():
             self.answered.set()
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    size = int.from_bytes(await reader.readexactly(4), "big")
-    return await reader.readexactly(size)
-
-
-async def _write(writer: asyncio.StreamWriter, frame: bytes) -> None:
-    writer.write(len(frame).to_bytes(4, "big") + frame)
-    await writer.drain()

@@ -8,6 +8,7 @@ from aiokafka import TopicPartition
 
 from stream_app.records import INPUT_TOPICS
 from tests.faults.changelog import BUCKETS, RECENT, User, read_state
+from tests.faults.checker import differences
 from tests.faults.truth import WINDOWS_MS
 from tests.simulation.records import CLOSER, Sent
 
@@ -141,16 +142,8 @@ def _flags(world: Any, sent: list[Sent], once: bool) -> list[str]:
 def _state(world: Any, sent: list[Sent], once: bool) -> list[str]:
     records = [r for r in _read(world, world.changelog) if r.key != _FENCE]
     state = read_state(map(Message, records))
-    truth = true_users(sent)
     users = {name: user for name, user in state.users.items() if not name.startswith(CLOSER)}
-    problems = [f"state of {name}, of whom nothing was sent" for name in sorted(users.keys() - truth.keys())]
-    for name, right in truth.items():
-        if name not in users:
-            problems.append(f"no state of {name}")
-        elif users[name] != right:
-            wrong = [f for f in vars(right) if getattr(users[name], f) != getattr(right, f)]
-            shown = [f"{f} {getattr(users[name], f)} must be {getattr(right, f)}" for f in wrong]
-            problems.append(f"state of {name}: " + "; ".join(shown)[:400])
+    problems = differences(users, true_users(sent))
     # At least once, a commit that arrives late takes offsets back. What is read again then is passed over.
     committed = world.broker.group.offsets if once else world.broker.group.reached
     ends: dict[tuple[str, int], int] = {}
