@@ -180,6 +180,7 @@ class BatchConsumer(driver.Consumer):
         #: Next offset to commit of each partition: all below it is in the state and published.
         self.done: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}  # where the next batch of a partition must start
+        self._dropped = False  # a fetched batch, so that the fetch position is too far
         #: How many times it went back to the committed offsets. What was fetched before the last time is void.
         self.seeks = 0
         self._resumed = asyncio.Event()
@@ -306,6 +307,11 @@ class BatchConsumer(driver.Consumer):
             # queues of the agents: what is delivered before that may vanish.
             await self.sleep(REBALANCE_POLL_S)
             return
+        if self._dropped:
+            # The fetch position has moved past records that nobody will process: back, before the next fetch. That a
+            # rebalance seeks too is not enough, since it may have done so before that fetch returned.
+            await self.perform_seek()
+            self._dropped = False
         active = self._get_active_partitions()
         if not active:
             self._resumed.clear()
@@ -315,11 +321,7 @@ class BatchConsumer(driver.Consumer):
         if stopping() or not batches:
             return
         if not self._belongs(batches):
-            # The fetch position has moved past records that nobody will process: back, before the next
-            # fetch. A rebalance under way does that itself; where it did so before this fetch returned,
-            # the next batch does not belong either.
-            if self.flow_active and not self.app.rebalancing:
-                await self.perform_seek()
+            self._dropped = True
             return
         for batch in batches:
             message = ConsumerMessage(

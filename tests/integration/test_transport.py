@@ -54,6 +54,29 @@ async def test_nothing_is_kept_of_what_was_delivered(kafka: EmbeddedKafka, prefi
     assert len(consumer._unacked_messages) <= 1
 
 
+async def test_the_last_batch_of_a_partition_comes_again_where_it_was_dropped(
+    kafka: EmbeddedKafka, prefix: str, join: Join
+) -> None:
+    """Dropped while the flow stands, as in a rebalance, it comes again, though nothing follows on it."""
+    topic = f"{prefix}in"
+    make(kafka.bootstrap, topic)
+    member = await join(f"{prefix}group", topic)
+    await until("the assignment", member.settled)
+    consumer = member.consumer
+    belongs = consumer._belongs
+
+    def drop_once(_: object) -> bool:
+        consumer._belongs = belongs
+        consumer.stop_flow()
+        asyncio.get_running_loop().call_later(0.1, consumer.resume_flow)
+        return False
+
+    consumer._belongs = drop_once
+    send(kafka.bootstrap, topic, numbers(100))
+    await until("100 records", lambda: len(member.values()) >= 100)
+    assert member.values() == numbers(100)
+
+
 async def test_exactly_what_is_done_is_committed(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
     """Nothing is committed before `done` moves, then exactly `done`; a restart goes on there."""
     topic, group = f"{prefix}in", f"{prefix}group"
