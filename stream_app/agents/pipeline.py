@@ -20,7 +20,7 @@ What happens when:
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -32,15 +32,12 @@ from stream_app.agents import telemetry
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
+from stream_app.agents.ownership import Ownership
 from stream_app.agents.processor import Processor
-from stream_app.agents.recovery import ChangelogReader
-from stream_app.agents.standby import Standby
-from stream_app.columns import RecordColumns
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
-from stream_app.security import kafka_options
 from stream_app.settings import Settings
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.lanes import Lanes
@@ -78,9 +75,6 @@ class Pipeline(Service):
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._halves = Halves(app, settings, engine, health, lambda: self._producer)
         self._pending: StepOutput | None = None  # advanced and not yet finished
-        self._client = kafka_options(settings)
-        self._reader = ChangelogReader(settings.changelog, **self._client)
-        self._standby = Standby(settings.changelog, self._client, self._restore)
         self._lanes = Lanes(
             settings.group,
             settings.changelog,
@@ -94,16 +88,18 @@ class Pipeline(Service):
             app, settings, engine, metrics, health, self._lanes, self._turn, self._drain, self._in_thread
         )
         self._work = asyncio.Event()
+        self._ownership = Ownership(
+            app, settings, engine, metrics, health, self._lanes, self._checkpoints.log_end,
+            self._turn, self._in_thread, self._work.set, self._fail,
+        )  # fmt: skip
         self._incoming: list[FetchedBatch] = []
         self._held: dict[TP, int] = {}  # records received but not processed
         self._paused: set[TP] = set()
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
-        self._recovering: asyncio.Task[None] | None = None
         self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
         self._closing = False
-        self._connecting: asyncio.Task[None] | None = None
 
     # --- what the agent and Faust call
 
@@ -129,22 +125,11 @@ class Pipeline(Service):
         mine = {tp.partition for tp in assigned if tp.topic in self._kind}
         self.metrics.rebalances.inc()
         self.health.set_assigned(len(mine))
-        await self._stop_recovering()
+        await self._ownership.stop_reading()
         async with self._turn:
             await self._drain()
             copies = self._consumer.copies - mine
-            new_copies = copies - self._standby.partitions
-            # What was copied so far of those that are copied no longer.
-            had = await self._standby.follow(copies)
-            not_mine = set(self.engine.partitions) - mine
-            for partition in not_mine:
-                self.metrics.forget_partition(self.settings.inputs, partition)
-                self._checkpoints.log_end.pop(partition, None)
-            await self._lanes.close(not_mine)
-            for partition in not_mine - copies:
-                await self._in_thread(self.engine.drop, partition)
-            stale = await self._stale(mine)
-            await self._in_thread(self._empty, new_copies | (stale - had.keys()))
+            to_read = await self._ownership.change(mine, copies)
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
@@ -152,10 +137,10 @@ class Pipeline(Service):
         self._settled.set()
         self.metrics.standby.set(len(copies))
         log.info(
-            "partitions assigned", partitions=sorted(mine), to_recover=sorted(stale), copies=sorted(copies)
+            "partitions assigned", partitions=sorted(mine), to_recover=list(to_read), copies=sorted(copies)
         )
-        if stale:
-            self._recovering = asyncio.create_task(self._recover(sorted(stale), had))
+        if to_read:
+            self._ownership.read_back(to_read)
         else:
             self.health.set_recovered()
         self._work.set()
@@ -165,7 +150,7 @@ class Pipeline(Service):
         self._settled.clear()
         self._generation = None
         self.health.set_assigned(None)
-        await self._stop_recovering()
+        await self._ownership.stop_reading()
         await self._checkpoints.make()
         async with self._turn:
             self._incoming.clear()
@@ -179,7 +164,7 @@ class Pipeline(Service):
         self._generation = None
         self._settled.set()
         self._work.set()
-        await self._stop_recovering()
+        await self._ownership.stop_reading()
         if self.app.crash_reason is not None:
             return
         try:
@@ -202,11 +187,7 @@ class Pipeline(Service):
         """Ends the thread and the reader."""
         self._closing = True
         self._work.set()
-        if self._connecting is not None:
-            await asyncio.gather(self._connecting, return_exceptions=True)
-            await self._lanes.stop()
-            await self._reader.stop()
-        await self._standby.stop()
+        await self._ownership.stop()
         self._thread.shutdown(wait=True)
         self._model_thread.shutdown(wait=True)
 
@@ -347,80 +328,17 @@ class Pipeline(Service):
             return
         async with self._turn:
             lost = self._checkpoints.lost()
-            recovering = self._recovering is not None and not self._recovering.done()
-            if not lost or recovering or self._generation is None:
+            if not lost or self._ownership.recovering or self._generation is None:
                 return
             await self._drain()
             # All partitions go back, since a fetch that is under way holds records of all of them. What the others
             # have read already they pass over.
             await self._consumer.seek_to_committed()
             self._incoming.clear()
-            await self._in_thread(self._empty, lost)
+            await self._ownership.empty(lost)
             self._resume_drained()
             log.warning("partitions begin anew", partitions=lost)
-            self._recovering = asyncio.create_task(self._recover(lost))
-
-    def _empty(self, partitions: Iterable[int]) -> None:
-        for partition in partitions:
-            self.engine.drop(partition)
-            self.engine.assign(partition, [0] * len(self._kind))
-
-    # --- recovery
-
-    async def _stale(self, partitions: set[int]) -> set[int]:
-        """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
-        log_end, lanes = self._checkpoints.log_end, self._lanes
-        have = {p for p in partitions if self.engine.is_restored(p) and p in log_end and lanes.is_open(p)}
-        if not have:
-            return partitions
-        ends = await self._reader.ends(have)
-        return partitions - {p for p in have if ends[p] == log_end[p]}
-
-    async def _connect(self) -> None:
-        await self._reader.start()
-        await self._lanes.start(**self._client)
-
-    async def _restore(self, partition: int, records: RecordColumns) -> None:
-        async with self._turn:
-            await self._in_thread(self.engine.restore, partition, records)
-
-    async def _recover(self, partitions: list[int], start: Mapping[int, int] | None = None) -> None:
-        """Reads state back; `start`: the first changelog offset that is wanted of some partitions."""
-        began = time.monotonic()
-        try:
-            self.health.set_recovering(0, 0)
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
-            await asyncio.shield(self._connecting)  # a rebalance ends this recovery, not the connections
-            await self._lanes.open(partitions)
-
-            async def apply(partition: int, batch: RecordColumns, count: int, total: int) -> None:
-                await self._restore(partition, batch)
-                self.health.set_recovering(count, total)
-
-            records, ends = await self._reader.read(partitions, apply, start or {})
-            async with self._turn:
-                for partition in partitions:
-                    await self._in_thread(self.engine.restored, partition)
-                    self._checkpoints.log_end[partition] = ends[partition]
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            await self._fail("recovery", error)
-            return
-        seconds = time.monotonic() - began
-        self.metrics.recovered_records.inc(records)
-        self.metrics.recovery_seconds.inc(seconds)
-        self.health.set_recovered()
-        log.info("state recovered", partitions=partitions, records=records, seconds=round(seconds, 2))
-        self._work.set()
-
-    async def _stop_recovering(self) -> None:
-        task, self._recovering = self._recovering, None
-        if task is not None and not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            self._ownership.read_back(dict.fromkeys(lost, 0))
 
     # --- small things
 

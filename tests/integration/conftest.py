@@ -9,6 +9,7 @@ import pytest
 from stream_app.broker import EmbeddedKafka
 from tests.integration.harness import Worker, workers
 from tests.integration.member import Join, Member
+from tests.integration.secure import PASSWORD, SecureKafka, secure_kafka
 from tests.model.tiny import tiny_model
 
 
@@ -40,3 +41,18 @@ async def join(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Join]:
     for member in started:
         if not member.app.should_stop:
             await member.app.stop()
+
+
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """One broker with TLS, logins and rights."""
+    with secure_kafka(tmp_path_factory.mktemp("secure")) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """As a secret is mounted."""
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    return file

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from confluent_kafka import Producer
 
 from stream_app.app import create_app
 from stream_app.broker import EmbeddedKafka
+from stream_app.outputs import NO_HEADERS
 from stream_app.records import Record
+from stream_app.transport.fenced import FencedProducer
+from stream_app.transport.lanes import FENCE_KEY
 from tests.integration.harness import (
     Reader,
     Worker,
@@ -43,13 +47,13 @@ async def test_records_that_come_while_partitions_are_taken_on(
     await make_topics(kafka.bootstrap, prefix)
     settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
     app = create_app(settings, None, partitions=4)
-    ends = app.pipeline._reader.ends
+    ends = app.pipeline._ownership._reader.ends
 
     async def slow_ends(partitions: Any) -> Any:
         await asyncio.sleep(0.5)
         return await ends(partitions)
 
-    app.pipeline._reader.ends = slow_ends
+    app.pipeline._ownership._reader.ends = slow_ends
     records = clicks(4000)
     await app.start()
     guest = Member(kafka.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
@@ -79,6 +83,41 @@ def _produce_slowly(bootstrap: str, prefix: str, records: list[Record]) -> None:
             producer.flush(30)
             time.sleep(0.03)  # so that records keep coming during the rebalances
     assert producer.flush(30) == 0
+
+
+async def test_a_rival_that_fences_a_lane_as_it_opens(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose epoch is taken between its first request and its first record takes a new one, and works."""
+    await make_topics(kafka.bootstrap, prefix)
+    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
+    app = create_app(settings, None, partitions=4)
+    initialise, lanes = FencedProducer.initialise, app.pipeline._lanes
+    begun: Counter[str] = Counter()
+
+    async def late_rival(self: FencedProducer) -> None:
+        await initialise(self)
+        begun[self.id] += 1
+        if begun.total() == 1:
+            rival = FencedProducer(self._cluster, self.id, 5000)
+            await initialise(rival)
+            (fence,) = lanes.build([(FENCE_KEY, None, NO_HEADERS)])
+            await rival.queue(TopicPartition(settings.changelog, int(self.id.rsplit("-", 1)[1])), fence.batch)
+            await rival.close()
+
+    monkeypatch.setattr(FencedProducer, "initialise", late_rival)
+    await app.start()
+    try:
+        records = clicks(400)
+        produce(kafka.bootstrap, prefix, records)
+        reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+        await asyncio.to_thread(reader.read_until, "all predictions", lambda m: len(m) >= len(records), 60.0)
+        reader.close()
+        await until("a commit", lambda: app.pipeline._checkpoints.log_end)
+    finally:
+        await app.stop()
+    assert max(begun.values()) > 1
+    assert app.crash_reason is None
 
 
 async def test_a_worker_that_was_thought_dead(

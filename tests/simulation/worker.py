@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import structlog
 
-from stream_app.agents import checkpoints, halves, pipeline, recovery, standby, telemetry
+from stream_app.agents import checkpoints, halves, ownership, pipeline, recovery, standby, telemetry
 from stream_app.agents.engine import Engine
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
@@ -24,7 +24,7 @@ from tests.simulation.member import App, Coordination
 from tests.simulation.network import Link
 from tests.simulation.schedule import Schedule
 
-_CLOCKED = (checkpoints, halves, pipeline, telemetry, consumer, fenced, producer)
+_CLOCKED = (checkpoints, halves, ownership, pipeline, telemetry, consumer, fenced, producer)
 #: Room for users, of whom there are few.
 _SLOTS = 256
 _MADE_UP_METRICS: list[Metrics] = []

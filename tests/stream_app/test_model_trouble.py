@@ -1,9 +1,7 @@
 """Model trouble: a step that raises, is slow or gives no numbers; a model that comes late; what is left of states."""
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,26 +13,14 @@ from hypothesis import strategies as st
 from model.export import export
 from model.runtime import ModelError, Runtime
 from stream_app.agents.answers import step_batch
-from stream_app.agents.batches import StepOutput
 from stream_app.agents.engine import Engine
 from stream_app.agents.guard import FIRST_WAIT_S, LONGEST_WAIT_S, Guard
 from stream_app.columns import RecordColumns
-from stream_app.events import Event, encode_json
-from stream_app.outputs import Flag, Prediction
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.settings import Rules, Settings
 from stream_app.state.rebuild import rebuild_hidden
-from tests.model.tiny import ITEMS, tiny_model, tiny_trained
-from tests.stream_app.helpers import Log, changelog
+from tests.model.tiny import tiny_model, tiny_trained
+from tests.stream_app.shop import SETTINGS, Shop, break_down, click, close, ids
 
-SETTINGS = Settings(
-    resident_users=1000,
-    max_batch=64,
-    max_idle_ms=0,
-    rules=Rules(clicks_1m=3, surprise_p=0.0, flag_cooldown_ms=0),
-)
 HOLD = msgspec.structs.replace(SETTINGS, model_trouble="hold")
-T0 = 1_760_000_000_000
 LATER = 2 * LONGEST_WAIT_S  # seconds after which a trial is due, whatever was before
 
 
@@ -60,148 +46,6 @@ def runtime(folder: Path) -> Runtime:
 def pair(folder: Path) -> tuple[Runtime, Runtime]:
     """A model to break and a whole one, for many examples."""
     return Runtime.load(folder, "cpu"), Runtime.load(folder, "cpu")
-
-
-def click(n: int, user: int, partition: int) -> Record:
-    """The n-th record of a partition's clicks; a few items are unknown to the model."""
-    name = f"u{partition}-{user}"
-    event = Event(
-        user_id=name, ts=T0 + 1000 * n, item_id=f"item-{n % (ITEMS + 3)}", category_id=f"category-{n % 6}"
-    )
-    return Record(INPUT_TOPICS[0], partition, n, T0 + 1000 * n, name.encode(), encode_json(event))
-
-
-class Shop:
-    """Clicks of seven users in each of two partitions through engines, with all that left them."""
-
-    def __init__(
-        self, runtime: Runtime | None, settings: Settings = SETTINGS, missing: str | None = None
-    ) -> None:
-        self.settings, self.runtime, self.missing = settings, runtime, missing
-        self.now = 0.0
-        self.next = [0, 0]
-        self.fed = 0  # clicks of a partition that ever arrived
-        self.committed = [0, 0]
-        self.logs: list[Log] = [[], []]
-        self.predictions: dict[str, Prediction] = {}
-        self.flags: dict[str, Flag] = {}
-        self.seen: Counter[str] = Counter()
-        self.totals: Counter[str] = Counter()
-        self.start()
-
-    def start(self) -> None:
-        """A new process: state from the changelog, records from the committed offsets."""
-        self.engine = Engine(self.settings, self.runtime, partitions=2)
-        self.engine.survive_trouble(self.missing)
-        for partition, log in enumerate(self.logs):
-            self.engine.assign(partition, [self.committed[partition], 0, 0])
-            if log:
-                self.engine.restore(partition, changelog(log, partition))
-            self.engine.restored(partition)
-            for kind in (1, 2):
-                self.engine.merge(partition).finish(kind)
-        self.next = list(self.committed)
-
-    def feed(self, n: int) -> None:
-        """The next n clicks of each partition arrive."""
-        for partition, at in enumerate(self.next):
-            records = [click(i, i % 7, partition) for i in range(at, at + n)]
-            self.engine.ingest(partition, 0, RecordColumns.of(records), at + n)
-            self.next[partition] += n
-        self.fed = max(self.fed, *self.next)
-
-    def step(self, after_s: float = 0.0) -> StepOutput | None:
-        """One micro-batch, some seconds later."""
-        self.now += after_s
-        out = self.engine.step(self.now)
-        if out is not None:
-            self.keep(out)
-        return out
-
-    def keep(self, out: StepOutput) -> None:
-        """The messages of a micro-batch leave."""
-        for name in ("degraded", "hidden_resets", "model_failures"):
-            self.totals[name] += getattr(out, name)
-        for (topic, partition), messages in out.outputs.items():
-            kind: Any = Prediction if topic == "predictions" else Flag
-            for key, body, _ in messages:
-                said = msgspec.json.decode(body or b"", type=kind)
-                assert key == said.user_id.encode()
-                assert said.id.startswith(f"clicks-{partition}-")
-                if kind is Prediction:
-                    self.seen[said.id] += 1
-                    self.predictions[said.id] = said
-                else:
-                    self.flags[said.id] = said
-
-    def run(self, n: int) -> None:
-        """n clicks of each partition, to the last."""
-        self.feed(n)
-        while self.step() is not None:
-            pass
-
-    def checkpoint(self) -> bool:
-        """State records to the logs, then the offsets; whether there was anything."""
-        made = [self.engine.checkpoint(partition, 1) for partition in (0, 1)]
-        for checkpoint in made:
-            if checkpoint is not None:
-                self.logs[checkpoint.partition] += checkpoint.records.each()
-                self.committed[checkpoint.partition] = checkpoint.positions[0]
-        return any(made)
-
-    def rows(self) -> dict[str, bytes]:
-        """The row of each user but for the times of flags, byte for byte."""
-        users = self.engine.users
-        held = {u: users.rows[s].copy() for p in (0, 1) for u, s in users.mapping(p).items()}
-        for row in held.values():
-            row["flagged"] = 0
-        return {user: row.tobytes() for user, row in held.items()}
-
-    def hidden(self) -> dict[str, np.ndarray]:
-        """The hidden state of each user."""
-        users = self.engine.users
-        assert users.hidden is not None
-        return {u: users.hidden.read(np.array([s]))[0] for p in (0, 1) for u, s in users.mapping(p).items()}
-
-    def degraded(self) -> set[str]:
-        """Ids of the predictions that say that the model gave no answer."""
-        return {id_ for id_, said in self.predictions.items() if said.degraded}
-
-
-def ids(start: int, end: int) -> set[str]:
-    """Ids of the clicks of both partitions."""
-    return {f"clicks-{partition}-{n}" for partition in (0, 1) for n in range(start, end)}
-
-
-def break_down(runtime: Runtime, error: Exception, *, half_way: bool = False) -> Callable[[], None]:
-    """Makes each step of the model raise, `half_way` after it has advanced the states; returns what mends it."""
-    step, probe = runtime.step, runtime.probe
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        if half_way:
-            step(*args, **kwargs)
-        raise error
-
-    runtime.step = broken  # type: ignore[method-assign]
-
-    def mend() -> None:
-        runtime.step = step  # type: ignore[method-assign]
-        assert runtime.probe == probe
-
-    return mend
-
-
-def close(one: Prediction, two: Prediction) -> bool:
-    """Whether two predictions agree within 1e-4; items may change places where their scores agree."""
-    if one.next_event is None or two.next_event is None:
-        return one == two
-    numbers = [
-        [*msgspec.structs.astuple(p.next_event), p.purchase_probability, *(i.score for i in p.items)]
-        for p in (one, two)
-    ]
-    return (one.id, one.user_id, one.degraded) == (two.id, two.user_id, two.degraded) and numbers[
-        0
-    ] == pytest.approx(numbers[1], abs=1e-4)
 
 
 ERRORS = [
