@@ -9,6 +9,8 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from stream_app.ops.sparing import SparingHandler
+
 MASK = "***"
 
 _SENSITIVE = r"passw(?:or)?d|passphrase|secret|token|sasl|credential|api_?key|private_?key|authorization"
@@ -83,7 +85,7 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
             redact,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
         ]
-    handler = logging.StreamHandler(stream)
+    handler = SparingHandler(stream, () if level == "debug" else ("aiokafka", "kafka"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.ops.logging import MASK, get_logger, redact, setup_logging
+from stream_app.ops.sparing import MOST, SparingHandler
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +154,43 @@ def test_warnings_become_log_lines() -> None:
         warnings.warn("old habit", DeprecationWarning, stacklevel=1)
     (line,) = json_lines(stream)
     assert line["logger"] == "py.warnings" and "old habit" in str(line["message"])
+
+
+def test_a_library_does_not_repeat_itself() -> None:
+    """What aiokafka says again within 10 s is counted; what others say, and we, is shown each time."""
+    now = 1000.0
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+    (handler,) = (h for h in logging.getLogger().handlers if isinstance(h, SparingHandler))
+    handler._clock = lambda: now
+    for attempt in range(5):
+        logging.getLogger("aiokafka.conn").error("cannot reach %s (%d)", "broker", attempt)
+        logging.getLogger("faust.app").error("faust %d", attempt)
+        get_logger("foreclick.test").error("ours")
+    now += 10.0
+    logging.getLogger("aiokafka.conn").error("cannot reach %s (%d)", "broker", 5)
+    logging.getLogger("aiokafka.conn").error("something else")
+    said = [str(line["message"]) for line in json_lines(stream)]
+    assert [m for m in said if "cannot" in m] == [
+        "cannot reach broker (0)",
+        "cannot reach broker (5) (and 4 more like it)",
+    ]
+    assert len(said) == 2 + 5 + 5 + 1
+
+
+def test_debug_shows_all_that_a_library_says() -> None:
+    """Who looks for an error sees each record."""
+    stream = io.StringIO()
+    setup_logging("debug", "json", stream)
+    for _ in range(3):
+        logging.getLogger("aiokafka.conn").error("cannot reach it")
+    assert len(json_lines(stream)) == 3
+
+
+def test_messages_that_are_all_different_take_no_memory() -> None:
+    """They are all shown, and no more than a thousand are remembered."""
+    handler = SparingHandler(stream := io.StringIO(), ("aiokafka",), clock=lambda: 0.0)
+    for i in range(3 * MOST):
+        handler.handle(logging.LogRecord("aiokafka", logging.ERROR, "", 0, f"message {i}", None, None))
+    assert stream.getvalue().count("message") == 3 * MOST
+    assert len(handler._seen) <= MOST

@@ -1,0 +1,48 @@
+"""A log handler that does not say the same thing over and over.
+
+While a broker is gone aiokafka logs each attempt of each client: some ten errors a second, for as long as it lasts.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+#: A library's message is shown once in so many seconds.
+EVERY_S = 10.0
+#: So many messages are remembered.
+MOST = 1000
+
+
+class SparingHandler(logging.StreamHandler[TextIO]):
+    """Of the messages of some loggers that have the same template, shows one every 10 s, with the number left out."""
+
+    def __init__(
+        self, stream: TextIO, loggers: tuple[str, ...], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`loggers`: names, each of which stands for those below it too. `clock`: in seconds."""
+        super().__init__(stream)
+        self._loggers, self._clock = loggers, clock
+        #: Of each message: when it may be shown again, and how often it was left out since it was.
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a record, or counts it."""
+        if record.name.split(".", 1)[0] not in self._loggers:
+            super().emit(record)
+            return
+        what = (record.name, str(record.msg))
+        again, left_out = self._seen.get(what, (0.0, 0))
+        now = self._clock()
+        if now < again:
+            self._seen[what] = (again, left_out + 1)
+            return
+        if len(self._seen) >= MOST:
+            self._seen.clear()  # somebody formats their messages before they log them
+        self._seen[what] = (now + EVERY_S, 0)
+        if left_out:
+            record = copy.copy(record)
+            record.msg = f"{record.getMessage()} (and {left_out} more like it)"
+            record.args = None
+        super().emit(record)
