@@ -1,6 +1,6 @@
 """Hours at a steady rate: does a worker keep its memory, its descriptors and its promise?
 
-    python bench/soak.py [--minutes 60] [--rate 5000] [--guarantee at_least_once] [--plot docs/soak.png]
+    python -m bench.soak [--minutes 60] [--rate 5000] [--guarantee at_least_once] [--plot docs/soak.png]
 
 A worker with an untrained GRU of width 128 and 40,000 items, 20,000 users by Zipf 1.1, three topics of four
 partitions; broker and sender on the same machine. Before the clock starts each user and each item was there once, so

@@ -1,6 +1,6 @@
 """How long answers stop when a worker dies, joins or leaves, under a steady rate, with many users in the state.
 
-    python bench/takeover.py [--users 100000] [--rate 2000] [--guarantee exactly_once] [--only restart,join]
+    python -m bench.takeover [--users 100000] [--rate 2000] [--guarantee exactly_once] [--only restart,join]
 
 Of each scene: seconds from the event to the first answer after it in the partitions that it touched, and the longest
 time for which one of them got no answer. Default settings but for what is said. Every run checks that each event has
