@@ -6,7 +6,7 @@ thread at a time, but for `finish`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +27,19 @@ from stream_app.state.users import META_KEY, PartitionMeta, Rows, decode_meta, e
 #: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
 #: cost less than a few events of each.
 SHARE = 512
+
+
+def shares(buffered: Mapping[int, int], room: int) -> dict[int, int]:
+    """How many of its buffered events each partition may put into a micro-batch that has room for `room`.
+
+    None gets more than it has; what it leaves, the others share evenly. So a partition that is behind alone has the
+    micro-batch nearly for itself. Where there are many that have much, each gets SHARE, more than there is room for.
+    """
+    found: dict[int, int] = {}
+    for i, (partition, have) in enumerate(sorted(buffered.items(), key=lambda item: item[1])):
+        found[partition] = min(have, max(SHARE, room // (len(buffered) - i)))
+        room = max(0, room - found[partition])
+    return found
 
 
 class EventDecoder(Protocol):
@@ -197,10 +210,10 @@ class Processor(ABC):
         ready = [n for n, p in self._partitions.items() if p.restored and any(p.merge.buffered)]
         ready.sort(key=lambda n: (n < self._next, n))
         left = self.settings.max_batch
-        share = max(SHARE, left // max(1, len(ready)))
+        share = shares({n: sum(self._partitions[n].merge.buffered) for n in ready}, left)
         taken: list[tuple[int, Events]] = []
         for n in ready:
-            most = self.most(n, min(share, left))
+            most = self.most(n, min(share[n], left))
             events = self._partitions[n].merge.take(most, now, self.settings.max_idle_ms / 1000, ended=ended)
             if events is None:
                 continue
