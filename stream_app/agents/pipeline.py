@@ -39,6 +39,7 @@ from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
+from stream_app.together import together
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.lanes import Lanes
 from stream_app.transport.producer import BatchProducer
@@ -373,9 +374,5 @@ async def _nothing() -> list[BuiltFor]:
 
 
 async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """Both results, once both have ended; raises what the first to fail raised."""
-    outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return outcomes  # type: ignore[return-value]
+    one, two = await together(first, second)
+    return one, two

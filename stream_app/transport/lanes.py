@@ -19,6 +19,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream_app.errors import ForeclickError
 from stream_app.outputs import NO_HEADERS
+from stream_app.together import together
 from stream_app.transport.cluster import Cluster
 from stream_app.transport.fenced import FencedProducer, ProducerLostError, Written
 from stream_app.transport.producer import BATCH_BYTES, Built, Message, columns_built, messages_built
@@ -73,7 +74,8 @@ class Lanes:
         When this returns, nothing that they wrote to the changelog is undecided or still to come. Raises
         ProducerLostError where the broker refuses.
         """
-        await asyncio.gather(*(self._open(partition) for partition in partitions))
+        # None may be left behind at work where another fails: the lanes are opened again then.
+        await together(*(self._open(partition) for partition in partitions))
 
     async def _open(self, partition: int) -> None:
         assert self._cluster is not None, "not started"
