@@ -1,6 +1,7 @@
 """A worker in the simulation: the real pipeline with all that is its own, in a process that may die at every step."""
 
 import asyncio
+import copy
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import structlog
 
 from stream_app.agents import checkpoints, halves, ownership, pipeline, recovery, standby, telemetry
 from stream_app.agents.engine import Engine
+from stream_app.ops.bad_records import BadRecordLog
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
@@ -62,7 +64,7 @@ class Worker:
         raw._coordinator = Coordination(broker, link, raw, settings.inputs, app)
         engine = Engine(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
-        app.pipeline = pipeline.Pipeline(app, settings, engine, _metrics(), health)
+        app.pipeline = pipeline.Pipeline(app, settings, engine, _metrics(self.loop.time), health)
         await app.consumer._thread.on_start()
         await app.pipeline.start()
         for work in (app.agent(), app.drain(), raw._coordinator.run(settings.heartbeat_ms / 1000)):
@@ -88,11 +90,13 @@ class Worker:
         self.process.die()
 
 
-def _metrics() -> Metrics:
-    """The same for all: nobody reads them here, and they are slow to make."""
+def _metrics(clock: Callable[[], float]) -> Metrics:
+    """The counts are the same for all: nobody reads them here, and they are slow to make."""
     if not _MADE_UP_METRICS:
         _MADE_UP_METRICS.append(Metrics())
-    return _MADE_UP_METRICS[0]
+    metrics = copy.copy(_MADE_UP_METRICS[0])
+    metrics.bad_records = BadRecordLog(clock)  # what it says, and when, belongs to this worker and its world
+    return metrics
 
 
 def _mine() -> Worker:
