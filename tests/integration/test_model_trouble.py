@@ -11,7 +11,7 @@ import pytest
 
 from model.runtime import label_of
 from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
+from tests.integration.answered import ids_of
 from tests.integration.harness import Reader, Worker, clicks, committed, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -22,11 +22,6 @@ Start = Callable[..., Worker]
 def said(messages: list[Any]) -> list[dict[str, Any]]:
     """The predictions as plain data."""
     return [json.loads(m.value()) for m in messages]
-
-
-def ids_of(records: list[Record], prefix: str) -> set[str]:
-    """The prediction ids that the records must get."""
-    return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
 
 
 def check(worker: Worker, name: str) -> str:

@@ -1,14 +1,11 @@
 """Trouble of every kind: what is wrong is said in one sentence, and nothing is lost."""
 
 import asyncio
-import json
 import shutil
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,9 +14,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from model.runtime import ModelError, Runtime
 from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
 from stream_app.state.users import META_KEY
 from stream_app.topics import ensure_topics
+from tests.integration.answered import ids, ids_of
 from tests.integration.harness import (
     Reader,
     Worker,
@@ -37,16 +34,6 @@ from tests.model.tiny import tiny_model
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 Start = Callable[..., Worker]
-
-
-def ids_of(records: list[Record], prefix: str) -> set[str]:
-    """The prediction ids that the records must get."""
-    return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
-
-
-def ids(messages: list[Any]) -> Counter[str]:
-    """How often each prediction id is there."""
-    return Counter(json.loads(m.value())["id"] for m in messages)
 
 
 def sentence(worker: Worker, limit_s: float = 60.0) -> str:

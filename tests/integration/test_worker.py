@@ -1,17 +1,13 @@
 """The worker as a whole, on a real Kafka: exactly one answer for each event, whatever happens on the way."""
 
-import base64
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import xxhash
 
 from stream_app.agents.engine import Engine
 from stream_app.agents.offline import drive
@@ -20,10 +16,8 @@ from stream_app.generator import GeneratorSettings, write
 from stream_app.ops.model_watch import load_model
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import Record
-from stream_app.replay.partitioner import partitions_of
 from stream_app.replay.recording import RecordingReader
 from stream_app.settings import load_settings
-from stream_app.state.rows import WINDOWS
 from tests.integration.harness import (
     Reader,
     Worker,
@@ -304,68 +298,6 @@ def _metric(worker: Worker, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
 
 
-def taobao(folder: Path, n: int) -> list[Record]:
-    """The first n rows of the Taobao slice as records, written down without the importer."""
-    kinds = {"pv": "clicks", "cart": "browses", "fav": "browses", "buy": "purchases"}
-    offsets: Counter[tuple[str, int]] = Counter()
-    records = []
-    with (folder / "taobao_user_behavior" / "UserBehavior.csv").open() as file:
-        for user, item, category, behaviour, ts in islice(csv.reader(file), n):
-            topic, partition = kinds[behaviour], int(partitions_of([user.encode()], 4)[0])
-            value = {"user_id": user, "item_id": item, "category_id": category, "ts": int(ts) * 1000}
-            offset = offsets[topic, partition]
-            offsets[topic, partition] += 1
-            ms = int(ts) * 1000
-            records.append(
-                Record(topic, partition, offset, ms, user.encode(), json.dumps(value).encode(), ())
-            )
-    return records
-
-
-def count_windows(records: list[Record]) -> dict[str, dict[str, Counter[str]]]:
-    """Events of each user in each window as of their last event, counted record by record."""
-    events: dict[str, list[tuple[int, str]]] = {}
-    for r in records:
-        body = json.loads(r.value or b"")
-        events.setdefault(body["user_id"], []).append((body["ts"], r.topic))
-    names = {"clicks": "click", "browses": "browse", "purchases": "purchase"}
-    result: dict[str, dict[str, Counter[str]]] = {}
-    for user, seen in events.items():
-        clock = max(ts for ts, _ in seen)
-        result[user] = {
-            name: Counter(
-                names[topic] for ts, topic in seen if ts // (length // n) > clock // (length // n) - n
-            )
-            for name, length, n in WINDOWS
-        }
-    return result
-
-
-async def test_twenty_thousand_real_events(
-    kafka: EmbeddedKafka, prefix: str, start: Start, data_dir_real: Path, tmp_path: Path
-) -> None:
-    """Taobao events: one prediction for each, and every window count equals an independent count."""
-    records = taobao(data_dir_real, 20_000)
-    await make_topics(kafka.bootstrap, prefix)
-    produce(kafka.bootstrap, prefix, records)
-    worker = start(tmp_path, kafka.bootstrap, prefix)
-    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    reader.read_until("20,000 predictions", lambda m: len(m) >= 20_000)
-    wait_for("the worker to be ready", worker.ready)
-    ids = Counter(json.loads(m.value())["id"] for m in reader.messages)
-    assert set(ids) == {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
-    assert set(ids.values()) == {1}
-    truth = count_windows(records)
-    busy = sorted(truth, key=lambda u: -sum(truth[u]["7d"].values()))
-    for user in [*busy[:200], *busy[200::40]]:
-        _, shown = worker.get(f"/users/{user}/")
-        for name, counts in truth[user].items():
-            found = {kind: shown["windows"][name][kind] for kind in ("click", "browse", "purchase")}
-            assert found == {kind: counts[kind] for kind in found}, (user, name)
-    assert worker.stop() == 0
-    reader.close()
-
-
 async def test_poison_in_the_middle_of_each_topic(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
@@ -394,11 +326,3 @@ async def test_poison_in_the_middle_of_each_topic(
     letters = read_all(kafka.bootstrap, f"{prefix}dead-letters")
     assert Counter(m.value() for m in letters) == Counter(poison * 3)
     assert all(dict(m.headers())["trace"] == b"7" for m in letters)
-
-
-def test_hash_of_names_is_the_published_one() -> None:
-    """State refers to items by XXH3-64, so the value is fixed for good (XXH3 specification)."""
-    assert xxhash.xxh3_64_intdigest(b"") == 0x2D06800538D394C2
-    assert base64.b64encode(xxhash.xxh3_64_digest(b"item")) == base64.b64encode(
-        xxhash.xxh3_64_intdigest(b"item").to_bytes(8, "big")
-    )

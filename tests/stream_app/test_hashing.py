@@ -1,5 +1,7 @@
 """The compiled hash against the reference library."""
 
+import base64
+
 import numpy as np
 import xxhash
 from hypothesis import given, settings
@@ -54,3 +56,11 @@ def test_copy_bytes(data: bytes, before: int, place: int) -> None:
         np.frombuffer(bytes(before) + data + bytes(8), np.uint8), before, len(data), out, place
     ) == place + len(data)
     assert out.tobytes() == b"\xff" * place + data + b"\xff" * (60 - place - len(data))
+
+
+def test_hash_of_names_is_the_published_one() -> None:
+    """State refers to items by XXH3-64, so the value is fixed for good (XXH3 specification)."""
+    assert xxhash.xxh3_64_intdigest(b"") == 0x2D06800538D394C2
+    assert base64.b64encode(xxhash.xxh3_64_digest(b"item")) == base64.b64encode(
+        xxhash.xxh3_64_intdigest(b"item").to_bytes(8, "big")
+    )

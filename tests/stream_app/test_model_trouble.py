@@ -14,7 +14,7 @@ from model.export import export
 from model.runtime import ModelError, Runtime
 from stream_app.agents.answers import step_batch
 from stream_app.agents.engine import Engine
-from stream_app.agents.guard import FIRST_WAIT_S, LONGEST_WAIT_S, Guard
+from stream_app.agents.guard import LONGEST_WAIT_S
 from stream_app.columns import RecordColumns
 from stream_app.state.rebuild import rebuild_hidden
 from tests.model.tiny import tiny_model, tiny_trained
@@ -308,26 +308,6 @@ def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
         shop.run(7)
         assert shop.degraded() == ids(7, 14)
         assert shop.engine.trouble is None
-
-
-def test_trials_come_less_and_less_often() -> None:
-    """Waits double up to a limit, and begin anew once the model has answered real events."""
-    guard = Guard(hold=False, slow_s=1.0)
-    waits = []
-    for _ in range(10):
-        guard.failed("broken")
-        began = guard.now
-        while not guard.due:
-            guard.now += 0.1
-        waits.append(guard.now - began)
-    assert waits[0] == pytest.approx(FIRST_WAIT_S, abs=0.11)
-    assert waits[1] == pytest.approx(2 * FIRST_WAIT_S, abs=0.11)
-    assert waits[-1] == pytest.approx(LONGEST_WAIT_S, abs=0.11)
-    guard.over()
-    guard.answered()
-    guard.failed("again")
-    guard.now += FIRST_WAIT_S
-    assert guard.due
 
 
 def test_nobody_guards_a_run_without_a_broker(runtime: Runtime) -> None:

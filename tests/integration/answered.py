@@ -1,0 +1,55 @@
+"""What the tests of trouble ask again and again: whether every record has its answer, once."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from stream_app.records import Record
+from tests.integration.harness import Reader, Worker, wait_for
+
+#: Partitions of each topic, as `make_topics` and `clicks` have them.
+PARTITIONS = 4
+
+
+def ids_of(records: list[Record], prefix: str) -> set[str]:
+    """The prediction ids that the records must get."""
+    return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
+
+
+def ids(messages: list[Any]) -> Counter[str]:
+    """How often each prediction id is there."""
+    return Counter(json.loads(m.value())["id"] for m in messages)
+
+
+def idle(worker: Worker, events: int) -> None:
+    """Returns once the worker has processed so many events, and nothing waits."""
+    wait_for(
+        f"{events} events",
+        lambda: (
+            worker.metric("foreclick_events_total") == events
+            and worker.metric("foreclick_consumer_lag_records") == 0
+        ),
+    )
+
+
+def counts(worker: Worker, users: int = 40) -> set[int]:
+    """Events of each user in the state, as `clicks` names them."""
+    names = [f"u{p}-{n}" for p in range(PARTITIONS) for n in range(users // PARTITIONS)]
+    return {worker.get(f"/users/{name}/")[1]["events"] for name in names}
+
+
+def last_words(worker: Worker) -> str:
+    """The sentence of a worker that stops by itself, with exit code 1."""
+    code, text = worker.wait_end()
+    assert code == 1, text[-3000:]
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("foreclick: the worker stopped: "), text[-3000:]
+    return last
+
+
+def all_answered(reader: Reader, records: list[Record], prefix: str) -> Counter[str]:
+    """Waits until every record has its prediction; returns how often each came."""
+    wanted = ids_of(records, prefix)
+    found = ids(reader.read_until("all predictions", lambda m: len(ids(m)) >= len(wanted)))
+    assert set(found) == wanted
+    return found

@@ -1,0 +1,218 @@
+"""Whatever is done to its topics, the worker answers all, or stops with a sentence that says why."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+
+from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
+from stream_app.topics import ensure_topics
+from tests.integration.answered import PARTITIONS, all_answered, counts, idle, ids, ids_of, last_words
+from tests.integration.harness import (
+    Reader,
+    Worker,
+    clicks,
+    make_topics,
+    produce,
+    read_all,
+    settings_for,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def admin(kafka: EmbeddedKafka) -> AdminClient:
+    """Does to topics what an operator does."""
+    return AdminClient({"bootstrap.servers": kafka.bootstrap})
+
+
+def delete(admin: AdminClient, topic: str) -> None:
+    """Deletes a topic and waits until it is gone."""
+    admin.delete_topics([topic])[topic].result(20)
+    wait_for("the topic to be gone", lambda: topic not in admin.list_topics(timeout=20).topics)
+
+
+def make(admin: AdminClient, topic: str) -> None:
+    """Makes a topic as the worker's own are."""
+    config = {"message.timestamp.type": "LogAppendTime"}
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)])[topic].result(20)
+
+
+@pytest.mark.parametrize("name", ["browses", "flags"])
+async def test_topic_deleted(
+    name: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """An input or an output that is deleted under a worker stops it; the next start says what is missing."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, clicks(400))
+    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(worker, 400)
+    delete(admin, f"{prefix}{name}")
+    assert f"topic {prefix}{name} was deleted: " in last_words(worker)
+    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
+    assert code == 1
+    assert f"topic {prefix}{name} is missing" in text
+
+
+async def test_input_made_anew(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """Offsets of a new topic say nothing about the old one: the worker stops; another group answers all of it."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = clicks(400)
+    produce(kafka.bootstrap, prefix, records)
+    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(worker, 400)
+    delete(admin, f"{prefix}clicks")
+    make(admin, f"{prefix}clicks")
+    produce(kafka.bootstrap, prefix, records[:200])
+    assert f"topic {prefix}clicks was deleted and made anew" in last_words(worker)
+    other = f"{prefix}second"
+    await ensure_topics(settings_for(kafka.bootstrap, prefix, group=other))
+    second = start(tmp_path, kafka.bootstrap, prefix, group=other).wait_ready()
+    idle(second, 200)
+    assert counts(second) == {5}
+    assert second.stop() == 0
+
+
+async def test_output_made_anew(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """An output that was emptied by making it anew gets what comes from then on, without a restart."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = clicks(800)
+    produce(kafka.bootstrap, prefix, records[:400])
+    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(worker, 400)
+    delete(admin, f"{prefix}predictions")
+    make(admin, f"{prefix}predictions")
+    produce(kafka.bootstrap, prefix, records[400:])
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    all_answered(reader, records[400:], prefix)
+    idle(worker, 800)
+    assert worker.stop() == 0
+    reader.close()
+
+
+async def test_partitions_added(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """More partitions would send users where their state is not: the worker stops before it reads them."""
+    await make_topics(kafka.bootstrap, prefix)
+    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    for name in ("clicks", "browses", "purchases"):
+        admin.create_partitions([NewPartitions(f"{prefix}{name}", 6)])[f"{prefix}{name}"].result(20)
+    assert f"topic {prefix}clicks has 6 partitions now, 4 when the worker started" in last_words(worker)
+    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
+    assert code == 1
+    assert f"topic {prefix}predictions has 4 partitions but {prefix}clicks has 6" in text
+
+
+async def test_retention_has_taken_the_committed_offset(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """What was deleted before it was read is lost; the worker goes on with the first record that is left, once."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = clicks(4000)
+    produce(kafka.bootstrap, prefix, records[:2000])
+    first = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(first, 2000)
+    assert first.stop() == 0
+    produce(kafka.bootstrap, prefix, records[2000:])
+    gone = [TopicPartition(f"{prefix}clicks", p, 600) for p in range(PARTITIONS)]
+    for deleted in admin.delete_records(gone).values():
+        deleted.result(20)
+    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(second, 1600)
+    left = [r for r in records if not 500 <= r.offset < 600]
+    assert ids(read_all(kafka.bootstrap, f"{prefix}predictions")) == Counter(ids_of(left, prefix))
+    assert counts(second) == {90}
+    assert second.stop() == 0
+
+
+def limit(admin: AdminClient, topic: str, size: int) -> None:
+    """Sets the largest batch of a topic."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(20)
+
+
+async def test_output_larger_than_its_topic_takes(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """A topic that takes too little stops the worker, also at its start; once that is mended, nothing is lost."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = clicks(800)
+    produce(kafka.bootstrap, prefix, records[:400])
+    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(worker, 400)
+    limit(admin, f"{prefix}predictions", 200)
+    produce(kafka.bootstrap, prefix, records[400:])
+    assert "larger than the topic takes" in last_words(worker)
+    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
+    assert code == 1
+    assert f"topic {prefix}predictions takes batches of at most 200 bytes" in text
+    limit(admin, f"{prefix}predictions", 1_048_588)
+    third = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    all_answered(reader, records, prefix)
+    assert counts(third) == {20}
+    assert third.stop() == 0
+    reader.close()
+
+
+async def test_transactions_of_other_producers(
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
+) -> None:
+    """Aborted events are never answered; an open transaction holds back what follows on it, until it ends."""
+    await make_topics(kafka.bootstrap, prefix)
+    records = clicks(1200)
+    worker = start(tmp_path, kafka.bootstrap, prefix, max_idle_ms=20).wait_ready()
+    sender = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{prefix}sender"})
+    sender.init_transactions(30)
+
+    def write(some: list[Record]) -> None:
+        sender.begin_transaction()
+        for r in some:
+            sender.produce(prefix + r.topic, r.value, r.key, r.partition)
+        assert sender.flush(30) == 0
+
+    write(records[:400])
+    sender.abort_transaction(30)
+    write(records[400:800])
+    sender.commit_transaction(30)
+    reader = Reader(kafka.bootstrap, f"{prefix}predictions")
+    reader.read_until("the committed ones", lambda m: len(m) >= 400)
+    write(records[800:1000])
+    produce(kafka.bootstrap, prefix, records[1000:])
+    held = time.monotonic() + 2
+    while time.monotonic() < held:
+        assert len(reader.poll()) == 400, "something behind an open transaction was answered"
+        await asyncio.sleep(0.05)
+    sender.commit_transaction(30)
+    answers = reader.read_until("the rest", lambda m: len(m) >= 800)
+    idle(worker, 800)
+    ts = Counter(json.loads(m.value())["ts"] for m in answers)
+    assert ts == Counter(json.loads(r.value or b"")["ts"] for r in records[400:])
+    assert counts(worker) == {20}
+    assert worker.stop() == 0
+    reader.close()
