@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+import warnings
 from collections import Counter
 
 from tests.simulation.awaits import deaths, steps_of_a_life
@@ -23,6 +24,8 @@ def main() -> int:
     parser.add_argument("--story", action="store_true", help="tell what happened in each run that went wrong")
     parser.add_argument("--fewest", action="store_true", help="first make harmless what is not needed for it")
     options = parser.parse_args()
+    # A process that died leaves coroutines that were never begun.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     wrong = 0
     for guarantee, implicit in FORMS:
         if options.guarantee in (None, guarantee):
