@@ -50,8 +50,9 @@ log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
 MAX_IN_FLIGHT = 8
-#: A micro-batch with fewer events is taken through both halves in one turn.
-FEW_EVENTS = 1024
+#: The halves of two turns overlap where a micro-batch fills this share of `max_batch`; a smaller one is taken through
+#: both in its own turn. At half load that answers a fifth sooner: with overlap an event waits for a turn more.
+OVERLAP_FROM = 0.5
 #: How long the checkpoint at shutdown may take, in seconds.
 LAST_CHECKPOINT_S = 15.0
 #: Seconds between two updates of the slow gauges (lag, users).
@@ -251,8 +252,9 @@ class Pipeline(Service):
                 self.health.rest(PROCESSING)
                 self._checkpoints.check_lease()
                 await self._publish(finished, bad, [*built, *letters])
-                if self._pending is not None and self._pending.events < FEW_EVENTS:
-                    await self._drain()  # to wait for a turn would cost more time than overlap gains
+                few = OVERLAP_FROM * self.settings.max_batch
+                if self._pending is not None and self._pending.events < few:
+                    await self._drain()
             self._resume_drained()
         with self.health.waiting_for_broker():
             await self._checkpoints.room(MAX_IN_FLIGHT)
