@@ -38,6 +38,16 @@ def counts(worker: Worker, users: int = 40) -> set[int]:
     return {worker.get(f"/users/{name}/")[1]["events"] for name in names}
 
 
+def sentence(worker: Worker, limit_s: float = 60.0) -> str:
+    """What a worker that cannot start says for a person: its last line, with exit code 1 and no traceback."""
+    code, text = worker.wait_end(limit_s)
+    assert code == 1, text[-3000:]
+    assert "Traceback" not in text, text[-3000:]
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("foreclick: ")
+    return last.removeprefix("foreclick: ")
+
+
 def last_words(worker: Worker) -> str:
     """The sentence of a worker that stops by itself, with exit code 1."""
     code, text = worker.wait_end()

@@ -1,20 +1,20 @@
 """Workers and a model for the tests that run the whole of it."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stream_app.broker import EmbeddedKafka
-from tests.integration.harness import Worker, workers
+from tests.integration.harness import Start, workers
 from tests.integration.member import Join, Member
 from tests.integration.secure import PASSWORD, SecureKafka, secure_kafka
 from tests.model.tiny import tiny_model
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Worker]]:
+def start() -> Iterator[Start]:
     """Starts workers that are ended with the test."""
     with workers() as starter:
         yield starter

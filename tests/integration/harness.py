@@ -134,8 +134,12 @@ class Worker:
         return self.process.returncode
 
 
+#: Starts a worker with what `Worker` takes.
+Start = Callable[..., Worker]
+
+
 @contextlib.contextmanager
-def workers() -> Iterator[Callable[..., Worker]]:
+def workers() -> Iterator[Start]:
     """Starts workers; ends those that are left."""
     started: list[Worker] = []
 

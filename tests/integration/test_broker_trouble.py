@@ -6,7 +6,7 @@ Restart and SIGKILL of the broker are in `test_trouble`, what happens to its top
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from stream_app.topics import ensure_topics
 from tests.integration.answered import PARTITIONS, all_answered, counts, idle, last_words
 from tests.integration.harness import (
     Reader,
-    Worker,
+    Start,
     clicks,
     committed,
     make_topics,
@@ -30,8 +30,6 @@ from tests.integration.harness import (
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
 
 
 @contextlib.contextmanager

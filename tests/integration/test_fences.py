@@ -1,11 +1,9 @@
 """Partitions that change hands while somebody still works on them: nothing lost, nothing applied twice."""
 
 import asyncio
-import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ from stream_app.outputs import NO_HEADERS
 from stream_app.records import Record
 from stream_app.transport.fenced import FencedProducer
 from stream_app.transport.lanes import FENCE_KEY
+from tests.integration.answered import ids
 from tests.integration.harness import (
     Reader,
-    Worker,
+    Start,
     clicks,
     make_topics,
     produce,
@@ -31,13 +30,6 @@ from tests.integration.harness import (
 from tests.integration.member import Member, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-Start = Callable[..., Worker]
-
-
-def ids(messages: list[Any]) -> Counter[str]:
-    """How often each prediction id is there."""
-    return Counter(json.loads(m.value())["id"] for m in messages)
 
 
 async def test_records_that_come_while_partitions_are_taken_on(

@@ -6,7 +6,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from stream_app.app import create_app
 from stream_app.broker import EmbeddedKafka
 from tests.integration.harness import (
     Reader,
-    Worker,
+    Start,
     clicks,
     free_port,
     make_topics,
@@ -27,8 +26,6 @@ from tests.integration.harness import (
 from tests.integration.member import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-Start = Callable[..., Worker]
 
 
 def fetch(port: int, path: str) -> tuple[int, Any]:

@@ -3,18 +3,17 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
-from tests.integration.harness import Reader, Worker, make_topics, produce, wait_for
+from tests.integration.answered import ids
+from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
 
-Start = Callable[..., Worker]
 #: How long an answer may take beside what it has to wait: a machine at work on other things is slow.
 SLACK_S = 10.0
 
@@ -42,7 +41,7 @@ class Shop:
     def answered(self, reader: Reader, limit_s: float) -> None:
         """Fails where what was sent is not answered in time, or something is answered twice."""
         reader.read_until("the answers", lambda m: len(m) >= len(self.sent), limit_s)
-        assert Counter(json.loads(m.value())["id"] for m in reader.messages) == Counter(self.sent)
+        assert ids(reader.messages) == Counter(self.sent)
 
 
 async def test_an_idle_partition_and_idle_topics_stop_nobody(

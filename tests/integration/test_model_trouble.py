@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 from model.runtime import label_of
 from stream_app.broker import EmbeddedKafka
 from tests.integration.answered import ids_of
-from tests.integration.harness import Reader, Worker, clicks, committed, make_topics, produce, wait_for
+from tests.integration.harness import Reader, Start, Worker, clicks, committed, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-Start = Callable[..., Worker]
 
 
 def said(messages: list[Any]) -> list[dict[str, Any]]:

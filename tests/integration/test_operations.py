@@ -4,7 +4,6 @@ import asyncio
 import json
 import urllib.error
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
 from tests.integration.harness import (
     Reader,
+    Start,
     Worker,
     clicks,
     make_topics,
@@ -28,7 +28,6 @@ from tests.integration.member import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
-Start = Callable[..., Worker]
 T0 = 1_700_000_000_000  # Unix ms
 
 #: Series that a dashboard may rely on.

@@ -4,7 +4,7 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -21,11 +21,19 @@ from stream_app.events import MAX_VALUE_BYTES
 from stream_app.ops.bad_records import EXAMPLE_EVERY_S
 from stream_app.records import Record
 from stream_app.settings import Settings
-from tests.integration.harness import Reader, Worker, committed, make_topics, produce, read_all, wait_for
+from tests.integration.harness import (
+    Reader,
+    Start,
+    Worker,
+    committed,
+    make_topics,
+    produce,
+    read_all,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
-Start = Callable[..., Worker]
 PARTITIONS = 4
 YEAR_MS = 365 * 86_400_000
 #: What a worker may grow by beside its state: buffers of fetches and outputs, and the allocator's reserves.

@@ -3,7 +3,6 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
 from stream_app.replay.partitioner import partitions_of
 from stream_app.state.rows import WINDOWS
-from tests.integration.harness import Reader, Worker, make_topics, produce, wait_for
+from tests.integration.answered import ids, ids_of
+from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
-
-Start = Callable[..., Worker]
 
 
 def taobao(folder: Path, n: int) -> list[Record]:
@@ -68,9 +66,7 @@ async def test_twenty_thousand_real_events(
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     reader.read_until("20,000 predictions", lambda m: len(m) >= 20_000)
     wait_for("the worker to be ready", worker.ready)
-    ids = Counter(json.loads(m.value())["id"] for m in reader.messages)
-    assert set(ids) == {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
-    assert set(ids.values()) == {1}
+    assert ids(reader.messages) == Counter(ids_of(records, prefix))
     truth = count_windows(records)
     busy = sorted(truth, key=lambda u: -sum(truth[u]["7d"].values()))
     for user in [*busy[:200], *busy[200::40]]:

@@ -1,6 +1,5 @@
 """What the operations page says of restoring after a loss, on a real Kafka."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from stream_app.broker import EmbeddedKafka
 from tests.integration.harness import (
     AdminClient,
     Reader,
-    Worker,
+    Start,
     clicks,
     committed,
     make_topics,
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 
 async def test_the_committed_offsets_are_lost(
-    kafka: EmbeddedKafka, prefix: str, start: Callable[..., Worker], tmp_path: Path
+    kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
     """The group is deleted between two runs: the state knows what it includes, nothing is applied twice."""
     await make_topics(kafka.bootstrap, prefix)

@@ -1,7 +1,6 @@
 """Rights on topics, groups and transactional ids: the least that are enough, and what is said without one."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,11 @@ import pytest
 from stream_app.generator import GeneratorSettings, write
 from stream_app.security import RightsError
 from stream_app.topics import require_topics
-from tests.integration.harness import Worker, clicks, committed, make_topics, produce, wait_for
+from tests.integration.harness import Start, clicks, committed, make_topics, produce, wait_for
 from tests.integration.secure import PASSWORD, Right, SecureKafka
 from tests.integration.secured import answers_all, run, settings_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
 
 
 def least(prefix: str) -> dict[str, Right]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from stream_app.generator import GeneratorSettings, write
 from stream_app.security import SecurityError
 from stream_app.settings import Settings
 from stream_app.topics import check_topics, ensure_topics
-from tests.integration.harness import Worker, clicks, make_topics, produce
+from tests.integration.harness import Start, clicks, make_topics, produce
 from tests.integration.secure import PASSWORD, Authority, SecureKafka, unsecured_token
 from tests.integration.secured import answers_all, run, settings_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
 
 
 @pytest.fixture

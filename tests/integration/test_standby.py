@@ -1,16 +1,13 @@
 """What makes a restart or a takeover quick: a fixed name in the group, and copies of the state at other workers."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stream_app.broker import EmbeddedKafka
-from tests.integration.harness import Reader, Worker, clicks, make_topics, produce, wait_for
+from tests.integration.harness import Reader, Start, clicks, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
 
 
 async def test_a_worker_with_a_fixed_name_is_back_before_its_session_ends(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,19 @@ from confluent_kafka.admin import (
 from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
 from stream_app.topics import ensure_topics
-from tests.integration.answered import PARTITIONS, all_answered, counts, idle, ids, ids_of, last_words
+from tests.integration.answered import (
+    PARTITIONS,
+    all_answered,
+    counts,
+    idle,
+    ids,
+    ids_of,
+    last_words,
+    sentence,
+)
 from tests.integration.harness import (
     Reader,
+    Start,
     Worker,
     clicks,
     make_topics,
@@ -35,8 +44,6 @@ from tests.integration.harness import (
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
 
 
 @pytest.fixture
@@ -57,31 +64,34 @@ def make(admin: AdminClient, topic: str) -> None:
     admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)])[topic].result(20)
 
 
+async def at_rest(
+    start: Start, folder: Path, kafka: EmbeddedKafka, prefix: str, records: list[Record]
+) -> Worker:
+    """A worker that has processed the first records of its new topics."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, records)
+    worker = start(folder, kafka.bootstrap, prefix).wait_ready()
+    idle(worker, len(records))
+    return worker
+
+
 @pytest.mark.parametrize("name", ["browses", "flags"])
 async def test_topic_deleted(
     name: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """An input or an output that is deleted under a worker stops it; the next start says what is missing."""
-    await make_topics(kafka.bootstrap, prefix)
-    produce(kafka.bootstrap, prefix, clicks(400))
-    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
-    idle(worker, 400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
     delete(admin, f"{prefix}{name}")
     assert f"topic {prefix}{name} was deleted: " in last_words(worker)
-    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
-    assert code == 1
-    assert f"topic {prefix}{name} is missing" in text
+    assert f"topic {prefix}{name} is missing" in sentence(start(tmp_path, kafka.bootstrap, prefix))
 
 
 async def test_input_made_anew(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """Offsets of a new topic say nothing about the old one: the worker stops; another group answers all of it."""
-    await make_topics(kafka.bootstrap, prefix)
     records = clicks(400)
-    produce(kafka.bootstrap, prefix, records)
-    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
-    idle(worker, 400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, records)
     delete(admin, f"{prefix}clicks")
     make(admin, f"{prefix}clicks")
     produce(kafka.bootstrap, prefix, records[:200])
@@ -98,11 +108,8 @@ async def test_output_made_anew(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """An output that was emptied by making it anew gets what comes from then on, without a restart."""
-    await make_topics(kafka.bootstrap, prefix)
     records = clicks(800)
-    produce(kafka.bootstrap, prefix, records[:400])
-    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
-    idle(worker, 400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, records[:400])
     delete(admin, f"{prefix}predictions")
     make(admin, f"{prefix}predictions")
     produce(kafka.bootstrap, prefix, records[400:])
@@ -122,20 +129,17 @@ async def test_partitions_added(
     for name in ("clicks", "browses", "purchases"):
         admin.create_partitions([NewPartitions(f"{prefix}{name}", 6)])[f"{prefix}{name}"].result(20)
     assert f"topic {prefix}clicks has 6 partitions now, 4 when the worker started" in last_words(worker)
-    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
-    assert code == 1
-    assert f"topic {prefix}predictions has 4 partitions but {prefix}clicks has 6" in text
+    assert f"topic {prefix}predictions has 4 partitions but {prefix}clicks has 6" in sentence(
+        start(tmp_path, kafka.bootstrap, prefix)
+    )
 
 
 async def test_retention_has_taken_the_committed_offset(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """What was deleted before it was read is lost; the worker goes on with the first record that is left, once."""
-    await make_topics(kafka.bootstrap, prefix)
     records = clicks(4000)
-    produce(kafka.bootstrap, prefix, records[:2000])
-    first = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
-    idle(first, 2000)
+    first = await at_rest(start, tmp_path, kafka, prefix, records[:2000])
     assert first.stop() == 0
     produce(kafka.bootstrap, prefix, records[2000:])
     gone = [TopicPartition(f"{prefix}clicks", p, 600) for p in range(PARTITIONS)]
@@ -160,17 +164,14 @@ async def test_output_larger_than_its_topic_takes(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """A topic that takes too little stops the worker, also at its start; once that is mended, nothing is lost."""
-    await make_topics(kafka.bootstrap, prefix)
     records = clicks(800)
-    produce(kafka.bootstrap, prefix, records[:400])
-    worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
-    idle(worker, 400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, records[:400])
     limit(admin, f"{prefix}predictions", 200)
     produce(kafka.bootstrap, prefix, records[400:])
     assert "larger than the topic takes" in last_words(worker)
-    code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
-    assert code == 1
-    assert f"topic {prefix}predictions takes batches of at most 200 bytes" in text
+    assert f"topic {prefix}predictions takes batches of at most 200 bytes" in sentence(
+        start(tmp_path, kafka.bootstrap, prefix)
+    )
     limit(admin, f"{prefix}predictions", 1_048_588)
     third = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")

@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,10 +15,10 @@ from model.runtime import ModelError, Runtime
 from stream_app.broker import EmbeddedKafka
 from stream_app.state.users import META_KEY
 from stream_app.topics import ensure_topics
-from tests.integration.answered import ids, ids_of
+from tests.integration.answered import ids, ids_of, sentence
 from tests.integration.harness import (
     Reader,
-    Worker,
+    Start,
     clicks,
     committed,
     free_port,
@@ -32,18 +31,6 @@ from tests.integration.harness import (
 from tests.model.tiny import tiny_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-Start = Callable[..., Worker]
-
-
-def sentence(worker: Worker, limit_s: float = 60.0) -> str:
-    """What a worker that cannot start says for a person: its last line, with exit code 1 and no traceback."""
-    code, text = worker.wait_end(limit_s)
-    assert code == 1, text[-3000:]
-    assert "Traceback" not in text, text[-3000:]
-    last = text.strip().splitlines()[-1]
-    assert last.startswith("foreclick: ")
-    return last.removeprefix("foreclick: ")
 
 
 # --- it cannot start

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from stream_app.outputs import Flag, Prediction
 from stream_app.records import Record
 from stream_app.replay.recording import RecordingReader
 from stream_app.settings import load_settings
+from tests.integration.answered import ids
 from tests.integration.harness import (
     Reader,
+    Start,
     Worker,
     committed,
     make_topics,
@@ -29,8 +30,6 @@ from tests.integration.harness import (
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
-
-Start = Callable[..., Worker]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +115,6 @@ def check_predictions(prefix: str, messages: list[Any], expected: dict[str, Pred
     return sum(seen.values()) - len(seen)
 
 
-def distinct(messages: list[Any]) -> int:
-    """Different ids among predictions."""
-    return len({json.loads(m.value())["id"] for m in messages})
-
-
 async def test_golden_with_one_worker(
     kafka: EmbeddedKafka,
     prefix: str,
@@ -182,7 +176,7 @@ async def test_golden_with_a_second_worker_that_comes_and_goes(
     second = start(tmp_path, kafka.bootstrap, prefix, **slow).wait_ready()
     wait_for("the first worker to go on with fewer partitions", first.ready)
     assert second.stop() == 0
-    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     assert first.stop() == 0
     check_predictions(prefix, reader.read_to_end(), expected.predictions)
     reader.close()
@@ -207,14 +201,14 @@ async def test_two_workers_from_the_start(
     produce(kafka.bootstrap, prefix, RecordingReader(traffic))
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     total = len(expected.predictions)
-    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     shares = [_metric(w, "foreclick_events_total") for w in both]
     assert all(share > 0 for share in shares), f"one worker did nothing: {shares}"
     assert [w.stop() for w in both] == [0, 0]
-    ids = Counter(json.loads(m.value())["id"] for m in reader.read_to_end())
+    found = ids(reader.read_to_end())
     reader.close()
-    assert {unprefixed(prefix, i) for i in ids} == set(expected.predictions)
-    assert set(ids.values()) == {1}
+    assert {unprefixed(prefix, i) for i in found} == set(expected.predictions)
+    assert set(found.values()) == {1}
 
 
 async def test_killed_and_restarted(
@@ -234,11 +228,11 @@ async def test_killed_and_restarted(
     slow = {"model": model, "max_batch": 64, "commit_interval_ms": 50}
     for share in (0.15, 0.5):
         worker = start(tmp_path, kafka.bootstrap, prefix, **slow)
-        reader.read_until(f"{share:.0%} of the predictions", lambda m, s=share: distinct(m) > total * s)
+        reader.read_until(f"{share:.0%} of the predictions", lambda m, s=share: len(ids(m)) > total * s)
         worker.kill()
-        assert distinct(reader.messages) < total, "the kill came too late to mean anything"
+        assert len(ids(reader.messages)) < total, "the kill came too late to mean anything"
     last = start(tmp_path, kafka.bootstrap, prefix, model=model)
-    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     wait_for("the worker to be ready", last.ready)
     # The state of every user is that of a run that was never interrupted.
     held = expected.engine.users
@@ -278,13 +272,13 @@ async def test_saved_by_two_continued_by_three(
         start(tmp_path / f"two-{i}", kafka.bootstrap, prefix, **common, max_batch=64, commit_interval_ms=50)
         for i in range(2)
     ]
-    reader.read_until("a part of the predictions", lambda m: distinct(m) > 0.3 * total)
+    reader.read_until("a part of the predictions", lambda m: len(ids(m)) > 0.3 * total)
     assert [worker.stop() for worker in two] == [0, 0]
-    assert distinct(reader.read_to_end()) < total, "they stopped too late to mean anything"
+    assert len(ids(reader.read_to_end())) < total, "they stopped too late to mean anything"
     three = [
         start(tmp_path / f"three-{i}", kafka.bootstrap, prefix, **common, max_batch=1500) for i in range(3)
     ]
-    reader.read_until("all predictions", lambda m: distinct(m) >= total)
+    reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     for worker in three:
         worker.wait_ready()
     assert [worker.stop() for worker in three] == [0, 0, 0]
