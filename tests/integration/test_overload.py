@@ -255,7 +255,9 @@ async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start
     assert worker.metric("foreclick_dead_letters_total", reason="future") == 1960
     assert worker.metric("foreclick_late_events_total") == 1960
     assert worker.metric("foreclick_evictions_total") == 0, "no clock has made the worker forget anybody"
-    assert worker.metric("foreclick_watermark_delay_seconds") / PARTITIONS > 0
+    delay = "foreclick_watermark_delay_seconds"
+    wait_for("the gauges, set once a second", lambda: not np.isnan(worker.metric(delay)), 10)
+    assert worker.metric(delay) / PARTITIONS > 0
     shown = worker.get("/users/u0/")[1]
     assert shown["events"] == 50
     assert shown["windows"]["24h"]["click"] == 50
