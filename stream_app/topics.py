@@ -113,6 +113,13 @@ async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Pr
     return problems
 
 
+async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
+    """How many partitions each input topic has. Raises BrokerUnreachable after `wait_s`."""
+    async with _admin(settings, wait_s) as admin:
+        (described,) = await admin.describe_topics([settings.inputs[0]])
+        return len(described["partitions"])
+
+
 def _needs(settings: Settings) -> Needs:
     """What a worker does with its topics."""
     return {

@@ -19,15 +19,14 @@ from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
 from stream_app.ops.logging import get_logger, setup_logging
 from stream_app.ops.model_watch import show_model, try_model, watch_model
-from stream_app.security import kafka_options
 from stream_app.settings import Settings
 from stream_app.topic_watch import TopicWatch
-from stream_app.topics import MESSAGE_BYTES, require_topics
+from stream_app.topics import MESSAGE_BYTES, input_partitions, require_topics
 
 log = get_logger(__name__)
 
 #: What to do about errors after which a restart alone does not help.
-_SENTENCES: dict[type[Exception], str] = {
+_SENTENCES: dict[type[BaseException], str] = {
     MessageSizeTooLargeError: (
         "what it wrote is larger than the topic takes; nothing is lost, set max.message.bytes of the output topics "
         f"and the changelog to {MESSAGE_BYTES} and start it again"
@@ -36,6 +35,8 @@ _SENTENCES: dict[type[Exception], str] = {
         "{}: the broker's copy of that batch is damaged; let another replica lead, or give the batch up with "
         "kafka-delete-records.sh, and start it again"
     ),
+    # Faust cancels its own start and stop where one of its threads ends early.
+    asyncio.CancelledError: "a part of it ended before the worker ran; nothing is lost, start it again",
 }
 
 #: How long a stop may take in all, in seconds.
@@ -75,13 +76,13 @@ async def _run(settings: Settings) -> None:
         log.warning(problem.text, topic=problem.topic)
     if settings.model is None:
         await asyncio.to_thread(warm_up, settings, None)
-        await serve(settings, create_app(settings, None, partitions=await partitions_of(settings)))
+        await serve(settings, create_app(settings, None, partitions=await input_partitions(settings)))
         return
     choose_device(settings.device)  # a device that is not there is a wrong setting, no trouble of the model
     runtime, missing = await asyncio.to_thread(try_model, settings)
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
-    app = create_app(settings, runtime, partitions=await partitions_of(settings))
+    app = create_app(settings, runtime, partitions=await input_partitions(settings))
     engine, metrics = app.pipeline.engine, app.pipeline.metrics
     engine.survive_trouble(missing or None)
     if runtime is not None:
@@ -112,14 +113,13 @@ async def serve(settings: Settings, app: faust.App) -> None:
     # The start waits for the broker, for as long as it is gone: a signal must be heard meanwhile.
     starting, signalled = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
     await asyncio.wait([starting, signalled], return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        try:
-            starting.result()
-        except OSError as error:
-            raise WorkerError(
-                f"cannot serve metrics and health at {settings.web}: {os.strerror(error.errno or 0)}; "
-                "set FORECLICK_WEB to another host:port"
-            ) from error
+    failed = _failure(starting) if starting.done() else None
+    if isinstance(failed, OSError):
+        raise WorkerError(
+            f"cannot serve metrics and health at {settings.web}: {os.strerror(failed.errno or 0)}; "
+            "set FORECLICK_WEB to another host:port"
+        ) from failed
+    if starting.done() and failed is None:
         await _first(signalled, app.wait_until_stopped(), app._crashed.wait())
     stopping = asyncio.ensure_future(app.stop())
     # Not `wait_for`, which waits for what it has cancelled.
@@ -128,30 +128,22 @@ async def serve(settings: Settings, app: faust.App) -> None:
         log.error("worker did not stop in time and is ended", limit_s=STOP_LIMIT_S)
         logging.shutdown()
         os._exit(1)
-    stopping.result()
-    if app.crash_reason is not None:
-        reason: Any = app.crash_reason
-        if isinstance(reason, ForeclickError):  # says itself what to do
-            raise WorkerError(f"the worker stopped: {reason}") from reason
-        for kind, text in _SENTENCES.items():
-            if isinstance(reason, kind):
-                raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
-        raise WorkerError(
-            f"the worker stopped: {reason or type(reason).__name__}; nothing is lost, start it again"
-        )
+    reason: Any = app.crash_reason or failed or _failure(stopping)
+    if reason is None:
+        return
+    if isinstance(reason, ForeclickError):  # says itself what to do
+        raise WorkerError(f"the worker stopped: {reason}") from reason
+    for kind, text in _SENTENCES.items():
+        if isinstance(reason, kind):
+            raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
+    raise WorkerError(
+        f"the worker stopped: {reason or type(reason).__name__}; nothing is lost, start it again"
+    ) from reason
 
 
-async def partitions_of(settings: Settings) -> int:
-    """How many partitions the input topics have."""
-    from aiokafka.admin import AIOKafkaAdminClient
-
-    admin = AIOKafkaAdminClient(**kafka_options(settings))
-    await admin.start()
-    try:
-        described = await admin.describe_topics([settings.inputs[0]])
-        return len(described[0]["partitions"])
-    finally:
-        await admin.close()
+def _failure(ended: "asyncio.Future[Any]") -> BaseException | None:
+    """What a task that is done raised; CancelledError where it was cancelled."""
+    return asyncio.CancelledError() if ended.cancelled() else ended.exception()
 
 
 async def _first(*waits: Any) -> None:

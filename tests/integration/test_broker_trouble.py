@@ -6,6 +6,7 @@ Restart and SIGKILL of the broker are in `test_trouble`, what happens to its top
 import asyncio
 import contextlib
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from stream_app.broker import EmbeddedKafka
 from stream_app.broker.nodes import KafkaNodes
 from stream_app.topics import ensure_topics
-from tests.integration.answered import PARTITIONS, all_answered, counts, idle, last_words
+from tests.integration.answered import PARTITIONS, all_answered, counts, idle, last_words, sentence
 from tests.integration.harness import (
     Reader,
     Start,
@@ -74,6 +75,25 @@ async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(start: Sta
         worker.process.terminate()
         code, text = worker.wait_end(45)
         assert code in {0, 1}, text[-2000:]
+
+
+async def test_the_broker_goes_while_the_worker_starts(start: Start, tmp_path: Path) -> None:
+    """The broker goes at any moment of the start: the worker waits until it is back, or ends with a sentence."""
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        await make_topics(broker.bootstrap, "p-")
+        for i, delay_s in enumerate((0.0, 0.3)):
+            worker = start(tmp_path / f"w{i}", broker.bootstrap, "p-")
+            wait_for("the worker to begin", lambda w=worker: "worker starts" in w.text(), every_s=0.01)
+            await asyncio.sleep(delay_s)
+            broker.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(6)
+            broker.start()
+            if worker.process.returncode is None:
+                worker.wait_ready()
+                assert worker.stop() == 0
+            else:
+                assert "the worker stopped: " in sentence(worker)
 
 
 async def test_slow_broker(start: Start, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import shutil
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -158,13 +160,27 @@ async def test_broker_restarted(how: str, start: Start, tmp_path: Path) -> None:
 
 async def test_sigterm_under_load(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
     """SIGTERM in mid-stream: exit code 0, all that was answered is committed, the next goes on without repeats."""
-    records = clicks(20_000)
+    records, stopped = clicks(200_000), threading.Event()
     await make_topics(kafka.bootstrap, prefix)
-    produce(kafka.bootstrap, prefix, records)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    first = start(tmp_path, kafka.bootstrap, prefix, max_batch=64)
-    reader.read_until("a first part", lambda m: len(m) > 2000)
-    assert first.stop() == 0
+    first = start(tmp_path, kafka.bootstrap, prefix, max_batch=64).wait_ready()
+
+    def write() -> int:
+        """Records come until the worker has ended, whatever the machine's speed; returns how many came."""
+        count = 0
+        while count < len(records) and not stopped.is_set():
+            count += produce(kafka.bootstrap, prefix, records[count : count + 1000])
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        try:
+            reader.read_until("a first part", lambda m: len(m) > 2000)
+            assert first.stop() == 0
+        finally:
+            stopped.set()
+    records = records[: writing.result() + 1000]
+    produce(kafka.bootstrap, prefix, records[-1000:])
     answered = len(reader.read_to_end())
     assert answered < len(records), "the signal came too late to mean anything"
     done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
