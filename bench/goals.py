@@ -99,7 +99,7 @@ def growth(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Name
             run.wait(users, 600)
             events = values(args.events, users - 1, share=0.0, first=users)
             before = run.done()
-            samples = []
+            samples: list[tuple[float, ...]] = []
             sender = threading.Thread(target=send, args=(broker.bootstrap, run.settings.topic_prefix, events))
             sender.start()
             sender.join()
@@ -193,7 +193,10 @@ def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
         run.stop()
     check(run, len(events))
     t, done, mb = np.array(samples).T
-    rate = lambda a, b: float(np.diff(np.interp([a, b], t, done))[0] / (b - a))  # noqa: E731
+
+    def rate(a: float, b: float) -> float:
+        return float(np.diff(np.interp([a, b], t, done))[0] / (b - a))
+
     before, during = rate(0.5, 3.5), rate(8, 22)
     back = next((a for a in np.arange(24, t[-1] - 1, 0.1) if rate(a, a + 1) > 0.8 * before), float("nan"))
     return {
@@ -230,7 +233,7 @@ def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Nam
     finally:
         worker.terminate()
         worker.wait(60)
-    appended, ms = delays(*(read(broker.bootstrap, topic, 4) for topic in ("in", "out")), 4)
+    appended, ms = delays(read(broker.bootstrap, "in", 4), read(broker.bootstrap, "out", 4), 4)
     assert len(ms) == n and (ms >= 0).all(), f"{int((ms >= 0).sum())} of {n} events have a prediction"
     ms = ms[appended > np.quantile(appended, 0.1)]
     p50, p99, p999 = np.percentile(ms, [50, 99, 99.9]).tolist()

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -87,9 +88,9 @@ def main() -> None:
 
     trained = train(data.take(part == 0), settings, show)
     seconds = time.perf_counter() - start
-    figures: dict[str, object] = {"train_seconds": seconds, "boost": trained.content.calibration.boost}
+    figures: dict[str, Any] = {"train_seconds": seconds, "boost": trained.content.calibration.boost}
     runtime = calibrate.runtime(trained.content, trained.network)
-    report = evaluate.evaluate(runtime, data.take(part == 1))
+    report: dict[str, Any] = evaluate.evaluate(runtime, data.take(part == 1))
     figures |= report
     figures["lists_as_float32"] = agreement(runtime, data.take(part == 1))
     print(json.dumps(figures, indent=None if options.json else 2))

@@ -176,7 +176,7 @@ class Run:
         self.process.wait(60)
 
 
-def read_times(bootstrap: str, topic: str, keep_ids: bool = False) -> tuple[np.ndarray, list[str]]:
+def read_times(bootstrap: str, topic: str, keep_ids: bool | str = False) -> tuple[np.ndarray, list[str]]:
     """Append times (ms) of all records of a topic, and their ids."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "x", "enable.auto.commit": False})
     parts = consumer.list_topics(topic, timeout=20).topics[topic].partitions

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float
     try:
         await producer.partitions_for(topic)
         start = time.perf_counter()
-        waiting = []
+        waiting: list[asyncio.Future[Any]] = []
         for lanes in chunks:
             done = [0] * len(lanes)
             while any(done[p] < len(numbers) for p, _, numbers in lanes):

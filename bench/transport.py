@@ -59,7 +59,8 @@ def messages(n: int, value_bytes: int) -> tuple[np.ndarray, ...]:
 
 def placed(batches: list[ClosedBatch]) -> bytes:
     """The bytes of a fetch that brings these batches."""
-    parts, base = [], 0
+    parts: list[bytes | memoryview] = []
+    base = 0
     for batch in batches:
         parts += (struct.pack(">q", base), batch._build()[8:])
         base += batch.record_count()

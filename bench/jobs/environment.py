@@ -11,9 +11,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream_app.agents.processor import Processor
 from stream_app.app import app_around
-from stream_app.commands.worker import partitions_of, serve
+from stream_app.commands.worker import serve
 from stream_app.ops.logging import setup_logging
 from stream_app.settings import Settings
+from stream_app.topics import input_partitions
 
 
 class JobSettings(Settings, frozen=True):
@@ -84,7 +85,7 @@ def run(
     settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     async def work() -> None:
-        partitions = await partitions_of(settings)
+        partitions = await input_partitions(settings)
         await asyncio.to_thread(make_topics, settings, partitions)
         if warm_up is not None:
             await asyncio.to_thread(warm_up, settings)

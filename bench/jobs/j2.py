@@ -14,7 +14,8 @@ from bench.jobs.environment import JobSettings, run
 from bench.jobs.events import JobDecoder
 from bench.model_step import write_model
 from model.runtime import ModelError, Runtime
-from stream_app.agents.engine import Engine, names_of
+from stream_app.agents.answers import names_of
+from stream_app.agents.engine import Engine
 from stream_app.agents.offline import warm_up
 from stream_app.broker.installation import cache_dir
 from stream_app.settings import Settings

@@ -123,7 +123,7 @@ def _fault(result: Result) -> str:
 
 
 def _crash_row(result: Result) -> CrashRow:
-    head = {"system": result.system, "label": result.label, "events": result.events}
+    head: dict[str, Any] = {"system": result.system, "label": result.label, "events": result.events}
     verdict, crash = result.verdict, result.crash
     if result.failure or verdict is None or crash is None:
         why = result.failure or "it was never killed: fewer than half of the outputs came"
