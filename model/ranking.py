@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from model.candidates import MOST, QUOTAS, Tables
 from model.coarse import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
-from model.vector import KERNEL, exp
+from model.vector import KERNEL, exp, prefetch
 
 _QUOTAS = np.array(QUOTAS, np.int64)
 _CUTS = 12  # halvings in search of the k-th best score: 1/4000 of the range of the scores is near enough
@@ -89,7 +89,7 @@ def _rank(  # type: ignore[no-untyped-def]
         state = states[rows[event]]
         count = _gather(
             recent[event], category[event], followers, strength, category_best, popular, boost,
-            mark, base, chosen, bonuses,
+            mark, base, small, chosen, bonuses,
         )  # fmt: skip
         base += MOST
         length = _length(state)
@@ -109,9 +109,13 @@ def _rank(  # type: ignore[no-untyped-def]
 
 @numba.njit(**KERNEL)
 def _gather(  # type: ignore[no-untyped-def]
-    recent, category, followers, strength, category_best, popular, boost, mark, base, chosen, bonuses
+    recent, category, followers, strength, category_best, popular, boost, mark, base, small, chosen, bonuses
 ):
-    """Write the event's candidates, none twice, and their bonuses; return how many there are."""
+    """Write the event's candidates, none twice, and their bonuses; return how many there are.
+
+    Their rows of `small` are asked for as soon as they are known: they lie far apart, and together are larger than a
+    core's cache.
+    """
     known = mark.shape[0]
     count = 0
     share = np.float32(2.0) * boost
@@ -120,32 +124,35 @@ def _gather(  # type: ignore[no-untyped-def]
         share *= np.float32(0.5)
         if item < 0 or item >= known:
             continue
-        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+        count = _add(item, np.float32(0.0), base, mark, small, chosen, bonuses, count)
         for column in range(_QUOTAS[place]):
             follower = followers[item, column]
             if follower < 0:
                 break
-            count = _add(follower, share * strength[item, column], base, mark, chosen, bonuses, count)
+            count = _add(follower, share * strength[item, column], base, mark, small, chosen, bonuses, count)
     for column in range(category_best.shape[1]):
         item = category_best[category, column]
         if item < 0:
             break
-        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+        count = _add(item, np.float32(0.0), base, mark, small, chosen, bonuses, count)
     for column in range(popular.shape[0]):
         item = popular[column]
         if item < 0:
             break
-        count = _add(item, np.float32(0.0), base, mark, chosen, bonuses, count)
+        count = _add(item, np.float32(0.0), base, mark, small, chosen, bonuses, count)
     return count
 
 
 @numba.njit(inline="always", **KERNEL)
-def _add(item, bonus, base, mark, chosen, bonuses, count):  # type: ignore[no-untyped-def]
+def _add(item, bonus, base, mark, small, chosen, bonuses, count):  # type: ignore[no-untyped-def]
     """Add a candidate, or its bonus where the event already has it; return the number of candidates."""
     place = mark[item] - base
     if place >= 0:
         bonuses[place] += bonus
         return count
+    row = small.ctypes.data + item * small.shape[1]
+    for line in range(0, small.shape[1], 64):
+        prefetch(row + line)
     mark[item] = base + count
     chosen[count] = item
     bonuses[count] = bonus

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 #: How every kernel is compiled: without the GIL, kept on disk, sums in any order (SIMD), no check for a
@@ -30,6 +31,21 @@ def _float_of_bits(_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), code
+
+
+@intrinsic
+def prefetch(_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, an int64, that will soon be read; does nothing else."""
+
+    def code(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(ask, [builder.inttoptr(arguments[0], byte), read, keep, data])
+        return _target.get_dummy_value()
+
+    return types.none(types.int64), code
 
 
 @numba.njit(inline="always", **KERNEL)

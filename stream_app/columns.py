@@ -93,6 +93,19 @@ class RecordColumns:
         return cls(topic, partition, np.frombuffer(b"", np.uint8), np.empty(0, SPAN))
 
     @classmethod
+    def concat(cls, parts: Sequence["RecordColumns"]) -> "RecordColumns":
+        """Records of one topic partition that follow on each other, as one; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        spans = np.concatenate([part.spans for part in parts])
+        starts = np.cumsum([0, *(len(part.data) for part in parts[:-1])])
+        shift = np.repeat(starts, [len(part) for part in parts])
+        for at in ("key_at", "value_at", "headers_at"):
+            spans[at] += shift
+        first = parts[0]
+        return cls(first.topic, first.partition, np.concatenate([part.data for part in parts]), spans)
+
+    @classmethod
     def of(cls, records: Sequence[Record]) -> "RecordColumns":
         """Columns of records of one topic partition."""
         parts: list[bytes] = []

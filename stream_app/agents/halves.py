@@ -8,6 +8,7 @@ from faust.types import TP
 
 from stream_app.agents.batches import Outputs, StepOutput
 from stream_app.agents.processor import Processor
+from stream_app.columns import RecordColumns
 from stream_app.events import BadRecord
 from stream_app.ops.health import PROCESSING, Health
 from stream_app.ops.logging import get_logger
@@ -20,6 +21,25 @@ log = get_logger(__name__)
 
 #: Topic, partition, record batches.
 BuiltFor = tuple[str, int, list[Built]]
+#: What a first half leaves: the rows' part of a micro-batch, bad records, dead letters.
+Advanced = tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]
+
+
+def joined(batches: list[FetchedBatch]) -> list[FetchedBatch]:
+    """Batches of a partition that follow on each other as one: to decode it costs much the same for one event as for
+    hundreds. Batches of each partition keep their order."""
+    runs: dict[TP, list[list[FetchedBatch]]] = {}
+    for batch in batches:
+        of_partition = runs.setdefault(batch.tp, [])
+        if of_partition and of_partition[-1][-1].next == batch.start:
+            of_partition[-1].append(batch)
+        else:
+            of_partition.append([batch])
+    return [
+        run[0]._replace(records=RecordColumns.concat([b.records for b in run]), next=run[-1].next)
+        for of_partition in runs.values()
+        for run in of_partition
+    ]
 
 
 class Halves:
@@ -40,14 +60,21 @@ class Halves:
         self.health = health
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
 
-    def advance(
-        self, incoming: list[FetchedBatch]
-    ) -> tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]:
+    def whole(self, incoming: list[FetchedBatch], few: float) -> tuple[Advanced, list[BuiltFor] | None]:
+        """The first half, and the second in the same thread where the micro-batch has fewer than `few` events.
+
+        To change threads costs a small micro-batch as much as its rows do. None where no second half was run.
+        """
+        advanced = self.advance(incoming)
+        output = advanced[0]
+        return advanced, self.finish(output) if output is not None and output.events < few else None
+
+    def advance(self, incoming: list[FetchedBatch]) -> Advanced:
         """The first half of a turn, in the thread that owns the rows."""
         self.health.beat(PROCESSING)
         bad: list[BadRecord] = []
         start = time.perf_counter()
-        for batch in incoming:
+        for batch in joined(incoming):
             kind = self._kind[batch.tp.topic]
             expected = self.engine.merge(batch.tp.partition).read(kind)
             if 0 < expected < batch.start:

@@ -2,8 +2,8 @@
 
 Work goes in turns of two halves, side by side in two threads: one ingests what has come and applies a micro-batch to
 the rows; the other takes the micro-batch before it through the model and queues its outputs. While few events come,
-one micro-batch goes through both halves in its turn. Checkpoints run beside
-the turns and only borrow one, with nothing half done, to take a snapshot.
+one micro-batch goes through both halves in its turn, in one thread. Checkpoints run beside the turns and only borrow
+one, with nothing half done, to take a snapshot.
 
 What happens when:
 - crash: outputs are acknowledged before the state that includes them is written, and state before offsets, so the
@@ -239,20 +239,24 @@ class Pipeline(Service):
             with self._checkpoints.breaking():
                 incoming, self._incoming = self._incoming, []
                 finished, self._pending = self._pending, None
-                # One thread applies this micro-batch to the rows while another takes the one before it
-                # through the model.
-                first = self._in_thread(self._halves.advance, incoming)
-                second = (
-                    self._in_model_thread(self._halves.finish, finished)
-                    if finished is not None
-                    else _nothing()
-                )
-                advanced, built = await _both(first, second)
-                self._pending, bad, letters = advanced
+                few = OVERLAP_FROM * self.settings.max_batch
+                if finished is None:
+                    done = await self._in_thread(self._halves.whole, incoming, few)
+                else:
+                    # One thread applies this micro-batch to the rows while another takes the one before it
+                    # through the model.
+                    done = await _both(
+                        self._in_thread(self._halves.advance, incoming),
+                        self._in_model_thread(self._halves.finish, finished),
+                    )
+                (advanced, bad, letters), built = done
+                if finished is None and built is not None:
+                    finished = advanced
+                else:
+                    self._pending = advanced
                 self.health.rest(PROCESSING)
                 self._checkpoints.check_lease()
-                await self._publish(finished, bad, [*built, *letters])
-                few = OVERLAP_FROM * self.settings.max_batch
+                await self._publish(finished, bad, [*(built or []), *letters])
                 if self._pending is not None and self._pending.events < few:
                     await self._drain()
             self._resume_drained()
@@ -369,10 +373,6 @@ class Pipeline(Service):
         self.health.commit_failed(str(error))
         self.metrics.commits.labels("failed").inc()
         await self.app.crash(error)
-
-
-async def _nothing() -> list[BuiltFor]:
-    return []
 
 
 async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:

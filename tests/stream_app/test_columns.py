@@ -51,6 +51,16 @@ def test_parts_share_the_buffer(given_records: list[Record], data: st.DataObject
     assert columns.since(offset).data is columns.data
 
 
+@settings(deadline=None)
+@given(records(), st.integers(0, 12), st.integers(0, 12))
+def test_parts_become_one(given_records: list[Record], one: int, two: int) -> None:
+    """Parts that were columns of their own, headers, empty and missing values with them, are put together."""
+    first, second = sorted((one, two))
+    parts = [given_records[:first], given_records[first:second], given_records[second:]]
+    columns = [RecordColumns.of(p) if p else RecordColumns.none("clicks", 2) for p in parts]
+    assert list(RecordColumns.concat(columns)) == given_records
+
+
 def test_none() -> None:
     """No records are false, like an empty list, and can be asked for their keys and for parts of them."""
     nothing = RecordColumns.none("clicks", 1)
