@@ -51,9 +51,9 @@ def scan(records: RecordColumns, fields: Fields) -> tuple[npt.NDArray[np.void], 
     spans = records.spans
     # Made here: compiled code frees an array of its own after its last use, which a pointer to it is not.
     order = np.zeros(_PLACES, np.int64)
-    _scan(
-        records.data, spans["value_at"], spans["value_bytes"], fields.names, fields.ends, tokens, good, order
-    )
+    # One record's columns are contiguous, those of several are not: made so, they are of one type for the kernel.
+    at, size = np.ascontiguousarray(spans["value_at"]), np.ascontiguousarray(spans["value_bytes"])
+    _scan(records.data, at, size, fields.names, fields.ends, tokens, good, order)
     return tokens, good
 
 

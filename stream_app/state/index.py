@@ -66,6 +66,8 @@ class UserIndex:
         """
         self._make_room(int(size.sum()))
         slots, new = np.empty(len(at), np.int64), np.empty(len(at), np.int64)
+        # Of one type for the kernel, whatever they are columns of.
+        at, size = np.ascontiguousarray(at), np.ascontiguousarray(size)
         found = _resolve(*self._tables(), text, at, size, partition, slots, new)
         if found < 0:
             raise StateError(
