@@ -37,13 +37,13 @@ def _float_of_bits(_context: Any, bits: Any) -> Any:
 def prefetch(_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address, an int64, that will soon be read; does nothing else."""
 
-    def code(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    def code(target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
         builder.call(ask, [builder.inttoptr(arguments[0], byte), read, keep, data])
-        return _target.get_dummy_value()
+        return target.get_dummy_value()
 
     return types.none(types.int64), code
 

@@ -8,6 +8,8 @@ the kernel that made it holds the array.
 from typing import Any
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -15,6 +17,15 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+def contiguous(*columns: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """Columns of records as kernels take them.
+
+    As they stand in a structured array, one record's are contiguous and those of several are not, which are two types
+    for a kernel, so that it would be compiled twice.
+    """
+    return tuple(np.ascontiguousarray(column) for column in columns)
 
 
 @intrinsic

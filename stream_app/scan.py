@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.columns import RecordColumns
-from stream_app.pointer import jit, pointer_to, same_bytes
+from stream_app.pointer import contiguous, jit, pointer_to, same_bytes
 
 #: What a field's value is. Positions are counted from the start of the record's value.
 TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("kind", "i4")], align=True)
@@ -51,8 +51,7 @@ def scan(records: RecordColumns, fields: Fields) -> tuple[npt.NDArray[np.void], 
     spans = records.spans
     # Made here: compiled code frees an array of its own after its last use, which a pointer to it is not.
     order = np.zeros(_PLACES, np.int64)
-    # One record's columns are contiguous, those of several are not: made so, they are of one type for the kernel.
-    at, size = np.ascontiguousarray(spans["value_at"]), np.ascontiguousarray(spans["value_bytes"])
+    at, size = contiguous(spans["value_at"], spans["value_bytes"])
     _scan(records.data, at, size, fields.names, fields.ends, tokens, good, order)
     return tokens, good
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from stream_app.errors import StateError
 from stream_app.hashing import xxh64
-from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.pointer import contiguous, copy_bytes, jit, pointer_to, same_bytes
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -66,8 +66,7 @@ class UserIndex:
         """
         self._make_room(int(size.sum()))
         slots, new = np.empty(len(at), np.int64), np.empty(len(at), np.int64)
-        # Of one type for the kernel, whatever they are columns of.
-        at, size = np.ascontiguousarray(at), np.ascontiguousarray(size)
+        at, size = contiguous(at, size)
         found = _resolve(*self._tables(), text, at, size, partition, slots, new)
         if found < 0:
             raise StateError(

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.pointer import copy_bytes, jit, load64, pointer_to, store64
+from stream_app.pointer import contiguous, copy_bytes, jit, load64, pointer_to, store64
 
 if sys.byteorder != "little":
     raise ImportError("the changelog's format is that of little-endian machines")
@@ -42,7 +42,7 @@ def unpack(
     -1 stands for a value that ends before its row does.
     """
     behind = np.empty(len(slots), np.int64)
-    _unpack(_words(rows), slots, data, at, size, behind)
+    _unpack(_words(rows), slots, data, *contiguous(at, size), behind)
     return behind
 
 

@@ -134,8 +134,7 @@ class Rows(UserIndex):
             return
         slots, _ = self.resolve(partition, records.data, spans["key_at"], spans["key_bytes"])
         self.dirty[slots] = False
-        # Contiguous, as one record's are: of one type for the kernels.
-        at, size = (np.ascontiguousarray(spans[name]) for name in ("value_at", "value_bytes"))
+        at, size = spans["value_at"], spans["value_bytes"]
         behind = unpack(self.rows, slots, records.data, at, size)
         if (behind < 0).any():
             short = int(size[np.argmax(behind < 0)])

@@ -23,9 +23,8 @@ def fetched(draw: st.DrawFn) -> list[FetchedBatch]:
             Record("clicks", partition, start + i, 5, b"k%d" % i, b"v%d-%d" % (partition, start + i))
             for i in range(n)
         ]
-        ends[partition] = (
-            start + n + draw(st.integers(0, 2))
-        )  # what no record stands for is passed all the same
+        # A fetch passes offsets for which no record stands, too.
+        ends[partition] = start + n + draw(st.integers(0, 2))
         columns = RecordColumns.of(records) if records else RecordColumns.none("clicks", partition)
         out.append(FetchedBatch(TP("clicks", partition), columns, start, ends[partition], 1, 1))
     return out

@@ -56,7 +56,7 @@ def send(messages: MessageColumns) -> None:
 
 
 def run(settings: Settings, runtime: Runtime | None) -> None:
-    """One by one, then many at once; checkpoints, users who must go, and all of it read back."""
+    """One by one, then many at once; checkpoints, and all of it read back."""
     engine = Engine(settings, runtime, partitions=2)
     records = traffic(400)
     state: list[Record] = []  # of partition 0
