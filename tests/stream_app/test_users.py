@@ -37,7 +37,7 @@ def hidden(users: Users, slots: np.ndarray) -> np.ndarray:
 
 
 def scribble(users: Users, slot: int, seed: int) -> None:
-    """Random bytes in a row and its hidden state: NaN patterns, negative zero and all; items as they are kept."""
+    """Random bytes in a row, NaN patterns and all, and finite ones in its hidden state; items as they are kept."""
     random = np.random.default_rng(seed)
     raw = random.integers(0, 256, ROW.itemsize, np.uint8)
     users.rows[slot : slot + 1].view(np.uint8)[:] = raw
@@ -49,7 +49,7 @@ def scribble(users: Users, slot: int, seed: int) -> None:
     users.flagged[slot] = users.rows["flagged"][slot]
     if users.hidden is not None:
         state = random.integers(0, 256, (1, 4 * users.width), np.uint8).view(np.float32)
-        users.hidden.write(np.array([slot]), state)
+        users.hidden.write(np.array([slot]), np.where(np.isfinite(state), state, np.float32(-0.0)))
     users.dirty[slot] = True
 
 
@@ -84,6 +84,26 @@ def test_more_users_than_slots_say_what_to_do() -> None:
     users.slots(0, ["a", "b"])
     with pytest.raises(StateError, match="FORECLICK_RESIDENT_USERS"):
         users.slots(1, ["c"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_hidden_state_that_is_no_number_is_made_anew(value: float) -> None:
+    """Read back, it is zeros and marked as lacking events; its neighbour's is as it was."""
+    users, fresh = some_users(), some_users()
+    assert users.hidden is not None
+    for users_of in (users, fresh):
+        users_of.count[0] = 0
+    slots = users.slots(0, ["a", "b"])
+    for slot in slots.tolist():
+        scribble(users, slot, slot)
+    state = hidden(users, slots)
+    state[0, -1] = value
+    users.hidden.write(slots, state)
+    fresh.restore(0, changelog(users.take_dirty(0).each(), 0))
+    found = np.array([fresh.mapping(0)[name] for name in ("a", "b")])
+    assert not hidden(fresh, found[:1]).any()
+    assert hidden(fresh, found[1:]).tobytes() == state[1:].tobytes()
+    assert fresh.stale[found].tolist() == [True, False]
 
 
 names = st.sampled_from(["a", "b", "c", "d", "ü", "f", "g"])
