@@ -57,8 +57,9 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         producer_compression_type=None if settings.compression == "none" else settings.compression,
         **web_options(settings),
     )
-    app.gather_s = settings.max_delay_ms / 1000  # this and the next are for the transport's consumer
+    app.gather_s = settings.max_delay_ms / 1000  # these are for the transport
     app.standby_replicas = settings.standby_replicas
+    app.output_topics = settings.outputs if settings.guarantee == "at_least_once" else ()
     pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))
     app.pipeline = pipeline
 

@@ -276,8 +276,9 @@ class Pipeline(Service):
     async def _publish(self, output: StepOutput | None, bad: list[BadRecord], built: list[BuiltFor]) -> None:
         start = time.perf_counter()
         futures: list[asyncio.Future[Any]] = []
-        for topic, partition, batches in built:
-            futures += await self._producer.send_built(topic, partition, batches)
+        with self.health.waiting_for_broker():
+            for topic, partition, batches in built:
+                futures += await self._producer.send_built(topic, partition, batches)
         if futures:
             together = asyncio.gather(*futures)
             together.add_done_callback(lambda f: self._acknowledged(f, output, built))

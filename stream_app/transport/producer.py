@@ -44,6 +44,16 @@ class BatchProducer(driver.Producer):
             "max_request_size": MAX_REQUEST_BYTES,
         }
 
+    async def on_start(self) -> None:
+        """Connects, and learns who leads the topics that are to be written.
+
+        aiokafka asks for that when it first writes to a topic, which would stop the worker in mid-stream where no
+        broker answers just then.
+        """
+        await super().on_start()
+        partitions_for = self._ensure_producer().partitions_for
+        await asyncio.gather(*map(partitions_for, getattr(self.app, "output_topics", ())))
+
     def build(self, messages: Sequence[Message]) -> list[Built]:
         """Record batches of messages (key, value, headers), in order: for the few that have headers.
 
@@ -80,7 +90,7 @@ class BatchProducer(driver.Producer):
         The future's result names the offset of the batch's first record.
         """
         producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
-        await producer.partitions_for(topic)  # so that the leader is known
+        await producer.partitions_for(topic)  # known already, unless the topic was made anew
         tp = TopicPartition(topic, partition)
         return [queue_batch(producer, tp, built.batch) for built in batches]
 

@@ -6,13 +6,16 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stream_app.agents.engine import Engine
 from stream_app.app import create_app
 from stream_app.broker import EmbeddedKafka
+from stream_app.records import Record
 from tests.integration.harness import (
     Reader,
     Start,
@@ -20,6 +23,7 @@ from tests.integration.harness import (
     free_port,
     make_topics,
     produce,
+    read_all,
     settings_for,
     wait_for,
 )
@@ -38,14 +42,64 @@ def fetch(port: int, path: str) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
+def hold(engine: Engine, when: Callable[[], bool]) -> tuple[threading.Event, threading.Event]:
+    """Lets the engine's thread stand still at its next step once `when` is true.
+
+    Returns two events: one is set when it stands, the other lets it go.
+    """
+    stands, free, advance = threading.Event(), threading.Event(), engine.advance
+
+    def held(now: float, *, ended: bool = False) -> Any:
+        if when():
+            stands.set()
+            assert free.wait(60), "the test did not let the thread go within 60 s"
+        return advance(now, ended=ended)
+
+    engine.advance = held
+    return stands, free
+
+
+async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
+    """The broker goes before the first record to a topic: the worker waits, says so, and loses none."""
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        await make_topics(broker.bootstrap, "p-", 1)
+        settings = settings_for(
+            broker.bootstrap, "p-", web="", commit_interval_ms=100, data_dir=str(tmp_path / "data")
+        )
+        app = create_app(settings, None, partitions=1)
+        health, engine = app.pipeline.health, app.pipeline.engine
+        health.set_model(None)
+        health.commit_grace_s = 1.0
+        stands, free = hold(engine, lambda: bool(engine.partitions) and engine.merge(0).read(0) == 11)
+        await asyncio.to_thread(produce, broker.bootstrap, "p-", clicks(10, partitions=1))
+        await app.start()
+        try:
+            reader = Reader(broker.bootstrap, "p-predictions")
+            await asyncio.to_thread(reader.read_until, "the predictions", lambda m: len(m) == 10)
+            reader.close()
+            bad = Record("clicks", 0, 10, 0, b"u", b"no JSON", ())
+            await asyncio.to_thread(produce, broker.bootstrap, "p-", [bad])
+            await until("the record to have come", stands.is_set)
+            await asyncio.to_thread(broker.kill)
+            free.set()
+            await until("the probe to say it", lambda: "broker" in health.ready()[1]["commits"], 20)
+            await asyncio.to_thread(broker.start)
+            await until("the app to be well", lambda: health.ready()[0], 60)
+        finally:
+            free.set()
+            await app.stop()
+        predictions = await asyncio.to_thread(read_all, broker.bootstrap, "p-predictions")
+        assert len(predictions) == 10
+        assert len(await asyncio.to_thread(read_all, broker.bootstrap, "p-dead-letters")) == 1
+
+
 async def test_commits_that_hang(start: Start, tmp_path: Path) -> None:
     """Without its broker a worker in mid-stream says that commits hang; a restart would not help. Then it is well."""
-    records = clicks(20_000)
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
-        produce(broker.bootstrap, "p-", records)
-        worker = start(tmp_path / "w", broker.bootstrap, "p-", max_batch=16)
+        produce(broker.bootstrap, "p-", clicks(60_000))
         reader = Reader(broker.bootstrap, "p-predictions")
+        worker = start(tmp_path / "w", broker.bootstrap, "p-", max_batch=16)
         reader.read_until("a first part", lambda m: len(m) > 100)
         reader.close()
         broker.kill()
@@ -75,15 +129,11 @@ async def test_a_stuck_processing_thread(kafka: EmbeddedKafka, prefix: str, tmp_
         commit_interval_ms=100,
     )
     app = create_app(settings, None, partitions=4)
-    health, engine = app.pipeline.health, app.pipeline.engine
+    health = app.pipeline.health
     health.set_model(None)
     health.stuck_s = 3.0
-    free = threading.Event()
-    advance = engine.advance
-
-    def stuck(now: float, *, ended: bool = False) -> Any:
-        assert free.wait(60), "the test did not let the thread go within 60 s"
-        return advance(now, ended=ended)
+    sticks = threading.Event()
+    _, free = hold(app.pipeline.engine, sticks.is_set)
 
     def status(path: str) -> int:
         return fetch(port, path)[0]
@@ -92,7 +142,7 @@ async def test_a_stuck_processing_thread(kafka: EmbeddedKafka, prefix: str, tmp_
     try:
         await until("the app to be ready", lambda: health.ready()[0])
         assert await asyncio.to_thread(status, "/health/live") == 200
-        engine.advance = stuck
+        sticks.set()
         began = time.monotonic()
         await until("the thread to be stuck", lambda: not health.live()[0], 20)
         assert time.monotonic() - began >= 2.0
