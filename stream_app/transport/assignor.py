@@ -67,15 +67,16 @@ def place_copies(
     but stay where they are if that makes no difference of more than one.
     """
     copies: dict[str, list[int]] = {member: [] for member in units}
-    owner = {p: member for member, partitions in units.items() for p in partitions}
-    for p in sorted(owner):
+    # The members' partitions in turn: those of one after the other would find the last ones with too many copies.
+    turns = sorted((turn, p, m) for m, partitions in units.items() for turn, p in enumerate(sorted(partitions)))
+    for _, p, owner in turns:
         others = sorted(
-            (m for m in units if m != owner[p]),
+            (m for m in units if m != owner),
             key=lambda m: (len(copies[m]) - (p in near.get(m, ())), p not in near.get(m, ()), m),
         )
         for member in others[:each]:
             copies[member].append(p)
-    return copies
+    return {member: sorted(held) for member, held in copies.items()}
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):

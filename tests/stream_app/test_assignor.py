@@ -1,7 +1,7 @@
 """The assignor: one worker for a partition of all topics, even, and moving no more than it must."""
 
 from aiokafka.cluster import ClusterMetadata
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_app.transport.assignor import CopartitionedAssignor, balance, place_copies
@@ -103,6 +103,7 @@ def test_a_member_without_user_data_is_a_new_one() -> None:
 
 
 @given(sizes, members, st.integers(0, 3))
+@example(24, {"w0", "w1", "w2"}, 1)
 @settings(max_examples=200, deadline=None)
 def test_copies_are_elsewhere_and_even(partitions: int, names: set[str], each: int) -> None:
     """A partition is copied by as many others as asked for, or as there are; evenly, and in the same places again."""
@@ -114,7 +115,7 @@ def test_copies_are_elsewhere_and_even(partitions: int, names: set[str], each: i
     for p in range(partitions):
         assert sum(p in held for held in copies.values()) == min(each, len(names) - 1)
     counts = [len(held) for held in copies.values()]
-    assert max(counts) - min(counts) <= max(1, each) + 1
+    assert max(counts) - min(counts) <= 2
     assert place_copies(units, each, copies) == copies
 
 
