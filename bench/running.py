@@ -157,6 +157,14 @@ class Run:
             time.sleep(0.1)
         return Drained(np.array(samples), n)
 
+    def wait_log(self, text: str, limit_s: float = 60) -> None:
+        """Until the worker's log says so."""
+        end = time.monotonic() + limit_s
+        while text not in (self.folder / "worker.log").read_text():
+            if time.monotonic() > end:
+                raise SystemExit(f"waited {limit_s} s for the worker to log {text!r}")
+            time.sleep(0.02)
+
     def wait_ready(self, limit_s: float = 120) -> None:
         """Until the worker is ready."""
         end = time.monotonic() + limit_s
