@@ -137,7 +137,7 @@ async def serve(settings: Settings, app: faust.App) -> None:
         if isinstance(reason, kind):
             raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
     raise WorkerError(
-        f"the worker stopped: {reason or type(reason).__name__}; nothing is lost, start it again"
+        f"the worker stopped: {str(reason) or type(reason).__name__}; nothing is lost, start it again"
     ) from reason
 
 
