@@ -68,7 +68,9 @@ def place_copies(
     """
     copies: dict[str, list[int]] = {member: [] for member in units}
     # The members' partitions in turn: those of one after the other would find the last ones with too many copies.
-    turns = sorted((turn, p, m) for m, partitions in units.items() for turn, p in enumerate(sorted(partitions)))
+    turns = sorted(
+        (turn, p, m) for m, partitions in units.items() for turn, p in enumerate(sorted(partitions))
+    )
     for _, p, owner in turns:
         others = sorted(
             (m for m in units if m != owner),
