@@ -5,6 +5,7 @@
     python bench/goals.py growth                       CPU an event by resident users, by partitions, by workers
     python bench/goals.py skew                         one user with 15 % of all events against none
     python bench/goals.py slow                         the model ten times as slow for a while
+    python bench/goals.py slow-broker                  a broker that stands still nine tenths of the time for a while
     python bench/goals.py latency [--rate 50000] [--seconds 300]   job 2 at a steady rate: append to readable answer
 
 All with an untrained GRU of width 128 and 40,000 items, one prediction an event; every run checks that there are
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -184,33 +185,66 @@ def skew(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
 
 
 def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Rates and memory before, while and after the model is slow; rebalances; seconds to full speed again."""
+    """A model that is ten times as slow for a while."""
     flag = folder / "slow"
     os.environ["SLOW_WHILE"] = str(flag)
     Run.program = (str(Path(__file__).parent / "slow_worker.py"),)
-    run = Run(broker, folder, "x-", model)
-    events = values(4 * args.events, 20_000)
-    send(broker.bootstrap, "x-", events)
+
+    @contextmanager
+    def slowness() -> Iterator[None]:
+        flag.touch()
+        yield
+        flag.unlink()
+
+    return disturbed(Run(broker, folder, "x-", model), args.events, slowness())
+
+
+def slow_broker(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A broker that stands still nine tenths of the time for a while."""
+
+    @contextmanager
+    def slowness() -> Iterator[None]:
+        over, process = threading.Event(), psutil.Process(broker.pid)
+
+        def pulses() -> None:
+            while not over.is_set():
+                process.suspend()
+                over.wait(0.27)
+                process.resume()
+                over.wait(0.03)
+
+        pulsing = threading.Thread(target=pulses)
+        pulsing.start()
+        yield
+        over.set()
+        pulsing.join()
+
+    return disturbed(Run(broker, folder, "x-", model), args.events, slowness())
+
+
+def disturbed(run: Run, events: int, slowness: AbstractContextManager[None]) -> dict[str, Any]:
+    """Rates and memory of a backlog before, while and after something is slow; rebalances; seconds to full speed."""
+    records = values(4 * events, 20_000)
+    send(run.broker.bootstrap, run.settings.topic_prefix, records)
     samples: list[tuple[float, float, float]] = []  # seconds, predictions, MB
 
     def watch(until_s: float) -> None:
-        while (now := time.monotonic() - begin) < until_s and run.done() < len(events):
+        while (now := time.monotonic() - begin) < until_s and run.done() < len(records):
             samples.append((now, run.done(), run.stats.memory_info().rss / 1e6))
             time.sleep(0.1)
 
     with started(run):
-        while run.done() < len(events) // 20:
+        while run.done() < len(records) // 20:
             time.sleep(0.05)
         begin = time.monotonic()
         watch(4)
-        flag.touch()
-        watch(24)
-        flag.unlink()
+        with slowness:
+            watch(24)
         watch(60)
         rebalances = run.metrics()["foreclick_rebalances_total"]
-        run.wait(len(events))
+        run.wait(len(records))
         run.stop()
-    check(run, len(events))
+    check(run, len(records))
     t, done, mb = np.array(samples).T
 
     def rate(a: float, b: float) -> float:
@@ -272,6 +306,7 @@ def main() -> None:
         "workers": workers,
         "skew": skew,
         "slow": slow,
+        "slow-broker": slow_broker,
         "latency": latency,
     }
     parser.add_argument("what", choices=kinds)
