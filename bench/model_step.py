@@ -123,8 +123,11 @@ def parts(clock: Clock, prefix: str, runtime: Runtime, slab: Slab, events: StepB
     clock(f"{prefix}_gru", lambda: engine.run_rounds(memory, len(plan.users), plan.sizes))
     clock(f"{prefix}_store", lambda: engine.finish(slab.states, plan, memory))
     readouts, *_ = clock(f"{prefix}_heads", lambda: engine.read_out(memory, plan, inputs))
-    clock(f"{prefix}_surprise", lambda: engine.item_likelihood(memory, plan, inputs.item, events.first))
-    clock(f"{prefix}_rank", lambda: engine.rank(readouts, plan.after, events, 0.0, 10, False))
+    likely = engine.item_likelihood(memory, plan, inputs.item, events.first)[1]
+    clock(f"{prefix}_surprise", lambda: [task(0) for task in likely])
+    ranking = engine.rank(readouts, plan.after, events, 0.0, 10, False)[1]
+    clock(f"{prefix}_rank", lambda: [task(0) for task in ranking])
+    clock(f"{prefix}_shared", lambda: engine.sharing.run([*likely, *ranking], EVENTS))
 
 
 def measure(items: int, rounds: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ Answers equal those of `Step.forward` but for rounding. Working memory is kept b
 fresh pages cost more than what is computed in them; so a runtime belongs to one thread at a time.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from model.gates import Gates
 from model.products import Products
 from model.ranking import Ranked, Ranker
 from model.rounds import Arrangement
+from model.sharing import THREADS, Sharing, Task
 
 #: Memory for the items' part of the readout: at hidden 128 that of 65,000 items.
 SHORTCUT_BYTES = 32 << 20
@@ -35,8 +37,8 @@ class _Scratch:
         self.gates = np.empty((events, 3 * hidden), np.float32)
         self.items = np.empty(2 * events, np.int32)
         self.heads = np.empty((2 * events, 4), np.float32)
-        self.earlier = np.empty((_CHUNK, hidden), np.float32)
-        self.others = np.empty((_CHUNK, references), np.float32)
+        self.earlier = np.empty((THREADS, _CHUNK, hidden), np.float32)
+        self.others = np.empty((THREADS, _CHUNK, references), np.float32)
 
 
 class CpuStep:
@@ -54,6 +56,7 @@ class CpuStep:
         self._table = step.item.detach().numpy()
         self._bias = step.item_bias.detach().numpy()
         self._tables = content.tables
+        self.sharing = Sharing()
         self.ranker = Ranker(self._table, self._bias, content.tables)
         self._state_weight = step.state_weight.detach().numpy()
         self._state_bias = step.state_bias.detach().numpy()
@@ -113,9 +116,10 @@ class CpuStep:
         """Update the slab and return the answers; `exact` ranks all items."""
         memory = self.advance(slab, plan, inputs)
         readouts, next_event, raw, log_kind = self.read_out(memory, plan, inputs)
-        log_item = self.item_likelihood(memory, plan, inputs.item, batch.first)
-        items, scores = self.rank(readouts, plan.after, batch, boost, k, exact)
-        return Answers(next_event, raw, log_kind, log_item, items, scores)
+        log_item, likely = self.item_likelihood(memory, plan, inputs.item, batch.first)
+        ranked, ranking = self.rank(readouts, plan.after, batch, boost, k, exact)
+        self.sharing.run([*likely, *ranking], len(batch))
+        return Answers(next_event, raw, log_kind, log_item, *ranked)
 
     def read_out(
         self, memory: _Scratch, plan: Arrangement, inputs: Inputs
@@ -133,13 +137,15 @@ class CpuStep:
 
     def item_likelihood(
         self, memory: _Scratch, plan: Arrangement, item: npt.NDArray[np.int32], first: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float32]:
-        """Return the log probability of each event's item under the readout before it, (m,)."""
+    ) -> tuple[npt.NDArray[np.float32], list[Task]]:
+        """Return where the log probability of each event's item under the readout before it will stand, (m,),
+        and the tasks that put it there."""
         log_item = np.zeros(len(item), np.float32)
         asked = np.flatnonzero((item < self._known) & ~first)
-        for start in range(0, max(len(asked), 1), _CHUNK):  # at least once, so that a warm-up compiles it
+
+        def task(start: int, thread: int) -> None:
             some = asked[start : start + _CHUNK]
-            earlier, others = memory.earlier[: len(some)], memory.others[: len(some)]
+            earlier, others = memory.earlier[thread, : len(some)], memory.others[thread, : len(some)]
             heads.take_rows(memory.buffer, plan.before[some], earlier)
             torch.addmm(
                 self._reference_bias,
@@ -148,7 +154,9 @@ class CpuStep:
                 out=torch.from_numpy(others),
             )
             heads.log_items(earlier, others, some, item, self._table, self._bias, log_item)
-        return log_item
+
+        # At least one, so that a warm-up compiles it.
+        return log_item, [partial(task, start) for start in range(0, max(len(asked), 1), _CHUNK)]
 
     def rank(
         self,
@@ -158,13 +166,16 @@ class CpuStep:
         boost: float,
         k: int,
         exact: bool,
-    ) -> Ranked:
-        """Return the k best items of every event; event i has the readout in row rows[i]."""
+    ) -> tuple[Ranked, list[Task]]:
+        """Return where the k best items of every event will stand, and the tasks that put them there.
+
+        Event i has the readout in row rows[i].
+        """
         recent = column(batch.recent, np.int32)
         if exact:
             known = torch.from_numpy(self._table[: self._known])
             raw = torch.addmm(torch.from_numpy(self._bias), torch.from_numpy(readouts[rows]), known.T)
-            return ranking_exact.rank(raw.numpy(), recent, self._tables, boost, k)
+            return ranking_exact.rank(raw.numpy(), recent, self._tables, boost, k), []
         return self.ranker.rank(readouts, rows, recent, column(batch.category, np.int32), boost, k)
 
     def _room(self, events: int) -> _Scratch:

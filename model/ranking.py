@@ -12,6 +12,7 @@ themselves, for the 8-bit scores of the others in their denominator.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numba
@@ -20,9 +21,11 @@ import numpy.typing as npt
 
 from model.candidates import MOST, QUOTAS, Tables
 from model.coarse import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.sharing import THREADS, WORTH_IT, Task
 from model.vector import KERNEL, exp, prefetch
 
 _QUOTAS = np.array(QUOTAS, np.int64)
+_PIECES = 16  # into which the work is cut, at most
 _CUTS = 12  # halvings in search of the k-th best score: 1/4000 of the range of the scores is near enough
 
 
@@ -33,8 +36,18 @@ class Ranked(NamedTuple):
     scores: npt.NDArray[np.float32]  # (m, k) softmax over the event's candidates
 
 
+class _Marks:
+    """Which items are candidates of the event at hand; for one thread."""
+
+    def __init__(self, items: int) -> None:
+        # mark[i] = base + place of item i among the candidates of the present event. Marks of older events are
+        # below the present base, so nothing needs to be cleared between events, nor between calls.
+        self.mark = np.full(items, -1, np.int64)
+        self.base = 0
+
+
 class Ranker:
-    """The candidates of one model, ready to be ranked; for one thread at a time."""
+    """The candidates of one model, ready to be ranked; for one caller at a time."""
 
     def __init__(
         self,
@@ -45,10 +58,7 @@ class Ranker:
         self.coarse = coarse(table, bias)
         self._table = table
         self._tables = Tables._make(np.ascontiguousarray(each) for each in tables)
-        # mark[i] = base + place of item i among the candidates of the present event. Marks of older events are
-        # below the present base, so nothing needs to be cleared between events, nor between calls.
-        self._mark = np.full(len(bias), -1, np.int64)
-        self._base = 0
+        self._marks = [_Marks(len(bias)) for _ in range(THREADS)]
 
     def rank(
         self,
@@ -58,18 +68,23 @@ class Ranker:
         category: npt.NDArray[np.int32],  # (m,)
         boost: float,
         k: int,
-    ) -> Ranked:
-        """Return the k best candidates of every event."""
-        items = np.full((len(rows), k), -1, np.int32)
-        scores = np.zeros((len(rows), k), np.float32)
+    ) -> tuple[Ranked, list[Task]]:
+        """Return where the k best candidates of every event will stand, and the tasks that put them there."""
+        m = len(rows)
+        ranked = Ranked(np.full((m, k), -1, np.int32), np.zeros((m, k), np.float32))
         tables = self._tables
-        _rank(
-            states, rows, recent, category, *self.coarse, self._table,
-            tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
-            self._mark, self._base, items, scores,
-        )  # fmt: skip
-        self._base += len(rows) * MOST
-        return Ranked(items, scores)
+        piece = -(-m // _PIECES) if m >= WORTH_IT else max(m, 1)
+
+        def task(start: int, thread: int) -> None:
+            part, marks = slice(start, start + piece), self._marks[thread]
+            _rank(
+                states, rows[part], recent[part], category[part], *self.coarse, self._table,
+                tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
+                marks.mark, marks.base, ranked.items[part], ranked.scores[part],
+            )  # fmt: skip
+            marks.base += piece * MOST
+
+        return ranked, [partial(task, start) for start in range(0, m, piece)]
 
 
 @numba.njit(**KERNEL)

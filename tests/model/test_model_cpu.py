@@ -1,5 +1,7 @@
 """What a CPU does in kernels and tables, against TorchScript and torch alone."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numba
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from model.gates import Gates
 from model.products import Products
 from model.rounds import arrange
 from model.runtime import Runtime, StepBatch, StepResult
+from model.sharing import WORTH_IT
 from tests.model.tiny import tiny_interactions
 
 DATA = tiny_interactions(8, users=30)
@@ -55,6 +58,20 @@ def test_the_cpu_answers_as_torch_alone(runtime: Runtime, exact: bool, seed: int
         some = playback.part(batch, rows)
         same(fast.step(slabs[0], some), plain.step(slabs[1], some))
     np.testing.assert_allclose(slabs[0].states, slabs[1].states, atol=1e-5)
+
+
+def test_two_threads_answer_as_one(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second thread changes no bit of an answer."""
+    batch = heavy(runtime, 1)
+    batch = StepBatch(**{name: np.concatenate([column] * 8) for name, column in vars(batch).items()})
+    assert len(batch) > WORTH_IT
+    assert isinstance(runtime._engine, CpuStep)
+    sharing, found = runtime._engine.sharing, []
+    for helper in (ThreadPoolExecutor(1), None):
+        monkeypatch.setattr(sharing, "_helper", helper)
+        found.append(vars(runtime.step(runtime.slab(30), batch)))
+    for name, column in found[0].items():
+        np.testing.assert_array_equal(column, found[1][name], err_msg=name)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 8, 1000])

@@ -1,5 +1,7 @@
 """The ranking kernel against a plain Python reference and against torch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from model import candidates, playback, ranking_device, ranking_exact
 from model.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, QUOTAS, SUCCESSORS, Tables
 from model.coarse import FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
-from model.ranking import Ranker
+from model.ranking import Ranked, Ranker
 from model.runtime import Runtime
 from tests.model.tiny import tiny_interactions
 
@@ -70,6 +72,14 @@ def reference(
     return best, [np.exp(raw[item] - top) / total for item in best]
 
 
+def ranked(ranker: Ranker, states: np.ndarray, *columns: Any) -> Ranked:
+    """What the ranker's tasks find for the events of these states."""
+    found, tasks = ranker.rank(states, np.arange(len(states)), *columns)
+    for task in tasks:
+        task(1)
+    return found
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @settings(max_examples=30, deadline=None)
 @given(
@@ -84,7 +94,7 @@ def test_kernel_and_torch_equal_the_reference(
         raw = (states @ table[:known].T + bias).astype(np.float32)
         found = ranking_exact.rank(raw, recent, tables, boost, k)
     else:
-        found = Ranker(table, bias, tables).rank(states, np.arange(6), recent, category, boost, k)
+        found = ranked(Ranker(table, bias, tables), states, recent, category, boost, k)
     on_device = ranking_device.DeviceTables(tables, torch.device("cpu"))
     columns = [torch.from_numpy(column) for column in (states, recent, category, table, bias)]
     if exact:
@@ -141,7 +151,7 @@ def test_items_too_near_for_sixteen_bits_keep_the_order_of_float32(seed: int, bi
     rows = np.clip(base + random.integers(-2, 3, (53, 8)), 0, 2**bits - 1)
     table = (rows * 2.0**-bits).astype(np.float32)
     states = np.eye(8, dtype=np.float32)[random.integers(0, 8, 6)]
-    found = Ranker(table, bias * 0, tables).rank(states, np.arange(6), recent, category, 0.0, k)
+    found = ranked(Ranker(table, bias * 0, tables), states, recent, category, 0.0, k)
     for event in range(6):
         best, _ = reference(
             states[event], recent[event], int(category[event]), table, bias * 0, tables, 0.0, k, False
