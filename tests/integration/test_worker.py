@@ -276,7 +276,7 @@ async def test_saved_by_two_continued_by_three(
     reader.read_until("a part of the predictions", lambda m: len(ids(m)) > 0.1 * total)
     for worker in two:  # both at once: one alone would go on with all
         worker.process.terminate()
-    assert [worker.stop() for worker in two] == [0, 0]
+    assert [worker.wait_end()[0] for worker in two] == [0, 0]
     assert len(ids(reader.read_to_end())) < total, "they stopped too late to mean anything"
     three = [
         start(tmp_path / f"three-{i}", kafka.bootstrap, prefix, **common, max_batch=1500) for i in range(3)
