@@ -75,10 +75,9 @@ def held(gib: int) -> Iterator[None]:
     with subprocess.Popen(
         [sys.executable, "-c", fill], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
-        assert holder.stdin and holder.stdout
+        assert holder.stdout
         holder.stdout.readline()
-        yield
-        holder.stdin.close()
+        yield  # the end of its input, which closes with the block, ends it
 
 
 def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Na
     with held(args.memory_held):
         begin = time.monotonic()
         run.start()
-        run.wait_log("partitions assigned")
+        run.wait_metric("foreclick_rebalances_total", 1)  # it has its partitions
     run.wait(1)
     first = time.monotonic() - begin
     run.wait(len(more))
@@ -193,8 +192,10 @@ def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
     @contextmanager
     def slowness() -> Iterator[None]:
         flag.touch()
-        yield
-        flag.unlink()
+        try:
+            yield
+        finally:
+            flag.unlink()
 
     return disturbed(Run(broker, folder, "x-", model), args.events, slowness())
 
@@ -215,9 +216,11 @@ def slow_broker(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse
 
         pulsing = threading.Thread(target=pulses)
         pulsing.start()
-        yield
-        over.set()
-        pulsing.join()
+        try:
+            yield
+        finally:
+            over.set()
+            pulsing.join()
 
     return disturbed(Run(broker, folder, "x-", model), args.events, slowness())
 

@@ -157,21 +157,17 @@ class Run:
             time.sleep(0.1)
         return Drained(np.array(samples), n)
 
-    def wait_log(self, text: str, limit_s: float = 60) -> None:
-        """Until the worker's log says so."""
+    def wait_metric(self, name: str, value: float, limit_s: float = 120) -> None:
+        """Until a metric of the worker has this value."""
         end = time.monotonic() + limit_s
-        while text not in (self.folder / "worker.log").read_text():
+        while self.metrics().get(name) != value:
             if time.monotonic() > end:
-                raise SystemExit(f"waited {limit_s} s for the worker to log {text!r}")
-            time.sleep(0.02)
-
-    def wait_ready(self, limit_s: float = 120) -> None:
-        """Until the worker is ready."""
-        end = time.monotonic() + limit_s
-        while self.metrics().get("foreclick_ready") != 1:
-            if time.monotonic() > end:
-                raise SystemExit(f"waited {limit_s} s for the worker to be ready")
+                raise SystemExit(f"waited {limit_s} s for {name} to be {value:g}")
             time.sleep(0.2)
+
+    def wait_ready(self) -> None:
+        """Until the worker is ready."""
+        self.wait_metric("foreclick_ready", 1)
 
     def kill(self) -> None:
         """SIGKILL, and waits for the end."""

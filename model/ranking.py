@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from model.candidates import MOST, QUOTAS, Tables
 from model.coarse import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
-from model.sharing import THREADS, WORTH_IT, Task
+from model.sharing import THREADS, Task
 from model.vector import KERNEL, exp, prefetch
 
 _QUOTAS = np.array(QUOTAS, np.int64)
-_PIECES = 16  # into which the work is cut, at most
+_PIECE = 256  # events of one task
 _CUTS = 12  # halvings in search of the k-th best score: 1/4000 of the range of the scores is near enough
 
 
@@ -73,18 +73,17 @@ class Ranker:
         m = len(rows)
         ranked = Ranked(np.full((m, k), -1, np.int32), np.zeros((m, k), np.float32))
         tables = self._tables
-        piece = -(-m // _PIECES) if m >= WORTH_IT else max(m, 1)
 
         def task(start: int, thread: int) -> None:
-            part, marks = slice(start, start + piece), self._marks[thread]
+            part, marks = slice(start, start + _PIECE), self._marks[thread]
             _rank(
                 states, rows[part], recent[part], category[part], *self.coarse, self._table,
                 tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
                 marks.mark, marks.base, ranked.items[part], ranked.scores[part],
             )  # fmt: skip
-            marks.base += piece * MOST
+            marks.base += _PIECE * MOST
 
-        return ranked, [partial(task, start) for start in range(0, m, piece)]
+        return ranked, [partial(task, start) for start in range(0, m, _PIECE)]
 
 
 @numba.njit(**KERNEL)
