@@ -107,14 +107,14 @@ def _event(  # type: ignore[no-untyped-def]
         if item.kind == INTEGER and first == 45 and data[base + item.at + 1] == 48:
             return -1  # minus zero, which is 0
         e.item_hash = _hash(data, base + item.at, item.size)
-        e.item = find(items[0], items[1], items[2], items[3], e.item_hash)
+        e.item = find(items, e.item_hash)
     elif kind != BROWSE:
         return -1
     e.category_hash = 0
     e.category = categories[4]
     if not _none(category) and category.size > 0:
         e.category_hash = _hash(data, base + category.at, category.size)
-        e.category = find(categories[0], categories[1], categories[2], categories[3], e.category_hash)
+        e.category = find(categories, e.category_hash)
     e.offset = span.offset
     e.received = span.timestamp
     e.ts = ts
@@ -142,7 +142,7 @@ def fill(  # type: ignore[no-untyped-def]
     partition,
     max_future_ms,
     correct_clock,
-    items,  # (table, hashes, model, index of none) of `Names`
+    items,  # `Names.columns`
     categories,
     out,  # (n,) EVENT
     text,  # bytes, enough for the ids of all

@@ -6,10 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stream_app.hashing import Key, random_key, siphash13_word
 from stream_app.pointer import jit, pointer_to
 
 #: The model's index of a name that is not in the table yet, as compiled code reports it.
 NOT_YET = np.iinfo(np.int32).min
+
+#: Bytes that a table of names may take, and what each name takes beside its text: two objects, a tuple, its places.
+MAX_BYTES = 256 * 1024 * 1024
+NAME_BYTES = 256
 
 
 def stable_hash(name: str) -> int:
@@ -21,7 +26,10 @@ def stable_hash(name: str) -> int:
 
 
 class Names:
-    """A bounded table of the names seen: each costs the model's look-up once."""
+    """A table of the names seen, bounded in number and in bytes: each costs the model's look-up once.
+
+    A name has its place by its stable hash under a secret key, so that nobody can choose names that collide.
+    """
 
     def __init__(
         self,
@@ -29,16 +37,25 @@ class Names:
         none_index: int,
         limit: int = 2_000_000,
         vocabulary: Mapping[int, str] | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        key: Key | None = None,
     ) -> None:
-        """`vocabulary`: names by hash that are known from the start and are never forgotten."""
+        """`vocabulary`: names by hash that are known from the start and are never forgotten.
+
+        `key`: of the hash that gives a name its place; a random one by default.
+        """
         self._vocabulary = dict(vocabulary or {})
         self._model_index = model_index
         self.none_index = none_index
         self._limit = limit
+        self._max_bytes = max_bytes
+        self._key = key or random_key()
         self._reset()
 
     def _reset(self) -> None:
         self._seen: dict[int, tuple[str, int]] = {}
+        self._bytes = 0
         self._count = 0
         capacity = max(1024, 2 * len(self._vocabulary))
         self._hashes = np.empty(capacity, np.uint64)
@@ -58,19 +75,23 @@ class Names:
         texts = ["" if name is None else str(name) for name in names]
         hashes = np.array([stable_hash(text) if text else 0 for text in texts], np.uint64)
         indexes = np.empty(len(texts), np.int32)
-        _find_all(self._table, self._hashes, self._model, hashes, self.none_index, indexes)
+        _find_all(self.columns, hashes, indexes)
         for i in np.flatnonzero(indexes == NOT_YET).tolist():
             indexes[i] = self.add(int(hashes[i]), texts[i])
         return hashes, indexes
 
     @property
-    def columns(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32], int]:
-        """Table, hashes, model indexes and the index of none, for compiled code that calls `find`."""
-        return self._table, self._hashes, self._model, self.none_index
+    def columns(
+        self,
+    ) -> tuple[
+        npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32], int, np.uint64, np.uint64
+    ]:
+        """Table, hashes, model indexes, the index of none and the key, for compiled code that calls `find`."""
+        return self._table, self._hashes, self._model, self.none_index, *self._key
 
     def bound(self) -> None:
-        """Forgets the names seen once there are too many of them."""
-        if len(self._seen) >= self._limit:
+        """Forgets the names seen once there are too many of them, or they take too much memory."""
+        if len(self._seen) >= self._limit or self._bytes >= self._max_bytes:
             self._reset()
 
     def add(self, hashed: int, name: str) -> int:
@@ -78,6 +99,7 @@ class Names:
         known = self._seen.get(hashed)
         if known is None:
             known = self._seen[hashed] = name, self._model_index(name)
+            self._bytes += NAME_BYTES + len(name.encode())
             self._append(hashed, known[1])
         return known[1]
 
@@ -87,11 +109,11 @@ class Names:
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
             self._model = np.concatenate([self._model, np.empty_like(self._model)])
             self._table = np.zeros(2 * len(self._table), np.int32)
-            _insert(self._table, self._hashes, 0, i)
+            _insert(self._table, self._hashes, 0, i, *self._key)
         self._hashes[i] = hashed
         self._model[i] = index
         self._count += 1
-        _insert(self._table, self._hashes, i, i + 1)
+        _insert(self._table, self._hashes, i, i + 1, *self._key)
 
     def name_of(self, hashed: int) -> str | None:
         """The name of a hash if the model or this process knows it, else "#" and hex digits; None for 0."""
@@ -106,9 +128,15 @@ def _power_of_two(n: int) -> int:
 
 
 @jit
-def find(table, mask, hashes, model, hashed):  # type: ignore[no-untyped-def]
-    """The model's index of a hash, NOT_YET where the table of `mask` + 1 places does not hold it. By pointers."""
-    at = np.int64(hashed) & mask
+def _place(hashed, k0, k1, mask):  # type: ignore[no-untyped-def]
+    return np.int64(siphash13_word(hashed, k0, k1) & np.uint64(mask))
+
+
+@jit
+def find(names, hashed):  # type: ignore[no-untyped-def]
+    """The model's index of a hash, NOT_YET where the table does not hold it. `names`: what `pointers` returns."""
+    table, mask, hashes, model, _, k0, k1 = names
+    at = _place(hashed, k0, k1, mask)
     while table[at] != 0:
         i = table[at] - 1
         if hashes[i] == hashed:
@@ -119,24 +147,24 @@ def find(table, mask, hashes, model, hashed):  # type: ignore[no-untyped-def]
 
 @jit
 def pointers(columns):  # type: ignore[no-untyped-def]
-    """`Names.columns` as `find` takes them, and the index of none."""
-    table, hashes, model, none = columns
-    return pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(model), none
+    """`Names.columns` as `find` takes them; the index of none stands at place 4."""
+    table, hashes, model, none, k0, k1 = columns
+    return pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(model), none, k0, k1
 
 
 @jit
-def _find_all(table, hashes, model, wanted, none, out):  # type: ignore[no-untyped-def]
-    places, known, numbers = pointer_to(table), pointer_to(hashes), pointer_to(model)
+def _find_all(columns, wanted, out):  # type: ignore[no-untyped-def]
+    names = pointers(columns)
     for i in range(len(wanted)):
-        out[i] = none if wanted[i] == 0 else find(places, len(table) - 1, known, numbers, wanted[i])
+        out[i] = names[4] if wanted[i] == 0 else find(names, wanted[i])
 
 
 @jit
-def _insert(table, hashes, start, end):  # type: ignore[no-untyped-def]
+def _insert(table, hashes, start, end, k0, k1):  # type: ignore[no-untyped-def]
     """Puts numbers from `start` to `end` into an open-addressed table with linear probing."""
     mask = len(table) - 1
     for i in range(start, end):
-        at = np.int64(hashes[i]) & mask
+        at = _place(hashes[i], k0, k1, mask)
         while table[at] != 0:
             at = (at + 1) & mask
         table[at] = i + 1

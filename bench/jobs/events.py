@@ -124,7 +124,7 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         e.ts = np.int64(np.rint(seconds * 1000.0))
         e.kind = type_
         e.item_hash = xxh64(bytes_, base + item.at, item.size)
-        e.item = find(names[0], names[1], names[2], names[3], e.item_hash)
+        e.item = find(names, e.item_hash)
         e.event_hash = xxh64(bytes_, base + event_id.at, event_id.size)
         e.text_at = text_at
         e.user_bytes = user.size

@@ -1,4 +1,7 @@
-"""Which user has which slot: a compiled hash table from (partition, user_id) to slot, without an object a user."""
+"""Which user has which slot: a compiled hash table from (partition, user_id) to slot, with no object per user.
+
+The hash has a secret key, so that nobody can choose user ids that collide and make every look-up slow.
+"""
 
 from collections.abc import Iterable
 
@@ -6,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.errors import StateError
-from stream_app.hashing import xxh64
+from stream_app.hashing import Key, random_key, siphash13
 from stream_app.pointer import contiguous, copy_bytes, jit, pointer_to, same_bytes
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.
@@ -25,8 +28,10 @@ class UserIndex:
     growing never copies. Users that leave make room for others.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, key: Key | None = None) -> None:
+        """`key`: of the hash; a random one by default."""
         self.limit = limit
+        self._key = key or random_key()
         self.partition = np.full(limit, -1, np.int32)  #: of each slot, -1 where it is free
         self.serial = np.zeros(limit, np.int64)  #: number of the slot's present user, never given twice
         self.count: dict[int, int] = {}  #: users of each partition
@@ -67,7 +72,7 @@ class UserIndex:
         self._make_room(int(size.sum()))
         slots, new = np.empty(len(at), np.int64), np.empty(len(at), np.int64)
         at, size = contiguous(at, size)
-        found = _resolve(*self._tables(), text, at, size, partition, slots, new)
+        found = _resolve(*self._tables(), text, at, size, partition, *self._key, slots, new)
         if found < 0:
             raise StateError(
                 f"more than {self.limit} users at once: raise FORECLICK_RESIDENT_USERS or add workers"
@@ -87,7 +92,7 @@ class UserIndex:
     def find(self, partition: int, user: bytes) -> int | None:
         """The slot of a user, None where there is none."""
         text, keys = packed_keys([user])
-        slot = _find(*self._tables()[:6], text, keys["at"][0], keys["bytes"][0], partition)
+        slot = _find(*self._tables()[:6], text, keys["at"][0], keys["bytes"][0], partition, *self._key)
         return int(slot) if slot >= 0 else None
 
     def slots_of(self, partition: int) -> npt.NDArray[np.int64]:
@@ -156,17 +161,34 @@ def _probe(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _find(table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition):  # type: ignore[no-untyped-def]
+def _find(  # type: ignore[no-untyped-def]
+    table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, k0, k1
+):
     name = pointer_to(text)
     return _probe(
         pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(partitions), pointer_to(name_at),
-        pointer_to(name_bytes), pointer_to(names), name, at, size, partition, xxh64(name, at, size),
+        pointer_to(name_bytes), pointer_to(names), name, at, size, partition, siphash13(name, at, size, k0, k1),
     )[1]  # fmt: skip
 
 
 @jit
 def _resolve(  # type: ignore[no-untyped-def]
-    table, hashes, partitions, name_at, name_bytes, names, free, state, text, at, size, partition, slots, new
+    table,
+    hashes,
+    partitions,
+    name_at,
+    name_bytes,
+    names,
+    free,
+    state,
+    text,
+    at,
+    size,
+    partition,
+    k0,
+    k1,
+    slots,
+    new,
 ):
     """Fills `slots`, and `new` with those that were free; returns how many these are, -1 if there are too few."""
     mask = len(table) - 1
@@ -175,7 +197,7 @@ def _resolve(  # type: ignore[no-untyped-def]
     text_ = pointer_to(text)
     fresh = 0
     for i in range(len(at)):
-        hashed = xxh64(text_, at[i], size[i])
+        hashed = siphash13(text_, at[i], size[i], k0, k1)
         place, slot = _probe(
             table_, mask, hashes_, partitions_, name_at_, name_bytes_, names_, text_, at[i], size[i], partition,
             hashed,

@@ -19,7 +19,7 @@ from stream_app.events import (
     encode_json,
     encode_msgpack,
 )
-from stream_app.names import Names, stable_hash
+from stream_app.names import NAME_BYTES, Names, _place, stable_hash
 from stream_app.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
 from tests.stream_app.strategies import FIELDS, T0, a_decoder, any_value, short_text
 
@@ -305,6 +305,32 @@ def test_names_forget_and_number_the_same(batches: list[list[str | int | None]])
         assert index.tolist() == [len(w) + 100 if w else 99 for w in words]
         assert [names.name_of(h) for h in hashes.tolist()] == [w or None for w in words]
     assert names.name_of(12345) == "#0000000000003039"
+
+
+def test_names_crafted_to_collide_are_spread() -> None:
+    """Names whose stable hashes agree in their low half, which everybody can make, are spread over the table.
+
+    Counted, not timed: a table at most half full needs fewer than two probes for a name that is there.
+    """
+    names = Names(lambda _: 1, 0)
+    for i in range(5000):
+        names.add(i << 32 | 0x12345678, f"i{i}")
+    table, hashes, _, _, *key = names.columns
+    mask = len(table) - 1
+    taken = np.flatnonzero(table)
+    home = [int(_place(hashes[table[at] - 1], *key, mask)) for at in taken.tolist()]
+    assert ((taken - np.array(home)) & mask).mean() < 2
+
+
+def test_names_are_bounded_in_bytes() -> None:
+    """Few long names take the room of many short ones: beyond it those seen are forgotten, the model's never."""
+    names = Names(lambda _: 1, 0, vocabulary={stable_hash("known"): "known"}, max_bytes=20_000)
+    most = 0
+    for i in range(300):
+        names.look_up([f"{i:0200d}"])
+        most = max(most, len(names))
+    assert most == -(-20_000 // (NAME_BYTES + 200))
+    assert names.name_of(stable_hash("known")) == "known"
 
 
 def test_topics_say_the_kind() -> None:

@@ -1,19 +1,28 @@
-"""The compiled hash against the reference library."""
+"""The compiled hashes against the reference library and against CPython."""
 
 import base64
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.hashing import xxh64
+from stream_app.hashing import siphash13, siphash13_word, xxh64
 from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
 
 
 @jit
 def hashed(data, at, size):  # type: ignore[no-untyped-def]
     return xxh64(pointer_to(data), at, size)
+
+
+@jit
+def sipped(data, at, size, k0, k1):  # type: ignore[no-untyped-def]
+    return siphash13(pointer_to(data), at, size, k0, k1)
 
 
 @jit
@@ -32,6 +41,30 @@ def test_xxh64_is_that_of_the_reference(data: bytes, before: int) -> None:
     """The same 64 bits as the `xxhash` package, wherever the bytes lie in memory."""
     buffer = np.frombuffer(bytes(before) + data + b"behind", np.uint8)
     assert int(hashed(buffer, before, len(data))) == xxhash.xxh64_intdigest(data)
+
+
+@pytest.mark.skipif(sys.hash_info.algorithm != "siphash13", reason="this Python hashes bytes in another way")
+def test_siphash_is_that_of_cpython() -> None:
+    """The same 64 bits as CPython's `hash` of bytes, keyed by PYTHONHASHSEED=0 (Python/bootstrap_hash.c)."""
+    keys = [bytes(range(1, n + 1)) for n in range(1, 40)]
+    code = f"print(*(hash(key) for key in {keys!r}))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    zero = np.uint64(0)
+    for key, expected in zip(keys, map(int, run.stdout.split()), strict=True):
+        buffer = np.frombuffer(b"before" + key + b"behind", np.uint8)
+        assert int(sipped(buffer, 6, len(key), zero, zero)) == expected % 2**64
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+@settings(deadline=None)
+def test_siphash_of_a_word(word: int, k0: int, k1: int) -> None:
+    """The short form equals the long one on the word's eight bytes, under any key."""
+    key = np.uint64(k0), np.uint64(k1)
+    buffer = np.frombuffer(word.to_bytes(8, "little"), np.uint8)
+    assert siphash13_word(np.uint64(word), *key) == sipped(buffer, 0, 8, *key)
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(0, 9))
