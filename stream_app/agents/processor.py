@@ -83,6 +83,8 @@ class Processor(ABC):
         self.sequence = np.zeros(partitions, np.int64)
         self._partitions: dict[int, Partition] = {}
         self._next = 0  # the partition that the next micro-batch begins with
+        #: Ids of the input topics, in their order; empty where they are not known.
+        self.topic_ids: list[bytes] = []
 
     @property
     def trouble(self) -> str | None:
@@ -264,6 +266,7 @@ class Processor(ABC):
             int(self.sequence[number]),
             positions,
             generation,
+            self.topic_ids,
         )
         # Tombstones first: at no point of the log are there more users than there were in memory.
         tombstones = MessageColumns.of([(key, None) for key in gone])

@@ -30,6 +30,8 @@ class PartitionMeta(msgspec.Struct, frozen=True):
     sequence: int  #: events applied in this partition
     positions: list[int]  #: next source offset of each input topic
     generation: int  #: of the consumer group, for people who read the log
+    #: 16 bytes for each input topic, which name the topic that the positions are of; empty where they were not known.
+    topic_ids: list[bytes] = []
 
 
 @dataclass(frozen=True, slots=True)
