@@ -5,10 +5,11 @@ READY := $(VENV)/.ready
 # Where the environment forbids Python to keep its bytecode, a worker takes 6 s to start in place of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test faults check format bench audit clean
+.PHONY: help demo test test-slow faults check format bench audit clean
 help:
 	@echo "make demo    run the whole job on this machine: Kafka, traffic, training, worker, live view"
-	@echo "make test    run the tests (starts a real Kafka, no Docker needed)"
+	@echo "make test    run the fast tests (starts a real Kafka, no Docker needed)"
+	@echo "make test-slow  run the slow ones: faults, take-overs, trouble, overload, security, the demo"
 	@echo "make faults  half an hour of faults under load, judged from outside (FAULTS_SECONDS, FAULTS_SEED, FAULTS_GUARANTEE)"
 	@echo "make check   lint, formatting, types"
 	@echo "make bench   the benchmarks behind the README's figures"
@@ -23,9 +24,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(VENV)/bin/foreclick demo $(ARGS)
 
-# Most tests wait for Kafka, so two processes are twice as quick as one; each has a broker of its own.
+# Most tests wait for Kafka, so two processes are twice as fast as one; each has a broker of its own. tests/conftest.py
+# puts the longest files first, so xdist must keep that order.
+PYTEST := $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(READY)
+	@$(PYTEST) -m slow $(ARGS)
 
 faults: $(READY)
 	@$(PY) -m tests.faults

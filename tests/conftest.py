@@ -1,4 +1,4 @@
-"""What every test may ask for: a real Kafka, topic names of its own, the third-party data."""
+"""What every test may ask for: a real Kafka, topic names, the third-party data; and the order of the files."""
 
 import os
 import uuid
@@ -10,6 +10,37 @@ import pytest
 from stream_app.broker import EmbeddedKafka
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+#: The files that take longest, longest first. They start first, so that at the end no process waits for one of them.
+LONGEST = (
+    "faults/test_faults.py",
+    "integration/test_takeovers.py",
+    "integration/test_broker_trouble.py",
+    "integration/test_demo.py",
+    "integration/test_topic_trouble.py",
+    "integration/test_worker.py",
+    "integration/test_overload.py",
+    "integration/test_trouble.py",
+    "integration/test_transport.py",
+    "simulation/test_mutants.py",
+    "simulation/test_schedules.py",
+    "integration/test_rights.py",
+    "integration/test_security.py",
+    "integration/test_standby.py",
+    "integration/test_health.py",
+    "integration/test_operations.py",
+    "integration/test_model_trouble.py",
+    "integration/test_idle.py",
+)
+#: All tests that were found, before those of the other tier are left out.
+FOUND = pytest.StashKey[list[pytest.Item]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts the longest files first; the order of all others stays."""
+    place = {Path(__file__).parent / name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+    config.stash[FOUND] = list(items)
 
 
 @pytest.fixture(scope="session")

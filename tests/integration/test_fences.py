@@ -29,7 +29,7 @@ from tests.integration.harness import (
 )
 from tests.integration.member import Member, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 async def test_records_that_come_while_partitions_are_taken_on(

@@ -12,7 +12,7 @@ from stream_app.records import Record
 from tests.integration.answered import ids
 from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(150)]
 
 #: How long an answer may take beside what it has to wait: a machine at work on other things is slow.
 SLACK_S = 10.0

@@ -32,7 +32,7 @@ from tests.integration.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 PARTITIONS = 4
 YEAR_MS = 365 * 86_400_000

@@ -15,7 +15,7 @@ from stream_app.state.rows import WINDOWS
 from tests.integration.answered import ids, ids_of
 from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def taobao(folder: Path, n: int) -> list[Record]:

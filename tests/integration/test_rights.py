@@ -12,7 +12,7 @@ from tests.integration.harness import Start, clicks, committed, make_topics, pro
 from tests.integration.secure import PASSWORD, Right, SecureKafka
 from tests.integration.secured import answers_all, run, settings_of
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def least(prefix: str) -> dict[str, Right]:

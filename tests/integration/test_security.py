@@ -18,7 +18,7 @@ from tests.integration.harness import Start, clicks, make_topics, produce
 from tests.integration.secure import PASSWORD, Authority, SecureKafka, unsecured_token
 from tests.integration.secured import answers_all, run, settings_of
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

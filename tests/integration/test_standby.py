@@ -7,7 +7,7 @@ import pytest
 from stream_app.broker import EmbeddedKafka
 from tests.integration.harness import Reader, Start, clicks, make_topics, produce, wait_for
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def test_a_worker_with_a_fixed_name_is_back_before_its_session_ends(

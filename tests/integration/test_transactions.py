@@ -17,7 +17,7 @@ from tests.integration.harness import read_all
 from tests.integration.holding import Holding
 from tests.integration.member import make, numbers, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 
 FORMS = pytest.mark.parametrize("implicit", [True, False], ids=["second form", "first form"])
 

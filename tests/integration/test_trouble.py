@@ -32,7 +32,7 @@ from tests.integration.harness import (
 )
 from tests.model.tiny import tiny_model
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 # --- it cannot start

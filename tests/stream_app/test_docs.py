@@ -165,7 +165,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", TEXT)
 def test_every_script_and_module_exists(page: str) -> None:
     """Each `python FILE` and `python -m MODULE` of a page is there, and so are the targets of make."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in (*shell_lines(TEXT[page]), *inline_lines(TEXT[page])):
         if words[:2] == ["python", "-m"]:
             module = ROOT / words[2].replace(".", "/")
