@@ -1,23 +1,33 @@
-"""The training table: one row an event, in the order in which the stream processor applied them."""
+"""The training table: one row per event, in the order in which the stream processor applied them.
+
+The windows are defined here and nowhere else: the worker's state (`stream_app.state.rows`) takes them from here.
+"""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-#: Names of the window features of one event, in column order: counts of each event type in sliding
-#: event-time windows (the event itself included), then money and variety.
-WINDOW_FEATURES = (
-    *(
-        f"{kind}_{span}"
-        for span in ("1m", "10m", "1h", "24h", "7d")
-        for kind in ("clicks", "browses", "purchases")
-    ),
-    "amount_24h",  # money spent in the last 24 h
-    "distinct_items",  # distinct items among the last L events
+#: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
+#: length / buckets each, the current one included, on the user's own clock: the greatest `ts` seen of them.
+WINDOWS = (
+    ("1m", 60_000, 6),
+    ("10m", 600_000, 10),
+    ("1h", 3_600_000, 6),
+    ("24h", 86_400_000, 24),
+    ("7d", 604_800_000, 7),
 )
-_SPANS_MS = (60_000, 600_000, 3_600_000, 86_400_000, 604_800_000)
-_LAST_EVENTS = 64  # the L of `distinct_items` in `sliding_windows`
+#: The window whose sum of money is a feature: 24 h.
+AMOUNT_WINDOW = 3
+#: Last events of a user that the state keeps, and that `distinct_items` looks at.
+LAST_EVENTS = 20
+#: Names of the window features of one event, in column order: counts of each event type in the windows (the
+#: event itself included), then money and variety.
+WINDOW_FEATURES = (
+    *(f"{kind}_{name}" for name, *_ in WINDOWS for kind in ("clicks", "browses", "purchases")),
+    "amount_24h",  # money spent in the last 24 h
+    "distinct_items",  # distinct items among the last LAST_EVENTS events
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def from_events(
 ) -> Interactions:
     """Return a table of events that never went through the stream processor, ordered by time.
 
-    Gaps and windows are computed here, exactly (the processor's windows are sums of buckets).
+    Gaps and windows are those that the processor computes of events that come in order of time.
     """
     order = np.lexsort((np.arange(len(ts)), ts))
     user, ts, kind = user[order], ts[order], kind[order]
@@ -83,32 +93,34 @@ def sliding_windows(
     item: npt.NDArray[np.int64],
     amount: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Return the window features (n, 17) of events in time order; a window of span s covers (ts - s, ts]."""
+    """Return the window features (n, 17) of events in time order, from the buckets of `WINDOWS`."""
     n = len(ts)
     out = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
     order = np.argsort(user, kind="stable")
     user_s, ts_s = user[order], ts[order]
     first = np.searchsorted(user_s, user_s, side="left")
     # One sorted key for all users: a user's times, shifted so that users cannot meet.
-    base = int(ts.min()) if n else 0
-    width = (int(ts.max()) - base if n else 0) + _SPANS_MS[-1] + 2
+    base = int(ts.min(initial=0)) - WINDOWS[-1][1]
+    width = int(ts.max(initial=0)) - base + 2
     key = user_s * width + (ts_s - base)
     here = np.arange(n)
     sums = [np.concatenate(([0.0], np.cumsum(kind[order] == number))) for number in range(3)]
     money = np.concatenate(([0.0], np.cumsum(amount[order], dtype=np.float64)))
-    for number, span in enumerate(_SPANS_MS):
-        start = np.maximum(np.searchsorted(key, key - span, side="right"), first)
+    for number, (_, length, buckets) in enumerate(WINDOWS):
+        bucket = length // buckets
+        oldest = (ts_s // bucket - buckets + 1) * bucket  # where the window's first bucket begins
+        start = np.maximum(np.searchsorted(key, user_s * width + (oldest - base), side="left"), first)
         for column in range(3):
             out[order, 3 * number + column] = sums[column][here + 1] - sums[column][start]
-        if span == 86_400_000:
-            out[order, 15] = money[here + 1] - money[start]
-    out[order, 16] = _distinct(item[order], first)
+        if number == AMOUNT_WINDOW:
+            out[order, 3 * len(WINDOWS)] = money[here + 1] - money[start]
+    out[order, 3 * len(WINDOWS) + 1] = _distinct(item[order], first)
     return out
 
 
 def _distinct(item: npt.NDArray[np.int64], first: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
     out = np.zeros(len(item), np.float32)
     for row in range(len(item)):
-        seen = set(item[max(first[row], row - _LAST_EVENTS + 1) : row + 1].tolist())
+        seen = set(item[max(first[row], row - LAST_EVENTS + 1) : row + 1].tolist())
         out[row] = len(seen - {-1})
     return out

@@ -7,29 +7,23 @@ from typing import get_args
 
 import numpy as np
 
+from model import interactions
 from stream_app.outputs import ReasonCode
 from stream_app.records import EVENT_TYPES
 
 FORMAT = 2
 
-#: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
-#: length / buckets each, the current one included, on the user's own clock: the greatest `ts` seen of them.
-WINDOWS = (
-    ("1m", 60_000, 6),
-    ("10m", 600_000, 10),
-    ("1h", 3_600_000, 6),
-    ("24h", 86_400_000, 24),
-    ("7d", 604_800_000, 7),
-)
+#: Sliding windows: (name, length in ms, buckets).
+WINDOWS = interactions.WINDOWS
 BUCKETS = sum(n for *_, n in WINDOWS)
 WIDTH_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
 START = np.array(
     [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
 )  # first bucket of each window, then the end
-AMOUNT_WINDOW = 3  # the window whose sum of money is a feature: 24 h
+AMOUNT_WINDOW = interactions.AMOUNT_WINDOW
 
 #: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
-RECENT = 20
+RECENT = interactions.LAST_EVENTS
 #: Distinct items handed to the model as seeds of candidates, newest first.
 SEEDS = 5
 #: A pause after which a new session starts.

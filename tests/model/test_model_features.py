@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import features, vocabulary
-from model.interactions import WINDOW_FEATURES
+from model.interactions import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 from model.vocabulary import Index
 from tests.model.tiny import tiny_interactions
 
@@ -96,19 +96,22 @@ def test_scale_standardises_what_is_known() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_sliding_windows_equal_a_plain_loop(seed: int) -> None:
-    """Counts, money and distinct items of every event are those of the rows in (ts - span, ts]."""
+    """Counts and money of every event are those of the rows in its windows' buckets; items of its last events."""
     data = tiny_interactions(seed, users=3)
-    spans = {"1m": 60, "10m": 600, "1h": 3600, "24h": 86_400, "7d": 604_800}
+
+    def covered(row: int, mine: np.ndarray, length: int, buckets: int) -> np.ndarray:
+        bucket = length // buckets
+        return data.ts[mine] // bucket > data.ts[row] // bucket - buckets
+
     for row in range(len(data)):
         mine = np.flatnonzero((data.user == data.user[row]) & (np.arange(len(data)) <= row))
-        for column, name in enumerate(WINDOW_FEATURES[:15]):
-            kind, span = name.split("_")
-            since = data.ts[row] - spans[span] * 1000
-            number = ("clicks", "browses", "purchases").index(kind)
-            wanted = ((data.ts[mine] > since) & (data.kind[mine] == number)).sum()
-            assert data.windows[row, column] == wanted, (row, name)
-        bought = mine[(data.kind[mine] == 2) & (data.ts[mine] > data.ts[row] - 86_400_000)]
+        for number, (_, length, buckets) in enumerate(WINDOWS):
+            inside = mine[covered(row, mine, length, buckets)]
+            counts = np.bincount(data.kind[inside], minlength=3)
+            np.testing.assert_array_equal(data.windows[row, 3 * number : 3 * number + 3], counts)
+        day = mine[covered(row, mine, 86_400_000, 24)]
+        bought = day[data.kind[day] == 2]
         assert data.windows[row, 15] == pytest.approx(np.nan_to_num(data.price[bought]).sum())
-        assert data.windows[row, 16] == len(set(data.item[mine].tolist()) - {-1})
+        assert data.windows[row, 16] == len(set(data.item[mine[-LAST_EVENTS:]].tolist()) - {-1})
         gap = -1.0 if len(mine) == 1 else (data.ts[row] - data.ts[mine[-2]]) / 1000
         assert data.gap_s[row] == pytest.approx(gap)
