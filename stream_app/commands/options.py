@@ -27,11 +27,15 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = inspect.signature(function, eval_str=True).parameters
         kept = [each for name, each in own.items() if name != "settings"]
-        added = [_config_option(), *map(_option, chosen)]
+        added = [_config_option()]
+        added += [_option(field, hidden=not names and field.name not in _BASIC) for field in chosen]
+        if not names:
+            added.append(_help_all_option())
 
         @functools.wraps(function)
         def command(**given: Any) -> Any:
             config = given.pop("config")
+            given.pop("help_all", None)
             options = {field.name: given.pop(field.name) for field in chosen}
             settings: Settings = load_settings(config, options=options)
             return function(settings=settings, **given)
@@ -46,6 +50,41 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 _PANELS = {"kafka": "Connection to Kafka", "rules": "Limits of the flags"}
+#: What `--help` shows of a command that takes all settings; `--help-all` shows the others too.
+_BASIC = frozenset(
+    (
+        "brokers",
+        "group",
+        "topic_prefix",
+        "web",
+        "model",
+        "device",
+        "guarantee",
+        "k",
+        "log_level",
+        "log_format",
+    )
+)
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    for parameter in context.command.params:
+        parameter.hidden = False  # type: ignore[attr-defined]
+    typer.echo(context.get_help())
+    raise typer.Exit
+
+
+def _help_all_option() -> inspect.Parameter:
+    option = typer.Option(
+        "--help-all",
+        callback=_show_all,
+        is_eager=True,
+        help="Show every setting and exit.",
+        show_default=False,
+    )
+    return _parameter("help_all", Annotated[bool, option], default=False)
 
 
 def _config_option() -> inspect.Parameter:
@@ -55,7 +94,7 @@ def _config_option() -> inspect.Parameter:
     return _parameter("config", Annotated[Path | None, option])
 
 
-def _option(field: Field) -> inspect.Parameter:
+def _option(field: Field, *, hidden: bool) -> inspect.Parameter:
     # Each is a text here: load_settings reads it, so that all mistakes of all sources come at once.
     text = f"{field.doc}: {expected(field)}" if field.base is not Path else field.doc
     option = typer.Option(
@@ -63,13 +102,14 @@ def _option(field: Field) -> inspect.Parameter:
         metavar=_metavar(field),
         help=f"{text}. \\[{field.env}, default: {_shown(field.default)}]",
         show_default=False,
+        hidden=hidden,
         rich_help_panel=_PANELS.get(field.path[0], "Settings"),
     )
     return _parameter(field.name, Annotated[str | None, option])
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _metavar(field: Field) -> str:

@@ -74,7 +74,21 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert f"foreclick {name}" in capsys.readouterr().out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_all_shows_every_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker's `--help` shows what one needs at first, `--help-all` every setting that is no secret."""
+    monkeypatch.setenv("COLUMNS", "300")
+    assert exit_code("worker", "--help") == 0
+    short = capsys.readouterr().out
+    assert exit_code("worker", "--help-all") == 0
+    whole = capsys.readouterr().out
+    options = [field.option for field in fields() if not field.secret]
+    assert [option for option in options if option not in whole] == []
+    assert 5 <= sum(f" {option} " in short for option in options) <= 12
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`--version` names the program."""
     assert exit_code("--version") == 0
     assert capsys.readouterr().out.startswith("foreclick")
@@ -152,7 +166,7 @@ def test_a_command_with_settings_documents_and_gets_them(
     config.write_text('k = 3\ngroup = "file"\n[rules]\nclicks_1m = 7\n')
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("FORECLICK_GROUP", "env")
-    assert exit_code("made-up", "--help") == 0
+    assert exit_code("made-up", "--help-all") == 0
     text = capsys.readouterr().out
     for field in fields():
         if field.secret:  # whoever lists the processes of a machine would see it
