@@ -24,6 +24,11 @@ def scraped(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     }
 
 
+def test_no_counter_says_when_it_was_made() -> None:
+    """Every line of a scrape is a value that somebody may want; `process_start_time_seconds` says when all began."""
+    assert [name for name, _ in scraped(Metrics()) if name.endswith("_created")] == []
+
+
 @given(st.lists(st.floats(0, 10) | st.sampled_from(BOUNDS) | st.just(float("nan")), max_size=200))
 def test_an_array_counts_as_its_values_one_by_one(values: list[float]) -> None:
     """Bulk buckets equal a plain loop with inclusive upper bounds; NaN is no observation."""
