@@ -1,0 +1,170 @@
+"""This version against what commit 3c99cd3 answered and stored: its outputs, its model, its state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.runtime import Runtime
+from stream_app.agents.engine import Engine
+from stream_app.cli import main
+from stream_app.columns import RecordColumns
+from stream_app.outputs import Message
+from stream_app.records import INPUT_TOPICS
+from stream_app.replay.recording import RecordingReader
+from stream_app.settings import Settings
+from stream_app.state.rows import ROW
+from tests.reference import changes, data
+from tests.reference.data import MODEL, TOPICS, Answers, Changelog
+
+CHANGELOGS = [(g, m) for g in ("at_least_once", "exactly_once") for m in ("model", "none")]
+
+Run = Callable[[str, str], dict[str, Answers]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The outputs of `foreclick run` by topic, each made once."""
+    made: dict[tuple[str, str], dict[str, Answers]] = {}
+
+    def outputs(recording: str, model: str) -> dict[str, Answers]:
+        if (recording, model) not in made:
+            out = tmp_path_factory.mktemp("run")
+            more = ["--model", str(MODEL)] if model == "model" else []
+            with pytest.raises(SystemExit) as ended:
+                main(["run", str(data.recording(recording)), "--out", str(out), "--device", "cpu", *more])
+            assert not ended.value.code
+            made[recording, model] = {
+                topic: data.by_place(topic, (out / f"{topic}.jsonl").read_bytes().splitlines())
+                for topic in TOPICS
+            }
+        return made[recording, model]
+
+    return outputs
+
+
+@pytest.mark.parametrize("model", ["model", "none"])
+@pytest.mark.parametrize("recording", ["plain", "edges"])
+def test_run_gives_the_same_answers(recording: str, model: str, run: Run) -> None:
+    """Predictions, flags and dead letters are those of then, but for what `changes.py` names."""
+    for topic, found in run(recording, model).items():
+        wanted = data.answers(recording, model, topic)
+        assert not data.differences(recording, topic, wanted, found)[:5]
+
+
+def test_changes_that_are_named_are_there(run: Run) -> None:
+    """What `changes.py` names does differ, so that the list says no more than is true."""
+    different = {recording: _different(recording, run) for recording in ("plain", "edges")}
+    stale = [case for case in changes.EDGES if case not in {_case(place) for _, place in different["edges"]}]
+    assert not stale and not changes.PLAIN.keys() - different["plain"]
+    assert changes.EDGES.keys() <= set(data.CASES)
+
+
+def _case(place: str) -> str:
+    return data.CASES[int(place.rsplit("-", 2)[1])]
+
+
+def _different(recording: str, run: Run) -> set[tuple[str, str]]:
+    found = set()
+    for model in ("model", "none"):
+        for topic, answers in run(recording, model).items():
+            wanted = data.answers(recording, model, topic)
+            places = wanted.keys() | answers.keys()
+            found |= {(topic, p) for p in places if not data.same(wanted.get(p), answers.get(p))}
+    return found
+
+
+# --- the state
+
+
+class Continued:
+    """An engine that took what the changelog holds, and goes on from the committed offsets, or from the beginning."""
+
+    def __init__(self, model: str, stored: Changelog | None = None) -> None:
+        runtime = Runtime.load(MODEL, "cpu") if model == "model" else None
+        self.engine = Engine(Settings(max_idle_ms=60_000, device="cpu"), runtime, partitions=2)
+        self.found: dict[str, list[tuple[str, Message]]] = {topic: [] for topic in TOPICS}
+        for partition in range(2):
+            positions = stored.positions(partition) if stored else [0] * len(INPUT_TOPICS)
+            self.engine.assign(partition, positions)
+            if stored:
+                self.engine.restore(partition, RecordColumns.of(stored.of(partition)))
+            self.engine.restored(partition)
+
+    def go_on(self) -> "Continued":
+        """Processes the recording, from where each partition stands, to its end."""
+        engine = self.engine
+        records = list(RecordingReader(data.recording("plain")))
+        for partition in range(2):
+            start = engine.merge(partition).positions
+            for kind, topic in enumerate(INPUT_TOPICS):
+                mine = [r for r in records if (r.topic, r.partition) == (topic, partition)]
+                rest = [r for r in mine if r.offset >= start[kind]]
+                engine.ingest(partition, kind, RecordColumns.of(rest), mine[-1].offset + 1)
+                engine.merge(partition).finish(kind)
+        while (output := engine.step(0.0)) is not None:
+            self._keep(output.outputs)
+        self._keep(engine.dead_letters())
+        return self
+
+    def _keep(self, outputs: Any) -> None:
+        for (topic, _), messages in outputs.items():
+            self.found[topic] += messages
+
+    def answers(self) -> dict[str, Answers]:
+        """What left the engine."""
+        said = {}
+        for topic in TOPICS[:2]:
+            said[topic] = data.by_place(topic, (body or b"" for _, body, _ in self.found[topic]))
+        letters = {}
+        for _, _, headers in self.found["dead-letters"]:
+            text = {name: value.decode() for name, value in headers}
+            each = data.letter(None, None, text)
+            letters[each["id"]] = {"id": each["id"], "reason": each["reason"]}
+        return {**said, "dead-letters": letters}
+
+    def rows(self) -> dict[str, np.void]:
+        """The row of each user, as a checkpoint would write it."""
+        users = self.engine.users
+        users.rows["flagged"] = users.flagged
+        return {n: users.rows[s].copy() for p in range(2) for n, s in users.mapping(p).items()}
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """The hidden state of each user."""
+        users = self.engine.users
+        assert users.hidden is not None
+        return {n: users.hidden.read(np.array([s]))[0] for p in range(2) for n, s in users.mapping(p).items()}
+
+
+@pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
+def test_the_state_of_then_is_read(guarantee: str, model: str) -> None:
+    """Read back, the changelog shows of each user what that commit showed."""
+    users = Continued(model, data.changelog(guarantee, model)).engine
+    wanted = data.look_ups(guarantee, model)
+    assert len(users.users) == len(wanted) > 100
+    for name, shown in wanted.items():
+        found = users.look_up(name)
+        assert found is not None, name
+        assert data.same(changes.expected_look_up(shown), found), name
+
+
+@pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
+def test_the_state_of_then_goes_on(guarantee: str, model: str, run: Run) -> None:
+    """From that changelog and those offsets on, the answers and the state at the end are those without a stop."""
+    stored = data.changelog(guarantee, model)
+    went_on, whole = Continued(model, stored).go_on(), Continued(model).go_on()
+    for topic, found in went_on.answers().items():
+        wanted = data.behind(run("plain", model)[topic], stored.committed)
+        if topic == "dead-letters":
+            wanted = {place: {"id": place, "reason": said["reason"]} for place, said in wanted.items()}
+        assert wanted
+        assert not data.differences("plain", topic, wanted, found)[:5]
+    rows, other = went_on.rows(), whole.rows()
+    assert rows.keys() == other.keys()
+    for name, row in rows.items():
+        for field in set(ROW.names or ()) - changes.NEW_IN_ROWS:
+            assert row[field].tobytes() == other[name][field].tobytes(), (name, field)
+    if model == "model":
+        states, others = went_on.hidden(), whole.hidden()
+        assert all(np.allclose(state, others[name], atol=data.TOLERANCE) for name, state in states.items())
