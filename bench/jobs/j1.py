@@ -16,6 +16,7 @@ from stream_app.names import Names
 from stream_app.pointer import jit, pointer_to
 from stream_app.records import EVENT_TYPES
 from stream_app.settings import Settings
+from stream_app.state.layout import Layout, describe
 from stream_app.state.users import Rows
 
 WINDOW_MS = 60_000
@@ -40,9 +41,7 @@ class Counts(Processor):
     """Counts each event once and answers with the counts of its window so far."""
 
     def __init__(self, settings: Settings, partitions: int) -> None:
-        empty = np.zeros(1, COUNTS)
-        empty["source"] = -1
-        rows = Rows(settings.resident_users, empty)
+        rows = Rows(settings.resident_users, _layout())
         super().__init__(settings, rows, JobDecoder(Names(lambda _: 0, 0), 0), partitions, "none")
 
     def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
@@ -82,6 +81,13 @@ class Counts(Processor):
             return None
         row = self.rows.rows[slot]
         return {"user_id": user_id, "head": int(row["head"]), "count": row["count"].tolist()}
+
+
+def _layout() -> Layout:
+    empty = np.zeros(1, COUNTS)
+    empty["source"] = -1
+    axes = {"count": (KEPT, tuple((name, 1) for name in EVENT_TYPES))}
+    return Layout(empty, axes, first=describe(COUNTS, axes))
 
 
 def _encode(events: Events, counts: np.ndarray) -> MessageColumns:

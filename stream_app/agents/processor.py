@@ -105,7 +105,7 @@ class Processor(ABC):
         for i in np.flatnonzero(records.spans["key_bytes"] == len(META_KEY)).tolist():
             value = records[i].value
             if value is not None:
-                self._partitions[partition].meta = decode_meta(value, self.rows.rows.itemsize)
+                self._partitions[partition].meta = decode_meta(value)
         self.rows.restore(partition, records)
 
     def restored(self, partition: int) -> None:
@@ -268,10 +268,12 @@ class Processor(ABC):
             generation,
             self.topic_ids,
         )
-        # Tombstones first: at no point of the log are there more users than there were in memory.
+        # The layout of the rows before the first of them. Tombstones before rows: at no point of the log are there
+        # more users than there were in memory.
+        layout = self.rows.take_description(number)
         tombstones = MessageColumns.of([(key, None) for key in gone])
         end = MessageColumns.of([(META_KEY, encode_meta(meta))])
-        return Checkpoint(number, MessageColumns.concat([tombstones, changed, end]), positions)
+        return Checkpoint(number, MessageColumns.concat([layout, tombstones, changed, end]), positions)
 
     def expire(self, number: int, *, changed_too: bool = False) -> int:
         """Forgets users whose time to live is over; their tombstones go with the next checkpoint."""

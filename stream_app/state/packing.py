@@ -1,7 +1,9 @@
 """Rows as changelog values: only the words that are not zero, since most of a row is empty for most users.
 
-A value is a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then those words whose bit is set as they
-stand in memory (little-endian), then the hidden state as 32-bit floats.
+A value is the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then those
+words whose bit is set as they stand in memory, then the hidden state as 32-bit floats, all of it little-endian. Up to
+three zeros follow, so that its size is two more than a multiple of four: by that it is told from a value of format 2,
+which is the same without number and zeros and whose size is another (`Layout.first` has a bitmap that fits).
 """
 
 import sys
@@ -15,18 +17,48 @@ if sys.byteorder != "little":
     raise ImportError("the changelog's format is that of little-endian machines")
 
 
+#: Bytes of the number before a row, and what is left of the size of a value, divided by `_GRAIN`, where it has one.
+NUMBER_BYTES, _NUMBERED, _GRAIN = 2, 2, 4
+
+
+def bitmap_bytes(row_bytes: int) -> int:
+    """Bytes of the bitmap of a row."""
+    return (row_bytes // 8 + 7) // 8
+
+
+def told_apart(row_bytes: int) -> bool:
+    """Whether values without a number, of rows of this size, have other sizes than those with one."""
+    return bitmap_bytes(row_bytes) % _GRAIN != _NUMBERED
+
+
+def numbers(
+    data: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """The number (n,) of the layout of each value, -1 where it has none since it is of format 2."""
+    found = np.full(len(at), -1, np.int32)
+    there = np.flatnonzero(size % _GRAIN == _NUMBERED)
+    start = at[there]
+    found[there] = data[start].astype(np.int32) | data[start + 1].astype(np.int32) << 8
+    return found
+
+
 def pack(
-    rows: npt.NDArray[np.void], slots: npt.NDArray[np.int64], hidden: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.void],
+    slots: npt.NDArray[np.int64],
+    hidden: npt.NDArray[np.uint8],
+    number: int,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """A buffer with the values of n slots, and where (n + 1,) each ends, 0 first.
 
-    `hidden` (n, bytes) follows on each row. The size of a row must be a multiple of eight bytes.
+    `hidden` (n, a multiple of four bytes) follows on each row. The size of a row must be a multiple of eight bytes.
+    `number`: of the layout.
     """
     words = _words(rows)
-    most = len(slots) * (words.shape[1] * 8 + (words.shape[1] + 7) // 8 + hidden.shape[1])
+    pad = -bitmap_bytes(rows.dtype.itemsize) % _GRAIN
+    most = len(slots) * (NUMBER_BYTES + words.shape[1] * 8 + bitmap_bytes(rows.dtype.itemsize) + hidden.shape[1] + pad)
     out = np.empty(most, np.uint8)  # what is not written takes no memory
     ends = np.zeros(len(slots) + 1, np.int64)
-    _pack(words, slots, hidden, out, ends)
+    _pack(words, slots, hidden, number, pad, out, ends)
     return out[: ends[-1]], ends
 
 
@@ -51,12 +83,15 @@ def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
 
 
 @jit
-def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
+def _pack(words, slots, hidden, number, pad, out, ends):  # type: ignore[no-untyped-def]
     width = words.shape[1]
     behind, target = pointer_to(hidden), pointer_to(out)
     at = 0
     for i in range(len(slots)):
         row = words[slots[i]]
+        out[at] = number & 255
+        out[at + 1] = number >> 8
+        at += 2
         bitmap = at
         at += (width + 7) // 8
         for b in range(bitmap, at):
@@ -68,6 +103,9 @@ def _pack(words, slots, hidden, out, ends):  # type: ignore[no-untyped-def]
                 store64(target, at, word)
                 at += 8
         at = copy_bytes(behind, i * hidden.shape[1], hidden.shape[1], target, at)
+        for _ in range(pad):
+            out[at] = 0
+            at += 1
         ends[i + 1] = at
 
 

@@ -1,6 +1,7 @@
-"""The layout of a user's row. What is written to the changelog is this row, byte for byte.
+"""The layout of a user's row, as it stands in memory and in the changelog.
 
-A change of the layout is a change of `FORMAT`: recovery refuses a changelog of another format.
+A field may be added or dropped: rows of other versions are read by field name (`evolve` says what goes by itself, and
+what needs a function in `LAYOUT.migrations`). `FORMAT` changes only with how values are written at all.
 """
 
 from typing import get_args
@@ -10,8 +11,13 @@ import numpy as np
 from model import interactions
 from stream_app.outputs import ReasonCode
 from stream_app.records import EVENT_TYPES
+from stream_app.state.evolve import ring
+from stream_app.state.format_2 import FORMAT_2
+from stream_app.state.layout import Layout
 
-FORMAT = 2
+#: Of the changelog. 2: the row of `format_2`, and no number before it. 3: the number of a layout, see `layout`.
+FORMAT = 3
+FORMATS_READ = (2, 3)
 
 #: Sliding windows: (name, length in ms, buckets).
 WINDOWS = interactions.WINDOWS
@@ -68,4 +74,29 @@ ROW = np.dtype(
         ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
     ],
     align=True,
+)
+
+#: Names of the places of arrays, for `evolve`: what is kept of each event type, reason and window goes with its name.
+_TYPES = tuple((name, 1) for name in EVENT_TYPES)
+_RINGS = tuple((f"{n} x {length // n} ms", n) for _, length, n in WINDOWS)
+
+
+def _empty() -> np.ndarray:
+    row = np.zeros(1, ROW)
+    row["source"] = -1
+    return row
+
+
+LAYOUT = Layout(
+    _empty(),
+    axes={
+        "source": (_TYPES,),
+        "last_ts": (_TYPES,),
+        "head": (tuple((name, 1) for name, _ in _RINGS),),
+        "count": (_RINGS, _TYPES),
+        "amount": (_RINGS,),
+        "flagged": (tuple((reason, 1) for reason in REASON_CODES),),
+    },
+    migrations={"recent": ring("recent", "events")},
+    first=FORMAT_2,
 )

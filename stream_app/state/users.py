@@ -12,15 +12,20 @@ from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.messages import MessageColumns
 from stream_app.state.index import UserIndex, packed_keys
-from stream_app.state.packing import gather, pack, unpack
-from stream_app.state.rows import FORMAT, REASON_CODES, RECENT, ROW
+from stream_app.state.layout import Layout
+from stream_app.state.packing import gather, pack, told_apart
+from stream_app.state.reading import UNKNOWN_LAYOUT, Layouts, is_users
+from stream_app.state.rows import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
 
 #: Key of the record that holds what is kept per partition. A user_id has at least one byte.
 META_KEY = b""
 
 
 class PartitionMeta(msgspec.Struct, frozen=True):
-    """What is kept per partition. Written last in a checkpoint: where it stands, the users before it do too."""
+    """What is kept per partition. Written last in a checkpoint: where it stands, the users before it do too.
+
+    A field may be added at the end, with a default: versions pass over those that they do not know.
+    """
 
     format: int
     row_bytes: int
@@ -61,15 +66,17 @@ class ItemIndex:
 class Rows(UserIndex):
     """Rows of one layout in one array, a slot for each user, and their changelog.
 
-    The layout's size is a multiple of eight bytes. A new user's row is `empty`.
+    Rows of other layouts in the changelog are read by field name.
     """
 
-    def __init__(self, limit: int, empty: npt.NDArray[np.void]) -> None:
-        """`empty` (1,) is the row of a user never seen."""
+    def __init__(self, limit: int, layout: Layout) -> None:
         super().__init__(limit)
-        self.rows = np.zeros(limit, empty.dtype)
+        if layout.first is not None and not told_apart(layout.first.bytes):
+            raise ValueError(f"values without a number, of rows of {layout.first.bytes} bytes, cannot be recognised")
+        self.layout = layout
+        self.rows = np.zeros(limit, layout.dtype)
         self.dirty = np.zeros(limit, np.bool_)
-        self._empty = empty
+        self._layouts: dict[int, Layouts] = {}
 
     def resolve_users(
         self,
@@ -91,7 +98,7 @@ class Rows(UserIndex):
 
     def clear(self, slots: npt.NDArray[np.int64]) -> None:
         """Empties slots that got a new user."""
-        self.rows[slots] = self._empty
+        self.rows[slots] = self.layout.empty
         self.dirty[slots] = False
 
     def remove(self, slots: npt.NDArray[np.int64]) -> None:
@@ -103,6 +110,7 @@ class Rows(UserIndex):
         """Frees the slots of all users of a partition."""
         self.remove(self.slots_of(partition))
         self.count.pop(partition, None)
+        self._layouts.pop(partition, None)
 
     def find_anywhere(self, user: str) -> int | None:
         """The slot of a user in whichever partition holds them."""
@@ -116,15 +124,27 @@ class Rows(UserIndex):
         changed = np.flatnonzero(self.dirty[: self.high])
         slots = changed[self.partition[changed] == partition]
         self.dirty[slots] = False
-        values, ends = pack(self.rows, slots, self.hidden_bytes(slots))
+        values, ends = pack(self.rows, slots, self.hidden_bytes(slots), self.layout.number)
         return MessageColumns(*self.keys(slots), values, ends[:-1], np.diff(ends).astype(np.int32))
+
+    def take_description(self, partition: int) -> MessageColumns:
+        """The record that describes the layout of these rows; none where the partition's changelog has it."""
+        return MessageColumns.of(self._layouts_of(partition).to_describe())
+
+    def _layouts_of(self, partition: int) -> Layouts:
+        return self._layouts.setdefault(partition, Layouts(self.layout))
 
     def restore(self, partition: int, records: RecordColumns) -> None:
         """Applies changelog records in log order: the last value of a key counts, none forgets the user.
 
-        Raises StateError for a value that is no row of this layout.
+        Raises StateError for a value that is no row, or one that this version cannot read.
         """
         spans = records.spans[records.spans["key_bytes"] > 0]
+        users = is_users(records.data, spans["key_at"])
+        layouts = self._layouts_of(partition)
+        for key in _keys(records.data, spans[~users]):
+            layouts.learn(key)
+        spans = spans[users]
         # The last record of each user within these decides, so the others need not be looked at.
         number = self._last_of_each(partition, records.data, spans)
         spans = spans[number]
@@ -137,14 +157,16 @@ class Rows(UserIndex):
         slots, _ = self.resolve(partition, records.data, spans["key_at"], spans["key_bytes"])
         self.dirty[slots] = False
         at, size = spans["value_at"], spans["value_bytes"]
-        behind = unpack(self.rows, slots, records.data, at, size)
+        behind = layouts.read(self.rows, slots, records.data, at, size)
         if (behind < 0).any():
-            short = int(size[np.argmax(behind < 0)])
+            wrong = int(np.argmax(behind < 0))
             raise StateError(
-                f"the changelog holds a record of {short} bytes, which is no row of {self.rows.dtype.itemsize}: "
-                "it was written by another version; use another FORECLICK_GROUP"
+                f"the changelog {records.topic}, partition {partition}, holds at offset {spans['offset'][wrong]} a "
+                f"record of {size[wrong]} bytes which is no row ({_why(int(behind[wrong]))}): it is damaged or was "
+                "written by another version; keep that version, or use another FORECLICK_GROUP"
             )
-        self.restored(slots, records.data, behind, at + size - behind)
+        # Behind the hidden state, whose size is a multiple of four bytes, up to three zeros may stand.
+        self.restored(slots, records.data, behind, (at + size - behind) & ~3)
 
     def _last_of_each(
         self, partition: int, data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]
@@ -176,9 +198,7 @@ class Users(Rows):
     """The users of all partitions that this process owns, with the model's hidden states beside the rows."""
 
     def __init__(self, limit: int, items: ItemIndex, hidden: Slab | None = None, width: int = 0) -> None:
-        empty = np.zeros(1, ROW)
-        empty["source"] = -1
-        super().__init__(limit, empty)
+        super().__init__(limit, LAYOUT)
         self.items = items
         self.hidden = hidden
         self.width = width  #: of the hidden state
@@ -290,20 +310,24 @@ def _keys(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[byte
     return [data[at : at + size].tobytes() for at, size in places]
 
 
+def _why(behind: int) -> str:
+    return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
+
+
 def encode_meta(meta: PartitionMeta) -> bytes:
     """The value of the record under `META_KEY`."""
     return msgspec.msgpack.encode(meta)
 
 
-def decode_meta(value: bytes, row_bytes: int = ROW.itemsize) -> PartitionMeta:
-    """Reads what `encode_meta` wrote. Raises StateError for another format, or rows of another size."""
+def decode_meta(value: bytes) -> PartitionMeta:
+    """Reads what `encode_meta` wrote, in this version or another. Raises StateError for another format."""
     try:
         meta = msgspec.msgpack.decode(value, type=PartitionMeta)
     except msgspec.MsgspecError as e:
         raise StateError(f"the changelog's partition record cannot be read ({e})") from e
-    if meta.format != FORMAT or meta.row_bytes != row_bytes:
+    if meta.format not in FORMATS_READ:
         raise StateError(
-            f"the changelog has state format {meta.format} ({meta.row_bytes} bytes a row), this version reads "
-            f"{FORMAT} ({row_bytes}): start with another FORECLICK_GROUP, or keep the old version"
+            f"the changelog has state format {meta.format}, this version reads "
+            f"{' and '.join(map(str, FORMATS_READ))}: start with another FORECLICK_GROUP, or keep the other version"
         )
     return meta

@@ -1,0 +1,143 @@
+"""How rows stand in memory, as plain data that goes to the changelog beside them: rows are read back by field name.
+
+A value in the changelog begins with the number of its layout. The layout itself is the key of a record that stands
+before the first such value of its partition. So a version that has another row reads what it knows and gives what is
+new its default; `evolve` says which changes go by themselves.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from stream_app.errors import StateError
+
+#: First byte of the key of a record that describes a layout; the description follows. No user_id begins with it, since
+#: it is no UTF-8. The value is empty, which no version before format 3 takes for a row.
+LAYOUT_KEY = 0xFE
+
+#: Bytes of a row that a description may ask for.
+_MOST_BYTES = 1 << 20
+
+#: An axis of an array: its length, where the places have no names; else a name and a length for each part of it.
+Axis = int | tuple[tuple[str, int], ...]
+
+
+class Field(msgspec.Struct, frozen=True, array_like=True):
+    """One field of a row, or of another field."""
+
+    name: str
+    at: int  #: first byte
+    type: str  #: as numpy writes it, "<i8"; empty where the field has fields of its own
+    bytes: int  #: of one element
+    axes: tuple[Axis, ...] = ()
+    fields: tuple["Field", ...] = ()
+
+
+class Description(msgspec.Struct, frozen=True, array_like=True):
+    """The fields of a row, and how many bytes it has."""
+
+    bytes: int
+    fields: tuple[Field, ...]
+
+    def encode(self) -> bytes:
+        """The key of the record that describes this layout."""
+        return bytes([LAYOUT_KEY]) + msgspec.msgpack.encode(self)
+
+    @property
+    def number(self) -> int:
+        """16 bits that stand for this layout in values: a hash, so that two versions give one layout one number."""
+        return int(xxhash.xxh64_intdigest(self.encode()) & 0xFFFF)
+
+    def dtype(self) -> np.dtype[np.void]:
+        """Rows of this layout. Raises ValueError or TypeError where it describes none."""
+        if self.bytes % 8 or not 0 < self.bytes <= _MOST_BYTES:
+            raise ValueError(f"a row of {self.bytes} bytes")
+        return _dtype(self.fields, self.bytes)
+
+
+def decode(key: bytes) -> Description:
+    """What `Description.encode` wrote. Raises StateError where it is none."""
+    try:
+        found = msgspec.msgpack.decode(key[1:], type=Description)
+        found.dtype()
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise StateError(f"a description of rows cannot be read ({error})") from error
+    return found
+
+
+def length(axis: Axis) -> int:
+    """How many places an axis has."""
+    return axis if isinstance(axis, int) else sum(n for _, n in axis)
+
+
+def describe(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> Description:
+    """The description of rows. `axes`: of the fields whose axes have names."""
+    return Description(dtype.itemsize, _fields(dtype, axes))
+
+
+def _fields(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> tuple[Field, ...]:
+    found = []
+    for name in dtype.names or ():
+        kind, at = (dtype.fields or {})[name][:2]
+        base = kind.base
+        named = axes.get(name, kind.shape)
+        if tuple(map(length, named)) != kind.shape:
+            raise ValueError(f"the axes of {name} have {named} places, its shape is {kind.shape}")
+        inner = _fields(base, {}) if base.names else ()
+        found.append(Field(name, at, "" if inner else base.str, base.itemsize, tuple(named), inner))
+    return tuple(found)
+
+
+def _dtype(fields: tuple[Field, ...], bytes_: int) -> np.dtype[Any]:
+    formats = []
+    for f in fields:
+        base = _dtype(f.fields, f.bytes) if f.fields else np.dtype(f.type)
+        shape = tuple(map(length, f.axes))
+        if base.itemsize != f.bytes or any(n < 1 for n in shape) or not (f.fields or base.kind in "iufb"):
+            raise ValueError(f"the field {f.name} is of no type that a row may have")
+        formats.append((base, shape) if shape else base)
+    names, offsets = [f.name for f in fields], [f.at for f in fields]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": bytes_})
+
+
+#: Fills one field of `new` (n,) out of rows `old` (n,) of another layout.
+Migration = Callable[[npt.NDArray[np.void], npt.NDArray[np.void]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The rows of one processor: their type, the row of a user never seen, and what the places of arrays mean.
+
+    `axes` names the places of arrays, so that one may get more of them, or lose some. `migrations` fill fields that
+    changed otherwise. `first` describes the values of format 2, which bear no number; by default it is this layout.
+    """
+
+    empty: npt.NDArray[np.void]  # (1,)
+    axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    migrations: Mapping[str, Migration] = field(default_factory=dict)
+    first: Description | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype.itemsize % 8:
+            raise ValueError(f"a row has {self.dtype.itemsize} bytes, which is no multiple of eight")
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """The type of a row."""
+        return self.empty.dtype
+
+    @cached_property
+    def description(self) -> Description:
+        """As it goes to the changelog."""
+        return describe(self.dtype, self.axes)
+
+    @cached_property
+    def number(self) -> int:
+        """As it stands before each value."""
+        return self.description.number
