@@ -17,6 +17,7 @@ from stream_app.event_columns import EVENT, Events
 from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_TS_MS, MAX_VALUE_BYTES, BadRecord, Event
 from stream_app.fill import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.names import NOT_YET, Names, stable_hash
+from stream_app.received import UNKNOWN, received_of
 from stream_app.records import BROWSE, Record
 from stream_app.scan import scan
 
@@ -138,9 +139,12 @@ class Decoder:
         data["item_hash"], data["item"] = items
         categories = self.categories.look_up([e.category_id for e in events])
         data["category_hash"], data["category"] = categories
+        stored = np.array([received_of(r) for r in records], np.int64)
         if self.correct_clock:
             sent = np.array([-1 if e.sent_at is None else e.sent_at for e in events], np.int64)
-            data["ts"] = np.where(sent >= 0, data["received"] - (sent - data["ts"]), data["ts"])
+            corrected = (sent >= 0) & (stored != UNKNOWN)
+            data["ts"] = np.where(corrected, stored - (sent - data["ts"]), data["ts"])
+        data["time"] = np.where(stored == UNKNOWN, data["ts"], np.minimum(data["ts"], stored))
         return Events.of(data, [e.user_id for e in events], [e.event_id for e in events])
 
     def _wrong(
@@ -173,9 +177,10 @@ class Decoder:
         for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
             expected = f"a time from 0 to {MAX_TS_MS}, after the correction by the sender's clock"
             add(i, "invalid_field", "ts", expected)
-        for i in np.flatnonzero(times - self.max_future_ms > data["received"]).tolist():
-            ahead = int(times[i]) - int(data["received"][i])
-            add(i, "future", "ts", f"at most {self.max_future_ms} ms after the broker's time, got {ahead} ms")
+        # Where `time` was not lowered, `ts` is not after the record's time, or that is not known.
+        for i in np.flatnonzero(times - self.max_future_ms > data["time"]).tolist():
+            ahead = int(times[i]) - int(data["time"][i])
+            add(i, "future", "ts", f"at most {self.max_future_ms} ms after the record's time, got {ahead} ms")
         return wrong
 
 

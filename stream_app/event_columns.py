@@ -14,7 +14,8 @@ EVENT = np.dtype(
     [
         ("offset", "i8"),  # in its topic partition
         ("received", "i8"),  # Unix ms, the record's Kafka timestamp
-        ("ts", "i8"),  # Unix ms, the event's own time
+        ("ts", "i8"),  # Unix ms, the event's own time, as its sender says
+        ("time", "i8"),  # Unix ms, `ts` but not after the record was first stored: orders and measures
         ("item_hash", "u8"),  # stable hash of item_id, 0 for none
         ("category_hash", "u8"),  # stable hash of category_id, 0 for none
         ("event_hash", "u8"),  # stable hash of event_id, 0 for none

@@ -59,7 +59,7 @@ REASONS = (
     "malformed",  # neither a JSON object nor a msgpack map
     "missing_field",
     "invalid_field",  # wrong type, or a value out of its range
-    "future",  # later than the broker's time by more than max_future
+    "future",  # later than the record's time by more than max_future
     "key_mismatch",  # the record's key is not the user_id
 )
 

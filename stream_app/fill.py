@@ -10,6 +10,7 @@ from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, 
 from stream_app.hashing import xxh64
 from stream_app.names import find, pointers
 from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.received import UNKNOWN, received
 from stream_app.records import BROWSE
 from stream_app.scan import ABSENT, INTEGER, NULL, NUMBER, OBJECT, STRING, Fields, integer, number
 
@@ -75,10 +76,11 @@ def _event(  # type: ignore[no-untyped-def]
     sent = tokens[SENT]
     if ts < 0 or not (_none(sent) or _time(data, base, sent) >= 0):
         return -1
-    if correct_clock and not _none(sent):
-        ts = span.timestamp - (_time(data, base, sent) - ts)
+    stored = received(data, span)
+    if correct_clock and stored != UNKNOWN and not _none(sent):
+        ts = stored - (_time(data, base, sent) - ts)
     # What the correction took over the end of 64 bits is beyond one of these limits too.
-    if not 0 <= ts <= MAX_TS_MS or ts - max_future_ms > span.timestamp:
+    if not 0 <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
         return -1
     price = tokens[PRICE]
     e.price = np.nan
@@ -118,6 +120,7 @@ def _event(  # type: ignore[no-untyped-def]
     e.offset = span.offset
     e.received = span.timestamp
     e.ts = ts
+    e.time = ts if stored == UNKNOWN else min(ts, stored)
     e.kind = kind
     e.text_at = text_at
     e.user_bytes = user.size

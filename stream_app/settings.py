@@ -30,6 +30,8 @@ from stream_app.settings_sources import doc as _doc
 OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
 
 DAY_MS = 86_400_000
+#: How far ahead of its record's time an event may be, where nothing else is set: a tenth of the default lateness.
+FUTURE_MS = 30_000
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")  # what RFC 6750 allows
 
@@ -184,14 +186,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     lateness_ms: Annotated[
         int,
-        _doc("how far behind the watermark an event still counts in its window", "ms", ge=0, le=30 * DAY_MS),
+        _doc("how far behind its user's newest event an event still counts in its window", "ms", ge=0, le=30 * DAY_MS),
     ] = 300_000
     max_idle_ms: Annotated[
         int, _doc("how long the merge waits for a topic that has nothing to read", "ms", ge=0, le=60_000)
     ] = 20
     max_future_ms: Annotated[
-        int, _doc("how far ahead of the broker's time an event may be", "ms", ge=0, le=365 * DAY_MS)
-    ] = 300_000
+        int,
+        _doc(
+            f"how far ahead of its record's time an event may be; above {FUTURE_MS} at most a tenth of lateness_ms",
+            "ms",
+            ge=0,
+            le=3 * DAY_MS,
+        ),
+    ] = FUTURE_MS
+    record_time: Annotated[
+        Literal["broker", "producer"],
+        _doc(
+            "whose time the records of the inputs carry: the broker's (message.timestamp.type=LogAppendTime), or, "
+            "trusting the clocks of all who write there, the producers' as well"
+        ),
+    ] = "broker"
     correct_clock: Annotated[
         bool, _doc("correct the time of an event by the sender's clock where it carries sent_at")
     ] = False
@@ -335,6 +350,11 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"heartbeat_ms is {values['heartbeat_ms']}, more than a third of session_timeout_ms "
             f"({values['session_timeout_ms']}): one lost heartbeat would cost the worker its partitions"
+        )
+    if values["max_future_ms"] > max(FUTURE_MS, values["lateness_ms"] // 10):
+        yield (
+            f"max_future_ms is {values['max_future_ms']}, more than a tenth of lateness_ms ({values['lateness_ms']}): "
+            f"a sender so far ahead has a wrong clock, so set at most {max(FUTURE_MS, values['lateness_ms'] // 10)}"
         )
     yield from kafka_clashes(values)
     if (values["web_cert"] is None) != (values["web_key"] is None):

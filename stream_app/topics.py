@@ -1,7 +1,7 @@
 """The topics of a worker: what they must look like, how missing ones are made and existing ones checked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -235,11 +235,7 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
         )
         problems.append(Problem(spec.name, text, False))
     if configs.get("message.timestamp.type") != "LogAppendTime":
-        text = (
-            f"topic {spec.name} keeps the producer's time, so latency and max_future_ms rest on the "
-            "sender's clock: set message.timestamp.type to LogAppendTime"
-        )
-        problems.append(Problem(spec.name, text, False))
+        problems.extend(_producers_time(settings, spec.name))
     if spec.name == settings.topic("dead-letters"):
         needed = _dead_letter_bytes(settings, found)
         if int(configs.get("max.message.bytes", MESSAGE_BYTES)) < needed:
@@ -249,6 +245,24 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
             )
             problems.append(Problem(spec.name, text, False))
     return problems
+
+
+def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
+    """What a topic means whose records carry the time that their producers say."""
+    if topic not in settings.inputs:
+        text = (
+            f"topic {topic} keeps the producer's time, so latency rests on our clock: set message.timestamp.type to "
+            "LogAppendTime"
+        )
+        yield Problem(topic, text, False)
+    elif settings.record_time == "broker":
+        text = (
+            f"topic {topic} keeps the producer's time, by which whoever writes there could hold up or hide the events "
+            f"of all others: run `kafka-configs.sh --bootstrap-server {settings.brokers[0]} --alter --entity-type "
+            f"topics --entity-name {topic} --add-config message.timestamp.type=LogAppendTime`, or set "
+            "FORECLICK_RECORD_TIME=producer to trust the clocks of all who write there"
+        )
+        yield Problem(topic, text, True)
 
 
 def _dead_letter_bytes(settings: Settings, found: Mapping[str, _Found]) -> int:

@@ -78,7 +78,8 @@ class JobDecoder:
         data = np.zeros(len(found), EVENT)
         for row, (i, event) in zip(data, found, strict=True):
             row["offset"], row["received"] = records.spans[i]["offset"], records.spans[i]["timestamp"]
-            row["ts"], row["kind"] = round(event.ts * 1000), EVENT_TYPES.index(event.event_type)
+            row["ts"] = row["time"] = round(event.ts * 1000)
+            row["kind"] = EVENT_TYPES.index(event.event_type)
             row["item_hash"] = stable_hash(str(event.item_id))
             row["item"] = self.items.add(int(row["item_hash"]), str(event.item_id))
             row["category"], row["event_hash"] = self.none_category, stable_hash(event.event_id)
@@ -122,6 +123,7 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         e.offset = spans[i].offset
         e.received = spans[i].timestamp
         e.ts = np.int64(np.rint(seconds * 1000.0))
+        e.time = e.ts
         e.kind = type_
         e.item_hash = xxh64(bytes_, base + item.at, item.size)
         e.item = find(names, e.item_hash)

@@ -306,7 +306,7 @@ class Engine(Processor):
             self.settings.rules,
             self.users.flagged,
             batch.slots,
-            events.data["ts"],
+            events.data["time"],
             batch.features,
             batch.applied,
             result.p_value if result else None,

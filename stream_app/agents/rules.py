@@ -22,9 +22,9 @@ Tail = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 def find(
     rules: Rules,
-    flagged: npt.NDArray[np.int64],  # (slots, reasons) ts of the last flag, 0 for none; changed
+    flagged: npt.NDArray[np.int64],  # (slots, reasons) time of the last flag, 0 for none; changed
     slots: npt.NDArray[np.int64],  # (n,)
-    ts: npt.NDArray[np.int64],  # (n,) ms
+    time: npt.NDArray[np.int64],  # (n,) ms
     features: npt.NDArray[np.float32],  # (n, len(WINDOW_FEATURES))
     applied: npt.NDArray[np.void],  # (n,) APPLIED_EVENT
     p_value: npt.NDArray[np.float32] | None,  # (n,) of the model's surprise
@@ -52,10 +52,10 @@ def find(
     for code, where in rules_broken.items():
         broken[suspects, code] = where[suspects]
     before = flagged[slots[suspects]]  # most of what is broken was flagged a moment ago: drop it in one go
-    broken[suspects] &= (before == 0) | (ts[suspects, None] - before >= rules.flag_cooldown_ms)
+    broken[suspects] &= (before == 0) | (time[suspects, None] - before >= rules.flag_cooldown_ms)
     for i in suspects[broken[suspects].any(axis=1)].tolist():
         last = flagged[slots[i]]
-        now = int(ts[i])
+        now = int(time[i])
         codes = [
             code
             for code in np.flatnonzero(broken[i]).tolist()

@@ -162,6 +162,15 @@ def replay(
     recording: Annotated[Path, typer.Argument(metavar="S.stream", help="The file to send.", dir_okay=False)],
     *,
     settings: Settings,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A topic of the recording to send, without prefix; may be given again.", show_default="inputs"
+        ),
+    ] = None,
+    repartition: Annotated[
+        bool, typer.Option("--repartition", help="Place records by their keys, among any number of partitions.")
+    ] = False,
     speed: Annotated[
         float | None, typer.Option(help="Factor of the recorded pace.", show_default="as fast as possible")
     ] = None,
@@ -178,6 +187,8 @@ def replay(
             recording,
             settings.brokers,
             prefix=settings.topic_prefix,
+            topics=topic or None,
+            repartition=repartition,
             speed=speed,
             rate=rate,
             limit=limit,

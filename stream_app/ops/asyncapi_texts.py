@@ -42,7 +42,7 @@ _OUTPUT = {
 FIELDS = {
     "Event": {
         "user_id": "Who did it: 1 to 128 bytes of UTF-8, equal to the record's key.",
-        "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the broker's time.",
+        "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the record's time; where it is ahead, the event counts at the record's.",
         "event_id": "Key for dropping duplicates, at most 128 bytes. Compared with the user's last 20 events.",
         "item_id": "The item; an integer counts as its decimal string. Required for clicks and purchases.",
         "category_id": "Category of the item or page.",
@@ -115,6 +115,6 @@ DEAD_LETTER_REASONS = {
     "malformed": "the value is neither a JSON object nor a msgpack map",
     "missing_field": "a required field is absent",
     "invalid_field": "a field has the wrong type or lies outside its range",
-    "future": "`ts` is more than `max_future_ms` ahead of the broker's time",
+    "future": "`ts` is more than `max_future_ms` ahead of the record's time",
     "key_mismatch": "the record's key is not `user_id` in UTF-8",
 }

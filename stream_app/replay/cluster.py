@@ -43,3 +43,17 @@ def require(counts: Mapping[str, int], topic: str, partitions: int = 1) -> int:
             f"make it anew with {partitions}, or use another FORECLICK_TOPIC_PREFIX"
         )
     return have
+
+
+def require_alike(
+    counts: Mapping[str, int], prefix: str, recorded: Mapping[str, int], repartition: bool
+) -> None:
+    """Raises `TopicError` where a topic is missing, or has another number of partitions than was recorded."""
+    for topic, partitions in recorded.items():
+        have = require(counts, prefix + topic)
+        if have != partitions and not repartition:
+            raise TopicError(
+                f"topic {prefix + topic} has {have} partitions but the recording has {partitions}, so keys would lie "
+                "elsewhere than a producer puts them: give --repartition to place the records by their keys, or use "
+                "another FORECLICK_TOPIC_PREFIX"
+            )

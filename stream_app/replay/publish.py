@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from stream_app.errors import RecordingError, TopicError
+from stream_app.received import with_received
 from stream_app.records import Record
-from stream_app.replay.cluster import partition_counts, require
+from stream_app.replay.cluster import partition_counts, require, require_alike
 from stream_app.replay.pacing import due_times
+from stream_app.replay.partitioner import partitions_of
 from stream_app.replay.recording import RecordingReader
+from stream_app.replay.targets import Targets
 from stream_app.security import PLAIN, explain
 from stream_app.security.rights import Operation
 
@@ -45,6 +49,8 @@ async def replay(
     brokers: Sequence[str],
     *,
     prefix: str = "",
+    topics: Sequence[str] | None = None,
+    repartition: bool = False,
     speed: float | None = None,
     rate: float | None = None,
     limit: int | None = None,
@@ -53,25 +59,26 @@ async def replay(
     on_progress: Callable[[int], None] = lambda _: None,
     security: Mapping[str, Any] = PLAIN,
 ) -> ReplayStats:
-    """Send records to the partitions that they were recorded from, in order, bit for bit.
+    """Send records of the inputs, or of `topics`, to the partitions that they were recorded from, in order.
 
-    `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the
+    They go out bit for bit, with one header more: when each was first stored (`stream_app.received`). With
+    `repartition` the key decides on the partition, as it does in Kafka's own producer. `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the
     broker takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a
     topic with LogAppendTime sets its own time. `on_progress` gets the number of records sent so far.
     `security` is what `security_options` returns.
 
-    Raises `RecordingError` for a bad file, `TopicError` where a topic or partition is missing or the broker
-    refuses a record, `BrokerUnreachable` where none answers, `PaceError` for an impossible pace.
+    Raises `RecordingError` for a bad file, `TopicError` where a topic is missing, has another number of partitions
+    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` where none answers, `PaceError` for an impossible pace.
     """
     due = due_times(speed, rate)
     stop = stop or asyncio.Event()
     reader = RecordingReader(source) if isinstance(source, Path) else None
     records: Iterable[Record] = source if reader is None else reader  # type: ignore[assignment]
-    topics = reader.topics if reader else {}
-    names = [prefix + topic for topic in topics]
-    counts = await partition_counts(brokers, security, names, Operation.WRITE)
-    for topic, partitions in topics.items():
-        require(counts, prefix + topic, partitions)
+    targets = Targets(reader, topics)
+    names = [prefix + topic for topic in targets.wanted]
+    counts = await partition_counts(brokers, security, names if reader else (), Operation.WRITE)
+    if reader:
+        require_alike(counts, prefix, targets.wanted, repartition)
     producer = _producer(brokers, security)
     try:
         await producer.start()
@@ -79,12 +86,13 @@ async def replay(
         started = time.monotonic()
         now = behind = 0.0
         try:
-            for number, record in enumerate(_first(records, limit)):
+            for number, record in enumerate(_first(targets.chosen(records), limit)):
                 wanted = due(number, record.timestamp)
                 if wanted > now:
                     await sender.flush()
                     now = await _wait_until(started, wanted, stop)
                 behind = max(behind, now - wanted)
+                record = _prepared(record, counts.get(prefix + record.topic) if repartition else None)
                 if not sender.add(record):
                     await sender.make_room(record)
                 if stop.is_set():
@@ -121,6 +129,19 @@ def _first(records: Iterable[Record], limit: int | None) -> Iterator[Record]:
         if number == limit:
             return
         yield record
+
+
+def _prepared(record: Record, partitions: int | None) -> Record:
+    """The record as it is sent: with the time at which it was first stored, and in its place among `partitions`."""
+    place = record.partition
+    if partitions is not None:
+        place = place % partitions if record.key is None else _partition_of(record.key, partitions)
+    return record._replace(partition=place, headers=with_received(record))
+
+
+@lru_cache(maxsize=1 << 16)
+def _partition_of(key: bytes, partitions: int) -> int:
+    return int(partitions_of([key], partitions)[0])
 
 
 async def _wait_until(started: float, due: float, stop: asyncio.Event) -> float:

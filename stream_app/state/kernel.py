@@ -77,7 +77,7 @@ def _seen(row, event_hash):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _count(row, kind, ts, amount, late):  # type: ignore[no-untyped-def]
+def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
     """Moves the rings to the user's clock and counts the event in its bucket of each window."""
     for w in range(_N_WINDOWS):
         start = START[w]
@@ -92,7 +92,7 @@ def _count(row, kind, ts, amount, late):  # type: ignore[no-untyped-def]
                 row.count[i, 2] = 0
                 row.amount[i] = 0.0
             row.head[w] = head
-        bucket = ts // WIDTH_MS[w]
+        bucket = time // WIDTH_MS[w]
         if not late and bucket > head - n:
             i = start + bucket % n
             row.count[i, kind] += 1
@@ -189,7 +189,7 @@ def apply(  # type: ignore[no-untyped-def]
         if expired and touched[slot] == batch:
             return i
         sequence[p] += 1
-        watermark[p] = max(before, e.ts)
+        watermark[p] = max(before, e.time)
         o.first = 0
         o.fresh = 0
         o.gap_s = 0.0
@@ -208,19 +208,19 @@ def apply(  # type: ignore[no-untyped-def]
         if e.event_hash != 0 and _seen(row, e.event_hash):
             o.status = DUPLICATE
             continue
-        late = e.ts < before - lateness_ms
+        late = e.time < row.clock - lateness_ms  # no other user's clock makes an event late
         o.status = LATE if late else APPLIED
         if row.events == 0:
             o.first = 1
             gap = np.float32(-1.0)
         else:
-            gap = np.float32(max(e.ts - row.clock, 0) / 1000.0)
+            gap = np.float32(max(e.time - row.clock, 0) / 1000.0)
         o.gap_s = gap
-        if row.events == 0 or e.ts - row.clock > SESSION_GAP_MS:
-            row.session_start = e.ts
-        row.clock = max(row.clock, e.ts)
+        if row.events == 0 or e.time - row.clock > SESSION_GAP_MS:
+            row.session_start = e.time
+        row.clock = max(row.clock, e.time)
         row.sequence = sequence[p]
-        row.last_ts[e.kind] = max(row.last_ts[e.kind], e.ts)
+        row.last_ts[e.kind] = max(row.last_ts[e.kind], e.time)
         amount = 0.0
         if e.kind == _PURCHASE and e.price == e.price:  # a price that is not NaN
             amount = e.price * e.quantity
@@ -231,7 +231,7 @@ def apply(  # type: ignore[no-untyped-def]
                     o.amount_ratio = min(amount / mean, _MAX_RATIO)
             row.purchases += 1
             row.spent += amount
-        _count(row, e.kind, e.ts, amount, late)
+        _count(row, e.kind, e.time, amount, late)
         place = row.events % RECENT
         r = row.recent[place]
         r.ts = e.ts

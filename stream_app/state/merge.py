@@ -1,8 +1,11 @@
 """Merges the input topics of one partition by event time, the same way however the records arrive.
 
 The order is that of a merge which always takes the head with the smallest time, ties in the order of the topics
-(Kafka Streams' rule). It equals a sort by the running maximum of `ts` within each topic, which is done for a
+(Kafka Streams' rule). It equals a sort by the running maximum of `time` within each topic, which is done for a
 whole micro-batch at once. An event may go when no topic that is still waited for can bring one before it.
+
+`time` is never after the record was stored. So a clock that is ahead raises the maximum of its topic to the broker's
+time and no further, and the other topics' events reach that as soon as they are stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ class _Topic:
     """What is buffered of one topic."""
 
     chunks: list[Events] = field(default_factory=list)
-    keys: list[npt.NDArray[np.int64]] = field(default_factory=list)  # running maxima of ts, per chunk
+    keys: list[npt.NDArray[np.int64]] = field(default_factory=list)  # running maxima of `time`, per chunk
     size: int = 0
     newest: int = _NEVER  # running maximum of all that was added
     gone: int = _NEVER  # running maximum of all that left
@@ -73,7 +76,7 @@ class Merge:
         t = self._topics[kind]
         t.read = max(t.read, next_offset)
         if len(events):
-            key = np.maximum(np.maximum.accumulate(events.data["ts"]), t.newest)
+            key = np.maximum(np.maximum.accumulate(events.data["time"]), t.newest)
             t.newest = int(key[-1])
             t.chunks.append(events)
             t.keys.append(key)

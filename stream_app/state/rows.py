@@ -54,7 +54,7 @@ RECENT_EVENT = np.dtype(
 
 ROW = np.dtype(
     [
-        ("clock", "i8"),  # greatest ts seen, Unix ms; what windows and gaps are measured against
+        ("clock", "i8"),  # greatest time seen, Unix ms; what windows and gaps are measured against
         (
             "source",
             "i8",
@@ -70,7 +70,7 @@ ROW = np.dtype(
         ("amount", "f4", (BUCKETS,)),  # money spent
         ("purchases", "i8"),  # of all time, for the user's own mean
         ("spent", "f8"),
-        ("flagged", "i8", (len(REASON_CODES),)),  # ts of the last flag for each reason, 0 for none
+        ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
         ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
     ],
     align=True,

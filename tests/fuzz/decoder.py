@@ -45,8 +45,10 @@ class DecoderTarget:
         kind = number % 3
         times = values.times(PER_ROUND)
         records = [
-            Record(INPUT_TOPICS[kind], 2, 3 * i, time, key, value)
-            for i, ((key, value), time) in enumerate(zip(pairs, times, strict=True))
+            Record(INPUT_TOPICS[kind], 2, 3 * i, time, key, value, headers)
+            for i, ((key, value), time, headers) in enumerate(
+                zip(pairs, times, values.headers(PER_ROUND), strict=True)
+            )
         ]
         fast, general = self._decoders[number % 2]
         columns = self._columns(records, at_end=number % 5 != 4)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import msgspec
 
 from stream_app.events import MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, Event
+from stream_app.received import RECEIVED_HEADER
+from stream_app.records import Headers
 from tests.fuzz.mutate import mutate
 
 T0 = 1_767_225_660_000
@@ -58,6 +60,14 @@ _GOOD_PAIRS = [
     (name, value) for name in FIELDS[1:] for value in _GOOD.get(name, ["text", "ü", "", None]) if name != "ts"
 ]
 _GOOD_JSON = [b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) for name, value in _GOOD_PAIRS]
+
+
+_HEADER_NAMES = [RECEIVED_HEADER, RECEIVED_HEADER, RECEIVED_HEADER[:-1] + "e", RECEIVED_HEADER + " ", "", "x" * 200]
+_HEADER_VALUES = [
+    *(b"%d" % x for x in (T0, T0 + 99_999, T0 + 100_001, T0 - 299_999, 1, 0, 10**15 - 1, 10**15, 2**63)),
+    *(b"", b"-1", b"+5", b"1.0", b" 1", b"0" * 15, b"0" * 16, b"1_0", b"\xb9", b"\xd9\xa1", b"x" * 300),
+    None,
+]  # fmt: skip
 
 
 def _packed(value: object) -> bytes:
@@ -114,6 +124,18 @@ class Values:
         """Times (n,) at which the broker took them: most of them near the events' own, some at their limits."""
         far = (0, -1, T0 - 300_000, 2**63 - 1, 2**63 - 300_000, -(2**63), -(2**63) + 300_000)
         return self._draw.choices((T0 + 100_000,) * 60 + far, k=n)
+
+    def headers(self, n: int) -> list[Headers]:
+        """Headers (n,) of records: mostly none, else such as say when a record was first stored, or nearly."""
+        draw = self._draw
+        return [
+            tuple(
+                (draw.choice(_HEADER_NAMES), draw.choice(_HEADER_VALUES)) for _ in range(draw.randrange(1, 4))
+            )
+            if draw.random() < 0.2
+            else ()
+            for _ in range(n)
+        ]
 
     def _one(self) -> tuple[bytes | None, bytes | None]:
         draw = self._draw

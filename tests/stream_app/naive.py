@@ -56,9 +56,9 @@ class NaiveKernel:
         self.sequence: Counter[int] = Counter()
 
     def apply(self, slot: int, e: Any) -> dict[str, Any]:
-        user, p, kind, ts = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["ts"])
+        user, p, kind, time = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["time"])
         before = self.watermark[p]
-        self.watermark[p] = max(before, ts)
+        self.watermark[p] = max(before, time)
         self.sequence[p] += 1
         said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_mean": 0.0, "first": 0, "fresh": 0}
         if e["offset"] <= user.source[kind]:
@@ -69,16 +69,16 @@ class NaiveKernel:
             said["fresh"] = 1
         if e["event_hash"] and e["event_hash"] in [x["event_hash"] for x, _ in user.past[-RECENT:]]:
             return {**said, "status": kernel.DUPLICATE}
-        late = ts < before - LATENESS
+        late = bool(user.past) and time < user.clock - LATENESS
         said["status"] = kernel.LATE if late else kernel.APPLIED
         user.late += late
         said["first"] = int(not user.past)
-        said["gap_s"] = max(0, ts - user.clock) / 1000 if user.past else -1.0
-        if not user.past or ts - user.clock > SESSION_GAP_MS:
-            user.session_start = ts
-        user.clock = max(user.clock, ts)
+        said["gap_s"] = max(0, time - user.clock) / 1000 if user.past else -1.0
+        if not user.past or time - user.clock > SESSION_GAP_MS:
+            user.session_start = time
+        user.clock = max(user.clock, time)
         user.sequence = self.sequence[p]
-        user.last_ts[kind] = max(user.last_ts[kind], ts)
+        user.last_ts[kind] = max(user.last_ts[kind], time)
         user.past.append((e, said["gap_s"]))
         amount = 0.0
         if kind == PURCHASE and not math.isnan(e["price"]):
@@ -90,7 +90,7 @@ class NaiveKernel:
             user.amounts.append(amount)
         if not late:
             for w, (_, length, n) in enumerate(WINDOWS):
-                bucket = user.buckets[w, ts // (length // n)]
+                bucket = user.buckets[w, time // (length // n)]
                 bucket[kind] += 1
                 bucket[3] += amount
         return {**said, "features": user.features(), "seeds": user.seeds()}

@@ -84,6 +84,7 @@ def given_events(stream: list[Happening], again: list[int]) -> Events:
     """Columns of a stream over two partitions, some offsets of it repeated as after a replay."""
     events = columns_of(stream, [h.user % 2 for h in stream])
     events.data["item"] = np.where(events.data["item"] < 0, NONE, events.data["item"])
+    events.data["ts"] += np.arange(len(stream)) % 3 * 7_000  # senders' clocks ahead, which measure nothing
     repeats = [i for i in again if i < len(stream)]
     return events.take(np.array([*sorted([*range(len(stream)), *repeats]), *repeats], np.int64))
 
@@ -193,7 +194,7 @@ def purchase(ts: int, price: float, quantity: int = 1) -> Happening:
 
 
 def test_lateness_ends_with_the_limit() -> None:
-    """An event exactly `lateness` behind the watermark counts in its windows; one more millisecond is late."""
+    """An event exactly `lateness` behind its user's clock counts in its windows; one more millisecond is late."""
     start = T0 - T0 % DAY + DAY // 2
     ours, out, features = feed_one_user([click(start), click(start - LATENESS), click(start - LATENESS - 1)])
     assert out["status"].tolist() == [kernel.APPLIED, kernel.APPLIED, kernel.LATE]
@@ -201,6 +202,17 @@ def test_lateness_ends_with_the_limit() -> None:
     assert features[:, one_hour].tolist() == [1, 2, 2]
     assert ours.rows[0]["events"] == 3
     assert ours.rows[0]["late"] == 1
+
+
+def test_no_other_user_makes_an_event_late() -> None:
+    """Events far behind the watermark count in full where their own user has none later: offline uploads, backfills."""
+    start = T0 - T0 % DAY + DAY // 2
+    other = Happening(2, 0, start, 1, 0, math.nan, 1)  # of the same partition
+    ours, out, features = feed_one_user([other, *[click(start - 7 * DAY + i) for i in range(3)]])
+    assert ours.watermark[0] == start
+    assert out["status"].tolist() == [kernel.APPLIED] * 4
+    assert features[-1, WINDOW_FEATURES.index("clicks_1m")] == 3
+    assert ours.rows[0]["late"] == 0
 
 
 def test_a_duplicate_is_known_among_the_last_events_only() -> None:

@@ -18,7 +18,7 @@ Key = tuple[int, int]  # topic, offset
 def events(kind: int, times: Sequence[int], first: int = 0, step: int = 1) -> Events:
     """Events of a topic; offsets from `first`, with gaps where `step` is more than one."""
     data = np.zeros(len(times), EVENT)
-    data["ts"] = data["received"] = times
+    data["time"] = data["received"] = times
     data["kind"] = kind
     data["offset"] = first + step * np.arange(len(times))
     return Events.of(data, [""] * len(times), [None] * len(times))

@@ -13,6 +13,7 @@ import pytest
 from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
 from stream_app.generator import read_labels
+from stream_app.received import received_of
 from stream_app.records import INPUT_TOPICS
 from stream_app.replay.recording import RecordingReader, RecordingWriter
 
@@ -149,12 +150,12 @@ def test_replay_and_record(
     assert (stats["records"], stats["stopped"]) == (3_000, False)
     stats = run_json(capsys, "record", b, *where)
     assert stats["records"] == 3_000
-    for topic in INPUT_TOPICS:  # a topic of ours has the broker's time, all else is as it was
+    for topic in INPUT_TOPICS:  # a topic of ours has the broker's time, that of the recording is in a header
         sent, back = (
-            [r[1:3] + r[4:] for r in RecordingReader(path) if r.topic == topic and r.partition == 1]
-            for path in (a, b)
+            [r for r in RecordingReader(path) if r.topic == topic and r.partition == 1] for path in (a, b)
         )
-        assert back == sent
+        assert [r[1:3] + r[4:6] for r in back] == [r[1:3] + r[4:6] for r in sent]
+        assert [received_of(r) for r in back] == [r.timestamp for r in sent]
     stats = run_json(capsys, "record", b, *where, "--topic", "clicks", "--offset", "clicks:0=5", "--limit", 7)
     assert (stats["records"], stats["topics"]) == (7, {"clicks": 7})
 

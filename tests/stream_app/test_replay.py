@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.broker import EmbeddedKafka
-from stream_app.errors import BrokerUnreachable, TopicError
+from stream_app.errors import BrokerUnreachable, RecordingError, TopicError
 from stream_app.generator import GeneratorSettings, write
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.errors import TruncatedRecording
 from stream_app.replay.kafka import record, replay
 from stream_app.replay.pacing import PaceError, due_times
+from stream_app.replay.partitioner import partitions_of
 from stream_app.replay.recording import RecordingReader, RecordingWriter
 
 START = 1_700_000_000_000
@@ -37,6 +38,13 @@ def sample(n: int) -> list[Record]:
     return records
 
 
+def stamped(records: list[Record]) -> list[Record]:
+    """The records as they arrive: with a header that says when each was first stored."""
+    return [
+        r._replace(headers=(*r.headers, ("foreclick.received", str(r.timestamp).encode()))) for r in records
+    ]
+
+
 def by_partition(records: list[Record]) -> dict[tuple[str, int], list[Record]]:
     groups: dict[tuple[str, int], list[Record]] = {}
     for each in records:
@@ -51,6 +59,9 @@ async def make_topics(kafka: EmbeddedKafka, prefix: str, partitions: int = 3, **
         topics = [NewTopic(prefix + name, partitions, 1, topic_configs=config) for name in INPUT_TOPICS]
         response = await admin.create_topics(topics)
         assert all(code == 0 for _, code, *_ in response.topic_errors)
+        async with asyncio.timeout(20):  # a broker answers a little before it shows the topics
+            while not {t.name for t in topics} <= {t["topic"] for t in await admin.describe_topics()}:
+                await asyncio.sleep(0.02)
     finally:
         await admin.close()
 
@@ -60,7 +71,10 @@ async def make_topics(kafka: EmbeddedKafka, prefix: str, partitions: int = 3, **
 async def test_there_and_back(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, pace: dict[str, float]
 ) -> None:
-    """Replayed and recorded again at any pace, records are the same bit for bit, in order per partition."""
+    """Replayed and recorded again at any pace, records are the same but for one header, in order per partition.
+
+    Replayed once more they are the same bit for bit: the header of the first time stays.
+    """
     await make_topics(kafka, prefix)
     records = sample(2_000)
     with RecordingWriter(tmp_path / "a.stream", dict.fromkeys(INPUT_TOPICS, 3)) as writer:
@@ -75,8 +89,13 @@ async def test_there_and_back(
     got = await record([kafka.bootstrap], tmp_path / "b.stream", prefix=prefix)
     assert (got.records, got.topics, got.stopped) == (2_000, stats.topics, False)
     back = RecordingReader(tmp_path / "b.stream")
-    assert list(back) == records  # the times are distinct, so their order is the recorded one
+    assert list(back) == stamped(records)  # the times are distinct, so their order is the recorded one
     assert back.topics == dict.fromkeys(INPUT_TOPICS, 3)
+    await make_topics(kafka, prefix + "2-")
+    later = [each._replace(timestamp=each.timestamp + 5_000) for each in back]
+    await replay(later, [kafka.bootstrap], prefix=prefix + "2-")
+    await record([kafka.bootstrap], tmp_path / "c.stream", prefix=prefix + "2-")
+    assert list(RecordingReader(tmp_path / "c.stream")) == later
 
 
 @pytest.mark.kafka
@@ -87,7 +106,7 @@ async def test_generated_traffic_at_full_speed(kafka: EmbeddedKafka, prefix: str
     await replay(tmp_path / "a.stream", [kafka.bootstrap], prefix=prefix)
     await record([kafka.bootstrap], tmp_path / "b.stream", prefix=prefix)
     sent, back = (list(RecordingReader(tmp_path / name)) for name in ("a.stream", "b.stream"))
-    assert by_partition(back) == by_partition(sent)
+    assert by_partition(back) == by_partition(stamped(sent))
     times = [each.timestamp for each in back]
     assert times == sorted(times)  # merged in the order of time
 
@@ -146,7 +165,7 @@ async def test_record_from_offsets_and_limit(kafka: EmbeddedKafka, prefix: str, 
     assert [each.offset for each in got["clicks", 0]] == list(range(100))
     stats = await record([kafka.bootstrap], path, prefix=prefix, limit=10)
     assert stats.records == 10
-    assert list(RecordingReader(path)) == records[:10]
+    assert list(RecordingReader(path)) == stamped(records[:10])
     with pytest.raises(TopicError, match="holds offsets 0 to 100: it cannot be read from 101"):
         await record([kafka.bootstrap], path, prefix=prefix, offsets={("clicks", 1): 101})
     with pytest.raises(TopicError, match="no such partition"):
@@ -208,7 +227,7 @@ async def test_record_ends_behind_a_transaction(kafka: EmbeddedKafka, prefix: st
 
 @pytest.mark.kafka
 async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A missing topic, too few partitions and a record that is too large are each one clear sentence."""
+    """A missing topic, other partitions and a record that is too large are each one clear sentence."""
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
         writer.extend(sample(10))
@@ -219,8 +238,52 @@ async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_pat
     await make_topics(kafka, prefix, 2, **{"max.message.bytes": "1000"})
     with pytest.raises(TopicError, match="has 2 partitions but the recording has 3"):
         await replay(path, [kafka.bootstrap], prefix=prefix)
+    await make_topics(kafka, prefix + "4-", 4)
+    with pytest.raises(TopicError, match="has 4 partitions but the recording has 3, .* give --repartition"):
+        await replay(path, [kafka.bootstrap], prefix=prefix + "4-")
     with pytest.raises(TopicError, match=r"refused records for .*clicks, partition 0.*max\.message\.bytes"):
         await replay([sample(1)[0]._replace(value=b"x" * 2_000)], [kafka.bootstrap], prefix=prefix)
+
+
+@pytest.mark.kafka
+async def test_records_lie_where_their_keys_say(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
+    """With `repartition` a recording goes into any number of partitions, each key where Kafka's producer puts it."""
+    await make_topics(kafka, prefix, 5)
+    path = tmp_path / "a.stream"
+    with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
+        writer.extend(sample(300))
+    await replay(path, [kafka.bootstrap], prefix=prefix, repartition=True)
+    await record([kafka.bootstrap], tmp_path / "b.stream", prefix=prefix)
+    back = list(RecordingReader(tmp_path / "b.stream"))
+    assert len(back) == 300
+    keyed = [each for each in back if each.key is not None]
+    wanted = partitions_of([each.key or b"" for each in keyed], 5).tolist()
+    assert [each.partition for each in keyed] == wanted
+    assert len(set(wanted)) == 5
+
+
+@pytest.mark.kafka
+async def test_a_recording_does_not_choose_its_topics(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path
+) -> None:
+    """Nothing goes to another topic than the inputs unless it is named, or to one that the head does not name."""
+    await make_topics(kafka, prefix)
+    path, forged = tmp_path / "a.stream", sample(1)[0]._replace(topic="flags")
+    with RecordingWriter(path, {**dict.fromkeys(INPUT_TOPICS, 3), "flags": 3}) as writer:
+        writer.extend([*sample(10), forged])
+    with pytest.raises(TopicError, match=r"a\.stream holds records of flags, .* name each topic .* --topic"):
+        await replay(path, [kafka.bootstrap], prefix=prefix)
+    with pytest.raises(TopicError, match=r"a\.stream holds no records of carts, only of browses, clicks, flags"):
+        await replay(path, [kafka.bootstrap], prefix=prefix, topics=["carts"])
+    assert (await replay(path, [kafka.bootstrap], prefix=prefix, topics=["clicks"])).topics == {"clicks": 5}
+    for wrong in (forged, sample(1)[0]._replace(partition=3)):
+        with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
+            writer.topics.update({"flags": 3, "clicks": 4})  # only here: the head is written
+            writer.extend([*sample(10), wrong])
+        with pytest.raises(RecordingError, match=f"a record of topic '{wrong.topic}', partition .* do not trust"):
+            await replay(path, [kafka.bootstrap], prefix=prefix)
+    with pytest.raises(RecordingError, match="a record of topic 'flags'"):
+        await replay([forged], [kafka.bootstrap], prefix=prefix)
 
 
 @pytest.mark.kafka

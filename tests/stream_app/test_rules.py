@@ -26,7 +26,7 @@ class Batch:
     def __init__(self, n: int = 1, users: int = 1) -> None:
         self.rows = np.zeros(users, ROW)
         self.slots = np.zeros(n, np.int64)
-        self.ts = np.full(n, 10_000, np.int64)
+        self.time = np.full(n, 10_000, np.int64)
         self.features = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
         self.applied = np.zeros(n, APPLIED_EVENT)
         self.p_value: np.ndarray | None = None
@@ -47,7 +47,7 @@ class Batch:
             limits,
             self.rows["flagged"],
             self.slots,
-            self.ts,
+            self.time,
             self.features,
             self.applied,
             self.p_value,
@@ -100,7 +100,7 @@ def test_the_cool_down_is_of_event_time(apart: bool) -> None:
     times = [10_000, 10_999, 11_000, 11_500, 12_000, 11_900]
     flagged = []
     batch = Batch(len(times))
-    batch.ts[:] = times
+    batch.time[:] = times
     for i in range(len(times)):
         batch.set(i, "click_rate", 9)
     if not apart:
@@ -108,7 +108,7 @@ def test_the_cool_down_is_of_event_time(apart: bool) -> None:
     else:
         for time in times:
             one = Batch().set(0, "click_rate", 9)
-            one.rows, one.ts[0] = batch.rows, time
+            one.rows, one.time[0] = batch.rows, time
             flagged += [time for _ in one.find()]
     assert flagged == [10_000, 11_000, 12_000]
 
@@ -155,7 +155,7 @@ def test_any_cutting_gives_the_same_flags(
     whole = Batch(len(events), 3)
     for i, (slot, step, clicks, items, purchases, ratio, p) in enumerate(events):
         whole.slots[i] = slot
-        whole.ts[i] = 1000 + step + 300 * i
+        whole.time[i] = 1000 + step + 300 * i
         for code, value in (("click_rate", clicks), ("many_items", items), ("purchase_rate", purchases)):
             whole.set(i, code, value)
         whole.set(i, "amount_jump", ratio)
@@ -166,7 +166,7 @@ def test_any_cutting_gives_the_same_flags(
     while start < len(events):
         part = slice(start, start + lengths[len(parts) % len(lengths)])
         piece = Batch(len(whole.slots[part]), 3)
-        piece.rows, piece.slots, piece.ts = rows, whole.slots[part], whole.ts[part]
+        piece.rows, piece.slots, piece.time = rows, whole.slots[part], whole.time[part]
         piece.features, piece.applied = whole.features[part], whole.applied[part]
         piece.p_value = None if whole.p_value is None else whole.p_value[part]
         parts.append([(start + i, *rest) for i, *rest in piece.find()])

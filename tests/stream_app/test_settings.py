@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_app.errors import ForeclickError, SettingsError
 from stream_app.ops.reference import settings_page
-from stream_app.settings import Settings, fields, load_settings
+from stream_app.settings import DAY_MS, Settings, fields, load_settings
 from stream_app.settings_sources import Field, expected
 
 FIELDS = {field.name: field for field in fields()}
@@ -106,9 +106,12 @@ def test_any_valid_value_arrives_from_every_source(chosen: tuple[str, Any]) -> N
     """A valid value is the same from the environment, as an option's text and as a typed option."""
     name, value = chosen
     field = FIELDS[name]
-    # Two of the settings depend on each other; the other one is given so that they agree.
-    beside = {"heartbeat_ms": 100} if name == "session_timeout_ms" else {}
-    beside = {"session_timeout_ms": 1_800_000} if name == "heartbeat_ms" else beside
+    # Some of the settings depend on each other; the other one is given so that they agree.
+    beside = {
+        "session_timeout_ms": {"heartbeat_ms": 100},
+        "heartbeat_ms": {"session_timeout_ms": 1_800_000},
+        "max_future_ms": {"lateness_ms": 30 * DAY_MS},
+    }.get(name, {})
     text = as_text(value)
     for env, options in (({field.env: text}, {}), ({}, {name: text}), ({}, {name: value})):
         settings = load_settings(env=env, options={**beside, **options})
@@ -122,7 +125,7 @@ def test_any_text_is_taken_or_refused_in_words(name: str, text: str) -> None:
         settings = load_settings(env={FIELDS[name].env: text})
     except SettingsError as error:
         (problem,) = error.problems
-        assert FIELDS[name].env in problem or "heartbeat_ms" in problem
+        assert FIELDS[name].env in problem or re.search("heartbeat_ms|max_future_ms", problem)
     else:
         assert isinstance(settings, Settings)
 
@@ -204,6 +207,15 @@ def test_heartbeats_must_fit_the_session() -> None:
     """Two settings that are right alone and wrong together are found."""
     (problem,) = problems(options={"heartbeat_ms": 3000})
     assert "more than a third of session_timeout_ms (6000)" in problem
+
+
+def test_a_clock_may_be_ahead_by_a_tenth_of_the_lateness() -> None:
+    """More is refused with what would be right; the default is a tenth of the default, and never too much."""
+    assert load_settings(env={}).max_future_ms * 10 == load_settings(env={}).lateness_ms
+    (problem,) = problems(options={"max_future_ms": 30_001})
+    assert "more than a tenth of lateness_ms (300000)" in problem and problem.endswith("set at most 30000")
+    load_settings(env={}, options={"max_future_ms": 60_000, "lateness_ms": 600_000})
+    load_settings(env={}, options={"lateness_ms": 0})
 
 
 def test_no_password_in_an_error(tmp_path: Path) -> None:

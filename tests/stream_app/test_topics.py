@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -133,15 +134,32 @@ async def test_a_changelog_that_forgets_is_refused(settings: Settings, admin: AI
 
 
 async def test_advice_does_not_stop_a_worker(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    """The sender's time, compacted inputs and small dead letters are told and can be lived with."""
-    await make(admin, settings.inputs[0], 2, {"cleanup.policy": "compact"})
-    await make(admin, settings.outputs[2], 2, {"message.timestamp.type": "LogAppendTime"})
+    """Our own time in outputs, compacted inputs and small dead letters are told and can be lived with."""
+    append_time = {"message.timestamp.type": "LogAppendTime"}
+    await make(admin, settings.inputs[0], 2, {"cleanup.policy": "compact", **append_time})
+    await make(admin, settings.outputs[0], 2, {})
+    await make(admin, settings.outputs[2], 2, append_time)
     await ensure_topics(settings)
     advice = [(each.topic, each.text) for each in await require_topics(settings)]
-    assert [topic for topic, _ in advice] == [settings.inputs[0], settings.inputs[0], settings.outputs[2]]
+    assert [topic for topic, _ in advice] == [settings.inputs[0], settings.outputs[0], settings.outputs[2]]
     assert "drops records of one key" in advice[0][1]
     assert "message.timestamp.type to LogAppendTime" in advice[1][1]
     assert "set max.message.bytes to" in advice[2][1]
+
+
+async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """An input with Kafka's default time stops a worker with both ways out, and works where the setting says so."""
+    await make(admin, settings.inputs[1], 2, {})
+    both = (
+        rf"topic {settings.inputs[1]} keeps the producer's time, .*: run `kafka-configs.sh .* --entity-name "
+        rf"{settings.inputs[1]} --add-config message.timestamp.type=LogAppendTime`, or set FORECLICK_RECORD_TIME=producer"
+    )
+    for refuse in (ensure_topics, require_topics):
+        with pytest.raises(TopicError, match=both):
+            await refuse(settings)
+    trusting = msgspec.structs.replace(settings, record_time="producer")
+    await ensure_topics(trusting)
+    assert await require_topics(trusting) == []
 
 
 async def test_more_copies_than_brokers(settings: Settings) -> None:
