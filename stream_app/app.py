@@ -10,12 +10,14 @@ from model.runtime import Runtime
 from stream_app.agents.engine import Engine
 from stream_app.agents.pipeline import Pipeline
 from stream_app.agents.processor import Processor
+from stream_app.cutting import cut_dead_letter, cut_prediction
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages, web_options
 from stream_app.security import faust_credentials
 from stream_app.settings import Settings
 from stream_app.state.table import UserTable, UserTableManager
+from stream_app.transport.room import Room
 
 #: Faust's own commit timer and its watchdog are not needed: the pipeline commits after each checkpoint.
 _NEVER_S = 10 * 365 * 86_400.0
@@ -60,7 +62,13 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     app.gather_s = settings.max_delay_ms / 1000  # these are for the transport
     app.standby_replicas = settings.standby_replicas
     app.output_topics = settings.outputs if settings.guarantee == "at_least_once" else ()
-    pipeline = Pipeline(app, settings, processor, Metrics(), Health(settings.ready_max_age_ms))
+    metrics = Metrics()
+    predictions, _, dead_letters = settings.outputs
+    app.room = Room(
+        {predictions: cut_prediction, dead_letters: cut_dead_letter},
+        lambda topic: metrics.cut_outputs.labels(topic).inc(),
+    )
+    pipeline = Pipeline(app, settings, processor, metrics, Health(settings.ready_max_age_ms), app.room)
     app.pipeline = pipeline
 
     events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)

@@ -1,7 +1,7 @@
 """Decodes records of one topic partition into columns of events, a batch at a time. Nothing here raises on bytes.
 
 The compiled scanner takes what it understands completely, the general decoder (msgspec) the rest: escapes, msgpack,
-nested objects, and everything that breaks the contract. Both give the same columns (tested).
+nested values, and everything that breaks the contract. Both give the same columns (tested).
 """
 
 import math
@@ -14,26 +14,48 @@ import numpy.typing as npt
 
 from stream_app.columns import RecordColumns
 from stream_app.event_columns import EVENT, Events
-from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_TS_MS, MAX_VALUE_BYTES, BadRecord, Event
+from stream_app.events import (
+    MAX_ID_BYTES,
+    MAX_NAME_BYTES,
+    MAX_TS_MS,
+    MAX_VALUE_BYTES,
+    MIN_TS_MS,
+    BadRecord,
+)
 from stream_app.fill import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
+from stream_app.lenient import EXPECTED, Fields, Loose, Problem, TimedFields, fields_of
 from stream_app.names import NOT_YET, Names, stable_hash
 from stream_app.received import UNKNOWN, received_of
 from stream_app.records import BROWSE, Record
 from stream_app.scan import scan
+from stream_app.strange import MSGPACK_MAP, description, key_description
+
+_VALUE = "a JSON object or a msgpack map"
+#: Where msgspec saw what it says, if that is a field of the event.
+_PATH = re.compile(r".* - at `\$\.(\w+).*`", re.DOTALL)
 
 
 class Decoder:
     """Turns records of one topic partition into `Events` and `BadRecord`s."""
 
     def __init__(
-        self, items: Names, categories: Names, *, max_future_ms: int, correct_clock: bool = False
+        self,
+        items: Names,
+        categories: Names,
+        *,
+        max_future_ms: int,
+        max_past_ms: int = 0,
+        correct_clock: bool = False,
     ) -> None:
+        """`max_past_ms`: how far before a record's time an event may lie, 0 for any distance."""
         self.items = items
         self.categories = categories
         self.max_future_ms = max_future_ms
+        self.max_past_ms = max_past_ms
         self.correct_clock = correct_clock
-        self._json = msgspec.json.Decoder(Event)
-        self._msgpack = msgspec.msgpack.Decoder(Event)
+        usual: type[Fields] = TimedFields if correct_clock else Fields
+        self._json, self._msgpack = msgspec.json.Decoder(usual), msgspec.msgpack.Decoder(usual)
+        self._loose_json, self._loose_msgpack = msgspec.json.Decoder(Loose), msgspec.msgpack.Decoder(Loose)
 
     def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
         """Decode records of the topic of `kind`, in order; never raises on their bytes."""
@@ -54,6 +76,7 @@ class Decoder:
             kind,
             records.partition,
             self.max_future_ms,
+            self.max_past_ms,
             self.correct_clock,
             self.items.columns,
             self.categories.columns,
@@ -96,33 +119,42 @@ class Decoder:
 
     def _decode_each(
         self, records: Sequence[Record], bad: list[BadRecord]
-    ) -> tuple[list[Record], list[Event]]:
+    ) -> tuple[list[Record], list[Fields]]:
         good: list[Record] = []
-        events: list[Event] = []
+        events: list[Fields] = []
         for r in records:
             value = r.value
-            if not value:
-                bad.append(BadRecord(r, "empty", "", "a JSON object or a msgpack map as the record's value"))
-                continue
-            if len(value) > MAX_VALUE_BYTES:
-                bad.append(
-                    BadRecord(r, "too_large", "", f"at most {MAX_VALUE_BYTES} bytes, got {len(value)}")
-                )
-                continue
-            decode: Callable[[bytes], Event] = (
-                self._msgpack.decode if value[0] in MSGPACK_MAP else self._json.decode
-            )
             try:
-                events.append(decode(value))
-            except msgspec.ValidationError as e:
-                bad.append(BadRecord(r, *_explain(str(e))))
-            except (msgspec.MsgspecError, ValueError, RecursionError) as e:
-                bad.append(BadRecord(r, "malformed", "", f"a JSON object or a msgpack map: {str(e)[:200]}"))
+                if not value or len(value) > MAX_VALUE_BYTES:
+                    found: Fields | Problem = _unreadable(value)
+                elif value[0] in MSGPACK_MAP:
+                    found = self._msgpack.decode(value)
+                else:
+                    found = self._json.decode(value)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                found = self._loosely(value or b"", error)
+            if isinstance(found, Problem):
+                bad.append(BadRecord(r, *found))
             else:
                 good.append(r)
+                events.append(found)
         return good, events
 
-    def _columns(self, kind: int, records: Sequence[Record], events: list[Event]) -> Events:
+    def _loosely(self, value: bytes, error: Exception) -> Fields | Problem:
+        """Another look at a value that is not as most are."""
+        if isinstance(error, msgspec.ValidationError):
+            decoder = self._loose_msgpack if value[0] in MSGPACK_MAP else self._loose_json
+            try:
+                return fields_of(decoder.decode(value), self.correct_clock)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as again:
+                error = again
+        said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
+        place = _PATH.fullmatch(said)
+        if place and place[1] in EXPECTED:
+            return Problem("invalid_field", place[1], EXPECTED[place[1]], f"{place[1]} is out of range")
+        return Problem("malformed", "", _VALUE, description(value, said))
+
+    def _columns(self, kind: int, records: Sequence[Record], events: list[Fields]) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
         data["offset"] = [r.offset for r in records]
@@ -130,8 +162,7 @@ class Decoder:
         data["ts"] = [e.ts for e in events]
         data["kind"] = kind
         data["partition"] = records[0].partition
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            data["price"] = [math.nan if e.price is None else e.price for e in events]
+        data["price"] = [math.nan if e.price is None else e.price for e in events]
         data["price"] += 0.0  # minus zero is zero
         data["quantity"] = [e.quantity for e in events]
         data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
@@ -141,62 +172,84 @@ class Decoder:
         data["category_hash"], data["category"] = categories
         stored = np.array([received_of(r) for r in records], np.int64)
         if self.correct_clock:
-            sent = np.array([-1 if e.sent_at is None else e.sent_at for e in events], np.int64)
+            times = (e.sent_at if isinstance(e, TimedFields) else None for e in events)
+            sent = np.array([-1 if t is None else t for t in times], np.int64)
             corrected = (sent >= 0) & (stored != UNKNOWN)
             data["ts"] = np.where(corrected, stored - (sent - data["ts"]), data["ts"])
         data["time"] = np.where(stored == UNKNOWN, data["ts"], np.minimum(data["ts"], stored))
         return Events.of(data, [e.user_id for e in events], [e.event_id for e in events])
 
     def _wrong(
-        self, kind: int, records: Sequence[Record], events: list[Event], data: npt.NDArray[np.void]
+        self, kind: int, records: Sequence[Record], events: list[Fields], data: npt.NDArray[np.void]
     ) -> dict[int, BadRecord]:
-        """What the types alone cannot say: required items, the key, ids in bytes, infinities, the future."""
+        """What one field alone cannot say: ids in bytes, the key, required items, times."""
         wrong: dict[int, BadRecord] = {}
 
-        def add(i: int, reason: str, field: str, expected: str) -> None:
-            wrong.setdefault(i, BadRecord(records[i], reason, field, expected))
+        def add(i: int, reason: str, field: str, expected: str, got: str) -> None:
+            wrong.setdefault(i, BadRecord(records[i], reason, field, expected, got))
 
         users = [e.user_id.encode() for e in events]
-        if [r.key for r in records] != users or max(map(len, users)) > MAX_ID_BYTES:
+        for field, most in _BYTES.items():
+            for i, e in enumerate(events):
+                text = getattr(e, field)
+                # A character takes at most four bytes in UTF-8; integers are no longer than text may be.
+                if (
+                    text is not None
+                    and len(str(text)) * 4 > most
+                    and (size := len(str(text).encode())) > most
+                ):
+                    add(i, "invalid_field", field, EXPECTED[field], f"{field} has {size} bytes")
+        if [r.key for r in records] != users:
             for i, (r, user) in enumerate(zip(records, users, strict=True)):
-                if len(user) > MAX_ID_BYTES:
-                    add(i, "invalid_field", "user_id", f"1 to {MAX_ID_BYTES} bytes, got {len(user)}")
-                elif r.key != user:
-                    add(i, "key_mismatch", "user_id", "the record's key equal to user_id in UTF-8")
-        # A character takes at most four bytes in UTF-8.
-        long = [i for i, e in enumerate(events) if e.event_id and len(e.event_id) > MAX_ID_BYTES // 4]
-        for i in long:
-            if len((events[i].event_id or "").encode()) > MAX_ID_BYTES:
-                add(i, "invalid_field", "event_id", f"at most {MAX_ID_BYTES} bytes")
-        for i in np.flatnonzero(data["price"] > MAX_PRICE).tolist():
-            add(i, "invalid_field", "price", f"a number from 0 to {MAX_PRICE:g}")
+                if r.key != user:
+                    expected = "the user_id" if r.key is None else "the user_id in UTF-8"
+                    add(i, "key_mismatch", "user_id", expected, key_description(r.key, user))
         if kind != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
-                add(i, "missing_field", "item_id", "item_id, which a click or a purchase must have")
-        times = data["ts"]
-        for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
-            expected = f"a time from 0 to {MAX_TS_MS}, after the correction by the sender's clock"
-            add(i, "invalid_field", "ts", expected)
-        # Where `time` was not lowered, `ts` is not after the record's time, or that is not known.
-        for i in np.flatnonzero(times - self.max_future_ms > data["time"]).tolist():
-            ahead = int(times[i]) - int(data["time"][i])
-            add(i, "future", "ts", f"at most {self.max_future_ms} ms after the record's time, got {ahead} ms")
+                add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
+        self._wrong_times(records, data, add)
         return wrong
 
+    def _wrong_times(
+        self,
+        records: Sequence[Record],
+        data: npt.NDArray[np.void],
+        add: Callable[[int, str, str, str, str], None],
+    ) -> None:
+        times = data["ts"]
+        corrected = "ts, corrected by the sender's clock, "
+        for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
+            add(
+                i,
+                "invalid_field",
+                "ts",
+                f"a time from {MIN_TS_MS} to {MAX_TS_MS}",
+                corrected + "is out of range",
+            )
+        for i in np.flatnonzero(times < MIN_TS_MS).tolist():
+            add(i, "past", "ts", f"a time from {MIN_TS_MS} on", corrected + "lies before 1973")
+        # Where `time` was not lowered, `ts` is not after the record's time, or that is not known.
+        for i in np.flatnonzero(times - self.max_future_ms > data["time"]).tolist():
+            got = f"ts lies {int(times[i]) - int(data['time'][i])} ms after the record's time"
+            add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
+        if self.max_past_ms:
+            stored = np.array([received_of(r) for r in records], np.int64)
+            for i in np.flatnonzero((stored != UNKNOWN) & (times + self.max_past_ms < stored)).tolist():
+                got = f"ts lies {int(stored[i]) - int(times[i])} ms before the record's time"
+                add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)
 
-#: First bytes of a msgpack map: fixmap, map 16, map 32 (the msgpack specification, "map format family").
-MSGPACK_MAP = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 
-_PATH = re.compile(r"(.*) - at `(?:key` in `)?\$\.(\w+).*`", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(\w+)`")
+#: Most bytes of the ids that are read.
+_BYTES = {
+    "user_id": MAX_ID_BYTES,
+    "event_id": MAX_ID_BYTES,
+    "item_id": MAX_NAME_BYTES,
+    "category_id": MAX_NAME_BYTES,
+}
 
 
-def _explain(message: str) -> tuple[str, str, str]:
-    """Reason code, field and expectation out of msgspec's message."""
-    missing = _MISSING.search(message)
-    if missing:
-        return "missing_field", missing[1], f"{missing[1]}, which every event must have"
-    found = _PATH.fullmatch(message)
-    if not found:
-        return "malformed", "", f"a JSON object or a msgpack map: {message}"
-    return "invalid_field", found[2], found[1]
+def _unreadable(value: bytes | None) -> Problem:
+    """What is wrong with a value that is not even looked at."""
+    if value:
+        return Problem("too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes")
+    return Problem("empty", "", _VALUE, "the record has no value" if value is None else "the value is empty")

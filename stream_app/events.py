@@ -12,26 +12,29 @@ from stream_app.records import Record
 
 MAX_VALUE_BYTES = 64 * 1024
 MAX_ID_BYTES = 128
+MAX_NAME_BYTES = 256  # of an item or a category
+MIN_TS_MS = 10**11  # March 1973: what lies below is a time in seconds
 MAX_TS_MS = 253_402_300_799_999  # the year 9999
 MAX_QUANTITY = 2**31 - 1
 MAX_PRICE = 1e15  # 32-bit floats hold sums of it without overflow
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Timestamp = Annotated[int, msgspec.Meta(ge=0, le=MAX_TS_MS)]
 
 
 class Event(msgspec.Struct, gc=False, frozen=True):
-    """One click, browse or purchase as it stands in a record's value (JSON object or msgpack map).
+    """One click, browse or purchase as a sender should write it into a record's value (JSON object or msgpack map).
 
-    The topic says which of the three it is. Fields not named here are ignored.
+    The topic says which of the three it is. Fields not named here are ignored. What else a reader takes for the same,
+    such as a null for a field that is left out, is in `lenient`.
     """
 
     user_id: Id
-    ts: Timestamp  #: Unix ms, the event's own time
+    ts: Annotated[int, msgspec.Meta(ge=MIN_TS_MS, le=MAX_TS_MS)]  #: Unix ms, the event's own time
     event_id: Annotated[str, msgspec.Meta(max_length=MAX_ID_BYTES)] | None = None  #: dedupe key
     item_id: Name | int | None = None  #: required for clicks and purchases
-    category_id: str | None = None
+    category_id: Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)] | None = None
     session_id: str | None = None
     order_id: str | None = None
     list_id: str | None = None
@@ -50,7 +53,16 @@ class BadRecord(msgspec.Struct, frozen=True):
     record: Record
     reason: str  #: one of `REASONS`
     field: str  #: the contract's field, or "" where the whole value is meant
-    expected: str  #: one sentence for people
+    expected: str  #: what it should be, for people; never anything out of the record
+    got: str = ""  #: what is wrong, as "ts is text"; never anything out of the record
+
+    @property
+    def message(self) -> str:
+        """A sentence for people: field, got and expected, without anything of what the user sent."""
+        if self.got.endswith(self.expected):  # it says itself what to give
+            return self.got
+        where = self.got + ", " if self.got else f"{self.field}: " if self.field else ""
+        return f"{where}expected {self.expected}"
 
 
 REASONS = (
@@ -60,6 +72,7 @@ REASONS = (
     "missing_field",
     "invalid_field",  # wrong type, or a value out of its range
     "future",  # later than the record's time by more than max_future
+    "past",  # before 1973, as times in seconds are, or earlier than the record's time by more than max_past
     "key_mismatch",  # the record's key is not the user_id
 )
 

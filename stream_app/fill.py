@@ -6,23 +6,29 @@ Whatever might break the contract is not decided here but handed to the general 
 import msgspec
 import numpy as np
 
-from stream_app.events import MAX_ID_BYTES, MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, Event
+from stream_app.events import (
+    MAX_ID_BYTES,
+    MAX_NAME_BYTES,
+    MAX_PRICE,
+    MAX_QUANTITY,
+    MAX_TS_MS,
+    MAX_VALUE_BYTES,
+    MIN_TS_MS,
+)
 from stream_app.hashing import xxh64
+from stream_app.lenient import TimedFields
 from stream_app.names import find, pointers
 from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
 from stream_app.received import UNKNOWN, received
 from stream_app.records import BROWSE
-from stream_app.scan import ABSENT, INTEGER, NULL, NUMBER, OBJECT, STRING, Fields, integer, number
+from stream_app.scan import ABSENT, INTEGER, NULL, NUMBER, STRING, Fields, integer, number
 
-FIELDS = Fields([f.encode_name for f in msgspec.structs.fields(Event)])
-_AT = {f.name: i for i, f in enumerate(msgspec.structs.fields(Event))}
+_NAMES = [f.encode_name for f in msgspec.structs.fields(TimedFields)]
+FIELDS = Fields(_NAMES)
 USER, TS, EVENT_ID, ITEM, CATEGORY, SENT, PRICE, QUANTITY = (
-    _AT[name]
+    _NAMES.index(name)
     for name in ("user_id", "ts", "event_id", "item_id", "category_id", "sent_at", "price", "quantity")
 )
-_POSITION, _PROPS = _AT["position"], _AT["props"]
-#: Fields of text that are checked and not read.
-_TEXTS = np.array([_AT[f] for f in ("session_id", "order_id", "list_id", "query", "currency")])
 
 
 @jit
@@ -37,50 +43,57 @@ def _hash(data, at, size):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _other_fields(tokens):  # type: ignore[no-untyped-def]
-    """Whether the fields that are not read have the types of the contract."""
-    for f in _TEXTS:
-        if not (_none(tokens[f]) or tokens[f].kind == STRING):
-            return False
-    return _none(tokens[_PROPS]) or tokens[_PROPS].kind == OBJECT
+def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
+    """Whether a token is text, or an integer in decimal, of at most so many bytes."""
+    if token.kind == STRING:
+        return token.size <= most
+    # Minus zero is zero.
+    return token.kind == INTEGER and not (data[base + token.at] == 45 and data[base + token.at + 1] == 48)
 
 
 @jit
-def _time(data, base, token):  # type: ignore[no-untyped-def]
-    """A time in ms, -1 where it is none."""
-    if token.kind != INTEGER or data[base + token.at] == 45:
+def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
+    """The value of an integer, also of one that is written as 2.0 or 2e3, within its limits; -1 where it is none."""
+    if token.kind == INTEGER:
+        value = integer(data, base + token.at, token.size)
+    elif token.kind == NUMBER:
+        x, exact = number(data, base + token.at, token.size)
+        if not exact or not least <= x <= most or x != np.floor(x):
+            return -1
+        value = np.int64(x)
+    else:
         return -1
-    value = integer(data, base + token.at, token.size)
-    return value if value <= MAX_TS_MS else -1
+    return value if least <= value <= most else -1
 
 
 @jit
 def _event(  # type: ignore[no-untyped-def]
-    data, span, tokens, kind, max_future_ms, correct_clock, items, categories, e, text, text_at
+    data, span, tokens, kind, max_future_ms, max_past_ms, correct_clock, items, categories, e, text, text_at
 ):
     """Fills one event; returns where its text ends, or -1 where the general decoder must look."""
     base = span.value_at
     user, event_id, item, category = tokens[USER], tokens[EVENT_ID], tokens[ITEM], tokens[CATEGORY]
-    if span.value_bytes > MAX_VALUE_BYTES or user.kind != STRING or not 0 < user.size <= MAX_ID_BYTES:
+    if span.value_bytes > MAX_VALUE_BYTES or not _is_id(data, base, user, MAX_ID_BYTES) or user.size == 0:
         return -1
     if span.key_bytes != user.size or not same_bytes(data, span.key_at, data, base + user.at, user.size):
         return -1
-    if not (_none(event_id) or (event_id.kind == STRING and event_id.size <= MAX_ID_BYTES)):
+    if not (_none(event_id) or _is_id(data, base, event_id, MAX_ID_BYTES)):
         return -1
-    if not (_none(category) or category.kind == STRING) or not _other_fields(tokens):
+    if not (_none(category) or _is_id(data, base, category, MAX_NAME_BYTES)):
         return -1
-    position = tokens[_POSITION]
-    if not (_none(position) or (position.kind == INTEGER and data[base + position.at] != 45)):
-        return -1
-    ts = _time(data, base, tokens[TS])
-    sent = tokens[SENT]
-    if ts < 0 or not (_none(sent) or _time(data, base, sent) >= 0):
+    ts = _whole(data, base, tokens[TS], MIN_TS_MS, MAX_TS_MS)
+    if ts < 0:
         return -1
     stored = received(data, span)
-    if correct_clock and stored != UNKNOWN and not _none(sent):
-        ts = stored - (_time(data, base, sent) - ts)
+    if correct_clock and stored != UNKNOWN and not _none(tokens[SENT]):
+        sent = _whole(data, base, tokens[SENT], 0, MAX_TS_MS)
+        if sent < 0:
+            return -1
+        ts = stored - (sent - ts)
     # What the correction took over the end of 64 bits is beyond one of these limits too.
-    if not 0 <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
+    if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
+        return -1
+    if max_past_ms > 0 and stored != UNKNOWN and ts + max_past_ms < stored:
         return -1
     price = tokens[PRICE]
     e.price = np.nan
@@ -93,21 +106,15 @@ def _event(  # type: ignore[no-untyped-def]
         e.price = value + 0.0  # minus zero is zero
     quantity = tokens[QUANTITY]
     e.quantity = 1
-    if quantity.kind != ABSENT:
-        if quantity.kind != INTEGER:
+    if not _none(quantity):
+        e.quantity = _whole(data, base, quantity, 1, MAX_QUANTITY)
+        if e.quantity < 0:
             return -1
-        count = integer(data, base + quantity.at, quantity.size)
-        if not 1 <= count <= MAX_QUANTITY:
-            return -1
-        e.quantity = count
     e.item_hash = 0
     e.item = items[4]
     if not _none(item):
-        first = data[base + item.at] if item.size > 0 else 0
-        if item.size == 0 or not (item.kind == STRING or item.kind == INTEGER):
+        if item.size == 0 or not _is_id(data, base, item, MAX_NAME_BYTES):
             return -1
-        if item.kind == INTEGER and first == 45 and data[base + item.at + 1] == 48:
-            return -1  # minus zero, which is 0
         e.item_hash = _hash(data, base + item.at, item.size)
         e.item = find(items, e.item_hash)
     elif kind != BROWSE:
@@ -144,6 +151,7 @@ def fill(  # type: ignore[no-untyped-def]
     kind,
     partition,
     max_future_ms,
+    max_past_ms,  # 0 for any distance
     correct_clock,
     items,  # `Names.columns`
     categories,
@@ -166,6 +174,7 @@ def fill(  # type: ignore[no-untyped-def]
             tokens[i],
             kind,
             max_future_ms,
+            max_past_ms,
             correct_clock,
             item_names,
             category_names,

@@ -43,14 +43,19 @@ class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     purchase_probability: float | None  #: chance of a purchase within the horizon
     items: list[ItemScore]  #: best first
     degraded: bool = False  #: the model was in trouble and gave no answer; left out where it did
+    truncated: bool = False  #: items were left out, since the topic takes no larger record
+    horizon_ms: int | None = None  #: of `purchase_probability`; left out where there is none
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why an event was flagged: a stable code, what was seen, and the limit or the usual value."""
+    """Why an event was flagged: a stable code, what was seen, what is usual, and the limit that it broke."""
 
     code: ReasonCode
     value: float
-    expected: float
+    expected: float  #: the usual value where the rule knows one, else the limit
+    limit: float | None = (
+        None  #: what `value` may be and this event's is beyond; None in flags of older versions
+    )
 
 
 class Flag(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -74,22 +79,28 @@ _OFFSET = "__streams.errors.offset"
 _EXCEPTION = "__streams.errors.exception"
 _MESSAGE = "__streams.errors.message"
 REASON_HEADER = "foreclick.reason"
+#: How names of headers begin that only we give to a dead letter.
+OUR_HEADERS = ("__streams.errors.", "foreclick.")
+#: Put before the name of a header that a producer gave such a name.
+RENAMED = "source."
 
 
 def dead_letter(bad: BadRecord) -> Message:
-    """The record's key, value and headers untouched, with headers that say where it stood and what is wrong."""
+    """The record's key and value untouched, headers that say where it stood and what is wrong, then its own.
+
+    A header of the producer's that has a name of ours gets `RENAMED` before it, so that nobody takes it for ours.
+    """
     r = bad.record
-    where = f"{bad.field}: " if bad.field else ""
-    added = (
+    ours = (
         (_TOPIC, r.topic),
         (_PARTITION, str(r.partition)),
         (_OFFSET, str(r.offset)),
         (_EXCEPTION, f"foreclick.{bad.reason}"),
-        (_MESSAGE, f"{where}expected {bad.expected}"),
+        (_MESSAGE, bad.message),
         (REASON_HEADER, bad.reason),
     )
-    headers = [*r.headers, *((name, str(text).encode("utf-8", "replace")) for name, text in added)]
-    return r.key, r.value, headers
+    theirs = ((RENAMED + name if name.startswith(OUR_HEADERS) else name, text) for name, text in r.headers)
+    return r.key, r.value, [*((name, text.encode("utf-8", "replace")) for name, text in ours), *theirs]
 
 
 def output_id(prefix: str, kind: int, partition: int) -> str:

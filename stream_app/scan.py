@@ -186,7 +186,7 @@ def _scalar(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _flat(data, i, end):  # type: ignore[no-untyped-def]
-    """The position behind an object of strings, numbers and booleans that opens at i, or -1."""
+    """The position behind an object of strings, numbers and words that opens at i, or -1."""
     i = _space(data, i + 1, end)
     if i < end and data[i] == 125:
         return i + 1
@@ -200,7 +200,7 @@ def _flat(data, i, end):  # type: ignore[no-untyped-def]
         if i >= end or data[i] != 58:
             return -1
         i, kind = _scalar(data, _space(data, i + 1, end), end)
-        if i < 0 or kind == NULL:
+        if i < 0:
             return -1
         i = _space(data, i, end)
         if i >= end:

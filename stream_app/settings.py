@@ -186,7 +186,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     lateness_ms: Annotated[
         int,
-        _doc("how far behind its user's newest event an event still counts in its window", "ms", ge=0, le=30 * DAY_MS),
+        _doc(
+            "how far behind its user's newest event an event still counts in its window",
+            "ms",
+            ge=0,
+            le=30 * DAY_MS,
+        ),
     ] = 300_000
     max_idle_ms: Annotated[
         int, _doc("how long the merge waits for a topic that has nothing to read", "ms", ge=0, le=60_000)
@@ -207,6 +212,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "trusting the clocks of all who write there, the producers' as well"
         ),
     ] = "broker"
+    max_past_ms: Annotated[
+        int,
+        _doc(
+            "how far before its record's time an event may be; 0 for any distance, as recordings and replays need it",
+            "ms",
+            ge=0,
+            le=3650 * DAY_MS,
+        ),
+    ] = 0
     correct_clock: Annotated[
         bool, _doc("correct the time of an event by the sender's clock where it carries sent_at")
     ] = False

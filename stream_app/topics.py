@@ -24,8 +24,10 @@ from stream_app.settings import DAY_MS, Settings
 
 #: Kafka's default for the largest record batch of a topic, in bytes.
 MESSAGE_BYTES = 1_048_588
-#: Largest batch that a worker sends: `BATCH_BYTES` of `transport.producer`, which takes long to import.
+#: Largest batch of state that a worker sends: `BATCH_BYTES` of `transport.room`, which takes long to import.
 BATCH_BYTES = 512 * 1024
+#: Least that an output topic must take: a dead letter's own headers, or a prediction without items, with some room.
+OUTPUT_BYTES = 16 * 1024
 #: Room for the headers that a dead letter carries beside the record it keeps.
 DEAD_LETTER_ROOM = 64 * 1024
 
@@ -111,6 +113,32 @@ async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Pr
     problems = await check_topics(settings, wait_s=wait_s)
     _refuse(problems)
     return problems
+
+
+async def batch_limits(settings: Settings, *, wait_s: float = 10.0) -> dict[str, int]:
+    """Bytes of the largest record batch that each topic takes that a worker writes, as far as the broker says so.
+
+    Raises BrokerUnreachable after `wait_s`.
+    """
+    async with _admin(settings, wait_s) as admin:
+        found = await _describe(admin, topic_specs(settings))
+    written = (*settings.outputs, settings.changelog)
+    limits = {name: _limit(found[name].configs) for name in written if name in found}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _limit(configs: Mapping[str, str]) -> int | None:
+    """Bytes of the largest record batch that a topic of these configurations takes; None where they do not say."""
+    sizes = [int(configs[name]) for name in ("max.message.bytes", "segment.bytes") if configs.get(name)]
+    if not sizes:
+        return None
+    most = min(sizes)
+    # A broker that compresses by itself measures again, and what cannot be compressed grows a little.
+    return (
+        most
+        if configs.get("compression.type", "producer") in ("producer", "uncompressed")
+        else most - most // 64
+    )
 
 
 async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
@@ -218,10 +246,17 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
     configs = found[spec.name].configs
     policy = configs.get("cleanup.policy", "")
     problems = []
-    if spec.name not in settings.inputs and int(configs.get("max.message.bytes", BATCH_BYTES)) < BATCH_BYTES:
+    takes = int(configs.get("max.message.bytes", MESSAGE_BYTES))
+    if spec.name == settings.changelog and takes < BATCH_BYTES:
         text = (
-            f"topic {spec.name} takes batches of at most {configs['max.message.bytes']} bytes, and a worker under "
-            f"load sends some of {BATCH_BYTES}: set max.message.bytes to {MESSAGE_BYTES}"
+            f"topic {spec.name} takes batches of at most {takes} bytes, and a worker under load sends some of "
+            f"{BATCH_BYTES}: set max.message.bytes to {MESSAGE_BYTES}"
+        )
+        problems.append(Problem(spec.name, text, True))
+    elif spec.name in settings.outputs and takes < OUTPUT_BYTES:
+        text = (
+            f"topic {spec.name} takes batches of at most {takes} bytes, too few for any output: "
+            f"set max.message.bytes to {MESSAGE_BYTES}"
         )
         problems.append(Problem(spec.name, text, True))
     if spec.name == settings.changelog:
@@ -240,8 +275,8 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
         needed = _dead_letter_bytes(settings, found)
         if int(configs.get("max.message.bytes", MESSAGE_BYTES)) < needed:
             text = (
-                f"topic {spec.name} takes no bad record as large as the inputs may bring: "
-                f"set max.message.bytes to {needed}"
+                f"topic {spec.name} takes no bad record as large as the inputs may bring, so those will be cut: "
+                f"set max.message.bytes to {needed} to keep them whole"
             )
             problems.append(Problem(spec.name, text, False))
     return problems

@@ -229,7 +229,12 @@ class Checkpoints:
                 if engine.is_restored(partition):
                     self._metrics.evictions.labels("age").inc(engine.expire(partition))
         taken = [engine.checkpoint(p, generation) for p in engine.partitions if self._lanes.is_open(p)]
-        return [(c, self._lanes.build_columns(*c.records.arrays())) for c in taken if c is not None]
+        changelog = self._settings.changelog
+        return [
+            (c, self._lanes.build_columns(*c.records.arrays(), topic=changelog))
+            for c in taken
+            if c is not None
+        ]
 
     @property
     def _consumer(self) -> BatchConsumer:

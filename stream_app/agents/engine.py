@@ -64,6 +64,7 @@ class Engine(Processor):
             self.items,
             self.categories,
             max_future_ms=settings.max_future_ms,
+            max_past_ms=settings.max_past_ms,
             correct_clock=settings.correct_clock,
         )
         super().__init__(settings, self.users, decoder, partitions, "none")

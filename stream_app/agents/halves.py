@@ -99,13 +99,16 @@ class Halves:
         """The second half, in the thread of the model."""
         self.engine.finish(output)
         columns = [
-            (topic, partition, self._producer.build_columns(*messages.arrays()))
+            (topic, partition, self._producer.build_columns(*messages.arrays(), topic=topic))
             for topic, partition, messages in output.columns
         ]
         return [*columns, *self._build(output.others)]
 
     def _build(self, messages: Outputs) -> list[BuiltFor]:
-        return [(topic, partition, self._producer.build(few)) for (topic, partition), few in messages.items()]
+        return [
+            (topic, partition, self._producer.build(few, topic))
+            for (topic, partition), few in messages.items()
+        ]
 
     def _mark_idle(self, now: float) -> None:
         """Tells the merges which topics have nothing more to read."""

@@ -14,7 +14,7 @@ from stream_app.agents.batches import StepOutput
 from stream_app.agents.engine import Engine
 from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
-from stream_app.events import Event, encode_json, encode_msgpack
+from stream_app.events import MIN_TS_MS, Event, encode_json, encode_msgpack
 from stream_app.names import Names
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
@@ -40,9 +40,9 @@ def warm_up(settings: Settings, runtime: Runtime | None) -> None:
     engine.assign(0, [0] * len(INPUT_TOPICS))
     engine.restored(0)
     for kind, topic in enumerate(INPUT_TOPICS):
-        events = [Event(user_id="warm", ts=i, item_id="up", price=1.0) for i in (1, 2)]
+        events = [Event(user_id="warm", ts=MIN_TS_MS + i, item_id="up", price=1.0) for i in (1, 2)]
         values = [*map(encode_json, events), encode_msgpack(events[0])]  # both ways through the decoder
-        records = [Record(topic, 0, i, 2, b"warm", value) for i, value in enumerate(values)]
+        records = [Record(topic, 0, i, MIN_TS_MS + 2, b"warm", value) for i, value in enumerate(values)]
         engine.ingest(0, kind, RecordColumns.of(records), len(records))
     output, checkpoint = engine.step(0.0, ended=True), engine.checkpoint(0, 0)
     if output is None or checkpoint is None:

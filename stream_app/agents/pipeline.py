@@ -43,6 +43,7 @@ from stream_app.together import together
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.lanes import Lanes
 from stream_app.transport.producer import BatchProducer
+from stream_app.transport.room import Room
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -65,8 +66,15 @@ class Pipeline(Service):
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
     def __init__(
-        self, app: faust.App, settings: Settings, engine: Processor, metrics: Metrics, health: Health
+        self,
+        app: faust.App,
+        settings: Settings,
+        engine: Processor,
+        metrics: Metrics,
+        health: Health,
+        room: Room,
     ) -> None:
+        """`room`: what the topics that are written take."""
         super().__init__()
         self.app = app
         self.settings = settings
@@ -84,6 +92,7 @@ class Pipeline(Service):
             compression=settings.compression,
             timeout_ms=settings.transaction_timeout_ms,
             transactional=settings.guarantee == "exactly_once",
+            room=room,
         )
         self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
         self._checkpoints = Checkpoints(

@@ -165,11 +165,13 @@ def replay(
     topic: Annotated[
         list[str] | None,
         typer.Option(
-            help="A topic of the recording to send, without prefix; may be given again.", show_default="inputs"
+            help="A topic of the recording to send, without prefix; may be given again.",
+            show_default="inputs",
         ),
     ] = None,
     repartition: Annotated[
-        bool, typer.Option("--repartition", help="Place records by their keys, among any number of partitions.")
+        bool,
+        typer.Option("--repartition", help="Place records by their keys, among any number of partitions."),
     ] = False,
     speed: Annotated[
         float | None, typer.Option(help="Factor of the recorded pace.", show_default="as fast as possible")

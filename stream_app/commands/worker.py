@@ -19,17 +19,18 @@ from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
 from stream_app.ops.logging import get_logger, setup_logging
 from stream_app.ops.model_watch import show_model, try_model, watch_model
+from stream_app.room_watch import RoomWatch
 from stream_app.settings import Settings
 from stream_app.topic_watch import TopicWatch
-from stream_app.topics import MESSAGE_BYTES, input_partitions, require_topics
+from stream_app.topics import MESSAGE_BYTES, batch_limits, input_partitions, require_topics
 
 log = get_logger(__name__)
 
 #: What to do about errors after which a restart alone does not help.
 _SENTENCES: dict[type[BaseException], str] = {
     MessageSizeTooLargeError: (
-        "what it wrote is larger than the topic takes; nothing is lost, set max.message.bytes of the output topics "
-        f"and the changelog to {MESSAGE_BYTES} and start it again"
+        "what it wrote is larger than the topic takes, and nothing of it can be left out; nothing is lost, raise "
+        f"max.message.bytes of the topic to {MESSAGE_BYTES} or more and start it again"
     ),
     CorruptRecordException: (
         "{}: the broker's copy of that batch is damaged; let another replica lead, or give the batch up with "
@@ -109,7 +110,9 @@ async def serve(settings: Settings, app: faust.App) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
+    app.room.learn(await batch_limits(settings))
     app.service(TopicWatch(app, settings))
+    app.service(RoomWatch(app, settings, app.room))
     # The start waits for the broker, for as long as it is gone: a signal must be heard meanwhile.
     starting, signalled = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
     await asyncio.wait([starting, signalled], return_when=asyncio.FIRST_COMPLETED)

@@ -37,7 +37,6 @@ class BadRecordLog:
                 reason=reason,
                 count=self._unsaid.pop(reason),
                 example=f"{b.record.topic}-{b.record.partition}-{b.record.offset}",
-                field=b.field,
-                expected=b.expected,
+                problem=b.message,
             )
         return counts

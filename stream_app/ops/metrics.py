@@ -127,6 +127,9 @@ class Metrics:
         self.events = counter("events", "Good events applied to the state.", "type")
         self.outputs = counter("outputs", "Records acknowledged by the broker.", "topic")
         self.dead_letters = counter("dead_letters", "Bad records put aside.", "reason")
+        self.cut_outputs = counter(
+            "cut_outputs", "Dead letters and predictions cut to what their topic takes.", "topic"
+        )
         self.duplicates = counter("duplicates", "Events dropped: their event_id or offset was known.")
         self.late = counter("late_events", "Events later than the allowed lateness.")
         self.out_of_order = counter(

@@ -106,11 +106,15 @@ def ring(name: str, counter: str) -> Migration:
             return
         before, now = old[name], new[name]
         if before.ndim != 2:
-            raise StateError(f"the changelog's rows have a field {name} that is no ring: keep the old version")
+            raise StateError(
+                f"the changelog's rows have a field {name} that is no ring: keep the old version"
+            )
         shared = [f for f in now.dtype.names or () if f in (before.dtype.names or ())]
         for f in shared:
             if not np.can_cast(before.dtype[f], now.dtype[f], "safe"):
-                raise StateError(f"the changelog's rows have a field {name}.{f} of another type: keep the old version")
+                raise StateError(
+                    f"the changelog's rows have a field {name}.{f} of another type: keep the old version"
+                )
         for back in range(1, min(before.shape[1], now.shape[1]) + 1):
             number = old[counter] - back
             rows = np.flatnonzero(number >= 0)

@@ -5,7 +5,13 @@ import numpy as np
 from stream_app.state.layout import describe
 
 _TYPES = (("click", 1), ("browse", 1), ("purchase", 1))
-_RINGS = (("6 x 10000 ms", 6), ("10 x 60000 ms", 10), ("6 x 600000 ms", 6), ("24 x 3600000 ms", 24), ("7 x 86400000 ms", 7))
+_RINGS = (
+    ("6 x 10000 ms", 6),
+    ("10 x 60000 ms", 10),
+    ("6 x 600000 ms", 6),
+    ("24 x 3600000 ms", 24),
+    ("7 x 86400000 ms", 7),
+)
 _REASONS = ("unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump")
 
 _RECENT_EVENT = np.dtype(

@@ -55,7 +55,9 @@ def pack(
     """
     words = _words(rows)
     pad = -bitmap_bytes(rows.dtype.itemsize) % _GRAIN
-    most = len(slots) * (NUMBER_BYTES + words.shape[1] * 8 + bitmap_bytes(rows.dtype.itemsize) + hidden.shape[1] + pad)
+    most = len(slots) * (
+        NUMBER_BYTES + words.shape[1] * 8 + bitmap_bytes(rows.dtype.itemsize) + hidden.shape[1] + pad
+    )
     out = np.empty(most, np.uint8)  # what is not written takes no memory
     ends = np.zeros(len(slots) + 1, np.int64)
     _pack(words, slots, hidden, number, pad, out, ends)

@@ -35,7 +35,10 @@ class Layouts:
             return
         found = decode(key)
         number = found.number
-        for other in (self.described.get(number), self.own.description if number == self.own.number else None):
+        for other in (
+            self.described.get(number),
+            self.own.description if number == self.own.number else None,
+        ):
             if other not in (None, found):
                 raise StateError(
                     f"the number {number} stands for two layouts of rows, by a rare chance: start with another "

@@ -33,6 +33,7 @@ log = get_logger(__name__)
 
 # Kafka's protocol guide, "Error codes".
 _DUPLICATE_SEQUENCE = 46
+_TOO_LARGE = {10, 18}  # MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE: nothing of the batch was appended
 _NO_COORDINATOR = {15, 16}  # COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
 # UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH
 _STALE_LEADER = {3, 5, 6, 74}
@@ -77,9 +78,19 @@ class Waiting:
 class FencedProducer:
     """Writes record batches, those of one partition in order. Not safe for threads: one event loop runs it."""
 
-    def __init__(self, cluster: Cluster, transactional_id: str, timeout_ms: int) -> None:
-        """`timeout_ms`: after which the broker aborts a transaction that nobody ends."""
+    def __init__(
+        self,
+        cluster: Cluster,
+        transactional_id: str,
+        timeout_ms: int,
+        smaller: Callable[[str, Any], list[Any]] = lambda _topic, _batch: [],
+    ) -> None:
+        """`timeout_ms`: after which the broker aborts a transaction that nobody ends.
+
+        `smaller`: closed batches in place of one that its topic refuses as too large, none where that cannot be done.
+        """
         self.id = transactional_id
+        self._smaller = smaller
         #: Why it cannot write. A KafkaError is final: nothing that this process may do would help.
         self.lost: ProducerLostError | KafkaError | None = ProducerLostError("not initialised")
         self._cluster = cluster
@@ -222,6 +233,8 @@ class FencedProducer:
                     tp = TopicPartition(topic, partition)
                     if code in (0, _DUPLICATE_SEQUENCE):
                         self._acknowledge(tp, batches.pop(tp), offset)
+                    elif code in _TOO_LARGE and (pieces := self._smaller(topic, batches[tp].batch)):
+                        self._replace(tp, batches.pop(tp), pieces)
                     else:
                         refused.add(code)
                         _refuse(code, f"{topic}-{partition}")
@@ -236,6 +249,23 @@ class FencedProducer:
 
     def _unanswered(self, error: UnansweredError) -> None:
         """Raises where a request that was not answered must not be sent again."""
+
+    def _replace(self, tp: TopicPartition, waiting: Waiting, pieces: list[Any]) -> None:
+        """Puts smaller batches in the place of one at the head of its queue, whose sequence number is free again."""
+        queue = self._queue.get(tp)
+        if not queue:
+            return  # the producer was lost meanwhile
+        queue.popleft()
+        new = [Waiting(piece, asyncio.get_running_loop().create_future()) for piece in pieces]
+
+        def all_are_written(whole: "asyncio.Future[list[Written]]") -> None:
+            if whole.exception() is not None:
+                _fail(waiting.written, self.lost or ProducerLostError(f"{self.id} is lost"))
+            elif not waiting.written.done():
+                waiting.written.set_result(whole.result()[0])
+
+        asyncio.gather(*(each.written for each in new)).add_done_callback(all_are_written)
+        queue.extendleft(reversed(new))
 
     def _acknowledge(self, tp: TopicPartition, waiting: Waiting, offset: int) -> None:
         self._give_up_at = time.monotonic() + GIVE_UP_S

@@ -6,12 +6,14 @@ A release without one of them is refused when a consumer or producer starts, not
 import asyncio
 import collections
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.record.memory_records import MemoryRecords
@@ -20,8 +22,8 @@ from stream_app.errors import ForeclickError
 from stream_app.transport.transactions import Member
 
 __all__ = [
-    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "fetcher_of", "heartbeat",
-    "member_of", "queue_batch", "stop_consumer",
+    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "builder_of", "fetcher_of",
+    "heartbeat", "member_of", "queue_batch", "stop_consumer",
 ]  # fmt: skip
 
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
@@ -32,7 +34,9 @@ _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
 )  # fmt: skip
 _COORDINATOR = ("group_id", "generation", "member_id", "_group_instance_id", "_do_heartbeat")
-_ACCUMULATOR = ("_compression_type", "_batch_size", "_txn_manager", "_append_batch", "_closed", "_exception")
+_ACCUMULATOR = (
+    "_compression_type", "_batch_size", "_batches", "_txn_manager", "_append_batch", "_closed", "_exception",
+)  # fmt: skip
 
 #: How long a fetcher may take to end before it is told again, in seconds.
 _STOP_S = 0.2
@@ -95,19 +99,72 @@ def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:
     return accumulator._compression_type, transactional
 
 
-def queue_batch(producer: AIOKafkaProducer, tp: TopicPartition, batch: Any) -> "asyncio.Future[Any]":
+def builder_of(producer: AIOKafkaProducer, size: int) -> Callable[[], BatchBuilder]:
+    """What begins batches of a producer, of `size` bytes at most unless one record is larger."""
+    compression, transactional = batching_of(producer)
+    return lambda: BatchBuilder(size, compression, is_transactional=transactional)
+
+
+def queue_batch(
+    producer: AIOKafkaProducer,
+    tp: TopicPartition,
+    batch: Any,
+    smaller: Callable[[Any], list[Any]] = lambda _: [],
+) -> "asyncio.Future[Any]":
     """Queues a closed batch behind those that wait for the same partition; a future of its acknowledgement.
 
     `send_batch` would first wait until none waits, so that no second batch of a partition is ready when the first
     is on its way. How many may wait is the caller's affair. The partition's leader must be known, and a producer
-    in transactions be in one. Raises what stopped the producer.
+    in transactions be in one. `smaller`: closed batches in place of one that the broker refuses as too large, none
+    where that cannot be done. Raises what stopped the producer.
     """
     accumulator = producer._message_accumulator
     if accumulator._closed:
         raise ProducerClosed
     if accumulator._exception is not None:
         raise copy.copy(accumulator._exception)
-    return asyncio.shield(accumulator._append_batch(batch, tp).future)
+    queued = accumulator._append_batch(batch, tp)
+    queued.failure = _Refusal(accumulator, queued, smaller)
+    return asyncio.shield(queued.future)
+
+
+class _Refusal:
+    """In the place of `MessageBatch.failure`: puts smaller batches in the place of one that is too large.
+
+    Of a partition one batch is on its way at a time, so nothing has a sequence number that was given after its own:
+    the broker has not used that number, and it can be given again.
+    """
+
+    def __init__(self, accumulator: Any, queued: MessageBatch, smaller: Callable[[Any], list[Any]]) -> None:
+        self._accumulator, self._queued, self._smaller = accumulator, queued, smaller
+        self._fail = queued.failure  # the method itself, bound
+
+    def __call__(self, exception: Exception) -> None:
+        too_large = isinstance(exception, MessageSizeTooLargeError | RecordListTooLargeError)
+        pieces = self._smaller(self._queued._builder) if too_large else []
+        if not pieces:
+            self._fail(exception)
+            return
+        accumulator, queued = self._accumulator, self._queued
+        accumulator._txn_manager.increment_sequence_number(queued.tp, -queued.record_count)
+        waiting = accumulator._batches[queued.tp]
+        behind = list(waiting)
+        waiting.clear()
+        new = []
+        for piece in pieces:
+            new.append(accumulator._append_batch(piece, queued.tp))
+            new[-1].failure = _Refusal(accumulator, new[-1], self._smaller)
+        waiting.extend(behind)
+        asyncio.gather(*(each.future for each in new)).add_done_callback(self._all_are_written)
+
+    def _all_are_written(self, pieces: "asyncio.Future[list[Any]]") -> None:
+        whole = self._queued.future
+        if whole.done():
+            return
+        if pieces.cancelled() or pieces.exception() is not None:
+            whole.set_exception(pieces.exception() or ProducerClosed())
+        else:
+            whole.set_result(pieces.result()[0])
 
 
 def _known(thing: Any, names: tuple[str, ...]) -> Any:

@@ -22,7 +22,8 @@ from stream_app.outputs import NO_HEADERS
 from stream_app.together import together
 from stream_app.transport.cluster import Cluster
 from stream_app.transport.fenced import FencedProducer, ProducerLostError, Written
-from stream_app.transport.producer import BATCH_BYTES, Built, Message, columns_built, messages_built
+from stream_app.transport.producer import Built, Message, columns_built, messages_built
+from stream_app.transport.room import Room
 from stream_app.transport.transactions import Member, TransactionalProducer
 
 #: Codecs, as in the attributes of a record batch. Source: Kafka's protocol guide, "Record Batch".
@@ -44,8 +45,10 @@ class Lanes:
         compression: str,
         timeout_ms: int,
         transactional: bool,
+        room: Room | None = None,
     ) -> None:
         """`changelog`, `outputs`: topics. `timeout_ms`: after which the broker aborts a transaction left open."""
+        self.room = room or Room()
         self._group, self._timeout_ms, self.transactional = group, timeout_ms, transactional
         self._changelog, self._topics = changelog, [changelog, *(outputs if transactional else ())]
         self._codec = CODECS[compression]
@@ -83,7 +86,7 @@ class Lanes:
         if lane is None:
             kind = TransactionalProducer if self.transactional else FencedProducer
             id_ = f"{self._group}-{partition}"
-            lane = self._lanes[partition] = kind(self._cluster, id_, self._timeout_ms)
+            lane = self._lanes[partition] = kind(self._cluster, id_, self._timeout_ms, self._smaller)
         lane.lose(ProducerLostError(f"{lane.id} begins anew"))
         await lane.initialise()
         if not self.transactional:
@@ -129,17 +132,25 @@ class Lanes:
 
     # --- as of `BatchProducer`
 
-    def build(self, messages: Sequence[Message]) -> list[Built]:
+    def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
         """See `BatchProducer.build`."""
+        size = self.room.batch(topic)
 
         def batch() -> BatchBuilder:
-            return BatchBuilder(BATCH_BYTES, self._codec, is_transactional=self.transactional)
+            return BatchBuilder(size, self._codec, is_transactional=self.transactional)
 
-        return messages_built(batch, messages)
+        return messages_built(batch, [self.room.fitted(topic, each) for each in messages])
 
-    def build_columns(self, *columns: npt.NDArray[np.generic]) -> list[Built]:
+    def build_columns(self, *columns: npt.NDArray[np.generic], topic: str = "") -> list[Built]:
         """See `BatchProducer.build_columns`."""
-        return columns_built(*columns, compression=self._codec, transactional=self.transactional)
+        return columns_built(
+            *self.room.fitted_columns(topic, columns),
+            compression=self._codec, transactional=self.transactional, limit=self.room.batch(topic),
+        )  # fmt: skip
+
+    def _smaller(self, topic: str, batch: Any) -> list[Any]:
+        """A batch that its topic refuses as too large, as smaller ones; none where that cannot be done."""
+        return [built.batch for built in self.build(self.room.refused(topic, batch), topic)]
 
     async def send_built(
         self, topic: str, partition: int, batches: Sequence[Built]

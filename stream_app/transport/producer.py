@@ -1,4 +1,7 @@
-"""The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches."""
+"""The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches.
+
+A batch never has more bytes than its topic takes; see `room`.
+"""
 
 import asyncio
 import time
@@ -13,10 +16,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
 
 from stream_app.transport.closed import ClosedBatch, build
-from stream_app.transport.internals import batching_of, queue_batch
+from stream_app.transport.internals import batching_of, builder_of, queue_batch
+from stream_app.transport.room import BATCH_BYTES, Room
 
-#: Size at which a record batch is closed, in bytes.
-BATCH_BYTES = 512 * 1024
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -54,12 +56,19 @@ class BatchProducer(driver.Producer):
         partitions_for = self._ensure_producer().partitions_for
         await asyncio.gather(*map(partitions_for, getattr(self.app, "output_topics", ())))
 
-    def build(self, messages: Sequence[Message]) -> list[Built]:
-        """Record batches of messages (key, value, headers), in order: for the few that have headers.
+    @property
+    def room(self) -> Room:
+        """What the topics take."""
+        room: Room = getattr(self.app, "room", None) or _ANY_ROOM
+        return room
+
+    def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
+        """Record batches of messages (key, value, headers) for a topic, in order: for the few that have headers.
 
         May be called in any thread.
         """
-        return messages_built(self._ensure_producer().create_batch, messages)
+        new_batch = builder_of(self._ensure_producer(), self.room.batch(topic))
+        return messages_built(new_batch, [self.room.fitted(topic, each) for each in messages])
 
     def build_columns(
         self,
@@ -69,17 +78,20 @@ class BatchProducer(driver.Producer):
         values: npt.NDArray[np.uint8],
         value_at: npt.NDArray[np.int64],
         value_bytes: npt.NDArray[np.int32],
+        *,
+        topic: str = "",
     ) -> list[Built]:
-        """Record batches of n records without headers, in order, of `BATCH_BYTES` at most.
+        """Record batches of n records without headers for a topic, in order, of `BATCH_BYTES` at most.
 
         Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1, and
         likewise its value; the time of all is now. A record larger than `BATCH_BYTES` gets a batch of its own.
         May be called in any thread. Raises ValueError where a record lies outside its array.
         """
         compression, transactional = batching_of(self._ensure_producer())
+        columns = (keys, key_at, key_bytes, values, value_at, value_bytes)
         return columns_built(
-            keys, key_at, key_bytes, values, value_at, value_bytes,
-            compression=compression, transactional=transactional,
+            *self.room.fitted_columns(topic, columns),
+            compression=compression, transactional=transactional, limit=self.room.batch(topic),
         )  # fmt: skip
 
     async def send_built(
@@ -87,12 +99,21 @@ class BatchProducer(driver.Producer):
     ) -> list["asyncio.Future[Any]"]:
         """Queue record batches for one partition, in order; a future of each one's acknowledgement.
 
-        The future's result names the offset of the batch's first record.
+        The future's result names the offset of the batch's first record. What the broker refuses as too large is
+        sent again in smaller batches, with records cut where they have to be.
         """
         producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
         await producer.partitions_for(topic)  # known already, unless the topic was made anew
         tp = TopicPartition(topic, partition)
-        return [queue_batch(producer, tp, built.batch) for built in batches]
+
+        def smaller(batch: Any) -> list[Any]:
+            return [built.batch for built in self.build(self.room.refused(topic, batch), topic)]
+
+        return [queue_batch(producer, tp, built.batch, smaller) for built in batches]
+
+
+#: For a producer whose app does not say what its topics take.
+_ANY_ROOM = Room()
 
 
 def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Message]) -> list[Built]:
@@ -113,12 +134,14 @@ def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Mes
     return built
 
 
-def columns_built(*columns: Any, compression: int, transactional: bool) -> list[Built]:
+def columns_built(
+    *columns: Any, compression: int, transactional: bool, limit: int = BATCH_BYTES
+) -> list[Built]:
     """Record batches of `MessageColumns.arrays()`, with the time of now."""
     batches = build(
         *columns,
         timestamp=int(time.time() * 1000),
-        limit=BATCH_BYTES,
+        limit=limit,
         compression=compression,
         transactional=transactional,
     )

@@ -45,8 +45,14 @@ class TransactionalProducer(FencedProducer):
     `cut` ends what the present transaction takes; what is queued from then on waits for the next.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str, timeout_ms: int) -> None:
-        super().__init__(cluster, transactional_id, timeout_ms)
+    def __init__(
+        self,
+        cluster: Cluster,
+        transactional_id: str,
+        timeout_ms: int,
+        smaller: Callable[[str, Any], list[Any]] = lambda _topic, _batch: [],
+    ) -> None:
+        super().__init__(cluster, transactional_id, timeout_ms, smaller)
         self._named: set[TopicPartition] = set()  # those that the coordinator knows to be in the transaction
         self._next: list[tuple[TopicPartition, Waiting]] = []  # for the next transaction
         self._is_cut = False

@@ -27,7 +27,9 @@ def _index(name: str) -> int:
 
 def _decoder(correct_clock: bool) -> Decoder:
     names = (Names(_index, 0, limit=3000), Names(_index, 0, limit=3000))
-    return Decoder(*names, max_future_ms=300_000, correct_clock=correct_clock)
+    # A limit for the past too, in one of the two.
+    past = 0 if correct_clock else 200_000
+    return Decoder(*names, max_future_ms=300_000, max_past_ms=past, correct_clock=correct_clock)
 
 
 class DecoderTarget:
@@ -76,7 +78,7 @@ class DecoderTarget:
         data = np.empty(len(columns), EVENT)
         filled, used = fill(
             columns.data, columns.spans, tokens, good, kind, columns.partition, decoder.max_future_ms,
-            decoder.correct_clock, decoder.items.columns, decoder.categories.columns, data, text,
+            decoder.max_past_ms, decoder.correct_clock, decoder.items.columns, decoder.categories.columns, data, text,
         )  # fmt: skip
         assert filled == good.sum() and 0 <= used <= len(text)
         return int(filled)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from stream_app.events import MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, Event
+from stream_app.events import MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, MIN_TS_MS, Event
 from stream_app.received import RECEIVED_HEADER
 from stream_app.records import Headers
 from tests.fuzz.mutate import mutate
@@ -16,16 +16,18 @@ T0 = 1_767_225_660_000
 FIELDS = [f.name for f in msgspec.structs.fields(Event)]
 
 _TEXTS = ["", "u", "i", "7", "-0", "ü", "€", "😀", "a" * 31, "a" * 127, "a" * 128, "a" * 129, "ü" * 64, "ü" * 65,
-          "€" * 43, "😀" * 32, "😀" * 33, "null", "\x7f"]  # fmt: skip
+          "€" * 43, "😀" * 32, "😀" * 33, "null", "\x7f", "a" * 256, "a" * 257, "ü" * 128, "ü" * 129]  # fmt: skip
 _RAW_TEXTS = [rb'"a\nb"', rb'"\u00e9"', rb'"\ud83d\ude00"', rb'"\ud800"', rb'"\udc00\ud800"', rb'"\/"', rb'"\x"',
               b'"\x01"', b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"', b'"\xc0\x80"', b'"open',
               b'"\xe2\x82\xac\xe2"', b'"' + b"\xf0\x9f\x98\x80" * 32 + b'"']  # fmt: skip
-_LIMITS = sorted({x + d for x in (0, 2**31, 2**32, 2**53, 2**63, 2**64, 10**17, 10**18, 10**19, MAX_TS_MS,
+_LIMITS = sorted({x + d for x in (0, 2**31, 2**32, 2**53, 2**63, 2**64, 10**17, 10**18, 10**19, MIN_TS_MS, MAX_TS_MS,
                                   MAX_QUANTITY, int(MAX_PRICE), T0, T0 + 300_000) for d in (-1, 0, 1)})  # fmt: skip
 _NUMBERS = [b"-0", b"-0.0", b"00", b"01", b"1.", b".5", b"1e5", b"1E+5", b"1e-5", b"1e22", b"1e23", b"1e-22",
             b"1e-23", b"1e308", b"1e309", b"-1e400", b"1e-400", b"1e", b"1e+", b"+1", b"1_0", b"0x1", b"NaN",
             b"Infinity", b"9007199254740993", b"0.1", b"1.10", b"1000000000000000.1", b"0.30000000000000004",
-            b"123456789012345678901234567890", b"1.7976931348623157e308", b"5e-324", b"--1"]  # fmt: skip
+            b"123456789012345678901234567890", b"1.7976931348623157e308", b"5e-324", b"--1", b"2.0", b"2e0", b"20e-1",
+            b"1767225660000.0", b"1.76722566e12", b"1767225660000.5", b"1767225660.25", b"99999999999.0", b"-2.0",
+            b"2147483647.0", b"2147483648.0", b"9007199254740992.0", b"253402300799999.0"]  # fmt: skip
 _OTHERS = [b"true", b"false", b"null", b"nul", b"tru", b"True", b"[]", b"{}", b"[1]", b'{"a":1}', b'{"a":null}',
            b'{"a":{}}', b'{"a":[]}', b'{"a":"b","c":true,"d":-1.5}', b'{"a":1,}', b'{"a":1,"a":2}', b'{a:1}',
            b'{"a" : "\xc3\xbc" }', b'{1:2}', b"", b" ", b'{"b":1e999}', b'{"b":184467440737095516160}',
@@ -38,6 +40,8 @@ _NAMES = [b'"%b"' % name.encode() for name in FIELDS] + [
 _USERS = ["u", "u", "u17", "ü", "a" * 128, "a" * 129, "😀" * 32]
 _JSON_USERS = [(b'"user_id":"%b"' % u.encode(), u.encode()) for u in _USERS] + [
     (b'"user_id":"\\u0075"', b"u"), (b'"user_id":7', b"7"), (b'"user_id":""', b""), (b'"user_id":null', b"u"),
+    (b'"user_id":-0', b"0"), (b'"user_id":-0', b"-0"), (b'"user_id":-7', b"-7"), (b'"user_id":7.0', b"7"),
+    (b'"user_id":18446744073709551616', b"18446744073709551616"), (b'"user_id":true', b"true"),
 ]  # fmt: skip
 _JSON_VALUES = (
     [json.dumps(t, ensure_ascii=False).encode() for t in _TEXTS]
@@ -51,10 +55,11 @@ _JSON_VALUES = (
 
 #: A value for each field that holds the contract.
 _GOOD: dict[str, list[object]] = {
-    "user_id": ["u"], "ts": [T0, T0 + 1, 0], "item_id": ["i", "ü", 7, -7, 2**63], "category_id": ["c", "", None],
-    "event_id": ["e", "", "a" * 128, None], "position": [0, 2**40, None], "sent_at": [T0, T0 + 5, T0 - 70_000, None],
-    "price": [0, 19.9, 1e15, 0.1, 5e-324, None], "quantity": [1, MAX_QUANTITY], "currency": ["EUR"],
-    "props": [{"a": 1, "b": True, "c": "d", "e": 0.5}, {}, None],
+    "user_id": ["u"], "ts": [T0, T0 + 1, 0], "item_id": ["i", "ü", 7, -7, 2**63], "category_id": ["c", "", 7, -7, None],
+    "event_id": ["e", "", "a" * 128, 5, None], "position": [0, 2**40, None, "x"],
+    "sent_at": [T0, T0 + 5, T0 - 70_000, float(T0), None],
+    "price": [0, 19.9, 1e15, 0.1, 5e-324, None], "quantity": [1, 2.0, MAX_QUANTITY, None], "currency": ["EUR", 5],
+    "props": [{"a": 1, "b": True, "c": "d", "e": 0.5, "f": None}, {"a": [1, {}]}, [], {}, None],
 }  # fmt: skip
 _GOOD_PAIRS = [
     (name, value) for name in FIELDS[1:] for value in _GOOD.get(name, ["text", "ü", "", None]) if name != "ts"
@@ -62,7 +67,14 @@ _GOOD_PAIRS = [
 _GOOD_JSON = [b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) for name, value in _GOOD_PAIRS]
 
 
-_HEADER_NAMES = [RECEIVED_HEADER, RECEIVED_HEADER, RECEIVED_HEADER[:-1] + "e", RECEIVED_HEADER + " ", "", "x" * 200]
+_HEADER_NAMES = [
+    RECEIVED_HEADER,
+    RECEIVED_HEADER,
+    RECEIVED_HEADER[:-1] + "e",
+    RECEIVED_HEADER + " ",
+    "",
+    "x" * 200,
+]
 _HEADER_VALUES = [
     *(b"%d" % x for x in (T0, T0 + 99_999, T0 + 100_001, T0 - 299_999, 1, 0, 10**15 - 1, 10**15, 2**63)),
     *(b"", b"-1", b"+5", b"1.0", b" 1", b"0" * 15, b"0" * 16, b"1_0", b"\xb9", b"\xd9\xa1", b"x" * 300),

@@ -201,9 +201,13 @@ any_value = st.one_of(
     likely.map(to_json),
     st.builds(lambda depth: b'{"x":' + b"[" * depth + b"]" * depth + b"}", st.integers(1, 30_000)),
     st.builds(
-        lambda field, digits: b'{"user_id":"u","ts":1,"item_id":"i","%b":%b}' % (field, b"9" * digits),
+        lambda field, digits: (
+            b'{"user_id":"u","ts":1767225660000,"item_id":"i","%b":%b}' % (field, b"9" * digits)
+        ),
         st.sampled_from([b"ts", b"item_id", b"position", b"price", b"quantity", b"sent_at", b"x"]),
         st.integers(17, 6000),
     ),
-    st.sampled_from([b"{", b"}", b'{"a":[{"b":1}', b'{"c":1}]}', b'{"user_id":"}', b'{","ts":1}']),
+    st.sampled_from(
+        [b"{", b"}", b'{"a":[{"b":1}', b'{"c":1}]}', b'{"user_id":"}', b'{","ts":1767225660000}']
+    ),
 )

@@ -65,7 +65,9 @@ hashed(buffer.holding(b"abc", AT_END), AT, 3)
 def test_minus_zero_is_a_price_of_zero() -> None:
     """`-0` had another sign in the compiled way than in the general one."""
     for text in (b"-0", b"-0.0", b"0", b"-0e5"):
-        record = Record("clicks", 0, 0, T0, b"u", b'{"user_id":"u","ts":1,"item_id":"i","price":%b}' % text)
+        record = Record(
+            "clicks", 0, 0, T0, b"u", b'{"user_id":"u","ts":1767225660000,"item_id":"i","price":%b}' % text
+        )
         fast, general = a_decoder(), a_decoder()
         for events in (
             fast.decode(CLICK, RecordColumns.of([record]))[0],

@@ -112,7 +112,9 @@ def test_an_event_counts_no_later_than_it_was_stored(general: bool) -> None:
     records = [r._replace(offset=i) for i, r in enumerate(records)]
     decoder = a_decoder(max_future_ms=1000)
     events, bad = (
-        decoder.decode_generally(CLICK, records) if general else decoder.decode(CLICK, RecordColumns.of(records))
+        decoder.decode_generally(CLICK, records)
+        if general
+        else decoder.decode(CLICK, RecordColumns.of(records))
     )
     assert not bad
     assert events.data["ts"].tolist() == [T0, T0, T0, T0 + 10**9, T0]

@@ -273,14 +273,18 @@ async def test_a_recording_does_not_choose_its_topics(
         writer.extend([*sample(10), forged])
     with pytest.raises(TopicError, match=r"a\.stream holds records of flags, .* name each topic .* --topic"):
         await replay(path, [kafka.bootstrap], prefix=prefix)
-    with pytest.raises(TopicError, match=r"a\.stream holds no records of carts, only of browses, clicks, flags"):
+    with pytest.raises(
+        TopicError, match=r"a\.stream holds no records of carts, only of browses, clicks, flags"
+    ):
         await replay(path, [kafka.bootstrap], prefix=prefix, topics=["carts"])
     assert (await replay(path, [kafka.bootstrap], prefix=prefix, topics=["clicks"])).topics == {"clicks": 5}
     for wrong in (forged, sample(1)[0]._replace(partition=3)):
         with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
             writer.topics.update({"flags": 3, "clicks": 4})  # only here: the head is written
             writer.extend([*sample(10), wrong])
-        with pytest.raises(RecordingError, match=f"a record of topic '{wrong.topic}', partition .* do not trust"):
+        with pytest.raises(
+            RecordingError, match=f"a record of topic '{wrong.topic}', partition .* do not trust"
+        ):
             await replay(path, [kafka.bootstrap], prefix=prefix)
     with pytest.raises(RecordingError, match="a record of topic 'flags'"):
         await replay([forged], [kafka.bootstrap], prefix=prefix)
