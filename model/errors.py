@@ -1,5 +1,7 @@
 """What can be wrong with a model, in words for a person."""
 
+NOT_FINITE = "the model's answers are NaN: its weights are damaged, train it again or restore its folder"
+
 
 class ModelError(Exception):
     """A model folder is missing, damaged, not signed or of another format; the text says what to do."""

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from model.features import GAP_BUCKETS, HOURS, KINDS, NUMERIC
 
+#: Widths of the embeddings beside that of the items, which is the hidden width.
+CATEGORY_WIDTH, KIND_WIDTH, GAP_WIDTH, HOUR_WIDTH = 32, 8, 16, 8
+
 
 class Shape(msgspec.Struct, frozen=True):
     """Sizes of the network; together with the weights they define it."""
@@ -31,11 +34,12 @@ class Network(nn.Module):
         hidden = shape.hidden
         self.shape = shape
         self.item = nn.Embedding(shape.item_rows, hidden)
-        self.category = nn.Embedding(shape.category_rows, 32)
-        self.kind = nn.Embedding(KINDS, 8)
-        self.gap = nn.Embedding(GAP_BUCKETS, 16)
-        self.hour = nn.Embedding(HOURS, 8)
-        self.gru = nn.GRU(hidden + 32 + 8 + 16 + 8 + NUMERIC, hidden, batch_first=True)
+        self.category = nn.Embedding(shape.category_rows, CATEGORY_WIDTH)
+        self.kind = nn.Embedding(KINDS, KIND_WIDTH)
+        self.gap = nn.Embedding(GAP_BUCKETS, GAP_WIDTH)
+        self.hour = nn.Embedding(HOURS, HOUR_WIDTH)
+        inputs = hidden + CATEGORY_WIDTH + KIND_WIDTH + GAP_WIDTH + HOUR_WIDTH + NUMERIC
+        self.gru = nn.GRU(inputs, hidden, batch_first=True)
         self.shortcut = nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         self.item_bias = nn.Parameter(torch.zeros(shape.known_items))

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model import checks, files, script
 from model import folder as folders
-from model import script
 from model.batch import RECENT, StepBatch, StepResult, empty
 from model.calibration import TAILS, Calibration
 from model.cpu import CpuStep, column
 from model.device import DeviceStep
+from model.errors import NOT_FINITE
 from model.features import Encoder, Inputs
 from model.folder import Content, ModelError
 from model.interactions import WINDOW_FEATURES
@@ -24,12 +25,9 @@ from model.rounds import arrange
 from model.slab import Slab
 
 __all__ = [
-    "RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult", "choose_device", "finite", "label_of",
+    "NOT_FINITE", "RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult", "choose_device", "finite",
+    "label_of",
 ]  # fmt: skip
-
-NOT_FINITE = (
-    "the model's answers are no numbers: its weights are damaged, train it again or restore its folder"
-)
 
 
 class Runtime:
@@ -40,6 +38,7 @@ class Runtime:
     ) -> None:
         self.content = content
         self.label = label  #: "name@version", named in every output
+        self.created_ms = 0  #: Unix ms of its export, 0 where that is not known
         self.device = device
         self.exact = exact  #: rank all items instead of the candidates
         #: Width of a slab row: the GRU's hidden state and the number of the last item (see `model.step`).
@@ -58,22 +57,36 @@ class Runtime:
 
     @classmethod
     def load(
-        cls, folder: Path, device: str = "auto", exact: bool = False, model_key: Path | None = None
+        cls,
+        folder: Path,
+        device: str = "auto",
+        exact: bool = False,
+        model_key: Path | None = None,
+        wanted: folders.Wanted = folders.ANY,
     ) -> "Runtime":
         """Return the model of a folder on a device: "auto" (CUDA where there is one), "cpu", "cuda" ...
 
         Every checksum is verified, and with a file of public keys the signature too. Raises ModelError for a
-        missing, damaged, unsigned or foreign folder and for a device that this machine lacks.
+        missing, damaged, unsigned, foreign or unwanted folder, for one whose parts do not fit each other, and for a
+        device that this machine lacks.
         """
-        manifest, content = folders.read(folder, model_key)
+        manifest, content = folders.read(folder, model_key, wanted)
         place = choose_device(device)
         try:
+            files.check_archive(content.step)
             step = script.from_bytes(content.step, place)
-        except RuntimeError as error:
+            checks.check_weights(step, content.settings.shape)
+        except checks.MisfitError as error:
+            raise ModelError(f"The model at {folder} cannot be used: {error}; train it again.") from error
+        except ModelError as error:
+            raise ModelError(f"The model at {folder} cannot be used: {error}.") from error
+        except Exception as error:  # whatever torch says of bytes that are no script of its own
             raise ModelError(
                 f"torch {torch.__version__} cannot read step.ts of the model at {folder}: train it again."
             ) from error
-        return cls(content, step, f"{manifest.name}@{manifest.version}", place, exact)
+        runtime = cls(content, step, f"{manifest.name}@{manifest.version}", place, exact)
+        runtime.created_ms = manifest.created_ms
+        return runtime
 
     def exactly(self) -> "Runtime":
         """Return the same model with the ranking over all items; working memory is shared."""
@@ -200,7 +213,7 @@ def label_of(folder: Path) -> str:
     Raises ModelError for a folder without a manifest that can be read.
     """
     try:
-        manifest = msgspec.json.decode((folder / folders.MANIFEST).read_bytes(), type=folders.Manifest)
+        manifest = msgspec.json.decode(files.read_file(folder, folders.MANIFEST), type=folders.Manifest)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ModelError(f"There is no model at {folder} that can be read.") from error
     return f"{manifest.name}@{manifest.version}"

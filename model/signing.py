@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import ModelError
+from model.files import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -60,7 +61,7 @@ def verify(folder: Path, manifest: bytes, keys_file: Path) -> None:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        signature = (folder / SIGNATURE).read_bytes()
+        signature = read_file(folder, SIGNATURE)
     except FileNotFoundError:
         raise ModelError(
             f"The model at {folder} is not signed, and {keys_file} was given to check it by: take one that was "

@@ -1,5 +1,6 @@
 """A model folder: the same answers after loading, and a clear sentence for everything that can be wrong."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from model import calibrate, playback
 from model.export import export
+from model.folder import check_target
 from model.runtime import ModelError, Runtime
 from model.train import Trained
 from tests.model.tiny import tiny_interactions
@@ -41,9 +43,59 @@ def test_export_never_overwrites_something_else(trained: Trained, tmp_path: Path
     """A folder with foreign files and a plain file both stay as they are."""
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ModelError, match="not a model folder"):
+        with pytest.raises(ModelError, match=r"notes\.txt.* not (part of a model|a model folder)"):
             export(trained, path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_beside_a_model_is_never_removed(trained: Trained, tmp_path: Path) -> None:
+    """A model is replaced by the next one, unless somebody keeps a file of their own in its folder."""
+    folder = tmp_path / "model"
+    export(trained, folder)
+    export(trained, folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match=r"notes\.txt"):
+        export(trained, folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert Runtime.load(folder)
+
+
+def test_a_link_to_a_model_stays_a_link(trained: Trained, tmp_path: Path) -> None:
+    """The model behind the link is replaced, as `ln -s shop-3 shop` wants it."""
+    export(trained, tmp_path / "shop-3", "old")
+    (tmp_path / "shop").symlink_to("shop-3")
+    export(trained, tmp_path / "shop", "new")
+    assert (tmp_path / "shop").is_symlink()
+    assert Runtime.load(tmp_path / "shop-3").label.startswith("new@")
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    """A parent that is a file and a file system without folders are found before the training."""
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file" / "model", Path("/proc/model")):
+        with pytest.raises(ModelError, match="cannot be written"):
+            check_target(path)
+    check_target(tmp_path / "new" / "model")
+    assert not (tmp_path / "new" / "model").exists()
+
+
+def test_a_full_disk_keeps_the_model_before(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing half-written is left, and what stood there answers on."""
+    export(trained, tmp_path / "model", "old")
+    written = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == "settings.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ModelError, match="the disk is full"):
+        export(trained, tmp_path / "model", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert Runtime.load(tmp_path / "model").label.startswith("old@")
 
 
 def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
