@@ -2,11 +2,13 @@
 
 import math
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from model import baselines, metrics, playback, sequences
 from model.interactions import Interactions
+from model.provenance import part_of
 from model.runtime import Runtime
 from model.sequences import Targets
 
@@ -21,17 +23,21 @@ def evaluate(runtime: Runtime, data: Interactions, since: int | None = None, exa
     Earlier events only build up the users' states. A case of "next_item" is every event whose user has a
     next event with an item. Items that training has never seen count as misses; "known" leaves these cases
     out. The lists are those the stream processor publishes; with `exact`, "exact" holds the same ranking
-    over all items. Equal scores count against the model. NaN (nothing to measure) becomes None.
+    over all items. Equal scores count against the model. NaN (nothing to measure) becomes None. "judged" says
+    which events were judged: how many, of how many users, the times of the first and the last.
     """
     item, _ = runtime.content.vocabulary.columns(data)
     # Unknown items are targets too, with numbers that no list can hold.
     wanted = sequences.targets(data, item, runtime.none_item, runtime.horizon_ms)
     asked = np.ones(len(data), np.bool_) if since is None else data.ts >= since
     found = _Answers(runtime, data, wanted, asked)
+    cases = asked & (wanted.item >= 0)
     report: Report = {
+        "judged": {"since_ms": since, **msgspec.to_builtins(part_of(data, asked))},
         "next_item": {
             **_item_metrics(found.ranks),
             "cases": len(found.ranks),
+            "users": len(np.unique(data.user[cases])),
             "unseen": int((~found.seen).sum()),
             "known": _item_metrics(found.ranks[found.seen]),
         },

@@ -23,6 +23,15 @@ class Examples:
     item: Tensor
     bought: Tensor
 
+    def teaches(self) -> Tensor:
+        """Return whether there is something to learn from each event, (n,)."""
+        return (self.kind >= 0) | (self.item >= 0) | (self.bought >= 0)
+
+    def to(self, device: torch.device) -> "Examples":
+        """Return the same on a device."""
+        inputs = tuple(column.to(device) for column in self.inputs)
+        return Examples(inputs, self.kind.to(device), self.item.to(device), self.bought.to(device))
+
 
 class Loss:
     """The weighted sum of the three heads' losses on one batch."""
@@ -33,14 +42,15 @@ class Loss:
         self.network = network
         self.settings = settings
         self.known = names.items.known
-        self.unknown = torch.from_numpy(names.items.lookup_buckets())
+        device = network.item_bias.device
+        self.unknown = torch.from_numpy(names.items.lookup_buckets()).to(device)
         share = (torch.from_numpy(counts).double() + 1.0) ** 0.75
-        self.share = (share / share.sum()).float()  # of every item among the negatives
+        self.share = (share / share.sum()).float().to(device)  # of every item among the negatives
 
     def __call__(self, data: Examples, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar with its gradient."""
         kind, item, *others = (column[batch.rows] for column in data.inputs)
-        hidden = torch.rand(item.shape) < self.settings.unknown_rate
+        hidden = torch.rand(item.shape, device=item.device) < self.settings.unknown_rate
         item = torch.where(hidden, self.unknown[item], item)
         states = self.network(kind, item, *others)[batch.learn]  # (learning events, hidden)
         rows = batch.rows[batch.learn]

@@ -75,6 +75,11 @@ def chunks(user: npt.NDArray[np.int64], length: int, context: int) -> list[Chunk
     return found
 
 
+def learnable(parts: list[Chunk], teaches: npt.NDArray[np.bool_]) -> list[Chunk]:
+    """Return the chunks with an event that teaches something: a batch without one would have no gradient."""
+    return [part for part in parts if teaches[part.rows[part.context :]].any()]
+
+
 class Batch(NamedTuple):
     """Padded sequences: row numbers (B, T), 0 where `real` is False; `learn` excludes padding and context."""
 

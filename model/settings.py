@@ -1,30 +1,76 @@
-"""How to train."""
+"""How to train: each setting documented where it is declared, with its limits.
+
+They are the `[train]` table of a settings file, the variables `FORECLICK_TRAIN_...` and the options of `foreclick
+train`.
+"""
+
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
+
+
+def _doc(text: str, unit: str = "", **limits: Any) -> Meta:
+    return Meta(description=text, extra={"unit": unit}, **limits)
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train; the defaults suit a recording of 50,000 to a few million events."""
 
-    hidden: int = 128
-    epochs: int = 10  # at most: validation stops earlier
-    patience: int = 2  # epochs without a better validation MRR@20
-    batch_events: int = 768
-    learning_rate: float = 0.01  # falls linearly to a twentieth
-    weight_decay: float = 0.01
-    dropout: float = 0.4  # of the inputs and of the readout
-    clip: float = 5.0  # largest norm of the gradient
-    valid_share: float = 0.15  # of the events, the latest
-    refit: bool = False  # train again on all data for the number of epochs that validation chose
-    horizon_ms: int = 30 * 60_000
-    chunk: int = 64  # events that learn in one sequence
-    context: int = 16  # earlier events that warm its state up
-    min_item_count: int = 1
-    max_items: int = 200_000
-    buckets: int = 256  # rows shared by unknown items, and by unknown categories
-    unknown_rate: float = 0.02  # of the items replaced by their bucket, so that buckets learn
-    full_softmax_items: int = 20_000  # above: sampled softmax
-    negatives: int = 2048  # sampled items a batch
-    purchase_weight: float = 0.3
-    kind_weight: float = 0.3
-    seed: int = 0
+    hidden: Annotated[int, _doc("width of the hidden state", ge=8, le=2048)] = 128
+    epochs: Annotated[int, _doc("epochs at most; validation stops earlier", ge=1, le=1000)] = 12
+    patience: Annotated[
+        int, _doc("epochs without a better validation MRR@20 before training stops", "epochs", ge=1, le=1000)
+    ] = 2
+    batch_events: Annotated[int, _doc("events of a training batch", "events", ge=1, le=1_000_000)] = 768
+    learning_rate: Annotated[float, _doc("learning rate; falls linearly to a twentieth", gt=0, le=1)] = 0.01
+    weight_decay: Annotated[float, _doc("weight decay of AdamW", ge=0, le=1)] = 0.01
+    dropout: Annotated[float, _doc("dropout of the inputs and of the readout", ge=0, le=0.95)] = 0.4
+    clip: Annotated[float, _doc("largest norm of the gradient", gt=0, le=1e6)] = 5.0
+    valid_share: Annotated[
+        float,
+        _doc(
+            "share of the events, the latest, that is held out to choose the epoch and calibrate",
+            gt=0,
+            le=0.9,
+        ),
+    ] = 0.15
+    refit: Annotated[
+        bool, _doc("after validation, train again on all events for the number of epochs that it chose")
+    ] = True
+    chunk: Annotated[int, _doc("events that learn in one sequence", "events", ge=1, le=4096)] = 64
+    context: Annotated[
+        int, _doc("earlier events that warm up the state of a sequence", "events", ge=0, le=4096)
+    ] = 16
+    min_events: Annotated[
+        int,
+        _doc(
+            "refuse to train on fewer events that another event of their user follows",
+            "events",
+            ge=1,
+            le=10**9,
+        ),
+    ] = 200
+    min_item_count: Annotated[
+        int, _doc("events that an item needs to be one of its own", "events", ge=1, le=10**9)
+    ] = 1
+    max_items: Annotated[
+        int, _doc("items of their own at most, the most frequent ones", "items", ge=1, le=10_000_000)
+    ] = 200_000
+    buckets: Annotated[
+        int, _doc("rows shared by unknown items, and by unknown categories", "rows", ge=1, le=1_000_000)
+    ] = 256
+    unknown_rate: Annotated[
+        float, _doc("share of the items replaced by their bucket, so that buckets learn", ge=0, le=1)
+    ] = 0.02
+    full_softmax_items: Annotated[
+        int, _doc("up to so many items all are scored in training; above, a sample", "items", ge=0, le=10**9)
+    ] = 20_000
+    negatives: Annotated[int, _doc("items of that sample, per batch", "items", ge=1, le=1_000_000)] = 2048
+    purchase_weight: Annotated[float, _doc("weight of the purchase in the loss", ge=0, le=1000)] = 0.3
+    kind_weight: Annotated[float, _doc("weight of the next event's type in the loss", ge=0, le=1000)] = 0.3
+    seed: Annotated[
+        int,
+        _doc("seed: the same data, settings and number of threads give the same model", ge=0, le=2**63 - 1),
+    ] = 0
+    horizon_ms: int = 30 * 60_000  # not documented: it is the worker's setting of this name

@@ -1,237 +1,143 @@
-"""Training: a table of interactions in, a model ready to export out. The same data, settings and thread
-count give the same model."""
+"""Training: a table of interactions in, a model ready to export out. The same data, settings and number of
+threads give the same model.
+"""
 
-import copy
-import hashlib
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from model import calibrate, candidates, sequences, vocabulary
-from model.features import NUMERIC, Encoder, fit_scale, numeric
-from model.folder import Content, Settings
+from model import calibrate
+from model.errors import TrainingError
+from model.evaluate import evaluate
+from model.fit import Progress, Report, Stop, Stopped, Trained, best_epoch, fit
 from model.interactions import Interactions
-from model.loss import Examples, Loss
-from model.metrics import mrr_at, ranks
-from model.network import Network, Shape
-from model.sequences import Targets
+from model.provenance import fingerprint, provenance
 from model.settings import TrainSettings
-from model.vocabulary import Vocabulary
 
-
-class Progress(msgspec.Struct, frozen=True):
-    """Where training stands, once a batch and once an epoch."""
-
-    epoch: int  # from 1
-    epochs: int
-    share: float  # of the epoch, 0..1
-    loss: float  # mean of the epoch so far
-    mrr: float | None = None  # on validation data, at the end of an epoch
-    refit: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model; `model.export.export` writes it to a folder."""
-
-    content: Content
-    network: Network
-    history: list[Progress]  # one entry an epoch
-
-
-Report = Callable[[Progress], None]
-_VALIDATED = 20_000  # the latest events that choose the epoch
+__all__ = ["Progress", "Report", "Stopped", "Trained", "fingerprint", "split_time", "train"]
 
 
 def split_time(data: Interactions, valid_share: float) -> int:
-    """Return the time (ms) from which on events belong to the validation part."""
+    """Return the time (ms) from which on events belong to the validation part.
+
+    Events of one time are never divided. Where more than the learning part have the very first time, all others
+    are validation.
+    """
     ts = np.sort(data.ts)
-    return int(ts[min(len(ts) - 1, int(len(ts) * (1.0 - valid_share)))])
+    cut = int(ts[min(len(ts) - 1, int(len(ts) * (1.0 - valid_share)))])
+    if cut == ts[0]:
+        return int(ts[min(len(ts) - 1, int(np.searchsorted(ts, cut, side="right")))])
+    return cut
 
 
-def fingerprint(data: Interactions) -> str:
-    """Return a hash of everything a model learns from: 16 hex digits of sha256."""
-    digest = hashlib.sha256()
-    for column in (data.user, data.ts, data.kind, data.item, data.category, data.price, data.quantity):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    digest.update(data.windows.tobytes() + data.gap_s.tobytes())
-    digest.update(msgspec.json.encode([data.items, data.categories]))
-    return digest.hexdigest()[:16]
+def train(
+    data: Interactions,
+    settings: TrainSettings,
+    progress: Report | None = None,
+    *,
+    device: torch.device | None = None,
+    stop: Stop | None = None,
+    skipped: Mapping[str, int] | None = None,
+    late: int = 0,
+) -> Trained:
+    """Train, stop early, calibrate and validate on the latest `valid_share` of the events.
 
+    With `refit` a second training on all data follows, for as many epochs as the first needed; calibration and
+    validation table stay those of the first model, whose validation data the second has seen. Where `stop` says
+    so, the best model so far is returned: that of the first training. `skipped` and `late` are what the reader of
+    the data counted, for the model's folder.
 
-def train(data: Interactions, settings: TrainSettings, progress: Report | None = None) -> Trained:
-    """Train, stop early and calibrate on the latest `valid_share` of the events.
-
-    With `refit` a second training on all data follows, for as many epochs as the first needed; calibration
-    stays that of the first model, whose validation data the second has seen. Raises ValueError for a table
-    too small to split.
+    Raises TrainingError for a table that nothing can be learned from, Stopped before the first epoch is complete.
     """
     cut = split_time(data, settings.valid_share) if len(data) else 0
     early = data.take(data.ts < cut)
-    if len(early) < 2 or len(early) == len(data):
-        raise ValueError(f"{len(data)} events are too few to train on: record more traffic first.")
-    report = progress or (lambda _: None)
-    with torch.random.fork_rng(devices=[]):
-        first = _fit(early, data, cut, settings, report, settings.epochs)
+    _check(data, early, settings)
+    place = device or torch.device("cpu")
+    report, asked = progress or (lambda _: None), stop or (lambda: False)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), _memory(settings):
+        first = fit(early, data, cut, settings, settings.epochs, device=place, report=report, stop=asked)
         calibration = calibrate.calibrate(first.content, first.network, data, cut)
-        chosen = first
-        if settings.refit:
-            best = max(first.history, key=lambda entry: entry.mrr or 0.0).epoch
-            again = _fit(data, None, cut, settings, report, best)
-            chosen = Trained(again.content, again.network, first.history + again.history)
+        calibrated = msgspec.structs.replace(first.content, calibration=calibration)
+        table = evaluate(calibrate.runtime(calibrated, first.network), data, cut, exact=False)
+        epochs = best_epoch(first.history)
+        again = None
+        if settings.refit and not first.stopped:
+            again = _refit(data, cut, settings, epochs, place, report, asked)
+    chosen, stopped = again or first, first.stopped or asked()
+    history = first.history + (again.history if again else [])
+    made = provenance(
+        data, cut, refit=again is not None, epochs=epochs, stopped=stopped, skipped=skipped or {}, late=late
+    )
     content = msgspec.structs.replace(
         chosen.content,
         calibration=calibration,
         step=calibrate.step_bytes(chosen.content, chosen.network),
-        metrics={"epochs": [msgspec.to_builtins(entry) for entry in chosen.history]},
+        metrics={
+            "epochs": [msgspec.to_builtins(entry) for entry in history],
+            "data": msgspec.to_builtins(made),
+            "validation": table,
+        },
     )
-    return Trained(content, chosen.network, chosen.history)
+    return Trained(content, chosen.network, history, stopped)
 
 
-def _fit(
-    known: Interactions,
-    whole: Interactions | None,
+def _refit(
+    data: Interactions,
     cut: int,
     settings: TrainSettings,
-    report: Report,
     epochs: int,
-) -> Trained:
-    """Train on `known`; where `whole` is given, its events from `cut` on choose the epoch."""
-    torch.manual_seed(settings.seed)
-    random = np.random.default_rng(settings.seed)
-    names = vocabulary.build(
-        known, min_count=settings.min_item_count, max_items=settings.max_items, buckets=settings.buckets
-    )
-    scale = fit_scale(numeric(known.price, known.quantity, known.windows))
-    encoder = Encoder(scale)
-    shape = Shape(
-        names.items.size, names.items.known, names.categories.size, settings.hidden, settings.dropout
-    )
-    network = Network(shape)
-    learning = _tensors(known, names, encoder, settings.horizon_ms)
-    checking = None if whole is None else _tensors(whole, names, encoder, settings.horizon_ms)
-    later = None if whole is None else torch.from_numpy(whole.ts >= cut)
-    parts = sequences.chunks(known.user, settings.chunk, settings.context)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    loss_of = Loss(
-        network, names, np.bincount(learning.item[learning.item >= 0], minlength=shape.known_items), settings
-    )
-    steps = max(1, math.ceil(len(known) / settings.batch_events)) * epochs
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.05, 1.0 - step / steps))
-    history: list[Progress] = []
-    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-    for epoch in range(1, epochs + 1):
-        network.train()
-        total, seen = 0.0, 0
-        for batch in sequences.batches(parts, settings.batch_events, random):
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(learning, batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            optimizer.step()
-            rate.step()
-            total += loss.item() * len(batch.rows)
-            seen += len(batch.rows)
-            if seen < len(parts):
-                report(Progress(epoch, epochs, seen / len(parts), total / seen, refit=whole is None))
-        mrr = None
-        if whole is not None and checking is not None and later is not None:
-            mrr = _validate(network, checking, later, whole, settings)
-        history.append(Progress(epoch, epochs, 1.0, total / max(seen, 1), mrr, refit=whole is None))
-        report(history[-1])
-        if mrr is not None:
-            if mrr > best[0]:
-                best = (mrr, copy.deepcopy(network.state_dict()))
-            elif epoch - max(history, key=lambda entry: entry.mrr or 0.0).epoch >= settings.patience:
-                break
-    if best[1]:
-        network.load_state_dict(best[1])
-    item, category = names.columns(known)
-    tables = candidates.build(known.user, item, category, shape.known_items, shape.category_rows)
-    tables = candidates.fill(tables, _associates(network.eval()))
-    content = Content(
-        step=b"",
-        vocabulary=names,
-        tables=tables,
-        calibration=calibrate.NEUTRAL,
-        settings=Settings(
-            shape, scale, settings.horizon_ms, fingerprint(known), len(known), msgspec.to_builtins(settings)
-        ),
-        metrics={},
-    )
-    return Trained(content, network.eval(), history)
+    place: torch.device,
+    report: Report,
+    stop: Stop,
+) -> Trained | None:
+    """Train on all data; None where that was stopped, since fewer epochs are not what validation chose."""
+    try:
+        found = fit(data, None, cut, settings, epochs, device=place, report=report, stop=stop)
+    except Stopped:
+        return None
+    return None if found.stopped else found
 
 
-def _tensors(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms: int) -> Examples:
-    item, category = names.columns(data)
-    inputs = encoder.encode(
-        data.kind, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows
-    )  # fmt: skip
-    wanted: Targets = sequences.targets(data, item, names.items.known, horizon_ms)
-    assert inputs.numeric.shape[1] == NUMERIC
-    return Examples(
-        tuple(torch.from_numpy(column) for column in inputs),
-        torch.from_numpy(wanted.kind),
-        torch.from_numpy(wanted.item),
-        torch.from_numpy(wanted.bought),
-    )
+def _check(data: Interactions, early: Interactions, settings: TrainSettings) -> None:
+    """Refuse a table that nothing can be learned from, or so little that a model would be worthless."""
+    users = len(np.unique(early.user))
+    learnable = len(early) - users  # each user's last event is followed by none
+    if len(data) < 2:
+        raise TrainingError(f"{len(data)} events are too few to train on: record more traffic first.")
+    if not len(early):
+        when = datetime.fromtimestamp(int(data.ts[0]) / 1000, UTC).isoformat(" ", "seconds")
+        raise TrainingError(
+            f"All {len(data):,} events have the same time ({when}), so there is no later part to validate on: "
+            "give each event the time at which it happened (ts, in Unix milliseconds)."
+        )
+    if not learnable:
+        raise TrainingError(
+            f"Each of the {users:,} users has one event only, and a model learns what comes after an event: "
+            "record more traffic, with one user_id for all events of a visit."
+        )
+    if learnable < settings.min_events:
+        raise TrainingError(
+            f"{learnable:,} events that another event of their user follows are too few to train on, at least "
+            f"{settings.min_events:,} are needed (without the latest {len(data) - len(early):,} events, which are "
+            f"held out): record more traffic first, or lower min_events."
+        )
 
 
-@torch.inference_mode()
-def _associates(network: Network) -> np.ndarray:
-    """Return the items (known items, FOLLOWERS) that rank first after a click on each item by a new user.
-
-    Looked for among the 20,000 most popular items, which bounds the work at large catalogues.
-    """
-    shape = network.shape
-    among = min(shape.known_items, 20_000)
-    found = np.full((shape.known_items, candidates.FOLLOWERS), -1, np.int32)
-    width = min(candidates.FOLLOWERS, among)
-    for start in range(0, shape.known_items, 1024):
-        item = torch.arange(start, min(start + 1024, shape.known_items)).unsqueeze(1)  # (events, 1)
-        zero = torch.zeros_like(item)
-        numbers = torch.zeros((*item.shape, NUMERIC))
-        readout = network(zero, item, zero + shape.category_rows - 1, zero, zero, numbers)[:, 0]
-        scores = torch.addmm(network.item_bias[:among], readout, network.item.weight[:among].T)
-        found[start : start + 1024, :width] = scores.topk(width, dim=1).indices.numpy()
-    return found
-
-
-@torch.inference_mode()
-def _validate(
-    network: Network, data: Examples, later: Tensor, table: Interactions, settings: TrainSettings
-) -> float:
-    """Return MRR@20 of the next known item over all items, on events whose time is in the validation part.
-
-    Without any such event the negative loss of the next type stands in.
-    """
-    network.eval()
-    later = later.clone()
-    later[torch.nonzero(later)[:-_VALIDATED, 0]] = False
-    # Scores of all items for a batch of chunks stay below about 100 MB.
-    size = max(1, 25_000_000 // (settings.chunk * max(1, network.shape.known_items)))
-    found: list[Tensor] = []
-    kinds: list[Tensor] = []
-    for part in sequences.in_order(table.user, later.numpy(), settings.chunk, 4 * settings.context, size):
-        states = network(*(column[part.rows] for column in data.inputs))[part.learn]
-        rows = part.rows[part.learn]
-        states, rows = states[later[rows]], rows[later[rows]]
-        target = data.item[rows]
-        if bool((target >= 0).any()):
-            scores = network.item_scores(states[target >= 0])
-            found.append(torch.from_numpy(ranks(scores.numpy(), target[target >= 0].numpy())))
-        target = data.kind[rows]
-        if bool((target >= 0).any()):
-            logits = network.next_kind(states[target >= 0])
-            kinds.append(functional.cross_entropy(logits, target[target >= 0], reduction="none"))
-    if found:
-        return mrr_at(torch.cat(found).numpy(), 20)
-    return math.exp(-float(torch.cat(kinds).mean())) if kinds else 0.0
+@contextmanager
+def _memory(settings: TrainSettings) -> Iterator[None]:
+    """Words for a machine or a device that has not enough memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(
+            sign in str(error) for sign in ("alloc", "out of memory", "Storage size calculation overflowed")
+        ):
+            raise
+        raise TrainingError(
+            f"There is not enough memory to train with hidden = {settings.hidden}, batch_events = "
+            f"{settings.batch_events} and max_items = {settings.max_items}: lower one of them."
+        ) from error

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import sequences, train
+from model import fit, sequences, train
+from model.errors import TrainingError
 from model.interactions import Interactions
 from model.train import Progress, Trained
 from tests.model.tiny import SETTINGS, tiny_interactions, tiny_trained
@@ -78,18 +79,27 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch: pytest.MonkeyPatch) ->
         states.append(network.get_parameter("item_bias").detach().clone())
         return next(scores)
 
-    monkeypatch.setattr(train, "_validate", judged)
+    monkeypatch.setattr(fit, "_validate", judged)
     found = train.train(DATA, msgspec.structs.replace(SETTINGS, epochs=5, patience=2))
     assert [entry.mrr for entry in found.history] == [0.1, 0.5, 0.2, 0.3]
     assert torch.equal(found.network.item_bias, states[1])
 
 
-def test_too_little_data_is_refused() -> None:
-    """No events, one event, and events of one single moment cannot be split by time."""
-    moment = replace(DATA, ts=np.full(len(DATA), 5))
-    for data in (DATA.take(np.zeros(0, np.int64)), DATA.take(np.array([0])), moment):
-        with pytest.raises(ValueError, match="too few"):
+def test_what_nothing_can_be_learned_from_is_refused_in_words() -> None:
+    """No events, one event, one single moment, visitors with one event only, and a handful: each its sentence."""
+    alone = replace(DATA, user=np.arange(len(DATA)))
+    moment = replace(DATA, ts=np.full(len(DATA), 1_767_225_660_000))
+    few = DATA.take(np.isin(DATA.user, [0, 1, 2]))
+    for data, says in (
+        (DATA.take(np.zeros(0, np.int64)), "0 events are too few"),
+        (DATA.take(np.array([0])), "1 events are too few"),
+        (moment, r"have the same time \(2026-01-01 00:01:00\+00:00\)"),
+        (alone, "has one event only"),
+        (few, "too few to train on, at least 200 are needed"),
+    ):
+        with pytest.raises(TrainingError, match=says):
             train.train(data, SETTINGS)
+    assert train.train(few, msgspec.structs.replace(SETTINGS, min_events=1, epochs=1)).history
 
 
 def test_training_sees_nothing_of_the_validation_part() -> None:

@@ -16,7 +16,7 @@ START = 1_760_000_000_000  # Unix ms
 
 SETTINGS = TrainSettings(
     hidden=16, epochs=3, batch_events=256, learning_rate=0.02, dropout=0.1, chunk=16, context=4, buckets=8,
-    horizon_ms=600_000,
+    horizon_ms=600_000, refit=False,
 )  # fmt: skip
 
 
