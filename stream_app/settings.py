@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
+from model.settings import TrainSettings
 from stream_app.errors import SettingsError
 from stream_app.records import INPUT_TOPICS
 from stream_app.settings_kafka import KafkaAccess, kafka_clashes
@@ -269,6 +270,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     kafka: KafkaAccess = KafkaAccess()
     rules: Rules = Rules()
+    train: TrainSettings = TrainSettings()
 
     @property
     def bootstrap(self) -> str:
@@ -304,7 +306,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Settings that stand together: a table of the TOML file, and the beginning of a name elsewhere.
-GROUPS: Mapping[str, type[msgspec.Struct]] = {"kafka": KafkaAccess, "rules": Rules}
+GROUPS: Mapping[str, type[msgspec.Struct]] = {"kafka": KafkaAccess, "rules": Rules, "train": TrainSettings}
 
 
 def fields() -> tuple[Field, ...]:
@@ -316,6 +318,7 @@ def fields() -> tuple[Field, ...]:
             make_field(f"{group}_{each.name}", (group, each.name), each.type, each.default)
             for group, struct in GROUPS.items()
             for each in msgspec.structs.fields(struct)
+            if get_origin(each.type) is Annotated  # what has no description is set elsewhere
         ),
     )
 

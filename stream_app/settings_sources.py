@@ -77,8 +77,9 @@ class Field(NamedTuple):
 
     @property
     def option(self) -> str:
-        """The option of the command line."""
-        return "--" + self.name.replace("_", "-")
+        """The option of the command line; those of `foreclick train` need no `train` before their names."""
+        name = self.path[-1] if self.path[0] == "train" else self.name
+        return "--" + name.replace("_", "-")
 
     @property
     def doc(self) -> str:
@@ -155,7 +156,7 @@ def from_options(
 ) -> Iterator[Found]:
     """The options that were given (not None)."""
     for name, value in options.items():
-        option = "--" + name.replace("_", "-")
+        option = known[name].option if name in known else "--" + name.replace("_", "-")
         if name not in known:
             problems.append(f"option {option} is unknown{meant(name, known)}")
         elif known[name].secret and value is not None:

@@ -10,12 +10,13 @@ import numpy as np
 
 from model.interactions import Interactions
 from model.runtime import Runtime
-from stream_app.agents.batches import StepOutput
+from stream_app.agents.batches import Outputs, StepOutput
 from stream_app.agents.engine import Engine
 from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
 from stream_app.events import MIN_TS_MS, Event, encode_json, encode_msgpack
 from stream_app.names import Names
+from stream_app.outputs import REASON_HEADER
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
 from stream_app.settings import Settings
@@ -116,7 +117,26 @@ class _Growing(dict[str, int]):
         return number
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """The training table of a recording, and what of the recording is not in it."""
+
+    events: Interactions
+    skipped: dict[str, int]  # records that are not in the table, by reason: duplicate, malformed ...
+    late: int  # events of the table that came too late to count in their windows
+
+    def until(self, ts: int) -> "Recorded":
+        """The same without the events of time `ts` (ms) or later, which are skipped as `after_until`."""
+        kept = self.events.ts < ts
+        left_out = int((~kept).sum())
+        return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late)
+
+
 def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
+    """The training table of a recording alone, as of `tabulate`."""
+    return tabulate(path, settings, progress).events
+
+
+def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -> Recorded:
     """The training table of a recording: every good event as the worker's own state sees it.
 
     Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
@@ -132,7 +152,13 @@ def interactions(path: Path, settings: Settings, progress: Progress | None = Non
     engine = Engine(unbounded, partitions=partitions, names=names, publish=False, slots=records)
     users: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
+    skipped: Counter[str] = Counter()
+    late = 0
     for output in drive(engine, reader, progress):
+        skipped.update(_reasons(engine.dead_letters()))
+        if output is not None:
+            skipped.update(duplicate=output.duplicates, repeated_offset=output.replayed)
+            late += output.late
         for batch in output.batches if output else ():
             number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
             d = batch.events.data
@@ -150,6 +176,19 @@ def interactions(path: Path, settings: Settings, progress: Progress | None = Non
                 )
             )
     if not parts:
-        raise ReplayError(f"{path} holds no good event")
+        raise ReplayError(f"{path} holds no good event{_listed(+skipped)}")
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]
+    table = Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]
+    return Recorded(table, dict(sorted((+skipped).items())), late)
+
+
+def _reasons(dead: Outputs) -> Iterator[str]:
+    """Why each dead letter is one."""
+    for messages in dead.values():
+        for _, _, headers in messages:
+            # Ours is the last one: a producer may have sent a header of this name.
+            yield [value for name, value in headers if name == REASON_HEADER][-1].decode()
+
+
+def _listed(skipped: Counter[str]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in skipped.most_common())})" if skipped else ""

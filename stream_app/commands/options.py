@@ -13,13 +13,17 @@ from stream_app.settings_sources import Field, expected
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command `--config` and the settings `names` (all where none is named) as options.
+    """Give a command `--config` and the settings `names` (all of a worker where none is named) as options.
 
     The decorated function takes `settings: Settings` by name, next to its own typer parameters; it is called
     with the settings of all sources, or SettingsError is raised with every mistake.
     """
     # No secret: whoever may list the processes of a machine reads their options.
-    chosen = [each for each in fields() if not each.secret and (not names or each.name in names)]
+    chosen = [
+        each
+        for each in fields()
+        if not each.secret and (each.name in names if names else each.path[0] != "train")
+    ]
     unknown = set(names) - {field.name for field in chosen}
     if unknown:
         raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
@@ -49,7 +53,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
-_PANELS = {"kafka": "Connection to Kafka", "rules": "Limits of the flags"}
+_PANELS = {"kafka": "Connection to Kafka", "rules": "Limits of the flags", "train": "Training"}
 #: What `--help` shows of a command that takes all settings; `--help-all` shows the others too.
 _BASIC = frozenset(
     (
