@@ -44,7 +44,9 @@ def check_target(folder: Path, sign_key: Path | None = None) -> None:
             raise ModelError(f"{folder} is where a disk is mounted: name a folder within it for the model.")
         parent = next(each for each in place.parents if each.exists())
         if not parent.is_dir():
-            raise ModelError(f"{folder} cannot be made, {parent} is a file: choose another path for the model.")
+            raise ModelError(
+                f"{folder} cannot be made, {parent} is a file: choose another path for the model."
+            )
         for target in (parent, place) if place.is_dir() else (parent,):
             _try(target)
     except (OSError, ValueError) as error:

@@ -37,7 +37,7 @@ COMMANDS = {
     "run": Entry(f"{_HERE}.run", "run", "The processor on a recording, without a broker."),
     "train": Entry(f"{_HERE}.train", "train", "Train a model on a recording."),
     "evaluate": Entry(
-        f"{_HERE}.train", "evaluate", "Measure a model on a recording, beside simple baselines."
+        f"{_HERE}.evaluate", "evaluate", "Measure a model on a recording, beside simple baselines."
     ),
     "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
     "bench": Entry(f"{_HERE}.bench", "bench", "The benchmarks behind the README's figures."),

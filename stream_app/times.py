@@ -3,6 +3,9 @@
 import re
 from datetime import UTC, datetime
 
+import numpy as np
+import numpy.typing as npt
+
 from stream_app.errors import ForeclickError
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -46,9 +49,30 @@ def moment(text: str, end_ms: int, name: str) -> int:
     )
 
 
+def check(text: str, name: str) -> None:
+    """Raise TimeError where `moment` would, before the end of a recording is known."""
+    moment(text, 0, name)
+
+
 def shown(ms: int) -> str:
     """A Unix time in ms as a person reads it: "2026-01-31 18:00:05 UTC"."""
     try:
         return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
         return f"{ms} ms"
+
+
+def span(first_ms: int | None, last_ms: int | None) -> str:
+    """ "2026-01-31 18:00:05 UTC to 2026-02-01 06:12:40 UTC"; "none" without events."""
+    return "none" if first_ms is None or last_ms is None else f"{shown(first_ms)} to {shown(last_ms)}"
+
+
+def far_off(ts: npt.NDArray[np.int64]) -> str | None:
+    """A sentence about events that lie more than ten years from the middle one; None where there are none."""
+    far = ts[np.abs(ts - np.int64(np.median(ts))) > FAR_MS] if len(ts) else ts
+    if not len(far):
+        return None
+    return (
+        f"{len(far):,} of {len(ts):,} events lie more than ten years from the others (such as {shown(int(far[0]))}): "
+        "is their ts in milliseconds?"
+    )

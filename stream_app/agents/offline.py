@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from model.interactions import Interactions
 from model.runtime import Runtime
@@ -20,6 +21,7 @@ from stream_app.outputs import REASON_HEADER
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.recording import RecordingReader
 from stream_app.settings import Settings
+from stream_app.state.kernel import LATE
 from stream_app.transport.closed import build
 
 #: Records read at a time.
@@ -122,13 +124,13 @@ class Recorded(msgspec.Struct, frozen=True):
 
     events: Interactions
     skipped: dict[str, int]  # records that are not in the table, by reason: duplicate, malformed ...
-    late: int  # events of the table that came too late to count in their windows
+    late: npt.NDArray[np.bool_]  # (events,) that came too late to count in their windows
 
     def until(self, ts: int) -> "Recorded":
         """The same without the events of time `ts` (ms) or later, which are skipped as `after_until`."""
         kept = self.events.ts < ts
         left_out = int((~kept).sum())
-        return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late)
+        return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late[kept])
 
 
 def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
@@ -153,12 +155,10 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
     users: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: Counter[str] = Counter()
-    late = 0
     for output in drive(engine, reader, progress):
         skipped.update(_reasons(engine.dead_letters()))
         if output is not None:
             skipped.update(duplicate=output.duplicates, repeated_offset=output.replayed)
-            late += output.late
         for batch in output.batches if output else ():
             number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
             d = batch.events.data
@@ -173,11 +173,13 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
                     d["quantity"].copy(),
                     batch.applied["gap_s"].copy(),
                     batch.features,
+                    batch.applied["status"] == LATE,
                 )
             )
     if not parts:
         raise ReplayError(f"{path} holds no good event{_listed(+skipped)}")
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    late = columns.pop()
     table = Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]
     return Recorded(table, dict(sorted((+skipped).items())), late)
 
@@ -191,4 +193,6 @@ def _reasons(dead: Outputs) -> Iterator[str]:
 
 
 def _listed(skipped: Counter[str]) -> str:
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in skipped.most_common())})" if skipped else ""
+    return (
+        f" ({', '.join(f'{count:,} {reason}' for reason, count in skipped.most_common())})" if skipped else ""
+    )

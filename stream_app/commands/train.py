@@ -1,22 +1,29 @@
-"""`foreclick train` and `foreclick evaluate`."""
+"""`foreclick train`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from model.folder import ModelError
+from stream_app import times
+from stream_app.commands import quality
+from stream_app.commands.learning import Stopper, bar, begin, reader, said_when_interrupted, tabulated
 from stream_app.commands.options import with_settings
-from stream_app.settings import Settings
+from stream_app.settings import Settings, fields
 
-_FEATURES = ("lateness_ms", "max_future_ms", "user_ttl_ms")
+if TYPE_CHECKING:
+    from model.provenance import Part, Provenance
+
+#: Settings that the features depend on.
+FEATURES = ("lateness_ms", "max_future_ms", "user_ttl_ms")
+_TRAIN = tuple(each.name for each in fields() if each.path[0] == "train" and each.name != "train_refit")
+_NOTHING = "stopped, nothing was written"
 
 
-@with_settings("horizon_ms", *_FEATURES)
+@with_settings("horizon_ms", "device", *FEATURES, *_TRAIN)
 def train(
     recording: Annotated[Path, typer.Argument(help="A recording (*.stream).")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
@@ -25,120 +32,132 @@ def train(
     name: Annotated[
         str, typer.Option(help="Name of the model; its version is made from its content.")
     ] = "gru",
-    hidden: Annotated[int, typer.Option(min=8, help="Width of the hidden state.")] = 128,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs at most; validation stops earlier.")] = 12,
-    seed: Annotated[int, typer.Option(help="The same data and seed give the same model.")] = 0,
-    refit: Annotated[bool, typer.Option(help="After validation, train once more on all events.")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn only from events before this time: Unix ms, an ISO time, or 7d, 12h before the end of the "
+            "recording."
+        ),
+    ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="After validation, train once more on all events. \\[FORECLICK_TRAIN_REFIT, default: refit]",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="Threads of torch; another number gives a slightly different model."
+        ),
+    ] = 1,
     sign_key: Annotated[
         Path | None, typer.Option(help="Sign the model with this Ed25519 private key (PEM).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    """Train a model on a recording: clean, featurise, train, calibrate, export.
+    """Train a model on a recording: clean, featurise, train, calibrate, validate, export.
 
-    The latest part of the events is kept for early stopping and calibration.
+    The latest part of the events is held out to choose the number of epochs, to calibrate and for the table at the
+    end; then the model is trained again on all events. Ctrl-C keeps the best model so far.
     """
-    from model.export import export
-    from model.settings import TrainSettings
-    from model.signing import private_key
-    from model.train import Progress as Trained
+    from model.export import check_target, export_or_keep
+    from model.provenance import provenance_of
+    from model.runtime import choose_device
+    from model.threads import threads as on_threads
+    from model.train import Stopped
     from model.train import train as fit
 
-    if sign_key is not None:
-        private_key(sign_key)  # hours before it is needed
-    console = Console(stderr=True)
-    with _bar(console, as_json) as bar:
-        table = _table(recording, settings, bar)
-        task = bar.add_task("training", total=float(epochs))
-        best = ""
-
-        def report(at: Trained) -> None:
-            nonlocal best
-            if at.mrr is not None:
-                best = f", MRR@20 {at.mrr:.3f} on later events"
-            done = at.epoch - 1 + at.share
-            bar.update(task, completed=done, description=f"epoch {at.epoch}, loss {at.loss:.3f}{best}")
-
-        chosen = TrainSettings(
-            hidden=hidden, epochs=epochs, seed=seed, refit=refit, horizon_ms=settings.horizon_ms
-        )
-        try:
-            trained = fit(table, chosen, report)
-        except ValueError as error:
-            raise ModelError(str(error)) from error
-        label = export(trained, out, name, sign_key)
+    # Hours before it is needed.
+    check_target(out, sign_key)
+    if until is not None:
+        times.check(until, "--until")
+    device = choose_device(settings.device)
+    chosen = msgspec.structs.replace(settings.train, horizon_ms=settings.horizon_ms)
+    if refit is not None:
+        chosen = msgspec.structs.replace(chosen, refit=refit)
+    stopper = Stopper()
+    with said_when_interrupted(_NOTHING), on_threads(threads):
+        with bar(as_json) as shown:
+            table = tabulated(recording, settings, shown)
+            if until is not None:
+                table = table.until(times.moment(until, int(table.events.ts.max()), "--until"))
+            task = begin(shown, "training", 1.0)
+            report = reader(shown, task, stopper, chosen.refit)
+            with stopper.listening():
+                try:
+                    trained = fit(
+                        table.events,
+                        chosen,
+                        report,
+                        device=device,
+                        stop=stopper,
+                        skipped=table.skipped,
+                        late=int(table.late.sum()),
+                    )
+                except Stopped:
+                    raise KeyboardInterrupt from None
+        label = export_or_keep(trained, out, name, sign_key)
+    made = provenance_of(trained.content.metrics)
+    assert made is not None
+    validation: Any = trained.content.metrics["validation"]
+    warnings = [*quality.warnings(validation)]
+    if (far := times.far_off(table.events.ts)) is not None:
+        warnings.append(far)
     if as_json:
-        typer.echo(msgspec.json.encode({"model": label, "folder": str(out), "events": len(table)}).decode())
+        result = {
+            "model": label,
+            "folder": str(out),
+            "events": made.given.events,
+            **msgspec.to_builtins(made),
+            "validation": validation,
+            "warnings": warnings,
+        }
+        typer.echo(msgspec.json.encode(result).decode())
     else:
-        Console().print(f"{label}: trained on {len(table):,} events, written to {out}")
+        _print(label, out, made, validation, chosen.horizon_ms, warnings)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if trained.stopped:
+        typer.echo(f"foreclick: stopped early, the best model so far was written to {out}", err=True)
+        raise typer.Exit(130)
 
 
-@with_settings("device", "model_key", *_FEATURES)
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder.")],
-    recording: Annotated[Path, typer.Argument(help="A recording that the model was not trained on.")],
-    *,
-    settings: Settings,
-    since: Annotated[
-        int | None, typer.Option(help="Judge events from this time on (Unix ms); earlier ones are history.")
-    ] = None,
-    exact: Annotated[bool, typer.Option(help="Rank all items as well: slow with a large catalogue.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The metrics as one JSON object.")] = False,
+def _print(
+    label: str, out: Path, made: "Provenance", validation: Any, horizon_ms: int, warnings: list[str]
 ) -> None:
-    """Measure a model on a recording, beside popularity, Markov and sequential rules."""
-    from model.evaluate import evaluate as judge
-    from model.runtime import Runtime
-
-    runtime = Runtime.load(model, settings.device, model_key=settings.model_key)
-    with _bar(Console(stderr=True), as_json) as bar:
-        table = _table(recording, settings, bar)
-        bar.add_task("evaluating", total=None)
-        report = judge(runtime, table, since, exact)
-    if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
-    else:
-        Console().print(show(report, runtime.label))
+    console = Console(markup=False, highlight=False)
+    for line in _summary(label, made):
+        console.print(line, soft_wrap=True)
+    console.print(quality.table(validation, held_out_title(label, made), horizon_ms))
+    console.print(quality.cases(validation), soft_wrap=True)
+    console.print(f"written to {out}", soft_wrap=True)
+    console.print("next, with later events:", soft_wrap=True)
+    console.print("  foreclick record later.stream", soft_wrap=True)
+    console.print(f"  foreclick evaluate {out} later.stream", soft_wrap=True)
+    console.print(f"  foreclick worker --model {out}", soft_wrap=True)
 
 
-def show(report: dict[str, dict[str, Any]], label: str) -> Table:
-    """The metrics as a table: the model's next items beside the baselines', then its other answers."""
-    table = Table(title=f"{label} on events it has not seen")
-    table.add_column("what")
-    for name in ("recall@20", "mrr@20", "recall@10", "mrr@10"):
-        table.add_column(name, justify="right")
-    rows = {"next item, GRU": report["next_item"]}
-    if "exact" in report["next_item"]:
-        rows["next item, GRU over all items"] = report["next_item"]["exact"]
-    rows |= {
-        f"next item, {name.replace('_', ' ')}": values
-        for name, values in report["baselines"].items()
-        if not name.startswith("next_event")
-    }
-    for name, values in rows.items():
-        table.add_row(name, *(_number(values.get(m)) for m in ("recall@20", "mrr@20", "recall@10", "mrr@10")))
-    table.add_section()
-    event, purchase = report["next_event"], report["purchase"]
-    table.add_row("next event", *_named(event, "accuracy", "precision", "recall", "f1"))
-    table.add_row("purchase in time", *_named(purchase, "roc_auc", "pr_auc", "f1", "rate"))
-    return table
+def _summary(label: str, made: "Provenance") -> Iterator[str]:
+    plural = "epoch" if made.epochs == 1 else "epochs"
+    yield f"{label}: trained on {made.learned.events:,} events in {made.epochs} {plural}"
+    yield f"  learned   {_part(made.learned)}"
+    yield f"  held out  {_part(made.held_out)}" + (" (then learned too)" if made.refit else "")
+    yield f"  names     {made.items:,} items, {made.categories:,} categories"
+    yield f"  types     {', '.join(f'{name} {count:,}' for name, count in made.types.items())}"
+    if made.late:
+        yield f"  late      {made.late:,} events, learned but not counted in their windows"
+    if made.skipped:
+        yield f"  skipped   {', '.join(f'{reason} {count:,}' for reason, count in made.skipped.items())}"
 
 
-def _named(values: dict[str, Any], *names: str) -> list[str]:
-    return [f"{name} {_number(values.get(name))}" for name in names]
+def _part(part: "Part") -> str:
+    return f"{part.events:,} events of {part.users:,} users, {times.span(part.first_ms, part.last_ms)}"
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _bar(console: Console, quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, disable=quiet
-    )
-
-
-def _table(recording: Path, settings: Settings, bar: Progress) -> Any:
-    from stream_app.agents.offline import interactions
-
-    task = bar.add_task("reading", total=None)
-    return interactions(recording, settings, lambda n, of: bar.update(task, completed=n, total=of))
+def held_out_title(label: str, made: "Provenance") -> str:
+    """The heading of the table that training stored."""
+    before = ", before it learned them" if made.refit else ""
+    return f"{label} on the held-out events{before}"

@@ -2,12 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import torch
 import xxhash
 
 from model.evaluate import evaluate
@@ -15,9 +12,10 @@ from model.export import export
 from model.folder import ModelError
 from model.runtime import Runtime
 from model.settings import TrainSettings
+from model.threads import threads
 from model.train import Progress as Epoch
 from model.train import split_time, train
-from stream_app.agents.offline import interactions
+from stream_app.agents.offline import tabulate
 from stream_app.demo.plan import DemoError, Plan
 from stream_app.demo.steps import Step
 from stream_app.demo.traffic import write_history
@@ -60,17 +58,24 @@ def make_history(plan: Plan, now_ms: int, step: Step) -> None:
 
 def learn(plan: Plan, settings: Settings, step: Step) -> Learned:
     """Train on all but the last part of the history, judge on that, and keep the result."""
-    table = interactions(plan.history, settings, lambda n, of: step.progress(n, of, "reading the history"))
-    cut = split_time(table, HELD_OUT)
+    whole = tabulate(plan.history, settings, lambda n, of: step.progress(n, of, "reading the history"))
+    table, cut = whole.events, split_time(whole.events, HELD_OUT)
+    history = whole.until(cut)
 
     def report(at: Epoch) -> None:
         step.progress(at.epoch - 1 + at.share, at.epochs, f"training, epoch {at.epoch}, loss {at.loss:.2f}")
         if at.mrr is not None:
             step.detail(f"epoch {at.epoch} of {at.epochs}: loss {at.loss:.2f}, MRR@20 {at.mrr:.3f}")
 
-    with _one_thread():
+    with threads(1):
         try:
-            trained = train(table.take(table.ts < cut), _learning(plan, settings), report)
+            trained = train(
+                history.events,
+                _learning(plan, settings),
+                report,
+                skipped=history.skipped,
+                late=int(history.late.sum()),
+            )
         except ValueError as error:
             raise DemoError(f"{error} Give a higher --events") from error
         step.progress(None, None, "judging it on events it has not seen")
@@ -99,7 +104,8 @@ def cache_key(plan: Plan, settings: Settings) -> str:
 
 
 def _learning(plan: Plan, settings: Settings) -> TrainSettings:
-    return TrainSettings(epochs=plan.epochs, horizon_ms=settings.horizon_ms, seed=plan.seed)
+    # Without a refit, which would take as long again; the live part follows the history at once.
+    return TrainSettings(epochs=plan.epochs, refit=False, horizon_ms=settings.horizon_ms, seed=plan.seed)
 
 
 def forget(plan: Plan) -> None:
@@ -107,20 +113,6 @@ def forget(plan: Plan) -> None:
     shutil.rmtree(plan.model, ignore_errors=True)
     for path in (plan.history, plan.folder / "learned.json"):
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: the same model on every machine, and no threads that spin for each other.
-
-    On two cores that others use as well, two threads were five times slower than one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _hash(plan: Plan) -> str:

@@ -13,11 +13,11 @@ _HEAD = """\
 # Settings
 
 Later sources win: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`), environment variables, options
-of the command line. The keys of `train` are for `foreclick train` only, whose options are called without
-`train`: `train.learning_rate` is `--learning-rate`. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
-among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. Secrets have no key and
-no option: they come from their variable, or from the file that the key below names, as Docker and Kubernetes
-mount them. This page is made from the code: `python -m stream_app.ops.reference > docs/settings.md`.
+of the command line. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
+among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. The keys of `train` are
+for `foreclick train` only, where their options need no `train`: `train.learning_rate` is `--learning-rate`. Secrets
+have no key and no option: they come from their variable, or from the file that the key below names, as Docker and
+Kubernetes mount them. This page is made from the code: `python -m stream_app.ops.reference > docs/settings.md`.
 
 | key in the file | variable | default | expected | what it sets |
 |---|---|---|---|---|
