@@ -2,16 +2,19 @@
 
     python bench/quality_yoochoose.py [--json] [--data ../shared/data/yoochoose_100k] [--set epochs=10 ...]
 
-Every next item within a session is one case, ranked over all items of the vocabulary, ties against us. The
-epochs and all settings are chosen on the last part of `train_tr`; then the network is trained again on all of
-it. Two readings of items that training has never seen: `all` counts each as a miss, `known` leaves those
-cases out, as GRU4Rec's published evaluation does. The floor of the project is on `known` cases.
+Both files go the way of live traffic: through the importer into a recording, and from there through the worker's
+own state, whose windows and recent events the model sees. Every next item within a session is one case, ranked over
+all items of the vocabulary, ties against us. The epochs and all settings are chosen on the last part of `train_tr`;
+then the network is trained again on all of it. Two readings of items that training has never seen: `all` counts
+each as a miss, `known` leaves those cases out, as GRU4Rec's published evaluation does. The floor of the project is
+on `known` cases.
 """
 
 import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,13 @@ import numpy as np
 import torch
 
 from model import calibrate, evaluate, playback
-from model.interactions import Interactions, from_events
+from model.interactions import Interactions
 from model.runtime import Runtime
 from model.settings import TrainSettings
 from model.train import Progress, train
+from stream_app.agents.offline import interactions
+from stream_app.importers import import_files
+from stream_app.settings import load_settings
 
 FLOOR = {"recall@20": 0.655, "mrr@20": 0.36}
 #: Chosen on the last 15 % of `train_tr`.
@@ -33,28 +39,11 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def read(*files: Path) -> tuple[Interactions, np.ndarray]:
-    """Return the clicks of tab-separated files (SessionId, ItemId, Time) and the file number of each row."""
-    rows = [np.loadtxt(file, delimiter="\t", skiprows=1) for file in files]
-    table = np.concatenate(rows)
-    part = np.repeat(np.arange(len(files)), [len(each) for each in rows])
-    sessions, user = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
-    items, item = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
-    n = len(table)
-    data = from_events(
-        user.astype(np.int64),
-        np.round(table[:, 2] * 1000).astype(np.int64),
-        np.zeros(n, np.int8),
-        item.astype(np.int64),
-        np.full(n, -1),
-        np.full(n, np.nan, np.float32),
-        np.ones(n, np.int32),
-        [str(number) for number in items],
-        [],
-    )
-    first_part = np.full(len(sessions), len(files))
-    np.minimum.at(first_part, user, part)
-    return data, first_part[data.user]
+def read(file: Path, folder: Path) -> Interactions:
+    """Return a file's clicks as the worker sees them; the recording between is made in `folder`."""
+    recording = folder / f"{file.stem}.stream"
+    import_files("yoochoose", [file], recording)
+    return interactions(recording, load_settings(env={}))
 
 
 def agreement(runtime: Runtime, data: Interactions) -> float:
@@ -79,20 +68,23 @@ def main() -> None:
     chosen = {name: msgspec.json.decode(value) for name, value in (item.split("=") for item in options.set)}
     settings = msgspec.convert(SETTINGS | chosen, TrainSettings)
     prefix = "yoochoose-clicks-100k_train_"
-    data, part = read(options.data / f"{prefix}tr.txt", options.data / f"{prefix}valid.txt")
+    with tempfile.TemporaryDirectory() as temporary:
+        learned, judged = (
+            read(options.data / f"{prefix}{part}.txt", Path(temporary)) for part in ("tr", "valid")
+        )
     start = time.perf_counter()
 
     def show(progress: Progress) -> None:
         if progress.share == 1.0:
             print(f"{time.perf_counter() - start:6.0f} s  {progress}", file=sys.stderr, flush=True)
 
-    trained = train(data.take(part == 0), settings, show)
+    trained = train(learned, settings, show)
     seconds = time.perf_counter() - start
     figures: dict[str, Any] = {"train_seconds": seconds, "boost": trained.content.calibration.boost}
     runtime = calibrate.runtime(trained.content, trained.network)
-    report: dict[str, Any] = evaluate.evaluate(runtime, data.take(part == 1))
+    report: dict[str, Any] = evaluate.evaluate(runtime, judged)
     figures |= report
-    figures["lists_as_float32"] = agreement(runtime, data.take(part == 1))
+    figures["lists_as_float32"] = agreement(runtime, judged)
     print(json.dumps(figures, indent=None if options.json else 2))
     found = report["next_item"]["exact_known"]
     sys.exit(any(found[name] < floor for name, floor in FLOOR.items()))
