@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream_app.broker import EmbeddedKafka
-from tests.integration.harness import Start, workers
+from tests.integration.harness import Start, from_scratch, workers
 from tests.integration.member import Join, Member
 from tests.integration.secure import PASSWORD, SecureKafka, secure_kafka
 from tests.model.tiny import tiny_model
@@ -15,8 +15,15 @@ from tests.model.tiny import tiny_model
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test."""
+    """Starts workers that are ended with the test, each forked from a process in which all is loaded."""
     with workers() as starter:
+        yield starter
+
+
+@pytest.fixture
+def start_from_scratch() -> Iterator[Start]:
+    """The same, each in a Python of its own: where start, signals, memory or the log as a user sees it are tested."""
+    with workers(from_scratch) as starter:
         yield starter
 
 

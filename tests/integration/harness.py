@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from stream_app.records import Record
 from stream_app.settings import Settings, load_settings
 from stream_app.topics import ensure_topics
+from tests.integration.forked import ForkedProcess
 
 
 def free_port() -> int:
@@ -42,10 +43,29 @@ def wait_for(what: str, condition: Callable[[], Any], limit_s: float = 60.0, eve
         time.sleep(every_s)
 
 
+#: A process with its exit code, signals and `wait`.
+Process = subprocess.Popen[bytes] | ForkedProcess
+#: Starts a process: the words after `foreclick`, its environment, the file of its output.
+Launch = Callable[[list[str], Mapping[str, str], Path], Process]
+
+
+def from_scratch(words: list[str], env: Mapping[str, str], log: Path) -> Process:
+    """A command of `foreclick` in a Python of its own, as a user starts it: seconds pass until all is loaded."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", "from stream_app.cli import main; main()", *words],
+            env=env,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
 class Worker:
     """`foreclick worker` in a process of its own."""
 
-    def __init__(self, folder: Path, bootstrap: str, prefix: str, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, bootstrap: str, prefix: str, launch: Launch = ForkedProcess, **settings: Any
+    ) -> None:
         self.port = free_port()
         env = {
             "FORECLICK_BROKERS": bootstrap,
@@ -58,13 +78,8 @@ class Worker:
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"worker-{self.port}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", "from stream_app.cli import main; main()", "worker"],
-                env={**os.environ, **env},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.log.touch()
+        self.process = launch(["worker"], {**os.environ, **env}, self.log)
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and body of a page (JSON decoded where it is JSON)."""
@@ -139,12 +154,12 @@ Start = Callable[..., Worker]
 
 
 @contextlib.contextmanager
-def workers() -> Iterator[Start]:
+def workers(launch: Launch = ForkedProcess) -> Iterator[Start]:
     """Starts workers; ends those that are left."""
     started: list[Worker] = []
 
     def start(*args: Any, **settings: Any) -> Worker:
-        started.append(Worker(*args, **settings))
+        started.append(Worker(*args, launch=launch, **settings))
         return started[-1]
 
     try:

@@ -65,11 +65,13 @@ async def test_unreachable_longer_than_the_session(start: Start, tmp_path: Path)
         reader.close()
 
 
-async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(start: Start, tmp_path: Path) -> None:
+async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(
+    start_from_scratch: Start, tmp_path: Path
+) -> None:
     """The broker goes while the worker joins its group for the first time: SIGTERM ends it all the same."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
-        worker = start(tmp_path / "w", broker.bootstrap, "p-")
+        worker = start_from_scratch(tmp_path / "w", broker.bootstrap, "p-")
         wait_for("the worker to begin", lambda: "worker starts" in worker.text(), every_s=0.01)
         broker.kill()
         worker.process.terminate()

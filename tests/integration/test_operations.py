@@ -200,10 +200,12 @@ async def test_readiness_through_the_life_of_a_worker(
     assert [w.stop() for w in (again, *others)] == [0, 0, 0]
 
 
-async def test_logs_are_json(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
+async def test_logs_are_json(
+    kafka: EmbeddedKafka, prefix: str, start_from_scratch: Start, tmp_path: Path
+) -> None:
     """Every line of the log, libraries and warnings included, is one JSON object with the same basic fields."""
     await make_topics(kafka.bootstrap, prefix)
-    worker = start(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
+    worker = start_from_scratch(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
     produce(kafka.bootstrap, prefix, clicks(100))
     wait_for("the events", lambda: worker.metric("foreclick_events_total") == 100)
     assert worker.stop() == 0

@@ -40,6 +40,12 @@ YEAR_MS = 365 * 86_400_000
 ROOM = 250e6
 
 
+@pytest.fixture
+def start(start_from_scratch: Start) -> Start:
+    """Workers that share no memory with another process: theirs is measured here."""
+    return start_from_scratch
+
+
 class Memory:
     """Samples the resident memory of a process while something goes on."""
 

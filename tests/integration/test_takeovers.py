@@ -3,9 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from tests.faults.checker import check, check_positions
 from tests.faults.events import TOPICS, Plan, Sender
 from tests.faults.topics import Seen, committed, read_topic
 from tests.faults.truth import read_inputs
-from tests.integration.harness import make_topics, wait_for
+from tests.integration.harness import Start, Worker, make_topics, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -30,27 +29,25 @@ SETTINGS = {
     "max_idle_ms": 60_000,
     "resident_users": 20_000,
     "max_batch": 256,
+    "web": "",  # no pages
 }
-Start = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Starts workers, in a tenth of a second each."""
-    from tests.integration.forked import nursery  # loads and compiles
-
-    with nursery() as starter:
-        yield starter
+def alive(worker: Worker) -> bool:
+    """Whether its process runs."""
+    return worker.process.poll() is None
 
 
 class Group:
     """The workers that are there, and what became of the others."""
 
-    def __init__(self, start: Callable[[str], Any], answers: Callable[[], int], draw: random.Random) -> None:
+    def __init__(
+        self, start: Callable[[str], Worker], answers: Callable[[], int], draw: random.Random
+    ) -> None:
         """`start`: a worker of this name. `answers`: how many there are."""
         self._start, self._answers, self._draw = start, answers, draw
-        self.members: list[Any] = []
-        self.leaving: list[Any] = []
+        self.members: list[Worker] = []
+        self.leaving: list[Worker] = []
         self.done: Counter[str] = Counter()
         self.ended: list[str] = []  #: those that nobody had ended
 
@@ -68,7 +65,7 @@ class Group:
             leaver = self._draw.choice(ready)
             self.members.remove(leaver)
             self.leaving.append(leaver)
-            leaver.leave()
+            leaver.process.terminate()
             self.done["leave"] += 1
 
     def join(self) -> None:
@@ -78,15 +75,16 @@ class Group:
 
     def keep(self) -> None:
         """One at least, as a supervisor would see to."""
-        for worker in [each for each in self.members if not each.alive]:
+        for worker in [each for each in self.members if not alive(each)]:
             self.members.remove(worker)
-            self.ended.append(f"{worker.name} ended with {worker.process.exitcode}:\n{worker.text()[-2000:]}")
+            said = worker.text()[-2000:]
+            self.ended.append(f"{worker.log} ended with {worker.process.returncode}:\n{said}")
         assert len(self.ended) < 10, "\n".join(self.ended)
         if not self.members:
             self.join()
 
-    def _at_work(self) -> list[Any]:
-        return [each for each in self.members if each.assigned()]
+    def _at_work(self) -> list[Worker]:
+        return [each for each in self.members if "partitions assigned" in each.text()]
 
     def wait_at_work(self) -> None:
         """All have taken part in a rebalance to its end."""
@@ -96,10 +94,10 @@ class Group:
         """All leave; the exit codes of those that ever left."""
         self.wait_at_work()
         for worker in self.members:
-            worker.leave()
+            worker.process.terminate()
         self.leaving += self.members
         self.members = []
-        return [worker.wait_end(40) for worker in self.leaving]
+        return [worker.wait_end(40)[0] for worker in self.leaving]
 
     def kill(self) -> None:
         """None is left."""
@@ -116,17 +114,13 @@ def test_many_changes_of_the_group(
     """
     plan = Plan(7, 200, 4 * (changes * 2 // 5), PARTITIONS)
     name = f"{prefix}group"
-    settings = {
-        **SETTINGS,
-        "brokers": kafka.bootstrap,
-        "topic_prefix": prefix,
-        "group": name,
-        "guarantee": guarantee,
-    }
+    settings = {**SETTINGS, "guarantee": guarantee}
     asyncio.run(make_topics(kafka.bootstrap, prefix, PARTITIONS))
     seen = Seen(kafka.bootstrap, f"{prefix}predictions", "read_committed").start()
     group = Group(
-        lambda name: start(name, tmp_path, PARTITIONS, **settings), lambda: seen.count, random.Random(3)
+        lambda name: start(tmp_path / name, kafka.bootstrap, prefix, **settings),
+        lambda: seen.count,
+        random.Random(3),
     )
     sender = Sender(kafka.bootstrap, prefix, plan, RATE)
     try:

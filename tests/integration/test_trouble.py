@@ -38,10 +38,10 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 # --- it cannot start
 
 
-def test_no_broker(start: Start, tmp_path: Path) -> None:
+def test_no_broker(start_from_scratch: Start, tmp_path: Path) -> None:
     """Without a broker the worker gives up in bounded time and says which address it tried."""
     address = f"127.0.0.1:{free_port()}"
-    said = sentence(start(tmp_path, address, "p-"), 40)
+    said = sentence(start_from_scratch(tmp_path, address, "p-"), 40)
     assert f"no Kafka broker answers at {address}" in said
 
 
@@ -85,9 +85,9 @@ def test_model_folder_missing_or_damaged(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_all_wrong_settings_are_listed(start: Start, tmp_path: Path) -> None:
+def test_all_wrong_settings_are_listed(start_from_scratch: Start, tmp_path: Path) -> None:
     """Three mistakes are told at once, each with the name of its variable."""
-    worker = start(tmp_path, "nonsense", "p-", max_batch="many", guarantee="twice")
+    worker = start_from_scratch(tmp_path, "nonsense", "p-", max_batch="many", guarantee="twice")
     code, text = worker.wait_end()
     assert code == 1
     assert "3 settings are wrong" in text
@@ -158,12 +158,14 @@ async def test_broker_restarted(how: str, start: Start, tmp_path: Path) -> None:
         assert ends == [3000] * 4
 
 
-async def test_sigterm_under_load(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
+async def test_sigterm_under_load(
+    kafka: EmbeddedKafka, prefix: str, start_from_scratch: Start, tmp_path: Path
+) -> None:
     """SIGTERM in mid-stream: exit code 0, all that was answered is committed, the next goes on without repeats."""
     records, stopped = clicks(200_000), threading.Event()
     await make_topics(kafka.bootstrap, prefix)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    first = start(tmp_path, kafka.bootstrap, prefix, max_batch=64).wait_ready()
+    first = start_from_scratch(tmp_path, kafka.bootstrap, prefix, max_batch=64).wait_ready()
 
     def write() -> int:
         """Records come until the worker has ended, whatever the machine's speed; returns how many came."""
@@ -186,7 +188,7 @@ async def test_sigterm_under_load(kafka: EmbeddedKafka, prefix: str, start: Star
     done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
     assert sum(done) == answered, "what is published is committed, and no more"
     began = time.monotonic()
-    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    second = start_from_scratch(tmp_path, kafka.bootstrap, prefix).wait_ready()
     assert time.monotonic() - began < 30
     found = ids(reader.read_until("all predictions", lambda m: len(m) >= len(records)))
     assert second.stop() == 0

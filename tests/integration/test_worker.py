@@ -118,7 +118,7 @@ def check_predictions(prefix: str, messages: list[Any], expected: dict[str, Pred
 async def test_golden_with_one_worker(
     kafka: EmbeddedKafka,
     prefix: str,
-    start: Start,
+    start_from_scratch: Start,
     traffic: Path,
     model: Path,
     expected: Expected,
@@ -128,7 +128,7 @@ async def test_golden_with_one_worker(
     await make_topics(kafka.bootstrap, prefix)
     records = list(RecordingReader(traffic))
     produce(kafka.bootstrap, prefix, records)
-    worker = start(tmp_path, kafka.bootstrap, prefix, model=model)
+    worker = start_from_scratch(tmp_path, kafka.bootstrap, prefix, model=model)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     reader.read_until("all predictions", lambda m: len(m) >= len(expected.predictions))
     assert worker.stop() == 0
