@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
-#: length / buckets each, the current one included, on the user's own clock: the greatest `ts` seen of them.
+#: length / buckets each, the current one included, on the user's own clock: the greatest `time` seen of them.
 WINDOWS = (
     ("1m", 60_000, 6),
     ("10m", 600_000, 10),

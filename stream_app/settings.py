@@ -368,10 +368,11 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
             f"heartbeat_ms is {values['heartbeat_ms']}, more than a third of session_timeout_ms "
             f"({values['session_timeout_ms']}): one lost heartbeat would cost the worker its partitions"
         )
-    if values["max_future_ms"] > max(FUTURE_MS, values["lateness_ms"] // 10):
+    future_ms, lateness_ms = values["max_future_ms"], values["lateness_ms"]
+    if future_ms > (most := max(FUTURE_MS, lateness_ms // 10)):
         yield (
-            f"max_future_ms is {values['max_future_ms']}, more than a tenth of lateness_ms ({values['lateness_ms']}): "
-            f"a sender so far ahead has a wrong clock, so set at most {max(FUTURE_MS, values['lateness_ms'] // 10)}"
+            f"max_future_ms is {future_ms}, more than a tenth of lateness_ms ({lateness_ms}): "
+            f"a sender so far ahead has a wrong clock, so set at most {most}"
         )
     yield from kafka_clashes(values)
     if (values["web_cert"] is None) != (values["web_key"] is None):

@@ -292,10 +292,11 @@ def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
         yield Problem(topic, text, False)
     elif settings.record_time == "broker":
         text = (
-            f"topic {topic} keeps the producer's time, by which whoever writes there could hold up or hide the events "
-            f"of all others: run `kafka-configs.sh --bootstrap-server {settings.brokers[0]} --alter --entity-type "
-            f"topics --entity-name {topic} --add-config message.timestamp.type=LogAppendTime`, or set "
-            "FORECLICK_RECORD_TIME=producer to trust the clocks of all who write there"
+            f"topic {topic} keeps the producer's time, by which whoever writes there could hold up or hide the "
+            "events of all others: run `kafka-configs.sh --bootstrap-server "
+            f"{settings.brokers[0]} --alter --entity-type topics --entity-name {topic} --add-config "
+            "message.timestamp.type=LogAppendTime`, or set FORECLICK_RECORD_TIME=producer to trust the clocks of all "
+            "who write there"
         )
         yield Problem(topic, text, True)
 

@@ -42,7 +42,8 @@ _OUTPUT = {
 FIELDS = {
     "Event": {
         "user_id": "Who did it: 1 to 128 bytes of UTF-8, equal to the record's key.",
-        "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the record's time; where it is ahead, the event counts at the record's.",
+        "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the record's time; "
+        "where it is ahead, the event counts at the record's time.",
         "event_id": "Key for dropping duplicates, at most 128 bytes. Compared with the user's last 20 events.",
         "item_id": "The item; an integer counts as its decimal string. Required for clicks and purchases.",
         "category_id": "Category of the item or page.",

@@ -62,13 +62,16 @@ async def replay(
     """Send records of the inputs, or of `topics`, to the partitions that they were recorded from, in order.
 
     They go out bit for bit, with one header more: when each was first stored (`stream_app.received`). With
-    `repartition` the key decides on the partition, as it does in Kafka's own producer. `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the
-    broker takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a
-    topic with LogAppendTime sets its own time. `on_progress` gets the number of records sent so far.
-    `security` is what `security_options` returns.
+    `repartition` the key decides on the partition, as it does in Kafka's own producer.
+
+    `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the broker
+    takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a topic with
+    LogAppendTime sets its own time. `on_progress` gets the number of records sent so far. `security` is what
+    `security_options` returns.
 
     Raises `RecordingError` for a bad file, `TopicError` where a topic is missing, has another number of partitions
-    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` where none answers, `PaceError` for an impossible pace.
+    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` where none
+    answers, `PaceError` for an impossible pace.
     """
     due = due_times(speed, rate)
     stop = stop or asyncio.Event()
@@ -86,13 +89,13 @@ async def replay(
         started = time.monotonic()
         now = behind = 0.0
         try:
-            for number, record in enumerate(_first(targets.chosen(records), limit)):
-                wanted = due(number, record.timestamp)
+            for number, recorded in enumerate(_first(targets.chosen(records), limit)):
+                wanted = due(number, recorded.timestamp)
                 if wanted > now:
                     await sender.flush()
                     now = await _wait_until(started, wanted, stop)
                 behind = max(behind, now - wanted)
-                record = _prepared(record, counts.get(prefix + record.topic) if repartition else None)
+                record = _prepared(recorded, counts.get(prefix + recorded.topic) if repartition else None)
                 if not sender.add(record):
                     await sender.make_room(record)
                 if stop.is_set():

@@ -46,8 +46,8 @@ class Targets:
             partitions = (wanted if head is None else head).get(record.topic)
             if partitions is None or (head is not None and not 0 <= record.partition < partitions):
                 raise RecordingError(
-                    f"{self._path} has a record of topic {record.topic!r}, partition {record.partition}, which it does "
-                    f"not name among its topics: do not trust it, `record` writes no such file"
+                    f"{self._path} has a record of topic {record.topic!r}, partition {record.partition}, which it "
+                    "does not name among its topics: do not trust it, `record` writes no such file"
                 )
             if record.topic in wanted:
                 yield record

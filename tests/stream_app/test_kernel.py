@@ -205,7 +205,7 @@ def test_lateness_ends_with_the_limit() -> None:
 
 
 def test_no_other_user_makes_an_event_late() -> None:
-    """Events far behind the watermark count in full where their own user has none later: offline uploads, backfills."""
+    """Events far behind the watermark count in full where their own user has none later, as in a backfill."""
     start = T0 - T0 % DAY + DAY // 2
     other = Happening(2, 0, start, 1, 0, math.nan, 1)  # of the same partition
     ours, out, features = feed_one_user([other, *[click(start - 7 * DAY + i) for i in range(3)]])

@@ -100,7 +100,7 @@ def test_what_is_passed_on_keeps_the_first_time() -> None:
 
 @pytest.mark.parametrize("general", [False, True])
 def test_an_event_counts_no_later_than_it_was_stored(general: bool) -> None:
-    """`time` is the event's own time up to that of the record's first storing; `ts` stays; what is unknown limits nothing."""
+    """`time` is `ts`, but not after the record was first stored; where that is unknown, nothing limits it."""
     late = (RECEIVED_HEADER, b"%d" % (T0 - 100))
     records = [
         click(T0 + 50),

@@ -239,7 +239,7 @@ async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_pat
     with pytest.raises(TopicError, match="has 2 partitions but the recording has 3"):
         await replay(path, [kafka.bootstrap], prefix=prefix)
     await make_topics(kafka, prefix + "4-", 4)
-    with pytest.raises(TopicError, match="has 4 partitions but the recording has 3, .* give --repartition"):
+    with pytest.raises(TopicError, match=r"has 4 partitions but the recording has 3, .* give --repartition"):
         await replay(path, [kafka.bootstrap], prefix=prefix + "4-")
     with pytest.raises(TopicError, match=r"refused records for .*clicks, partition 0.*max\.message\.bytes"):
         await replay([sample(1)[0]._replace(value=b"x" * 2_000)], [kafka.bootstrap], prefix=prefix)

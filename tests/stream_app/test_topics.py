@@ -152,7 +152,8 @@ async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: A
     await make(admin, settings.inputs[1], 2, {})
     both = (
         rf"topic {settings.inputs[1]} keeps the producer's time, .*: run `kafka-configs.sh .* --entity-name "
-        rf"{settings.inputs[1]} --add-config message.timestamp.type=LogAppendTime`, or set FORECLICK_RECORD_TIME=producer"
+        rf"{settings.inputs[1]} --add-config message.timestamp.type=LogAppendTime`, or set "
+        "FORECLICK_RECORD_TIME=producer"
     )
     for refuse in (ensure_topics, require_topics):
         with pytest.raises(TopicError, match=both):
