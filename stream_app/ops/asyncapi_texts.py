@@ -44,7 +44,8 @@ FIELDS = {
         "user_id": "Who did it: 1 to 128 bytes of UTF-8, equal to the record's key.",
         "ts": "The event's own time, Unix milliseconds. At most `max_future_ms` ahead of the record's time; "
         "where it is ahead, the event counts at the record's time.",
-        "event_id": "Key for dropping duplicates, at most 128 bytes. Compared with the user's last 20 events.",
+        "event_id": "Key for dropping duplicates, at most 128 bytes. An event of the same id, type and item as one of "
+        "the user's last 20 is one.",
         "item_id": "The item; an integer counts as its decimal string. Required for clicks and purchases.",
         "category_id": "Category of the item or page.",
         "session_id": "The shop's own session, not used for the windows.",

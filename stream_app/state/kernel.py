@@ -68,10 +68,14 @@ def forget(row):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _seen(row, event_hash):  # type: ignore[no-untyped-def]
-    """Whether one of the last events had this id."""
+def _seen(row, e):  # type: ignore[no-untyped-def]
+    """Whether one of the last events had this one's id, type and item.
+
+    One id of several is no repeat: an order number that stands in each line of the order, for one.
+    """
     for i in range(min(row.events, RECENT)):
-        if row.recent[i].event_hash == event_hash:
+        r = row.recent[i]
+        if r.event_hash == e.event_hash and r.kind == e.kind and r.item_hash == e.item_hash:
             return True
     return False
 
@@ -205,7 +209,7 @@ def apply(  # type: ignore[no-untyped-def]
             forget(row)
             recent_item[slot, :] = none_item
             o.fresh = 1
-        if e.event_hash != 0 and _seen(row, e.event_hash):
+        if e.event_hash != 0 and _seen(row, e):
             o.status = DUPLICATE
             continue
         late = e.time < row.clock - lateness_ms  # no other user's clock makes an event late

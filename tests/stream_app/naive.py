@@ -11,6 +11,7 @@ from tests.stream_app.strategies import DAY
 
 USERS = 4
 KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
+SAME = ("event_hash", "kind", "item_hash")  # events that share these are one
 LATENESS, TTL = 300_000, 30 * DAY
 
 
@@ -67,7 +68,8 @@ class NaiveKernel:
         if user.past and before - user.clock > TTL:
             user.forget()
             said["fresh"] = 1
-        if e["event_hash"] and e["event_hash"] in [x["event_hash"] for x, _ in user.past[-RECENT:]]:
+        said_before = [[x[name] for name in SAME] for x, _ in user.past[-RECENT:]]
+        if e["event_hash"] and [e[name] for name in SAME] in said_before:
             return {**said, "status": kernel.DUPLICATE}
         late = bool(user.past) and time < user.clock - LATENESS
         said["status"] = kernel.LATE if late else kernel.APPLIED

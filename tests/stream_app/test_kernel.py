@@ -224,6 +224,14 @@ def test_a_duplicate_is_known_among_the_last_events_only() -> None:
     assert out["status"][-1] == kernel.APPLIED
 
 
+def test_one_id_of_different_events() -> None:
+    """An order's lines with its number as id, and a click and a purchase of one page view, are events of their own."""
+    line = purchase(T0, 9.5)._replace(event_id=3)
+    other = line._replace(item=2)
+    _, out, _ = feed_one_user([line, other, click(T0, 3), line, other, click(T0, 3)])
+    assert out["status"].tolist() == [kernel.APPLIED] * 3 + [kernel.DUPLICATE] * 3
+
+
 def test_a_user_expires_behind_the_limit() -> None:
     """A silence of exactly the time to live keeps a user; one more millisecond forgets everything but offsets."""
     other = Happening(2, 0, 0, 1, 0, math.nan, 1)  # moves the watermark of the partition
