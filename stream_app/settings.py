@@ -55,7 +55,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     ] = 18
     purchases_1h: Annotated[int, _doc("flag a user above this many purchases within an hour", ge=1)] = 10
     amount_jump: Annotated[
-        float, _doc("flag a purchase above this many times the user's own mean", "times", gt=1)
+        float,
+        _doc(
+            "flag a purchase above this many times what the user usually spends: the median of their last 8",
+            "times",
+            gt=1,
+        ),
     ] = 8.0
     surprise_p: Annotated[
         float, _doc("flag an event to which the model gives at most this p-value", ge=0, le=1)

@@ -71,8 +71,8 @@ def find(
                 p = float(p_value[i])
                 reasons.append(Reason(REASON_CODES[code], round(p, 6), rules.surprise_p))
             elif code == _AMOUNT:
-                mean = float(applied["amount_mean"][i])
-                reasons.append(Reason(REASON_CODES[code], round(float(ratio[i]) * mean, 2), round(mean, 2)))
+                usual = float(applied["amount_usual"][i])
+                reasons.append(Reason(REASON_CODES[code], round(float(ratio[i]) * usual, 2), round(usual, 2)))
                 p = rules.amount_jump / (2 * float(ratio[i]))
             else:
                 column, name, limit = {

@@ -98,8 +98,8 @@ FLAG_REASONS = {
     "click_rate": "more clicks within a minute than `rules.clicks_1m`",
     "many_items": "more distinct items among the last 20 events than `rules.distinct_items`",
     "purchase_rate": "more purchases within an hour than `rules.purchases_1h`",
-    "amount_jump": "an amount above `rules.amount_jump` times the user's own mean; value: the amount, expected: the "
-    "mean",
+    "amount_jump": "an amount above `rules.amount_jump` times what the user usually spends; value: the amount, "
+    "expected: the median of their last 8 amounts",
 }
 
 HEADERS = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_app.state.rows import (
     AMOUNT_WINDOW,
+    AMOUNTS,
     RECENT,
     SEEDS,
     SESSION_GAP_MS,
@@ -23,14 +24,18 @@ APPLIED, LATE, DUPLICATE, REPLAYED = range(4)
 _N_WINDOWS = len(WINDOWS)
 _PURCHASE = 2
 _FEATURES = 3 * _N_WINDOWS + 2
+_FEW = 3  # purchases, from which on there is something usual
 _MAX_RATIO = 1e30  # finite in 32 bit, also times a mean
 
 #: What the kernel says of each event, beside the window features.
 APPLIED_EVENT = np.dtype(
     [
         ("gap_s", "f4"),  # seconds since the user's clock before, -1 for their first event
-        ("amount_ratio", "f4"),  # amount of a purchase over the mean of the user's earlier ones, 0 if unknown
-        ("amount_mean", "f4"),  # that mean
+        (
+            "amount_ratio",
+            "f4",
+        ),  # amount of a purchase over what the user usually spends, 0 where that is unknown
+        ("amount_usual", "f4"),  # what the user usually spends, before this purchase
         ("status", "i4"),
         ("first", "i4"),  # 1 where the user had no event before
         ("fresh", "i4"),  # 1 where a row was forgotten (expired) just before this event
@@ -50,6 +55,8 @@ def forget(row):  # type: ignore[no-untyped-def]
     row.session_start = 0
     row.purchases = 0
     row.spent = 0.0
+    row.kept = 0
+    row.amounts[:] = 0.0
     row.last_ts[:] = 0
     row.head[:] = 0
     row.count[:, :] = 0
@@ -101,6 +108,34 @@ def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
             i = start + bucket % n
             row.count[i, kind] += 1
             row.amount[i] += amount
+
+
+@_jit
+def _usual(row):  # type: ignore[no-untyped-def]
+    """What a user with purchases usually spends: the median of the last amounts, which one large one hardly moves.
+
+    The mean of all, where too few were kept: of the purchases before the first version that kept amounts.
+    """
+    n = min(row.kept, AMOUNTS)
+    if n < min(row.purchases, _FEW):
+        return row.spent / row.purchases
+    return (_smallest(row.amounts, n, (n - 1) // 2) + _smallest(row.amounts, n, n // 2)) / 2.0
+
+
+@_jit
+def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
+    """The amount that would stand at `place` if the first n were sorted."""
+    for i in range(n):
+        below = 0
+        equal = 0
+        for j in range(n):
+            if amounts[j] < amounts[i]:
+                below += 1
+            elif amounts[j] == amounts[i]:
+                equal += 1
+        if below <= place < below + equal:
+            return np.float64(amounts[i])
+    return 0.0
 
 
 @_jit
@@ -198,7 +233,7 @@ def apply(  # type: ignore[no-untyped-def]
         o.fresh = 0
         o.gap_s = 0.0
         o.amount_ratio = 0.0
-        o.amount_mean = 0.0
+        o.amount_usual = 0.0
         if e.offset <= row.source[e.kind]:
             o.status = REPLAYED
             continue
@@ -229,12 +264,14 @@ def apply(  # type: ignore[no-untyped-def]
         if e.kind == _PURCHASE and e.price == e.price:  # a price that is not NaN
             amount = e.price * e.quantity
             if row.purchases > 0:
-                mean = row.spent / row.purchases
-                o.amount_mean = mean
-                if mean > 0 and row.purchases >= 3:
-                    o.amount_ratio = min(amount / mean, _MAX_RATIO)
+                usual = _usual(row)
+                o.amount_usual = usual
+                if usual > 0 and row.purchases >= _FEW:
+                    o.amount_ratio = min(amount / usual, _MAX_RATIO)
             row.purchases += 1
             row.spent += amount
+            row.amounts[row.kept % AMOUNTS] = amount
+            row.kept += 1
         _count(row, e.kind, e.time, amount, late)
         place = row.events % RECENT
         r = row.recent[place]

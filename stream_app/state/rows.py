@@ -30,6 +30,8 @@ AMOUNT_WINDOW = interactions.AMOUNT_WINDOW
 
 #: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
 RECENT = interactions.LAST_EVENTS
+#: Last amounts kept of a user, for what the user usually spends.
+AMOUNTS = 8
 #: Distinct items handed to the model as seeds of candidates, newest first.
 SEEDS = 5
 #: A pause after which a new session starts.
@@ -68,8 +70,10 @@ ROW = np.dtype(
         ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
         ("count", "i4", (BUCKETS, len(EVENT_TYPES))),
         ("amount", "f4", (BUCKETS,)),  # money spent
-        ("purchases", "i8"),  # of all time, for the user's own mean
+        ("purchases", "i8"),  # with a price, of all time
         ("spent", "f8"),
+        ("kept", "i8"),  # of them, those whose amounts were put into `amounts`
+        ("amounts", "f4", (AMOUNTS,)),  # of the last purchases, number n stands at n % AMOUNTS
         ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
         ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
     ],

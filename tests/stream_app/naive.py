@@ -1,12 +1,13 @@
 """A user's state spelled out in dicts and lists: what the compiled state machine must equal."""
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
 from stream_app.records import PURCHASE
 from stream_app.state import kernel
-from stream_app.state.rows import AMOUNT_WINDOW, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
+from stream_app.state.rows import AMOUNT_WINDOW, AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
 from tests.stream_app.strategies import DAY
 
 USERS = 4
@@ -61,7 +62,7 @@ class NaiveKernel:
         before = self.watermark[p]
         self.watermark[p] = max(before, time)
         self.sequence[p] += 1
-        said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_mean": 0.0, "first": 0, "fresh": 0}
+        said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_usual": 0.0, "first": 0, "fresh": 0}
         if e["offset"] <= user.source[kind]:
             return {**said, "status": kernel.REPLAYED}
         user.source[kind] = int(e["offset"])
@@ -86,9 +87,9 @@ class NaiveKernel:
         if kind == PURCHASE and not math.isnan(e["price"]):
             amount = float(e["price"]) * int(e["quantity"])
             if user.amounts:
-                said["amount_mean"] = sum(user.amounts) / len(user.amounts)
-                if len(user.amounts) >= 3 and said["amount_mean"] > 0:
-                    said["amount_ratio"] = amount / said["amount_mean"]
+                said["amount_usual"] = statistics.median(user.amounts[-AMOUNTS:])
+                if len(user.amounts) >= 3 and said["amount_usual"] > 0:
+                    said["amount_ratio"] = amount / said["amount_usual"]
             user.amounts.append(amount)
         if not late:
             for w, (_, length, n) in enumerate(WINDOWS):

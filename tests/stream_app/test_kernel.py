@@ -14,7 +14,7 @@ from stream_app.event_columns import Events
 from stream_app.names import Names
 from stream_app.records import EVENT_TYPES, PURCHASE
 from stream_app.state import kernel, view
-from stream_app.state.rows import RECENT, ROW, SEEDS, START, WINDOWS
+from stream_app.state.rows import AMOUNTS, RECENT, ROW, SEEDS, START, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 
@@ -126,6 +126,9 @@ def check_row(user: NaiveUser, row: np.void) -> None:
     assert row["events"] == len(user.past)
     assert row["last_ts"].tolist() == user.last_ts
     assert (row["purchases"], row["spent"]) == (len(user.amounts), sum(user.amounts))
+    assert row["kept"] == len(user.amounts)
+    for number, amount in list(enumerate(user.amounts))[-AMOUNTS:]:
+        assert row["amounts"][number % AMOUNTS] == np.float32(amount)
     for w, (name, length, n) in enumerate(WINDOWS):
         shown = view.windows(row)[name]
         assert [*(shown[kind] for kind in EVENT_TYPES), shown["amount"]] == user.window(w)
@@ -169,7 +172,7 @@ def test_compiled_equals_plain_python(stream: list[Happening], again: list[int])
     slots, compiled = slots_of(events), Compiled()
     wanted = compiled.feed(slots, events.data)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("forget", "_seen", "_count", "_features", "_seeds"):
+        for name in ("forget", "_seen", "_count", "_usual", "_smallest", "_features", "_seeds"):
             patch.setattr(kernel, name, getattr(kernel, name).py_func)
         plain = Compiled(kernel.apply.py_func, Rows)
         got = plain.feed(slots, events.data)
@@ -241,6 +244,27 @@ def test_a_user_expires_behind_the_limit() -> None:
         assert out["first"].tolist() == [1, 1, over]
         assert ours.rows[0]["events"] == 2 - over
         assert ours.rows[0]["source"].tolist() == [2, -1, -1]
+
+
+def test_a_first_price_does_not_set_what_is_usual() -> None:
+    """One absurd amount hides no jump, first or later; who pays much half of the time is not flagged for it."""
+    cheap = [purchase(T0 + i, 10.0) for i in range(1, 4)]
+    _, out, _ = feed_one_user([purchase(T0, 1e15), *cheap, purchase(T0 + 9, 1000.0)])
+    assert (out["amount_usual"][-1], out["amount_ratio"][-1]) == (10.0, 100.0)
+    _, out, _ = feed_one_user([*cheap, purchase(T0 + 8, 1e15), purchase(T0 + 9, 1000.0)])
+    assert out["amount_ratio"][-2] > 1e13 and out["amount_ratio"][-1] == 100.0
+    _, out, _ = feed_one_user([purchase(T0 + i, 10.0 if i % 2 else 200.0) for i in range(12)])
+    assert out["amount_usual"][-1] == 105.0 and out["amount_ratio"].max() < 8
+
+
+def test_a_row_from_before_amounts_were_kept() -> None:
+    """Until three amounts are kept, what is usual is the mean of all purchases, as it was then."""
+    events = given_events([purchase(T0 + i, 30.0) for i in range(4)], [])
+    ours = Compiled()
+    ours.rows["events"], ours.rows["purchases"], ours.rows["spent"] = 4, 4, 40.0
+    ours.rows["clock"] = T0 - 1
+    out, *_ = ours.feed(slots_of(events), events.data)
+    assert out["amount_usual"].tolist() == [10.0, 14.0, np.float32(100 / 6), 30.0]
 
 
 def test_money_stays_a_number() -> None:

@@ -36,7 +36,7 @@ class Batch:
             self.features[event, WINDOW_FEATURES.index(COLUMN[code])] = value
         elif code == "amount_jump":
             self.applied[event]["amount_ratio"] = value
-            self.applied[event]["amount_mean"] = 10.0
+            self.applied[event]["amount_usual"] = 10.0
         else:
             self.p_value = np.ones(len(self.slots), np.float32) if self.p_value is None else self.p_value
             self.p_value[event] = value
