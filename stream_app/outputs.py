@@ -47,7 +47,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     horizon_ms: int | None = None  #: of `purchase_probability`; left out where there is none
 
 
-class Reason(msgspec.Struct, frozen=True, gc=False):
+class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Why an event was flagged: a stable code, what was seen, what is usual, and the limit that it broke."""
 
     code: ReasonCode

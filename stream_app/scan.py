@@ -199,7 +199,7 @@ def _flat(data, i, end):  # type: ignore[no-untyped-def]
         i = _space(data, i + 1, end)
         if i >= end or data[i] != 58:
             return -1
-        i, kind = _scalar(data, _space(data, i + 1, end), end)
+        i, _ = _scalar(data, _space(data, i + 1, end), end)
         if i < 0:
             return -1
         i = _space(data, i, end)

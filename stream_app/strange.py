@@ -1,4 +1,4 @@
-"""What a value is that is neither a JSON object nor a msgpack map, told by its first bytes; never what stands in it."""
+"""What a value is that is no JSON object and no msgpack map, told by its first bytes; never what stands in it."""
 
 import json
 from typing import Any

@@ -28,8 +28,9 @@ class PredictionEncoder:
         self.output_format = output_format
         self.topic_prefix = topic_prefix
         text = msgspec.json.Encoder().encode
-        self._model = literal(',"model":' + text(self.label).decode())
-        self._degraded = literal(',"model":' + text(self.label).decode() + ',"degraded":true')
+        model = ',"model":' + text(self.label).decode()
+        self._model = literal(model + f',"horizon_ms":{runtime.horizon_ms}' if runtime else model)
+        self._degraded = literal(model + ',"degraded":true')
         ids = runtime.item_ids if runtime else []
         names = [b'{"item_id":' + text(name) + b',"score":' for name in ids]
         self._names = np.frombuffer(b"".join(names) or b"\0", np.uint8)
@@ -135,7 +136,7 @@ def predictions(
     return [
         Prediction(
             ids[i], users[i], times[i], event_ids[i], label, NextEvent(*heads[i]), purchase[i],
-            scored(items[i], scores[i], runtime.item_ids),
+            scored(items[i], scores[i], runtime.item_ids), horizon_ms=runtime.horizon_ms,
         )
         for i in range(len(ids))
     ]  # fmt: skip

@@ -382,6 +382,7 @@ class Engine(Processor):
             None,
             self.label,
             *self._last.show(slot, self.runtime),
+            horizon_ms=self.runtime.horizon_ms,
         )
 
 

@@ -69,20 +69,21 @@ def find(
             if code == _UNLIKELY:
                 assert p_value is not None
                 p = float(p_value[i])
-                reasons.append(Reason(REASON_CODES[code], round(p, 6), rules.surprise_p))
+                reasons.append(Reason(REASON_CODES[code], round(p, 6), rules.surprise_p, rules.surprise_p))
             elif code == _AMOUNT:
                 usual = float(applied["amount_usual"][i])
-                reasons.append(Reason(REASON_CODES[code], round(float(ratio[i]) * usual, 2), round(usual, 2)))
+                amount, limit = round(float(ratio[i]) * usual, 2), round(rules.amount_jump * usual, 2)
+                reasons.append(Reason(REASON_CODES[code], amount, round(usual, 2), limit))
                 p = rules.amount_jump / (2 * float(ratio[i]))
             else:
-                column, name, limit = {
+                column, name, most = {
                     _CLICKS: (clicks, "clicks_1m", rules.clicks_1m),
                     _ITEMS: (distinct, "distinct_items", rules.distinct_items),
                     _PURCHASES: (purchases, "purchases_1h", rules.purchases_1h),
                 }[code]
                 value = float(column[i])
-                p = float(tail(name, column[i : i + 1])[0]) if tail else limit / (2 * value)
-                reasons.append(Reason(REASON_CODES[code], value, limit))
+                p = float(tail(name, column[i : i + 1])[0]) if tail else most / (2 * value)
+                reasons.append(Reason(REASON_CODES[code], value, most, most))
             odds.append(p)
         kind: FlagKind = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
         found.append((i, kind, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError, TopicError
+from stream_app.printable import duration, printable, printable_json
 from stream_app.security import explain, identity, kafka_options, require_rights
 from stream_app.security.rights import Operation
 from stream_app.settings import Settings
@@ -109,7 +110,7 @@ def _decoded(record: ConsumerRecord) -> dict[str, Any]:
     value = record.value or b""
     try:
         decoded = msgspec.json.decode(value) if value[:1] == b"{" else msgspec.msgpack.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
 
@@ -118,20 +119,25 @@ def _time(ms: float) -> str:
     return datetime.fromtimestamp(ms / 1000).strftime("%H:%M:%S.%f")[:-3]
 
 
-def _start(record: ConsumerRecord, user: str) -> Text:
-    return Text.assemble((_time(record.timestamp), "dim"), "  ", (f"{user:<12}", "bold cyan"), "  ")
+def _start(record: ConsumerRecord, user: object) -> Text:
+    return Text.assemble(
+        (_time(record.timestamp), "dim"), "  ", (f"{printable(user):<12}", "bold cyan"), "  "
+    )
 
 
 def prediction_line(record: ConsumerRecord) -> Text:
     """A prediction on one line: the next event, the chance of a purchase, the items."""
     value = _decoded(record)
     events = value.get("next_event") or {}  # null without a model
-    bought = value.get("purchase_probability")
-    items = ", ".join(f"{each['item_id']} {each['score']:.3g}" for each in value.get("items", [])[:5])
+    bought, horizon = value.get("purchase_probability"), value.get("horizon_ms")
+    within = f" within {duration(horizon)}" if isinstance(horizon, int) else ""
+    items = ", ".join(
+        f"{printable(each['item_id'])} {each['score']:.3g}" for each in value.get("items", [])[:5]
+    )
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
-            *(f"{kind} {share:4.0%}  " for kind, share in events.items()),
-            ("no model" if bought is None else f"buys {bought:4.0%}", "bold"),
+            *(f"{printable(kind)} {share:4.0%}  " for kind, share in events.items()),
+            ("no model" if bought is None else f"buys{within} {bought:4.0%}", "bold"),
             ("  items ", "dim"),
             items or "-",
         )
@@ -139,24 +145,34 @@ def prediction_line(record: ConsumerRecord) -> Text:
 
 
 def flag_line(record: ConsumerRecord) -> Text:
-    """A flag on one line: its kind and score, each reason with value and expectation."""
+    """A flag on one line: its kind and score, each reason with what was seen and the limit that it broke."""
     value = _decoded(record)
     kind = value.get("kind", "?")
-    reasons = "; ".join(
-        f"{each['code']} {_number(each['value'])} (expected {_number(each['expected'])})"
-        for each in value.get("reasons", [])
-    )
     style = "bold red" if kind == "fraud" else "bold yellow"
     return _start(record, value.get("user_id", "?")).append_text(
-        Text.assemble((f"{kind} {value.get('score', 0.0):.3f}", style), "  ", reasons)
+        Text.assemble(
+            (f"{printable(kind)} {value.get('score', 0.0):.3f}", style),
+            "  ",
+            "; ".join(map(_reason, value.get("reasons", []))),
+        )
     )
+
+
+def _reason(each: dict[str, Any]) -> str:
+    expected, limit = each["expected"], each.get("limit")
+    if limit is None or limit == expected:  # flags of older versions have no limit
+        beside = f"limit {_number(expected)}"
+    else:
+        beside = f"usually {_number(expected)}, limit {_number(limit)}"
+    return f"{printable(each['code'])} {_number(each['value'])} ({beside})"
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    return f"{value:.4g}" if isinstance(value, int | float) else printable(value)
 
 
 def _headers(record: ConsumerRecord) -> dict[str, str]:
+    """Headers by name. Ours occur once; in dead letters of older versions they stand behind a producer's own."""
     return {key: (value or b"").decode("utf-8", "replace") for key, value in record.headers}
 
 
@@ -168,17 +184,19 @@ def dead_letter_line(record: ConsumerRecord) -> Text:
     )
     return _start(record, (record.key or b"").decode("utf-8", "replace")).append_text(
         Text.assemble(
-            (headers.get("foreclick.reason", "?"), "bold red"),
-            f"  {source}  {headers.get('__streams.errors.message', '')}  ",
+            (printable(headers.get("foreclick.reason", "?")), "bold red"),
+            f"  {printable(source)}  {printable(headers.get('__streams.errors.message', ''))}  ",
             (repr((record.value or b"")[:60]), "dim"),
         )
     )
 
 
 def value_json(record: ConsumerRecord) -> str:
-    """The value as JSON, untouched where it is JSON already."""
+    """The value as JSON: as it stands where it is JSON already, but for escapes of the same meaning."""
     value = record.value or b""
-    return value.decode() if value[:1] == b"{" else msgspec.json.encode(_decoded(record)).decode()
+    if value[:1] == b"{" and _decoded(record):
+        return printable_json(value.decode("utf-8", "replace"))
+    return printable_json(msgspec.json.encode(_decoded(record)).decode())
 
 
 def dead_letter_json(record: ConsumerRecord) -> str:
@@ -193,7 +211,7 @@ def dead_letter_json(record: ConsumerRecord) -> str:
         "key_base64": None if record.key is None else base64.b64encode(record.key).decode(),
         "value_base64": None if record.value is None else base64.b64encode(record.value).decode(),
     }
-    return msgspec.json.encode(found).decode()
+    return printable_json(msgspec.json.encode(found).decode())
 
 
 _AS_LINE = {

@@ -160,7 +160,9 @@ def flag_line(each: Flag) -> Text:
     text.append(f"{each.user_id:<6}", style="cyan")
     text.append(f" {each.kind}", style="bold red" if each.kind == "fraud" else "bold yellow")
     text.append(f" {each.score:.3f} ")
-    text.append("; ".join(f"{r.code} {r.value:.4g} (expected {r.expected:.4g})" for r in each.reasons))
+    text.append(
+        "; ".join(f"{r.code} {r.value:.4g} (limit {r.limit or r.expected:.4g})" for r in each.reasons)
+    )
     return text
 
 

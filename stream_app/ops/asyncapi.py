@@ -22,7 +22,7 @@ from stream_app.settings import OUTPUT_TOPICS, Settings
 from stream_app.topics import topic_specs
 
 #: Version of the wire contract, not of the program.
-CONTRACT_VERSION = "1.0.0"
+CONTRACT_VERSION = "1.1.0"
 _SCHEMAS = "#/components/schemas/{name}"
 _TYPES = (Event, Prediction, NextEvent, ItemScore, Flag, Reason)
 _TS = 1_767_225_660_000
@@ -84,14 +84,15 @@ def prediction_example() -> Prediction:
     """A prediction with the items cut to two."""
     items = [ItemScore("i311", 0.21406), ItemScore("i88", 0.09853)]
     types = NextEvent(0.82113, 0.14371, 0.03516)
-    return Prediction("clicks-2-1041", "u17", _TS, "c-901", "gru@1f2e3d4c", types, 0.04127, items)
+    return Prediction(
+        "clicks-2-1041", "u17", _TS, "c-901", "gru@1f2e3d4c", types, 0.04127, items, horizon_ms=1_800_000
+    )
 
 
 def flag_example() -> Flag:
     """A flag with one reason."""
-    return Flag(
-        "clicks-2-1099", "u17", _TS, None, "gru@1f2e3d4c", "anomaly", 0.99871, [Reason("click_rate", 61, 60)]
-    )
+    reasons = [Reason("click_rate", 61, 60, 60)]
+    return Flag("clicks-2-1099", "u17", _TS, None, "gru@1f2e3d4c", "anomaly", 0.99871, reasons)
 
 
 def dead_letter_example() -> tuple[Json, Json]:
@@ -184,12 +185,29 @@ def _schemas() -> Json:
             field: {**form, "description": described[field]} for field, form in schema["properties"].items()
         }
     found["Event"]["description"] = f"{texts.EVENT} At most {MAX_VALUE_BYTES} bytes."
-    # The decoder checks it where 32-bit floats are filled, so the type does not say it.
-    for option in found["Event"]["properties"]["price"]["anyOf"]:
-        if option["type"] == "number":
-            option["maximum"] = MAX_PRICE
+    _take_what_the_decoder_takes(found["Event"]["properties"])
     found["Reason"]["properties"]["code"]["description"] += _listed(texts.FLAG_REASONS)
     return found
+
+
+#: Fields of the event that may be integers, which stand for their decimal strings.
+_IDS = ("user_id", "event_id", "item_id", "category_id", "session_id", "order_id", "list_id")
+
+
+def _take_what_the_decoder_takes(properties: Json) -> None:
+    """What `lenient` takes beside the forms of the types, where a schema can say it."""
+    for option in properties["price"]["anyOf"]:
+        if option["type"] == "number":
+            option["maximum"] = MAX_PRICE
+    for name, form in properties.items():
+        options = form.pop("anyOf", None) or [{k: form.pop(k) for k in list(form) if k != "description"}]
+        default = {"default": options[0].pop("default")} if "default" in options[0] else {}
+        known = [option.get("type") for option in options]
+        if name in _IDS and "integer" not in known:
+            options.append({"type": "integer"})
+        if name not in ("user_id", "ts") and "null" not in known:
+            options.append({"type": "null"})
+        properties[name] = {**form, **default, **({"anyOf": options} if len(options) > 1 else options[0])}
 
 
 def _dead_letter_headers(names: Mapping[str, str]) -> Json:
@@ -197,7 +215,13 @@ def _dead_letter_headers(names: Mapping[str, str]) -> Json:
     reason = properties["foreclick.reason"]
     reason["enum"] = list(REASONS)
     reason["description"] += _listed({code: texts.DEAD_LETTER_REASONS[code] for code in REASONS})
-    return {"type": "object", "properties": properties, "required": list(names)}
+    properties |= {name: {"type": "string", "description": text} for name, text in texts.CUT_HEADERS.items()}
+    return {
+        "type": "object",
+        "description": texts.DEAD_LETTER_HEADERS,
+        "properties": properties,
+        "required": list(names),
+    }
 
 
 def _listed(meanings: Mapping[str, str]) -> str:

@@ -53,6 +53,8 @@ class Room:
         if cut is None or batch_bytes(message) <= most:
             return message
         smaller = cut(message, most)
+        if batch_bytes(smaller) >= batch_bytes(message):
+            return message
         self._counted(topic)
         return smaller
 
@@ -73,20 +75,20 @@ class Room:
     def refused(self, topic: str, batch: Any) -> list[Message]:
         """The messages of a batch that its topic does not take, to be built again as smaller batches.
 
-        From now on the topic is taken to take half of it, until `learn` is told better. None where the batch is one
-        record that cannot be made smaller.
+        From now on the topic is taken to take half of it, until `learn` is told better. No messages where the batch
+        is one record that cannot be made smaller.
         """
         data = bytes(batch._build())
         messages = messages_of(data)
         self._most[topic] = min(self.most(topic), len(data) // 2)
         self.outdated = True
         log.warning(
-            "a batch is larger than its topic takes: it is sent again, cut", topic=topic, bytes=len(data)
+            "a batch is larger than its topic takes", topic=topic, bytes=len(data), records=len(messages)
         )
         if len(messages) > 1:
             return messages
         smaller = self.fitted(topic, messages[0])
-        return [smaller] if batch_bytes(smaller) < batch_bytes(messages[0]) else []
+        return [smaller] if smaller is not messages[0] else []
 
 
 def messages_of(batch: bytes) -> list[Message]:

@@ -55,8 +55,9 @@ _JSON_VALUES = (
 
 #: A value for each field that holds the contract.
 _GOOD: dict[str, list[object]] = {
-    "user_id": ["u"], "ts": [T0, T0 + 1, 0], "item_id": ["i", "ü", 7, -7, 2**63], "category_id": ["c", "", 7, -7, None],
-    "event_id": ["e", "", "a" * 128, 5, None], "position": [0, 2**40, None, "x"],
+    "user_id": ["u"], "ts": [T0, T0 + 1, 0], "item_id": ["i", "ü", 7, -7, 2**63],
+    "category_id": ["c", "", 7, -7, None], "event_id": ["e", "", "a" * 128, 5, None],
+    "position": [0, 2**40, None, "x"],
     "sent_at": [T0, T0 + 5, T0 - 70_000, float(T0), None],
     "price": [0, 19.9, 1e15, 0.1, 5e-324, None], "quantity": [1, 2.0, MAX_QUANTITY, None], "currency": ["EUR", 5],
     "props": [{"a": 1, "b": True, "c": "d", "e": 0.5, "f": None}, {"a": [1, {}]}, [], {}, None],

@@ -42,7 +42,7 @@ def letter(key: bytes | None, value: bytes | None, headers: Any = ()) -> Any:
 
 @given(
     st.none() | st.integers(0, 3000).map(lambda n: b"k" * n),
-    st.none() | st.integers(0, 9000).map(lambda n: bytes(n)),
+    st.none() | st.integers(0, 9000).map(bytes),
     st.lists(st.tuples(st.text(max_size=9), st.none() | st.integers(0, 3000).map(bytes)), max_size=3),
     st.integers(1500, 8000),
 )

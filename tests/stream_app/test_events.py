@@ -76,7 +76,7 @@ def test_any_bytes_are_an_event_or_a_bad_record(batch: list[bytes | None], kind:
 
 PIECES = (
     *(
-        b'{"user_id":"u","ts":1767225660000,"item_id":"i"',
+        b'{"user_id":"u","ts":1e11,"item_id":"i"',
         b'"',
         b",",
         b'"x":',
@@ -102,11 +102,11 @@ def test_values_never_melt_into_each_other(inner: list[bytes]) -> None:
     "batch",
     [
         [b'{"a":[{"b":1}', b'{"c":1}]}'],
-        [b'{"user_id":"u","ts":1767225660000,"x":"}', b'{","y":1}', b'{"user_id":"u","ts":1767225660000}{"user_id":"u","ts":1767225660000}'],
-        [b'{"user_id":"u","ts":1767225660000,"query":"}', b'{"}', b'{"user_id":"u","ts":1767225660000}\n{"user_id":"u","ts":1767225660000}'],
-        [b'{"user_id":"u","ts":1767225660000,"x":[{}', b'{}]}', b'{"user_id":"u","ts":1767225660000} {"user_id":"u","ts":1767225660000}'],
-        [b'{"user_id":"u","ts":1767225660000}', b'{"user_id":"u","ts":1767225660000,"query":"a\nb"}'],
-        [b'{"user_id":"u","ts":1767225660000,"x":"\\', b'{"}', b'{"user_id":"u","ts":1767225660000}{"user_id":"u","ts":1767225660001}'],
+        [b'{"user_id":"u","ts":1e11,"x":"}', b'{","y":1}', b'{"user_id":"u","ts":1e11}{"user_id":"u","ts":1e11}'],
+        [b'{"user_id":"u","ts":1e11,"query":"}', b'{"}', b'{"user_id":"u","ts":1e11}\n{"user_id":"u","ts":1e11}'],
+        [b'{"user_id":"u","ts":1e11,"x":[{}', b'{}]}', b'{"user_id":"u","ts":1e11} {"user_id":"u","ts":1e11}'],
+        [b'{"user_id":"u","ts":1e11}', b'{"user_id":"u","ts":1e11,"query":"a\nb"}'],
+        [b'{"user_id":"u","ts":1e11,"x":"\\', b'{"}', b'{"user_id":"u","ts":1e11}{"user_id":"u","ts":1e12}'],
     ],
 )  # fmt: skip
 def test_halves_and_doubles_side_by_side(batch: list[bytes]) -> None:
@@ -363,7 +363,8 @@ NOT_SAID = "ada@example.org"  # what a user is or did
         (GOOD | {"quantity": 1.5}, "quantity is a number with a fraction, expected an integer from 1 to 2147483647"),
         (GOOD | {"user_id": NOT_SAID}, "the record's key is not the user_id, expected the user_id in UTF-8"),
         (b"\0\0\0\0\7" + msgspec.json.encode(GOOD),
-         "the value begins with the 5 bytes of a schema registry, before JSON, expected a JSON object or a msgpack map"),
+         "the value begins with the 5 bytes of a schema registry, before JSON, expected a JSON object or a msgpack "
+         "map"),
         (b"\0\0\0\0\7\x02u\x04ada",
          "the value begins with the 5 bytes of a schema registry, before Avro or Protobuf, expected a JSON object or "
          "a msgpack map"),
@@ -405,7 +406,8 @@ def test_a_dead_letter_says_what_is_wrong(value: Any, message: str) -> None:
         (None, "the record has no key, expected the user_id"),
         (b'"17"', "the record's key is the user_id in quotes, expected the user_id in UTF-8"),
         (b"\0\0\0\x11", "the record's key is the user_id as a binary integer, expected the user_id in UTF-8"),
-        (b"\0\0\0\0\x0517", "the record's key begins with the 5 bytes of a schema registry, expected the user_id in UTF-8"),
+        (b"\0\0\0\0\x0517",
+         "the record's key begins with the 5 bytes of a schema registry, expected the user_id in UTF-8"),
         (b"18", "the record's key is not the user_id, expected the user_id in UTF-8"),
     ],
 )  # fmt: skip

@@ -155,7 +155,7 @@ def test_json_by_hand_is_what_the_general_encoder_writes(
         type_probability=share[:, 0],
         raw_purchase=share[:, 3],
     )
-    runtime: Any = None if silent else SimpleNamespace(label='shop "ü"@1', item_ids=items)
+    runtime: Any = None if silent else SimpleNamespace(label='shop "ü"@1', item_ids=items, horizon_ms=60_000)
     said = None if silent else result
     encoders = [PredictionEncoder(runtime, form, "shop-") for form in ("json", "msgpack")]
     ids = encoders[0].ids(events)

@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 import pytest
@@ -12,7 +13,14 @@ from aiokafka.structs import ConsumerRecord
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
-from stream_app.commands.tail import prediction_line
+from stream_app.commands.tail import (
+    dead_letter_json,
+    dead_letter_line,
+    flag_line,
+    prediction_line,
+    value_json,
+)
+from stream_app.printable import duration, printable
 from stream_app.settings import load_settings
 from stream_app.topics import ensure_topics
 
@@ -84,7 +92,7 @@ def test_readable_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[
     for line in predictions:
         assert "u1" in line and "click  60%" in line and "buys  12%" in line and "[red]7 0.25" in line
     (flag,) = lines(capsys, "flags", "--limit", "1", *written)
-    assert "fraud 0.980" in flag and "click_rate 88 (expected 60)" in flag
+    assert "fraud 0.980" in flag and "click_rate 88 (limit 60)" in flag
     (dead,) = lines(capsys, "dead-letters", "--limit", "1", *written)
     assert "bad_json  clicks-0-17  not JSON" in dead
 
@@ -94,6 +102,76 @@ def test_a_prediction_without_a_model_is_readable() -> None:
     value = {**PREDICTION, "next_event": None, "purchase_probability": None, "items": [], "model": "none"}
     record = ConsumerRecord("predictions", 0, 0, 1, 0, b"u1", json.dumps(value).encode(), None, 0, 0, ())
     assert "no model" in prediction_line(record).plain
+
+
+def record_of(value: object, key: bytes = b"u1", headers: Any = ()) -> ConsumerRecord:
+    body = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+    return ConsumerRecord("t", 0, 0, 1, 0, key, body, None, 0, 0, headers)
+
+
+def test_the_chance_of_a_purchase_names_its_horizon() -> None:
+    """A person reads within which time the user is likely to buy."""
+    shown = prediction_line(record_of({**PREDICTION, "horizon_ms": 1_800_000})).plain
+    assert "buys within 30 min  12%" in shown
+    assert [duration(ms) for ms in (1000, 90_000, 7_200_000, 604_800_000, 1500)] == [
+        "1 s", "90 s", "2 h", "7 d", "1500 ms",
+    ]  # fmt: skip
+
+
+def test_a_flag_shows_the_limit_that_was_broken() -> None:
+    """What is usual and what is the limit are told apart; flags of older versions have the limit alone."""
+    reasons = [
+        {"code": "amount_jump", "value": 500.0, "expected": 20.0, "limit": 160.0},
+        {"code": "purchase_rate", "value": 11, "expected": 10, "limit": 10},
+        {"code": "click_rate", "value": 61, "expected": 60},
+    ]
+    shown = flag_line(record_of({**FLAG, "reasons": reasons})).plain
+    assert (
+        "amount_jump 500 (usually 20, limit 160); purchase_rate 11 (limit 10); click_rate 61 (limit 60)"
+        in shown
+    )
+
+
+#: Title of the window, clear screen, C1's own CSI, right-to-left override, line separator, a tag character, DEL.
+EVIL = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202egnp\u2028\U000e0041\x7f\r\n\t"
+
+
+def test_nothing_of_a_user_reaches_the_terminal_as_a_command() -> None:
+    """Whatever stands in ids, items, keys, headers and values, a line holds visible characters only."""
+    evil = {
+        **PREDICTION,
+        "user_id": EVIL,
+        "items": [{"item_id": EVIL, "score": 0.5}],
+        "next_event": {EVIL: 0.5},
+    }
+    flag = {
+        **FLAG,
+        "user_id": EVIL,
+        "kind": EVIL,
+        "reasons": [{"code": EVIL, "value": EVIL, "expected": EVIL}],
+    }
+    headers = [(name, EVIL.encode()) for name, _ in HEADERS]
+    lines = [
+        prediction_line(record_of(evil)).plain,
+        flag_line(record_of(flag)).plain,
+        dead_letter_line(record_of(EVIL.encode(), EVIL.encode(), headers)).plain,
+    ]
+    for line in lines:
+        assert line.isprintable()
+        assert "\\x1b]0;PWNED\\x07" in line
+    assert printable("a\\x1b ü😀") == "a\\\\x1b ü😀"
+
+
+def test_json_of_a_user_reaches_the_terminal_escaped() -> None:
+    """A line of JSON holds visible characters only and means the same; a value that is none is an empty object."""
+    evil = {**PREDICTION, "user_id": EVIL}
+    as_json = value_json(record_of(json.dumps(evil, ensure_ascii=False, indent=1).encode()))
+    assert as_json.isprintable() and json.loads(as_json) == evil
+    packed = value_json(record_of(msgpack.packb(evil)))
+    assert packed.isprintable() and json.loads(packed) == evil
+    dead = dead_letter_json(record_of(b"{", EVIL.encode(), [("foreclick.reason", EVIL.encode())]))
+    assert dead.isprintable() and json.loads(dead)["reason"] == EVIL
+    assert value_json(record_of(b"{\x1b[2J")) == value_json(record_of(b'{"a":"\xff"}')) == "{}"
 
 
 def test_json_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
