@@ -70,6 +70,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     )
     pipeline = Pipeline(app, settings, processor, metrics, Health(settings.ready_max_age_ms), app.room)
     app.pipeline = pipeline
+    app.health = pipeline.health
 
     events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)
 

@@ -10,7 +10,12 @@ import sys
 from typing import Any
 
 import faust
-from aiokafka.errors import CorruptRecordException, MessageSizeTooLargeError
+from aiokafka.errors import (
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from model.runtime import choose_device
 from stream_app.agents.offline import warm_up
@@ -35,6 +40,13 @@ _SENTENCES: dict[type[BaseException], str] = {
     CorruptRecordException: (
         "{}: the broker's copy of that batch is damaged; let another replica lead, or give the batch up with "
         "kafka-delete-records.sh, and start it again"
+    ),
+    GroupAuthorizationFailedError: (
+        "it may no longer use its group ({}); nothing is lost, allow it Read on the group and start it again"
+    ),
+    TopicAuthorizationFailedError: (
+        "it may no longer use a topic ({}); nothing is lost, allow it Read on the inputs and the changelog, Write on "
+        "the outputs and the changelog, and start it again"
     ),
     # Faust cancels its own start and stop where one of its threads ends early.
     asyncio.CancelledError: "a part of it ended before the worker ran; nothing is lost, start it again",
@@ -113,9 +125,10 @@ async def serve(settings: Settings, app: faust.App) -> None:
     app.room.learn(await batch_limits(settings))
     app.service(TopicWatch(app, settings))
     app.service(RoomWatch(app, settings, app.room))
-    # The start waits for the broker, for as long as it is gone: a signal must be heard meanwhile.
-    starting, signalled = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
-    await asyncio.wait([starting, signalled], return_when=asyncio.FIRST_COMPLETED)
+    # The start waits for the broker, for as long as it is gone: a signal, or a crash, must be heard meanwhile.
+    starting, signalled, crashed = map(asyncio.ensure_future, (app.start(), stop.wait(), app._crashed.wait()))
+    await asyncio.wait([starting, signalled, crashed], return_when=asyncio.FIRST_COMPLETED)
+    crashed.cancel()
     failed = _failure(starting) if starting.done() else None
     if isinstance(failed, OSError):
         raise WorkerError(

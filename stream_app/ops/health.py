@@ -1,6 +1,7 @@
 """Health of a worker: the worker states facts, two probes judge them. Pure: the clocks are passed in.
 
-*Live* is false only where a restart would help: a thread that has been at one piece of work for too long.
+*Live* is false only where a restart would help: a thread that has been at one piece of work for too long, or a
+membership of the group that has ended.
 *Ready* is guarantee 7: partitions assigned, state recovered, model warm and answering, the oldest unprocessed record
 young enough; and commits that succeed.
 """
@@ -35,6 +36,8 @@ class Health:
         self.max_age_ms, self.stuck_s, self.commit_grace_s = max_age_ms, stuck_s, commit_grace_s
         self._now, self._wall_ms = monotonic, wall_ms
         self._assigned: int | None = None
+        self._group_trouble: str | None = None  # why the group does not take this worker
+        self._group_ended: str | None = None  # the same, for good
         self._recovery: tuple[int, int] | None = None  # records read, records to read
         self._recovered = False
         self._model: str | None = "not loaded yet"  # why it is cold, None when warm
@@ -50,6 +53,14 @@ class Health:
         """
         self._assigned = partitions
         self._recovered, self._recovery = False, None
+
+    def set_group_trouble(self, why: str | None) -> None:
+        """Why the group does not take this worker at the moment, which is tried again; None where it does."""
+        self._group_trouble = why
+
+    def end_group(self, why: str) -> None:
+        """The group will not take this worker, and nobody tries it again."""
+        self._group_ended = why
 
     def set_recovering(self, done: int, total: int) -> None:
         """State is being read back: `done` of `total` records."""
@@ -95,7 +106,7 @@ class Health:
         self._beats.pop(part, None)
 
     def live(self) -> Verdict:
-        """False where a part has been silent for longer than `stuck_s` in the middle of its work."""
+        """False where a part was silent for over `stuck_s` in its work, or membership of the group has ended."""
         now = self._now()
         silent = {part: now - beat for part, beat in self._beats.copy().items()}
         checks = {
@@ -106,6 +117,7 @@ class Health:
         }
         for part in (LOOP, PROCESSING):
             checks.setdefault(part, "ok, at rest")
+        checks["group"] = "ok" if self._group_ended is None else f"membership has ended: {self._group_ended}"
         return _verdict(checks)
 
     def ready(self) -> Verdict:
@@ -121,6 +133,10 @@ class Health:
         )
 
     def _check_assigned(self) -> str:
+        if self._group_ended is not None:
+            return self._group_ended
+        if self._group_trouble is not None:
+            return f"{self._group_trouble} (tried again)"
         if self._assigned is None:
             return "waiting for the group to hand out partitions"
         if self._assigned == 0:

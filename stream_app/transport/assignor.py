@@ -110,9 +110,11 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
         topics = sorted({topic for m in members.values() for topic in m.subscription})
         counts = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
         said = {member: _said(m.user_data) for member, m in members.items()}
-        owned = {member: o.partitions for member, o in said.items()}
-        copied = {member: o.copies for member, o in said.items()}
-        units = balance(set().union(*counts.values()), owned, copied)
+        every = set().union(*counts.values())
+        # A member may claim what it likes, at any length.
+        owned = {member: every.intersection(o.partitions) for member, o in said.items()}
+        copied = {member: every.intersection(o.copies) for member, o in said.items()}
+        units = balance(every, owned, copied)
         copies = place_copies(units, self._each, copied)
         owner = {p: member for member, partitions in units.items() for p in partitions}
         given: dict[str, list[tuple[str, list[int]]]] = {member: [] for member in members}
@@ -140,9 +142,12 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
         self.copies = sorted(_said(assignment.user_data).copies)
 
 
-def _said(user_data: bytes) -> Owned:
-    """What a member said of itself, or is told; nothing where that is missing, or in another version's words."""
+def _said(user_data: bytes | None) -> Owned:
+    """What a member said of itself, or is told; nothing where that is missing, or in another version's words.
+
+    Any client with the right to join the group says what it likes: nothing of it may end whoever reads it.
+    """
     try:
-        return msgspec.msgpack.decode(user_data, type=Owned)
-    except msgspec.MsgspecError:
+        return msgspec.msgpack.decode(user_data or b"", type=Owned)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return Owned([])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import aiokafka
+from aiokafka.errors import KafkaError
 from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -20,6 +21,8 @@ from mode.utils.futures import notify
 from stream_app.columns import RecordColumns
 from stream_app.transport.assignor import CopartitionedAssignor
 from stream_app.transport.fetched import deliver_columns
+from stream_app.transport.group import GroupWatch
+from stream_app.transport.group_refusals import GroupRefusal
 from stream_app.transport.internals import heartbeat, member_of
 from stream_app.transport.transactions import Member
 
@@ -79,9 +82,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def on_start(self) -> None:
-        """Connects, and begins to watch its own pulse."""
+        """Connects, and begins to watch its own pulse and its membership of the group."""
         await super().on_start()
         deliver_columns(self._ensure_consumer())
+        self._group = GroupWatch(
+            self._ensure_consumer(), trouble=self._group_trouble, ended=self._group_ended
+        )
+        self._watching = asyncio.create_task(self._group.run())
         self._pulse_s = self.app.conf.broker_session_timeout / 10
         self._longest_stall_s = 0.0
         self._ticked = time.monotonic()
@@ -90,7 +97,19 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_thread_stop(self) -> None:
         """Disconnects."""
         self._ticking.cancel()
+        self._watching.cancel()
         await super().on_thread_stop()
+
+    def _group_trouble(self, why: str | None) -> None:
+        health = getattr(self.app, "health", None)
+        if health is not None:
+            health.set_group_trouble(why)
+
+    def _group_ended(self, error: GroupRefusal) -> None:
+        health = getattr(self.app, "health", None)
+        if health is not None:
+            health.end_group(str(error))
+        asyncio.run_coroutine_threadsafe(self.app.crash(error), self.parent_loop)
 
     async def _tick(self) -> None:
         while True:
@@ -118,7 +137,12 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         generation, seek = self.app.consumer_generation_id, self.consumer.seeks
         before = {tp: self._position(tp) for tp in active}
         consumer = self._ensure_consumer()
-        fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
+        try:
+            fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
+        except KafkaError:
+            if not self._group.in_trouble:
+                raise
+            return []  # aiokafka tells it whoever waits for records; `GroupWatch` deals with it
         return [
             FetchedBatch(
                 TP(*tp),

@@ -5,14 +5,15 @@ A release without one of them is refused when a consumer or producer starts, not
 
 import asyncio
 import collections
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest
@@ -22,8 +23,8 @@ from stream_app.errors import ForeclickError
 from stream_app.transport.transactions import Member
 
 __all__ = [
-    "READ_COMMITTED", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "builder_of", "fetcher_of",
-    "heartbeat", "member_of", "queue_batch", "stop_consumer",
+    "READ_COMMITTED", "Coordination", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "builder_of",
+    "coordination_of", "fetcher_of", "heartbeat", "member_of", "queue_batch", "stop_consumer",
 ]  # fmt: skip
 
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
@@ -34,6 +35,10 @@ _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
 )  # fmt: skip
 _COORDINATOR = ("group_id", "generation", "member_id", "_group_instance_id", "_do_heartbeat")
+_COORDINATION = (
+    *_COORDINATOR, "_send_req", "_coordination_task", "_coordination_routine", "_pending_exception", "_subscription",
+    "_session_timeout_ms", "check_errors", "request_rejoin",
+)  # fmt: skip
 _ACCUMULATOR = (
     "_compression_type", "_batch_size", "_batches", "_txn_manager", "_append_batch", "_closed", "_exception",
 )  # fmt: skip
@@ -85,7 +90,62 @@ async def heartbeat(consumer: AIOKafkaConsumer) -> bool:
     coordinator = _known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATOR)
     if coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID:
         return False
-    return bool(await coordinator._do_heartbeat())
+    try:
+        return bool(await coordinator._do_heartbeat())
+    except KafkaError:
+        return False  # the heartbeats of its own meet the same, and it is they that are looked after
+
+
+Send = Callable[[Any], Awaitable[Any]]
+
+
+class Coordination:
+    """The part of a consumer that is a member of a group. Used on the loop of that consumer."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self.name: str = coordinator.group_id  #: of the group
+        self.instance: str | None = coordinator._group_instance_id
+        self.session_ms: int = coordinator._session_timeout_ms
+
+    @property
+    def membership(self) -> tuple[int, str]:
+        """The generation, and the id of the member."""
+        return self._coordinator.generation, self._coordinator.member_id
+
+    @property
+    def topics(self) -> Iterable[str]:
+        """Those that the consumer has subscribed to."""
+        return self._coordinator._subscription.topics or ()
+
+    def put_between(self, ask: Send) -> Send:
+        """From now on all requests to the group go through `ask`; returns what sends them."""
+        send: Send = self._coordinator._send_req
+        self._coordinator._send_req = ask
+        return send
+
+    def failure(self) -> BaseException | None:
+        """Why the coordination stands still; None where it does not."""
+        task = self._coordinator._coordination_task
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            return task.exception()
+        error: BaseException | None = self._coordinator._pending_exception
+        return error
+
+    def go_on(self) -> None:
+        """Joins the group again after a failure."""
+        c = self._coordinator
+        c.request_rejoin()
+        if c._coordination_task.done():
+            c._coordination_task = asyncio.create_task(c._coordination_routine())
+        # What it raises was seen. It then goes on by itself; its work for the heartbeats begins with the join.
+        with contextlib.suppress(KafkaError):
+            c.check_errors()
+
+
+def coordination_of(consumer: AIOKafkaConsumer) -> Coordination:
+    """The coordination of a consumer in a group. Raises IncompatibleAiokafka where its inside is not what we know."""
+    return Coordination(_known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATION))
 
 
 def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:

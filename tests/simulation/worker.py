@@ -90,6 +90,16 @@ class Worker:
         self.process.die()
 
 
+class _NoWatch:
+    """In the place of `GroupWatch`: the group of the model refuses nobody for good."""
+
+    in_trouble = False
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    async def run(self) -> None: ...
+
+
 def _metrics(clock: Callable[[], float]) -> Metrics:
     """The counts are the same for all: nobody reads them here, and they are slow to make."""
     if not _MADE_UP_METRICS:
@@ -136,4 +146,5 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(patch.object(module, "stop_consumer", stop))
             stack.enter_context(patch.object(module, "deliver_columns", nothing))
         stack.enter_context(patch.object(consumer, "deliver_columns", nothing))
+        stack.enter_context(patch.object(consumer, "GroupWatch", _NoWatch))
         yield

@@ -175,3 +175,18 @@ def test_trouble_outside_is_no_reason_to_restart(health: Health, clock: Clock) -
     clock.s += 600.0
     assert not health.ready()[0]
     assert health.live()[0]
+
+
+def test_a_group_that_refuses(health: Health) -> None:
+    """Readiness tells the group's refusal while it is tried again; liveness fails once nobody tries any more."""
+    health.set_group_trouble("group shop is full")
+    assert not health.ready()[0]
+    assert health.ready()[1]["assigned"] == "group shop is full (tried again)"
+    assert health.live()[0]
+    health.set_group_trouble(None)
+    assert health.ready()[0]
+    health.end_group("another worker runs as instance a")
+    assert health.ready()[1]["assigned"] == "another worker runs as instance a"
+    ok, checks = health.live()
+    assert not ok
+    assert checks["group"] == "membership has ended: another worker runs as instance a"
