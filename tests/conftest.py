@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stream_app.broker import EmbeddedKafka
+
+# No test fails since the machine is busy with something else.
+settings.register_profile("foreclick", deadline=None)
+settings.load_profile("foreclick")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 #: The files that take longest, longest first. They start first, so that at the end no process waits for one of them.

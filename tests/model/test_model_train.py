@@ -14,14 +14,14 @@ from model import fit, sequences, train
 from model.errors import TrainingError
 from model.interactions import Interactions
 from model.train import Progress, Trained
-from tests.model.tiny import SETTINGS, tiny_interactions, tiny_trained
+from tests.model.tiny import SETTINGS, tiny_interactions, train_tiny
 
 DATA = tiny_interactions(1, users=30)
 
 
-def test_training_twice_gives_identical_weights(trained: Trained) -> None:
+def test_training_twice_gives_identical_weights() -> None:
     """Same data, seed and threads: every weight, curve and exported byte is the same; the seed matters."""
-    again = tiny_trained()
+    trained, again = train_tiny(), train_tiny()
     for name, weight in trained.network.state_dict().items():
         assert torch.equal(weight, again.network.state_dict()[name]), name
     assert again.content.step == trained.content.step

@@ -1,7 +1,16 @@
-"""A tiny shop and a tiny model of it, made in a few seconds; for every test that needs a real model."""
+"""A tiny shop and a tiny model of it, made in a few seconds; for every test that needs a real model.
 
+The model is trained once and kept in `.foreclick/tests`, for all processes of a run and for later runs with the same
+code, libraries and processor.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
 from pathlib import Path
 
+import numba
 import numpy as np
 import torch
 
@@ -9,6 +18,10 @@ from model.export import export
 from model.interactions import Interactions, from_events
 from model.settings import TrainSettings
 from model.train import Trained, train
+
+ROOT = Path(__file__).parents[2]
+#: Trained models, by seed and by the hash of all that made them.
+KEPT = ROOT / ".foreclick" / "tests"
 
 ITEMS = 40
 CATEGORIES = 5
@@ -48,14 +61,38 @@ def tiny_interactions(seed: int = 0, users: int = 80) -> Interactions:
     )
 
 
-def tiny_trained(seed: int = 0) -> Trained:
-    """Return a model trained on the tiny shop, seeded; on one thread, as so small matrices gain from none."""
+def train_tiny(seed: int = 0) -> Trained:
+    """Train a model on the tiny shop, seeded; on one thread, since such small matrices gain nothing from a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return train(tiny_interactions(seed), SETTINGS)
     finally:
         torch.set_num_threads(threads)
+
+
+def tiny_trained(seed: int = 0) -> Trained:
+    """Return what `train_tiny` gives, trained by the first process that asks; the others wait for it."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    file = KEPT / f"tiny-{seed}-{_origin()}.pt"
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it where the process dies
+        if not file.exists():
+            half = file.with_suffix(f".{os.getpid()}")
+            torch.save(train_tiny(seed), half)
+            half.rename(file)
+    trained: Trained = torch.load(file, weights_only=False)
+    return trained
+
+
+def _origin() -> str:
+    """A hash of all that the weights follow from: the code, the libraries, the kind of processor."""
+    digest = hashlib.sha256()
+    for source in (*sorted((ROOT / "model").rglob("*.py")), Path(__file__)):
+        digest.update(str(source.relative_to(ROOT)).encode() + source.read_bytes())
+    versions = (platform.python_version(), np.__version__, torch.__version__, numba.__version__)
+    digest.update(repr((*versions, platform.machine(), torch.backends.cpu.get_cpu_capability())).encode())
+    return digest.hexdigest()[:16]
 
 
 def tiny_model(folder: Path, seed: int = 0) -> Path:
