@@ -36,10 +36,7 @@ def check_target(folder: Path, sign_key: Path | None = None) -> None:
         signing.private_key(sign_key)
     try:
         place = _real(folder)
-        if place.is_dir() and not (place / folders.MANIFEST).is_file() and any(place.iterdir()):
-            raise ModelError(f"{folder} exists and is not a model folder: choose another path for the model.")
-        if place.exists() and not place.is_dir():
-            raise ModelError(f"{folder} is a file: choose another path for the model.")
+        folders.refuse_foreign(place)
         if place.is_mount():
             raise ModelError(f"{folder} is where a disk is mounted: name a folder within it for the model.")
         parent = next(each for each in place.parents if each.exists())

@@ -35,6 +35,7 @@ __all__ = [
     "Wanted",
     "check_target",
     "read",
+    "refuse_foreign",
     "write",
 ]
 
@@ -137,25 +138,27 @@ def check_target(folder: Path) -> None:
     For the start of a training, since a path that cannot be written would be found hours later. A model that stands
     there may be replaced; a folder with any other file in it never is.
     """
-    others: list[str] = []
     try:
-        if folder.exists():
-            if not folder.is_dir():
-                raise ModelError(
-                    f"{folder} exists and is not a model folder: choose another path for the model."
-                )
-            others = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
-            if others or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
-                what = (
-                    f"holds {others[0]}, which is not part of a model" if others else "is not a model folder"
-                )
-                raise ModelError(f"{folder} {what}: choose another path for the model.")
+        refuse_foreign(folder)
         fresh = _fresh(folder.resolve())
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         fresh.rmdir()
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise ModelError where the path holds something that is not part of a model: it is never replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{folder} exists and is not a model folder: choose another path for the model.")
+    found = sorted(path.name for path in folder.iterdir())
+    others = [name for name in found if name not in _OURS]
+    if others or (found and MANIFEST not in found):
+        what = f"holds {others[0]}, which is not part of a model" if others else "is not a model folder"
+        raise ModelError(f"{folder} {what}: choose another path for the model.")
 
 
 def _replace(folder: Path, parts: Mapping[str, bytes]) -> None:
