@@ -85,11 +85,12 @@ def _event(  # type: ignore[no-untyped-def]
     if ts < 0:
         return -1
     stored = received(data, span)
-    if correct_clock and stored != UNKNOWN and not _none(tokens[SENT]):
+    if correct_clock and not _none(tokens[SENT]):
         sent = _whole(data, base, tokens[SENT], 0, MAX_TS_MS)
         if sent < 0:
             return -1
-        ts = stored - (sent - ts)
+        if stored != UNKNOWN:
+            ts = stored - (sent - ts)
     # What the correction took over the end of 64 bits is beyond one of these limits too.
     if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
         return -1
