@@ -17,7 +17,7 @@ help:
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || python3 -m venv $(VENV)
-	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@$(PY) -m uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -1,11 +1,18 @@
-"""Kafka's jars: resolved and fetched by jgo, in pure Python, so that neither Maven nor Java is needed."""
+"""Kafka's jars: resolved and fetched by jgo, in pure Python, so that neither Maven nor Java is needed.
 
+Each jar must have the SHA-256 that stands in `jars.sha256`, whoever sent it: a mirror, or a program in between.
+After a change of `COORDINATES` that file is made again with `sha256sum *.jar` from a download over TLS.
+"""
+
+import hashlib
 import os
-import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from stream_app.broker.errors import DownloadError
+from stream_app.broker.errors import DownloadError, ForgedJarError, InsecureRepositoryError
 from stream_app.broker.installation import KAFKA_VERSION
 
 #: `!` keeps a project's own dependency management away from the others: without it, log4j's pom would
@@ -14,12 +21,17 @@ COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}!",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3!",
 )
+#: SHA-256 and name of each jar, as `sha256sum` writes them.
+PINS = Path(__file__).with_name("jars.sha256")
 DOWNLOADS_AT_ONCE = 8
 REQUEST_LIMIT_S = 30
 
 
 def download(folder: Path) -> tuple[str, ...]:
-    """Fetch all jars below `folder`; return their paths relative to it. Raises DownloadError, OSError."""
+    """Fetch all jars below `folder`; return their paths relative to it.
+
+    Raises DownloadError, ForgedJarError, InsecureRepositoryError, OSError.
+    """
     # Only now: every later start does without jgo (0.2 s). Its `build` is not used: to sort jars into
     # modules, of which the class path knows nothing, it would fetch a second Java.
     import requests
@@ -27,6 +39,8 @@ def download(folder: Path) -> tuple[str, ...]:
     from jgo.maven import MavenContext
 
     url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL_URL).rstrip("/")
+    if not is_private(url):
+        raise InsecureRepositoryError(url)
     context = MavenContext(repo_cache=folder / "maven", remote_repos={"maven": url}, timeout=REQUEST_LIMIT_S)
     try:
         wanted = [context.create_dependency(coordinate) for coordinate in COORDINATES]
@@ -34,18 +48,30 @@ def download(folder: Path) -> tuple[str, ...]:
         needed = [d.artifact for d in (*named, *(d for d in brought if d.scope in ("compile", "runtime")))]
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             paths = list(pool.map(lambda artifact: artifact.resolve(), needed))
-        for path in paths:
-            _check(path)
-    except (requests.RequestException, RuntimeError, zipfile.BadZipFile) as error:
+    except (requests.RequestException, RuntimeError) as error:
         raise DownloadError(url, folder.parent, _first_cause(error)) from error
+    check(paths, url)
     return tuple(str(path.relative_to(folder)) for path in paths)
 
 
-def _check(jar: Path) -> None:
-    """Read the jar once against its checksums: jgo only warns about a damaged one."""
-    with zipfile.ZipFile(jar) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"{jar.name}: {damaged} is damaged")
+def is_private(url: str) -> bool:
+    """Whether nobody on the way can read or change what comes from there: TLS, or a server on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return True
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def check(jars: Sequence[Path], source: str) -> None:
+    """Raise ForgedJarError for a jar that is not the one that was published, or that nobody asked for."""
+    pins = {name: digest for digest, name in (line.split() for line in PINS.read_text().splitlines())}
+    for jar in jars:
+        if hashlib.sha256(jar.read_bytes()).hexdigest() != pins.get(jar.name):
+            raise ForgedJarError(jar.name, source)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import psutil
 
 from stream_app.broker import process
 from stream_app.broker.errors import BrokerError
-from stream_app.broker.installation import Installation
+from stream_app.broker.installation import LINK, Installation
 from stream_app.broker.storage import prepare
 
 FIRST_JAVA = 25  # JEP 514, one-step creation
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def options(made: Installation) -> tuple[str, ...]:
     """Return Java's options for a broker that starts from the cache, as far as there is one."""
     # Java itself compares it with its version and the jars, and goes on without it where they differ.
-    return (f"-XX:AOTCache={made.boot_cache}", *QUIET) if made.boot_cache.exists() else QUIET
+    return (f"-XX:AOTCache={LINK}/{made.boot_cache.name}", *QUIET) if made.boot_cache.exists() else QUIET
 
 
 def train(made: Installation) -> None:
@@ -37,7 +37,7 @@ def train(made: Installation) -> None:
     scratch = made.folder / "training"
     partial = made.boot_cache.with_suffix(".partial")
     try:
-        write = (f"-XX:AOTCacheOutput={partial}", *QUIET)
+        write = (f"-XX:AOTCacheOutput={LINK}/{partial.name}", *QUIET)
         launch = prepare(made, scratch, port=0, heap_mb=HEAP_MB, java=write)
         broker = process.spawn(launch.command, scratch)
         try:

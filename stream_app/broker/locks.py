@@ -12,7 +12,7 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises BlockingIOError where another process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from stream_app.broker.config import java_environment
 from stream_app.broker.errors import BrokerExitedError, JavaError, NotReadyError
 from stream_app.broker.probe import missing
 
@@ -29,19 +30,20 @@ class BrokerInfo(msgspec.Struct, frozen=True):
 
 
 def spawn(command: list[str], folder: Path) -> psutil.Process:
-    """Start Java in a session of its own, its output in `logs/java.out`. Raises JavaError.
+    """Start Java in the folder, in a session of its own, its output in `logs/java.out`. Raises JavaError.
 
     Its own session: Ctrl-C in a terminal must not end the broker before the worker has committed.
     """
-    # posix_spawn and not Popen, to which a process that outlives its object is a leak.
+    # posix_spawn and not Popen, to which a process that outlives its object is a leak. It knows no working directory.
+    within = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder), *command]
     create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(folder / "logs" / "java.out"), create, 0o644),
+        (os.POSIX_SPAWN_OPEN, 1, str(folder / "logs" / "java.out"), create, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     try:
-        pid = os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True)
+        pid = os.posix_spawn(within[0], within, java_environment(), file_actions=files, setsid=True)
     except OSError as error:
         raise JavaError(f"Starting {command[0]}", str(error)) from error
     return psutil.Process(pid)

@@ -49,10 +49,14 @@ def prepare(
     try:
         for name in ("data", "logs", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name).chmod(
+                0o700
+            )  # records are the shop's users', also where they were readable before
+        made.link(folder)
         cluster_id = format_storage(folder / "data", made.bootstrap_checkpoint)
-        settings = server_properties(folder / "data", port, free_port(besides=port), properties, listeners)
+        settings = server_properties("data", port, free_port(besides=port), properties, listeners)
         (folder / "server.properties").write_text(settings)
-        (folder / "log4j2.properties").write_text(log4j_properties(folder / "logs"))
+        (folder / "log4j2.properties").write_text(log4j_properties())
     except OSError as error:
         raise FolderError(folder, error) from error
     return Launch(java_command(made.class_path, folder, heap_mb, java), port, cluster_id)

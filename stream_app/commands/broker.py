@@ -1,6 +1,7 @@
 """`foreclick broker start | stop | status`: a real Kafka on this machine."""
 
 import json
+import shlex
 import os
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def start(
         _stay(broker, timeout_s, as_json)
     else:
         _start(broker, timeout_s)
-        _say_started(broker, f"foreclick broker stop --data-dir {folder}", as_json)
+        _say_started(broker, f"foreclick broker stop --data-dir {shlex.quote(str(folder))}", as_json)
 
 
 @app.command()

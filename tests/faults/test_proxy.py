@@ -118,9 +118,9 @@ def test_a_trap(broker: EmbeddedKafka, gate: Gate) -> None:
 
 def test_further_listeners_in_the_settings() -> None:
     """Without them the broker's settings stay as they were; with them each is listened on and advertised."""
-    plain = server_properties(Path("/data"), 9092, 9093)
+    plain = server_properties("data", 9092, 9093)
     assert "advertised" not in plain and "inter.broker.listener.name" not in plain
-    lines = server_properties(Path("/data"), 9092, 9093, listeners=[Listener("A", 1, 2)]).splitlines()
+    lines = server_properties("data", 9092, 9093, listeners=[Listener("A", 1, 2)]).splitlines()
     assert "listeners=PLAINTEXT://127.0.0.1:9092,A://127.0.0.1:1,CONTROLLER://127.0.0.1:9093" in lines
     assert "advertised.listeners=PLAINTEXT://127.0.0.1:9092,A://127.0.0.1:2" in lines
     assert "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,A:PLAINTEXT" in lines

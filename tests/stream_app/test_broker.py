@@ -29,7 +29,9 @@ from stream_app.broker import (
     status,
     storage,
 )
+from stream_app.broker.artifacts import PINS, check, is_private
 from stream_app.broker.config import server_properties
+from stream_app.broker.errors import ForgedJarError, InsecureRepositoryError
 from stream_app.broker.install import install
 from stream_app.broker.locks import file_lock
 from stream_app.broker.ports import FREE_PORTS, free_port, is_free
@@ -210,6 +212,99 @@ def test_first_start_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
             EmbeddedKafka(tmp_path / "data").start()
 
 
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://maven.example", True),
+        ("http://127.0.0.1:8081/maven", True),
+        ("http://[::1]:8081", True),
+        ("http://localhost", True),
+        ("http://maven.example", False),
+        ("http://127.0.0.1.maven.example", False),
+        ("http://10.0.0.1", False),
+        ("ftp://127.0.0.1", False),
+        ("maven.example", False),
+    ],
+)
+def test_jars_come_by_tls_only(url: str, taken: bool) -> None:
+    """Plain http is for a repository on this machine; a name that only begins like its address is another machine."""
+    assert is_private(url) is taken
+
+
+def test_a_repository_without_tls_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first start says that programs come from there, and what to set."""
+    monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("FORECLICK_MAVEN_URL", "http://maven.example")
+    with pytest.raises(InsecureRepositoryError, match="use https"):
+        EmbeddedKafka(tmp_path / "data").start()
+
+
+def test_a_forged_jar_is_not_run(tmp_path: Path) -> None:
+    """Every jar of the installation has its pin and no other has one; one byte more, or a name more, is refused."""
+    made = install()
+    jars = [made.folder / jar for jar in made.jars]
+    check(jars, "here")
+    assert sorted(path.name for path in jars) == [line.split()[1] for line in PINS.read_text().splitlines()]
+    forged = tmp_path / jars[0].name
+    forged.write_bytes(jars[0].read_bytes() + b"x")
+    unknown = tmp_path / "unknown-1.0.jar"
+    unknown.write_bytes(jars[0].read_bytes())
+    for jar in (forged, unknown):
+        with pytest.raises(ForgedJarError, match=jar.name):
+            check([jar], "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_folder_may_have_any_name(tmp_path: Path, locale: dict[str, str]) -> None:
+    """Data folder and cache with umlauts, other letters, commas, colons and blanks: the broker starts, keeps its
+    files there and nowhere else, and a topic made in the first start is there in the second.
+    """
+    odd = tmp_path / "Jür:gen, 日本 %d ${b} #"
+    odd.mkdir()
+    folder, cache = odd / "ka,fka", odd / "ca:che"
+    cache.mkdir()
+    real = install()
+    (cache / real.folder.name).symlink_to(real.folder)
+    env = {**os.environ, **locale, "FORECLICK_CACHE_DIR": str(cache)}
+    foreclick = [sys.executable, "-c", "from stream_app.cli import main; main()"]
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [*foreclick, *words],
+            env=env,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for words in (("topics", "--create"), ("topics",)):
+        facts = json.loads(run("broker", "start", "--port", "0", "--json", "--data-dir", str(folder)))
+        try:
+            run(*words, "--brokers", facts["bootstrap"])
+        finally:
+            assert "stopped." in run("broker", "stop", "--data-dir", str(folder))
+    assert {path.name for path in tmp_path.iterdir()} == {odd.name}
+    assert {path.name for path in odd.iterdir()} == {folder.name, cache.name}
+    assert (folder / "logs" / "kafka.log").stat().st_size > 0
+
+
+def test_records_are_private(tmp_path: Path) -> None:
+    """Under the usual umask nobody else can read what a broker keeps, nor where an older version left it readable."""
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "data").mkdir(mode=0o755)
+        with EmbeddedKafka(tmp_path):
+            modes = {name: (tmp_path / name).stat().st_mode & 0o077 for name in ("data", "logs", "tmp")}
+    finally:
+        os.umask(before)
+    assert modes == {"data": 0, "logs": 0, "tmp": 0}
+
+
 def test_second_process_waits_for_the_first_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of two first starts at once, the second waits and finds what the first has brought."""
     real = install()
@@ -252,7 +347,7 @@ def test_free_ports_lie_below_outgoing_ones(listener: int) -> None:
 )
 def test_own_properties_win(port: int, controller_port: int, extra: dict[str, str]) -> None:
     """Each property stands in the file once, with the caller's value where there is one."""
-    lines = server_properties(Path("d"), port, controller_port, extra).splitlines()
+    lines = server_properties("d", port, controller_port, extra).splitlines()
     written = dict(line.split("=", 1) for line in lines)
     assert len(written) == len(lines)
     assert written | extra == written

@@ -61,7 +61,7 @@ def test_compose_uses_volumes_that_it_declares() -> None:
     mounts = [
         each.split(":")[0] for service in COMPOSE["services"].values() for each in service.get("volumes", [])
     ]
-    assert {each for each in mounts if not each.startswith(".")} == set(COMPOSE["volumes"])
+    assert {each for each in mounts if not each.startswith((".", "/"))} == set(COMPOSE["volumes"])
 
 
 def test_compose_publishes_on_loopback_only() -> None:
@@ -75,6 +75,14 @@ def test_workers_can_be_scaled() -> None:
     worker = COMPOSE["services"]["worker"]
     assert "container_name" not in worker
     assert [port.split(":")[1] for port in worker["ports"]] == [""]
+
+
+def test_each_worker_has_a_cache_of_its_own() -> None:
+    """Compiled code lies on a volume without a name, which is made for each container, and memory has a limit."""
+    worker = COMPOSE["services"]["worker"]
+    cache = dict(re.findall(r"(\w+)=(\S+)", DOCKERFILE))["FORECLICK_CACHE_DIR"]
+    assert [mount for mount in worker["volumes"] if cache in mount] == [cache]
+    assert re.fullmatch(r"\$\{FORECLICK_MEMORY:-\d+g\}", worker["mem_limit"])
 
 
 def test_every_service_has_least_rights() -> None:
@@ -118,7 +126,9 @@ def test_read_only_services_can_write_where_they_must() -> None:
     """With a read-only file system the worker's data and numba's cache lie on volumes, `/tmp` in memory."""
     worker = COMPOSE["services"]["worker"]
     assert worker["read_only"] and "/tmp" in worker["tmpfs"]
-    targets = [each.split(":")[1] for each in worker["volumes"]]
+    targets = [
+        each.split(":")[-1] if each.startswith("/") else each.split(":")[1] for each in worker["volumes"]
+    ]
     env = dict(re.findall(r"(\w+)=(\S+)", DOCKERFILE))
     assert env["FORECLICK_DATA_DIR"] in targets
     assert str(Path(env["NUMBA_CACHE_DIR"]).parent) in targets

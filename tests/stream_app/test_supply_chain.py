@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from model.export import export
 from stream_app.ops.model_watch import try_model
@@ -60,6 +62,36 @@ def test_pins_are_exact_and_in_order() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
+
+
+#: The first versions without a vulnerability that is known of a package we name, and its number.
+FIXED = {
+    "aiohttp": ("3.13.3", "CVE-2025-69223, CVE-2025-53643, CVE-2024-52304"),
+    "cryptography": ("46.0.5", "CVE-2026-26007, CVE-2024-12797"),
+    "torch": ("2.8", "CVE-2025-3730, CVE-2025-32434"),
+    "scikit-learn": ("1.5", "CVE-2024-5206"),
+    "pyyaml": ("6", "CVE-2020-14343"),
+}
+
+
+def test_no_lower_bound_lets_in_a_known_vulnerability() -> None:
+    """Whoever installs without our pins gets no version that is known to be vulnerable."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    named = [Requirement(text) for group in groups for text in group]
+    assert set(FIXED) <= {canonicalize_name(each.name) for each in named}
+    for each in named:
+        fixed, why = FIXED.get(canonicalize_name(each.name), ("", ""))
+        lowest = [Version(bound.version) for bound in each.specifier if bound.operator in (">=", "==")]
+        assert not fixed or max(lowest) >= Version(fixed), f"{each}: {why}"
+
+
+def test_uv_is_pinned_where_it_is_installed() -> None:
+    """The program that installs all others is of one version too."""
+    for name in ("Makefile", "docker/Dockerfile"):
+        (install,) = re.findall(r"pip install (.*\buv)\b(?! pip)", (ROOT / name).read_text())
+        assert "--constraint constraints.txt" in install, name
+    assert "uv" in PINS
 
 
 def test_the_image_installs_what_is_pinned() -> None:
