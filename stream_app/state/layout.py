@@ -17,8 +17,8 @@ import xxhash
 
 from stream_app.errors import StateError
 
-#: First byte of the key of a record that describes a layout; the description follows. No user_id begins with it, since
-#: it is no UTF-8. The value is empty, which no version before format 3 takes for a row.
+#: First byte of the key of a record that describes a layout; the description follows. No user_id begins with it,
+#: since it is no UTF-8. The value is empty, which no version before format 3 takes for a row.
 LAYOUT_KEY = 0xFE
 
 #: Bytes of a row that a description may ask for.
@@ -34,7 +34,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
     name: str
     at: int  #: first byte
     type: str  #: as numpy writes it, "<i8"; empty where the field has fields of its own
-    bytes: int  #: of one element
+    size: int  #: bytes of one element
     axes: tuple[Axis, ...] = ()
     fields: tuple["Field", ...] = ()
 
@@ -42,7 +42,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
 class Description(msgspec.Struct, frozen=True, array_like=True):
     """The fields of a row, and how many bytes it has."""
 
-    bytes: int
+    size: int  #: bytes of a row
     fields: tuple[Field, ...]
 
     def encode(self) -> bytes:
@@ -56,9 +56,9 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
 
     def dtype(self) -> np.dtype[np.void]:
         """Rows of this layout. Raises ValueError or TypeError where it describes none."""
-        if self.bytes % 8 or not 0 < self.bytes <= _MOST_BYTES:
-            raise ValueError(f"a row of {self.bytes} bytes")
-        return _dtype(self.fields, self.bytes)
+        if self.size % 8 or not 0 < self.size <= _MOST_BYTES:
+            raise ValueError(f"a row of {self.size} bytes")
+        return _dtype(self.fields, self.size)
 
 
 def decode(key: bytes) -> Description:
@@ -84,7 +84,7 @@ def describe(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> Desc
 def _fields(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> tuple[Field, ...]:
     found = []
     for name in dtype.names or ():
-        kind, at = (dtype.fields or {})[name][:2]
+        kind, at = dtype.fields[name][:2]  # type: ignore[index]
         base = kind.base
         named = axes.get(name, kind.shape)
         if tuple(map(length, named)) != kind.shape:
@@ -97,9 +97,9 @@ def _fields(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> tuple
 def _dtype(fields: tuple[Field, ...], bytes_: int) -> np.dtype[Any]:
     formats = []
     for f in fields:
-        base = _dtype(f.fields, f.bytes) if f.fields else np.dtype(f.type)
+        base = _dtype(f.fields, f.size) if f.fields else np.dtype(f.type)
         shape = tuple(map(length, f.axes))
-        if base.itemsize != f.bytes or any(n < 1 for n in shape) or not (f.fields or base.kind in "iufb"):
+        if base.itemsize != f.size or any(n < 1 for n in shape) or not (f.fields or base.kind in "iufb"):
             raise ValueError(f"the field {f.name} is of no type that a row may have")
         formats.append((base, shape) if shape else base)
     names, offsets = [f.name for f in fields], [f.at for f in fields]

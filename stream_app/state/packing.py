@@ -1,7 +1,7 @@
 """Rows as changelog values: only the words that are not zero, since most of a row is empty for most users.
 
-A value is the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then those
-words whose bit is set as they stand in memory, then the hidden state as 32-bit floats, all of it little-endian. Up to
+A value is the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then
+those words whose bit is set as they stand in memory, then the hidden state as 32-bit floats, all little-endian. Up to
 three zeros follow, so that its size is two more than a multiple of four: by that it is told from a value of format 2,
 which is the same without number and zeros and whose size is another (`Layout.first` has a bitmap that fits).
 """
@@ -53,11 +53,9 @@ def pack(
     `hidden` (n, a multiple of four bytes) follows on each row. The size of a row must be a multiple of eight bytes.
     `number`: of the layout.
     """
-    words = _words(rows)
-    pad = -bitmap_bytes(rows.dtype.itemsize) % _GRAIN
-    most = len(slots) * (
-        NUMBER_BYTES + words.shape[1] * 8 + bitmap_bytes(rows.dtype.itemsize) + hidden.shape[1] + pad
-    )
+    words, bitmap = _words(rows), bitmap_bytes(rows.dtype.itemsize)
+    pad = -bitmap % _GRAIN
+    most = len(slots) * (NUMBER_BYTES + bitmap + 8 * words.shape[1] + hidden.shape[1] + pad)
     out = np.empty(most, np.uint8)  # what is not written takes no memory
     ends = np.zeros(len(slots) + 1, np.int64)
     _pack(words, slots, hidden, number, pad, out, ends)

@@ -57,6 +57,11 @@ class Layouts:
         self.described[self.own.number] = self.own.description
         return [(self.own.description.encode(), b"")]
 
+    def _layout(self, number: int) -> Description | None:
+        if number < 0:
+            return self.own.first
+        return self.own.description if number == self.own.number else self.described.get(number)
+
     def read(
         self,
         rows: npt.NDArray[np.void],
@@ -73,7 +78,7 @@ class Layouts:
         found = numbers(data, at, size)
         behind = np.full(len(slots), UNKNOWN_LAYOUT, np.int64)
         for number in np.unique(found).tolist():
-            was = self.own.first if number < 0 else self.described.get(number)
+            was = self._layout(number)
             if was is None:
                 continue
             mine = np.flatnonzero(found == number)

@@ -101,6 +101,6 @@ LAYOUT = Layout(
         "amount": (_RINGS,),
         "flagged": (tuple((reason, 1) for reason in REASON_CODES),),
     },
-    migrations={"recent": ring("recent", "events")},
+    migrations={"recent": ring("recent", "events"), "amounts": ring("amounts", "kept")},
     first=FORMAT_2,
 )

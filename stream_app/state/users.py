@@ -71,9 +71,9 @@ class Rows(UserIndex):
 
     def __init__(self, limit: int, layout: Layout) -> None:
         super().__init__(limit)
-        if layout.first is not None and not told_apart(layout.first.bytes):
+        if layout.first is not None and not told_apart(layout.first.size):
             raise ValueError(
-                f"values without a number, of rows of {layout.first.bytes} bytes, cannot be recognised"
+                f"values without a number, of rows of {layout.first.size} bytes, cannot be recognised"
             )
         self.layout = layout
         self.rows = np.zeros(limit, layout.dtype)

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from stream_app.errors import StateError
 from stream_app.state import index as index_module
 from stream_app.state.index import UserIndex, packed_keys
-from stream_app.state.packing import gather, pack, unpack
+from stream_app.state.packing import gather, numbers, pack, unpack
 from tests.stream_app.crafted import colliding
 
 LIMIT = 12
@@ -119,37 +119,44 @@ ROW = np.dtype([("a", "i8"), ("b", "f8", (9,)), ("c", "i4", (2,))], align=True)
     st.lists(
         st.tuples(
             st.lists(st.sampled_from([0, 0, 0, 1, -1, 2**62]), min_size=11, max_size=11),
-            st.binary(max_size=9),
+            st.binary(max_size=12),
         ),
         max_size=8,
     ),
-    st.integers(0, 9),
+    st.integers(0, 3).map(lambda floats: 4 * floats),
+    st.integers(0, 65535),
     st.randoms(use_true_random=False),
 )
 @settings(deadline=None)
-def test_rows_come_back(rows: list[tuple[list[int], bytes]], width: int, random: np.random.Generator) -> None:
-    """Packed rows are unpacked bit for bit into other slots, what follows on them as well, and no byte is wasted."""
+def test_rows_come_back(
+    rows: list[tuple[list[int], bytes]], width: int, number: int, random: np.random.Generator
+) -> None:
+    """Packed rows are unpacked bit for bit into other slots, what follows on them as well, and no byte is wasted.
+
+    Each says the number of its layout.
+    """
     n = len(rows)
     table = np.zeros(max(1, n), ROW)
     table.view(np.int64).reshape(-1, 11)[:n] = [words for words, _ in rows] if n else np.empty((0, 11))
-    behind = np.frombuffer(b"".join(extra.ljust(9, b"-")[:width] for _, extra in rows), np.uint8).reshape(
+    behind = np.frombuffer(b"".join(extra.ljust(12, b"-")[:width] for _, extra in rows), np.uint8).reshape(
         n, width
     )
     slots = np.arange(n)
     random.shuffle(slots)
-    data, ends = pack(table, slots, behind[slots])
+    data, ends = pack(table, slots, behind[slots], number)
     for i, slot in enumerate(slots.tolist()):
         filled = sum(word != 0 for word in rows[slot][0])
-        assert ends[i + 1] - ends[i] == 2 + 8 * filled + width
+        assert ends[i + 1] - ends[i] == 2 + 2 + 8 * filled + width + 2  # number, bitmap, zeros behind
     other = np.full(max(1, n), -1, np.int64).repeat(11).view(ROW)
     data.flags.writeable = False
     sizes = np.diff(ends).astype(np.int32)
-    at = unpack(other, slots, data, ends[:-1], sizes)
+    assert numbers(data, ends[:-1], sizes).tolist() == [number] * n
+    at = unpack(other, slots, data, ends[:-1] + 2, sizes - 2)
     assert other[:n].tobytes() == table[:n].tobytes()
-    assert (ends[1:] - at).tolist() == [width] * n
+    assert ((ends[1:] - at) & ~3).tolist() == [width] * n
     extra = np.empty((n, width), np.uint8)
     gather(data, at, width, extra)
     assert extra.tobytes() == behind[slots].tobytes()
-    for short in range(int(sizes[0]) - width) if n else ():
+    for short in range(int(sizes[0]) - 4 - width) if n else ():
         cut = np.array([short], np.int32)
-        assert unpack(other, slots[:1], data, ends[:1], cut).tolist() == [-1]
+        assert unpack(other, slots[:1], data, ends[:1] + 2, cut).tolist() == [-1]

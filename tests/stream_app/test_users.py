@@ -1,5 +1,6 @@
 """Slots, eviction and the changelog of the users, with the model's own slab behind them."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -221,14 +222,21 @@ META = PartitionMeta(FORMAT, ROW.itemsize, 128, "shop@1", 17, 3, [1, 2, 3], 4)
 
 
 def test_the_partition_record() -> None:
-    """It comes back as it was; another format, another row or a broken one is refused with what to do."""
+    """It comes back as it was; another format or a broken one is refused with what to do."""
     assert decode_meta(encode_meta(META)) == META
-    for field, value in (("format", FORMAT + 1), ("row_bytes", 8)):
-        other = PartitionMeta(**{f: getattr(META, f) for f in META.__struct_fields__} | {field: value})
+    for number in (1, FORMAT + 1):
         with pytest.raises(StateError, match="start with another FORECLICK_GROUP"):
-            decode_meta(encode_meta(other))
+            decode_meta(encode_meta(msgspec.structs.replace(META, format=number)))
     with pytest.raises(StateError, match="cannot be read"):
         decode_meta(b"\x00")
+
+
+def test_the_partition_record_of_other_versions() -> None:
+    """What a later version added is passed over, and the record of format 2, which has less, is read."""
+    fields = msgspec.to_builtins(META)
+    assert decode_meta(msgspec.msgpack.encode({**fields, "added_later": [1, {"a": 2}]})) == META
+    older = {name: fields[name] for name in PartitionMeta.__struct_fields__[:8]}
+    assert decode_meta(msgspec.msgpack.encode({**older, "format": 2})).positions == [1, 2, 3]
 
 
 def test_the_partition_record_is_no_user() -> None:
