@@ -43,8 +43,8 @@ DEAD_LETTER_VALUE = (
 )
 INPUT_HEADERS = "Not read; kept on a dead letter."
 DEAD_LETTER_HEADERS = (
-    "First those named here, once each. Behind them stand the headers of the record as they were, where there is room; "
-    "names of theirs that begin with `foreclick.` or `__streams.errors.` get `source.` before them."
+    "First those named here, once each. Behind them stand the headers of the record as they were, where there is "
+    "room; names of theirs that begin with `foreclick.` or `__streams.errors.` get `source.` before them."
 )
 
 _OUTPUT = {
@@ -61,8 +61,8 @@ FIELDS = {
         "ts": "The event's own time, Unix milliseconds, from March 1973 on, so that seconds are told apart. At most "
         "`max_future_ms` ahead of the record's time (where it is ahead, the event counts at the record's), and "
         "`max_past_ms` before it where that is set.",
-        "event_id": "Key for dropping duplicates, at most 128 bytes. An event of the same id, type and item as one of "
-        "the user's last 20 is one.",
+        "event_id": "Key for dropping duplicates, at most 128 bytes. An event of the same id, type and item as one "
+        "of the user's last 20 is one.",
         "item_id": "The item, 1 to 256 bytes of UTF-8. Required for clicks and purchases.",
         "category_id": "Category of the item or page, at most 256 bytes of UTF-8.",
         "session_id": "The shop's own session, not used for the windows.",
@@ -70,8 +70,8 @@ FIELDS = {
         "list_id": "Where the item was shown.",
         "query": "What the user searched for.",
         "position": "Place in the list, from 0.",
-        "sent_at": "The sender's clock when it sent, Unix milliseconds. Read only with `correct_clock`: an event whose "
-        "`sent_at` has another form is then a dead letter.",
+        "sent_at": "The sender's clock when it sent, Unix milliseconds. Read only with `correct_clock`: an event "
+        "whose `sent_at` has another form is then a dead letter.",
         "price": "Price of one piece.",
         "currency": "ISO 4217 code. Prices are not converted.",
         "quantity": "Pieces bought.",
@@ -84,8 +84,8 @@ FIELDS = {
         "horizon_ms": "The horizon of `purchase_probability` that the model was trained for, in milliseconds "
         "(1,800,000 by default: half an hour); left out without a model.",
         "items": "Items the user may turn to next, best first, at most `k` (10 by default); empty without a model.",
-        "truncated": "True where the last of the items were left out, since the topic takes no larger record; left out "
-        "where it is false.",
+        "truncated": "True where the last of the items were left out, since the topic takes no larger record; left "
+        "out where it is false.",
         "degraded": "True where the model was in trouble and gave no answer; left out where it is false. A repeat "
         "after a crash may hold the answer.",
     },
