@@ -9,7 +9,7 @@ from stream_app.records import Record
 from stream_app.transport.wire import ATTRIBUTES_AT, COUNT_AT, PRODUCER_AT, TRANSACTIONAL, parse
 
 PRODUCER = struct.Struct(">qhi")  # id, epoch, sequence number of the first record
-#: When the broker got a record of which nothing else is said, Unix ms: later than every event of a simulation.
+#: When the broker got any record, Unix ms: later than every event of a simulation.
 APPENDED_MS = 1_800_000_000_000
 _REMEMBERED = 5  # batches of a producer that a broker knows again
 
@@ -31,7 +31,6 @@ class Entry:
     transactional: bool = False
     marker: str | None = None  # commit or abort
     aborted: bool = False
-    at_ms: int = APPENDED_MS  # when the broker got it
 
 
 @dataclass(slots=True)
@@ -58,9 +57,9 @@ class Log:
         """The last stable offset: below it every transaction is decided."""
         return min(self.open.values(), default=self.end)
 
-    def put(self, records: list[Body], at_ms: int = APPENDED_MS) -> None:
-        """Appends records of a producer without an id. `at_ms`: the broker's time, Unix ms."""
-        self._add(Entry(self.end, records, at_ms=at_ms))
+    def put(self, records: list[Body]) -> None:
+        """Appends records of a producer without an id."""
+        self._add(Entry(self.end, records))
 
     def _add(self, entry: Entry) -> int:
         self.entries.append(entry)
@@ -127,7 +126,7 @@ class Log:
             if not (committed and entry.aborted) and entry.records:
                 most -= 1
                 found += [
-                    Record(self.topic, self.partition, entry.offset + i, entry.at_ms, *body)
+                    Record(self.topic, self.partition, entry.offset + i, APPENDED_MS, *body)
                     for i, body in enumerate(entry.records)
                     if entry.offset + i >= position
                 ]
