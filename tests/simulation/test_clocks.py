@@ -1,4 +1,4 @@
-"""A sender whose clock is ahead, beside others in one partition: with a clock of the simulation, to the millisecond."""
+"""A sender whose clock is ahead, beside others in one partition: with a simulated clock, to the millisecond."""
 
 import json
 from typing import Any, NamedTuple
