@@ -47,10 +47,10 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Expected:
     """What `foreclick run` makes of a recording."""
 
-    def __init__(self, path: Path, model: Path | None) -> None:
+    def __init__(self, path: Path, model: Path | None, partitions: int = 4) -> None:
         settings = load_settings(env={}, options={"model": model} if model else {})
         runtime = load_model(settings) if model else None
-        self.engine = Engine(settings, runtime, partitions=4)
+        self.engine = Engine(settings, runtime, partitions=partitions)
         self.predictions: dict[str, Prediction] = {}
         self.flags: dict[str, Flag] = {}
         self.bad: Counter[str] = Counter()
