@@ -1,4 +1,4 @@
-"""Clocks that are ahead, on a real Kafka: one harms nobody, and the answers stay the same wherever records are passed on."""
+"""Clocks that are ahead, on a real Kafka: one harms nobody, and answers stay the same where records are passed on."""
 
 import asyncio
 import json
@@ -99,14 +99,14 @@ class Answers:
 
     def wait(self, enough: Callable[[set[str]], bool], what: str) -> None:
         """Returns once the ids that were answered, without prefix, are enough."""
-        self._reader.read_until(
-            what, lambda m: enough({unprefixed(self._prefix, i) for i in ids(m)}), 120
-        )
+        self._reader.read_until(what, lambda m: enough({unprefixed(self._prefix, i) for i in ids(m)}), 120)
 
     def check(self, expected: dict[str, Prediction]) -> None:
         """Fails where one differs from what is expected, or is missing; those at the end may be there or not."""
         messages = [
-            m for m in self._reader.read_to_end() if not msgspec.json.decode(m.value())["user_id"].startswith("end")
+            m
+            for m in self._reader.read_to_end()
+            if not msgspec.json.decode(m.value())["user_id"].startswith("end")
         ]
         check_predictions(self._prefix, messages, expected)
         self._reader.close()
@@ -197,7 +197,10 @@ async def test_one_event_ahead_does_not_stop_its_topic(
     await make_topics(kafka.bootstrap, prefix, PARTITIONS)
     ahead = {"max_future_ms": 250_000, "lateness_ms": 2_500_000}
     worker = start(tmp_path, kafka.bootstrap, prefix, **ahead).wait_ready(120)
-    with browsing(kafka.bootstrap, prefix), closing(Reader(kafka.bootstrap, f"{prefix}predictions")) as reader:
+    with (
+        browsing(kafka.bootstrap, prefix),
+        closing(Reader(kafka.bootstrap, f"{prefix}predictions")) as reader,
+    ):
         produce(kafka.bootstrap, prefix, [event("mallory", "clicks", now_ms() + 240_000, 0)])
         began = time.monotonic()
         for n in range(100):
