@@ -1,8 +1,8 @@
 """`foreclick broker start | stop | status`: a real Kafka on this machine."""
 
 import json
-import shlex
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
