@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stream_app import times
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError, RecordingError
 from stream_app.generator import GeneratorSettings, write
@@ -44,7 +45,9 @@ def generate(
     events: Annotated[int, typer.Option(min=1, help="Records in all.")] = _DEFAULTS.events,
     users: Annotated[int, typer.Option(min=1)] = _DEFAULTS.users,
     items: Annotated[int, typer.Option(min=1)] = _DEFAULTS.items,
-    categories: Annotated[int, typer.Option(min=1)] = _DEFAULTS.categories,
+    categories: Annotated[
+        int | None, typer.Option(min=1, show_default=f"{_DEFAULTS.categories}, or as many as there are items")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = _DEFAULTS.seed,
     partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = _DEFAULTS.partitions,
     start: Annotated[str, typer.Option(help='First visit: an ISO time, or "now".')] = "2026-01-01T00:00:00Z",
@@ -72,7 +75,7 @@ def generate(
         events=events,
         users=users,
         items=items,
-        categories=categories,
+        categories=min(_DEFAULTS.categories, items) if categories is None else categories,
         seed=seed,
         partitions=partitions,
         start_ms=_start_ms(start),
@@ -121,6 +124,13 @@ def record(
         list[str] | None,
         typer.Option(help="A topic without its prefix; may be given again.", show_default="inputs"),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only records stored from then on: Unix ms, an ISO time, or how long ago, like 7d or 12h.",
+        ),
+    ] = None,
     from_end: Annotated[
         bool, typer.Option("--from-end", help="Only what comes from now on; with --follow.")
     ] = False,
@@ -134,6 +144,7 @@ def record(
 ) -> None:
     """Write what the topics hold to a recording, in the order of time."""
     offsets = dict(_offset(each) for each in offset or ())
+    since_ms = None if since is None else times.moment(since, int(time.time() * 1000), "--since")
 
     async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> kafka.CaptureStats:
         return await kafka.record(
@@ -142,6 +153,7 @@ def record(
             topics=topic or INPUT_TOPICS,
             prefix=settings.topic_prefix,
             offsets=offsets,
+            since_ms=since_ms,
             from_end=from_end,
             follow=follow,
             limit=limit,
@@ -263,7 +275,7 @@ def _show(summary: msgspec.Struct, as_json: bool, headline: str) -> None:
         return
     out = Console(soft_wrap=True, highlight=False)
     out.print(f"[green]{escape(headline)}[/]")
-    for name in ("recording", "labels", "topics", "planted"):
+    for name in ("recording", "labels", "span", "topics", "planted"):
         value = fields.get(name)
         if value:
             shown = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else value

@@ -1,13 +1,20 @@
 """Lines of text in, rows out, and a note of each line that could not be read."""
 
+import gzip
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from stream_app.errors import ForeclickError
-from stream_app.events import MAX_ID_BYTES, MAX_TS_MS
+from stream_app.events import MAX_ID_BYTES, MAX_TS_MS, MIN_TS_MS
 
 _EXAMPLES = 5
+_GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+#: A first line of at least three names and no digit: no row of any format looks so.
+_HEADER = re.compile(rb"[A-Za-z_ \"-]+(?:[,;\t][A-Za-z_ \"-]+){2,}")
 
 
 class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
@@ -43,19 +50,26 @@ class Source:
             raise ImportFailed(f"cannot read {error.filename}: {error.strerror}") from error
 
     def read(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """Numbers from 1 and lines without their ends; empty ones are passed over."""
+        """Numbers from 1 and lines without their ends, also of a file compressed with gzip.
+
+        Empty lines, a line of names at the beginning and a byte order mark are passed over.
+        """
         try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    self._bytes += len(line)
+            with path.open("rb") as raw:
+                packed = raw.read(2) == _GZIP
+                raw.seek(0)
+                for number, line in enumerate(_unpacked(raw, packed), 1):
                     if not number % 10_000:
-                        self._on_progress(self._bytes)
+                        self._on_progress(self._bytes + raw.tell())
                     text = line.rstrip(b"\r\n")
-                    if text:
+                    if number == 1:
+                        text = text.removeprefix(_BOM)
+                    if text and not (number == 1 and _HEADER.fullmatch(text)):
                         self.lines += 1
                         yield number, text
-        except OSError as error:
-            raise ImportFailed(f"cannot read {path}: {error.strerror}") from error
+                self._bytes += raw.tell()
+        except (OSError, EOFError, zlib.error) as error:
+            raise ImportFailed(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         self._on_progress(self._bytes)
 
     def skip(self, path: Path, number: int, why: object) -> None:
@@ -63,6 +77,10 @@ class Source:
         self.bad += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(f"{path.name}, line {number}: {why}")
+
+
+def _unpacked(raw: BinaryIO, packed: bool) -> BinaryIO:
+    return gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[return-value]
 
 
 def number_id(raw: bytes, name: str) -> bytes:
@@ -74,8 +92,8 @@ def number_id(raw: bytes, name: str) -> bytes:
 
 def in_range(ts: int) -> int:
     """The time where the contract allows it, else `ValueError`."""
-    if not 0 <= ts <= MAX_TS_MS:
-        raise ValueError(f"the time lies outside the years 1970 to 9999: {ts} ms")
+    if not MIN_TS_MS <= ts <= MAX_TS_MS:
+        raise ValueError(f"the time lies outside the years 1973 to 9999: {ts} ms")
     return ts
 
 

@@ -13,15 +13,10 @@ from pathlib import Path
 
 from stream_app.importers.lines import Row, Source, in_range, number_id, shown
 
-_HEADER = b"SessionId\tItemId\tTime"
-
 
 def read(source: Source, path: Path) -> Iterator[Row]:
     """The events of one file in the order of its lines; bad lines are noted in `source`."""
     for number, line in source.read(path):
-        if number == 1 and line == _HEADER:
-            source.lines -= 1
-            continue
         try:
             yield _row(line)
         except ValueError as error:
@@ -66,7 +61,7 @@ def _unix_ms(seconds: bytes) -> int:
 
 def _iso_ms(time: bytes) -> int:
     try:
-        moment = datetime.fromisoformat(time.decode("ascii"))
+        moment = datetime.fromisoformat(time.decode("ascii").removesuffix(" UTC"))
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return in_range(round(moment.timestamp() * 1000))

@@ -18,6 +18,7 @@ from stream_app.replay.cluster import partition_counts, require
 from stream_app.replay.recording import RecordingWriter
 from stream_app.security import PLAIN, explain
 from stream_app.security.rights import Operation
+from stream_app.times import span
 
 #: A partition that has more than this many records waiting for slower ones is not read further.
 _WAITING = 20_000
@@ -35,6 +36,7 @@ class CaptureStats(msgspec.Struct, frozen=True):
     seconds: float
     topics: dict[str, int]  #: records of each, without the prefix
     stopped: bool  #: whether `stop` ended it
+    span: str  #: times of the first and the last record, for people
 
 
 async def record(
@@ -44,6 +46,7 @@ async def record(
     topics: Sequence[str] = INPUT_TOPICS,
     prefix: str = "",
     offsets: Mapping[tuple[str, int], int] | None = None,
+    since_ms: int | None = None,
     from_end: bool = False,
     follow: bool = False,
     limit: int | None = None,
@@ -53,9 +56,9 @@ async def record(
 ) -> CaptureStats:
     """Write what the topics hold now to `path`; with `follow` go on with what comes until `stop` is set.
 
-    Starts at `offsets` (topic without prefix, partition), elsewhere at the beginning, or at the end with
-    `from_end`. Records of committed transactions only, topics named without the prefix. Records of different
-    partitions stand in the order of their timestamps as far as all are at hand. `on_progress` gets the number
+    Starts at `offsets` (topic without prefix, partition), elsewhere at the first record stored at `since_ms` (Unix
+    ms) or later, at the end with `from_end`, or at the beginning. Records of committed transactions only, topics named
+    without the prefix. Records of different partitions stand in the order of their timestamps as far as all are at hand. `on_progress` gets the number
     of records so far. `security` is what `security_options` returns.
 
     Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` where no
@@ -74,10 +77,13 @@ async def record(
     try:
         await consumer.start()
         places = [TopicPartition(prefix + topic, p) for topic, n in partitions.items() for p in range(n)]
-        ends = await _seek(consumer, places, prefix, offsets or {}, from_end)
+        offsets = {**await _since(consumer, places, prefix, since_ms), **(offsets or {})}
+        ends = await _seek(consumer, places, prefix, offsets, from_end)
         feed = _Feed(consumer, ends, prefix, follow)
         by_topic: Counter[str] = Counter()
         written = 0
+        first: int | None = None
+        last: int | None = None
         with RecordingWriter(path, partitions, {"made_by": "record"}) as writer:
             flushed = time.monotonic()
             while not (stop and stop.is_set()) and not feed.done() and written != limit:
@@ -85,6 +91,8 @@ async def record(
                 writer.extend(batch)
                 by_topic.update(each.topic for each in batch)
                 written += len(batch)
+                if batch:
+                    first, last = batch[0].timestamp if first is None else first, batch[-1].timestamp
                 on_progress(written)
                 if follow and time.monotonic() - flushed > _FLUSH_S:
                     writer.flush()
@@ -96,7 +104,25 @@ async def record(
         raise TopicError(f"the broker would not give the records of {', '.join(topics)}: {error}") from error
     finally:
         await consumer.stop()
-    return CaptureStats(str(path), written, time.monotonic() - started, dict(by_topic), stopped)
+    seconds = time.monotonic() - started
+    return CaptureStats(str(path), written, seconds, dict(by_topic), stopped, span(first, last))
+
+
+async def _since(
+    consumer: Any, places: list[TopicPartition], prefix: str, since_ms: int | None
+) -> dict[tuple[str, int], int]:
+    """The first offset of each partition that was stored at a time or later; the end where there is none."""
+    if since_ms is None:
+        return {}
+    consumer.assign(places)
+    ends = await consumer.end_offsets(places)
+    found = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
+    return {
+        (place.topic.removeprefix(prefix), place.partition): found[place].offset
+        if found[place]
+        else ends[place]
+        for place in places
+    }
 
 
 async def _seek(

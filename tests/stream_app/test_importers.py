@@ -1,5 +1,6 @@
 """Public data sets as recordings: every good line one event of the contract, every bad one counted."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,30 @@ def check_contract(records: list[Record], partitions: int = 4) -> None:
         assert [record.partition for record in of_topic] == partitions_of(keys, partitions).tolist()
     times = [record.timestamp for record in records]
     assert times == sorted(times)
+
+
+def test_a_file_as_other_programs_leave_it(tmp_path: Path) -> None:
+    """A byte order mark, a line of names and gzip lose no row and are no bad line."""
+    rows = "1,2268318,2520377,pv,1511544070\n1,2333346,2520771,pv,1511561733\n"
+    for name, body in (
+        ("bom.csv", b"\xef\xbb\xbf" + rows.encode()),
+        ("names.csv", b"user_id,item_id,category_id,behaviour,timestamp\n" + rows.encode()),
+        ("both.csv", b"\xef\xbb\xbfuser;item;category\n" + rows.encode()),
+        ("packed.csv.gz", gzip.compress(rows.encode())),
+    ):
+        (tmp_path / name).write_bytes(body)
+        stats = import_files("taobao", [tmp_path / name], tmp_path / "out.stream")
+        assert (stats.records, stats.bad_lines) == (2, 0), name
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(rows.encode())[:-12])
+    with pytest.raises(ImportFailed, match=r"cannot read .*cut\.csv\.gz"):
+        import_files("taobao", [tmp_path / "cut.csv.gz"], tmp_path / "out.stream")
+
+
+def test_times_with_a_zone_in_words(tmp_path: Path) -> None:
+    """ "2014-04-07 10:51:09 UTC", as BigQuery exports it, is that moment."""
+    stats, records = imported(tmp_path, "yoochoose", "1,2014-04-07 10:51:09 UTC,214536502,0\n")
+    assert stats.bad_lines == 0
+    assert event(records[0])["ts"] == 1_396_867_869_000
 
 
 def test_taobao_mapping(tmp_path: Path) -> None:
@@ -166,7 +191,7 @@ def test_sorted_in_pieces(tmp_path: Path, sort_rows: int) -> None:
 def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
     """A wrong format, an unknown one, a missing file, an empty file and a missing folder each say so."""
     out = tmp_path / "out.stream"
-    with pytest.raises(ImportFailed, match=r"none of 2 lines is of format taobao; 0.csv, line 1: expected"):
+    with pytest.raises(ImportFailed, match=r"none of 1 lines is of format taobao; 0.csv, line 2: expected"):
         imported(tmp_path, "taobao", "SessionId\tItemId\tTime\n3\t214\t1396437466.94\n")
     with pytest.raises(ImportFailed, match="none of 0 lines"):
         imported(tmp_path, "yoochoose", "")

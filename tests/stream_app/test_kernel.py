@@ -228,7 +228,7 @@ def test_a_duplicate_is_known_among_the_last_events_only() -> None:
 
 
 def test_one_id_of_different_events() -> None:
-    """An order's lines with its number as id, and a click and a purchase of one page view, are events of their own."""
+    """An order's lines with its number as id, and a click and a purchase of one view, are events of their own."""
     line = purchase(T0, 9.5)._replace(event_id=3)
     other = line._replace(item=2)
     _, out, _ = feed_one_user([line, other, click(T0, 3), line, other, click(T0, 3)])
