@@ -1,6 +1,7 @@
 """Points in time as a person writes and reads them."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
@@ -70,9 +71,43 @@ def span(first_ms: int | None, last_ms: int | None) -> str:
 def far_off(ts: npt.NDArray[np.int64]) -> str | None:
     """A sentence about events that lie more than ten years from the middle one; None where there are none."""
     far = ts[np.abs(ts - np.int64(np.median(ts))) > FAR_MS] if len(ts) else ts
-    if not len(far):
-        return None
+    return _far(len(far), len(ts), int(far[0])) if len(far) else None
+
+
+def _far(events: int, of: int, example_ms: int) -> str:
     return (
-        f"{len(far):,} of {len(ts):,} events lie more than ten years from the others (such as {shown(int(far[0]))}): "
+        f"{events:,} of {of:,} events lie more than ten years from the others (such as {shown(example_ms)}): "
         "is their ts in milliseconds?"
     )
+
+
+class Spread:
+    """The times of any number of events in little memory: their ends, and how many lie in each day."""
+
+    def __init__(self) -> None:
+        self.first_ms: int | None = None
+        self.last_ms: int | None = None
+        self._days: Counter[int] = Counter()
+
+    def add(self, ts: npt.NDArray[np.int64]) -> None:
+        """Counts some events by their times in ms."""
+        if not len(ts):
+            return
+        first, last = int(ts.min()), int(ts.max())
+        self.first_ms = first if self.first_ms is None else min(self.first_ms, first)
+        self.last_ms = last if self.last_ms is None else max(self.last_ms, last)
+        days, counts = np.unique(ts // _UNITS_MS["d"], return_counts=True)
+        self._days.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
+
+    def far_off(self) -> str | None:
+        """As the function `far_off`, to the day."""
+        days = np.array(sorted(self._days), np.int64)
+        if not len(days):
+            return None
+        counts = np.array([self._days[day] for day in days.tolist()])
+        middle = days[np.searchsorted(counts.cumsum(), counts.sum() / 2)]
+        far = np.abs(days - middle) * _UNITS_MS["d"] > FAR_MS
+        if not far.any():
+            return None
+        example = self.first_ms if far[0] else self.last_ms
+        return _far(int(counts[far].sum()), int(counts.sum()), example or 0)

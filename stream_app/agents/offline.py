@@ -188,8 +188,7 @@ def _reasons(dead: Outputs) -> Iterator[str]:
     """Why each dead letter is one."""
     for messages in dead.values():
         for _, _, headers in messages:
-            # Ours is the last one: a producer may have sent a header of this name.
-            yield [value for name, value in headers if name == REASON_HEADER][-1].decode()
+            yield dict(headers)[REASON_HEADER].decode()  # nobody else's header has this name
 
 
 def _listed(skipped: Counter[str]) -> str:

@@ -108,10 +108,13 @@ def import_(
         stats = import_files(format_name, files, part, partitions=partitions, on_progress=progress)
     for example in stats.examples:
         typer.echo(f"skipped {example}", err=True)
+    for warning in stats.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     _show(
         msgspec.structs.replace(stats, recording=str(out)),
         as_json,
-        f"{stats.records:,} records, {stats.bad_lines:,} bad lines skipped",
+        f"{stats.records:,} records, {times.span(stats.first_ms, stats.last_ms)}; "
+        f"{stats.bad_lines:,} bad lines skipped",
     )
 
 

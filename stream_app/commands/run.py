@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from stream_app import times
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
 from stream_app.settings import Settings
@@ -53,6 +54,8 @@ def run(
         summary = _run(
             settings, recording, out, partial, lambda n, of: bar.update(task, completed=n, total=of)
         )
+    for warning in summary["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
         return
@@ -63,6 +66,7 @@ def run(
     )
     for name in ("predictions", "flags", "dead-letters", "duplicates", "late", "users"):
         console.print(f"  {name:<13}{summary[name]:>10,}")
+    console.print(f"events from {times.span(summary['first_ms'], summary['last_ms'])}")
     console.print(f"written to {out}/")
 
 
@@ -77,6 +81,7 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
     engine = Engine(settings, runtime, partitions=partitions_of(reader))
     written: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    spread = times.Spread()
     start = time.perf_counter()
     with ExitStack() as stack:
         files: dict[str, BinaryIO] = {
@@ -87,6 +92,8 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
             if output is not None:
                 outputs.update(output.outputs)
                 counts.update(events=output.events, late=output.late, duplicates=output.duplicates)
+                for batch in output.batches:
+                    spread.add(batch.events.data["ts"])
             for (topic, _), messages in outputs.items():
                 lines = [_dead_letter(*m) if topic == "dead-letters" else m[1] for m in messages]
                 try:
@@ -104,6 +111,9 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
         "users": len(engine.users),
         "model": engine.label,
         "seconds": round(time.perf_counter() - start, 3),
+        "first_ms": spread.first_ms,
+        "last_ms": spread.last_ms,
+        "warnings": [warning] if (warning := spread.far_off()) is not None else [],
     }
 
 

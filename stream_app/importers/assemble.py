@@ -8,12 +8,14 @@ from operator import attrgetter
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from stream_app.importers import taobao, yoochoose
 from stream_app.importers.lines import ImportFailed, Row, Source
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.replay.partitioner import partitions_of
 from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.times import Spread
 
 Importer = Callable[[Source, Path], Iterator[Row]]
 #: Importers by the name that the command line knows.
@@ -34,6 +36,7 @@ class ImportStats(msgspec.Struct, frozen=True):
     examples: list[str]  #: of the first bad lines: file, line number, what is wrong
     first_ms: int  #: Unix ms of the first event
     last_ms: int
+    warnings: list[str] = []
 
 
 def import_files(
@@ -61,7 +64,6 @@ def import_files(
     source = Source(list(files), on_progress)
     rows = chain.from_iterable(read(source, path) for path in source.paths)
     topics = dict.fromkeys(INPUT_TOPICS, 0)
-    first = last = 0
     names = [path.name for path in source.paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_folder(out)) as spill:
         ordered = _by_time(rows, Path(spill), sort_rows)
@@ -71,14 +73,18 @@ def import_files(
                 f"{', '.join(names)}: none of {source.lines} lines is of format {format_name}{why}"
             )
         metadata = {"made_by": "import", "format": format_name, "files": names}
+        spread = Spread()
         with RecordingWriter(out, dict.fromkeys(INPUT_TOPICS, partitions), metadata) as writer:
             for batch in _records(ordered, partitions):
                 writer.extend(batch)
-                first = first if last else batch[0].timestamp
-                last = batch[-1].timestamp
+                spread.add(np.array([record.timestamp for record in batch], np.int64))
                 for record in batch:
                     topics[record.topic] += 1
-    return ImportStats(str(out), sum(topics.values()), topics, source.bad, source.examples, first, last)
+    far = spread.far_off()
+    return ImportStats(
+        str(out), sum(topics.values()), topics, source.bad, source.examples, spread.first_ms or 0,
+        spread.last_ms or 0, [] if far is None else [far],
+    )  # fmt: skip
 
 
 def _folder(out: Path) -> Path:

@@ -41,7 +41,10 @@ DEAD_LETTER_VALUE = (
     "The value of the bad record as it was, which may be any bytes or none; its beginning where a header "
     "`foreclick.value.length` says so."
 )
-INPUT_HEADERS = "Not read; kept on a dead letter."
+INPUT_HEADERS = (
+    "Not read, but for `foreclick.received`: when the record was first stored, in Unix milliseconds as decimal text. "
+    "Whatever passes records on attaches it. All are kept on a dead letter."
+)
 DEAD_LETTER_HEADERS = (
     "First those named here, once each. Behind them stand the headers of the record as they were, where there is "
     "room; names of theirs that begin with `foreclick.` or `__streams.errors.` get `source.` before them."

@@ -189,3 +189,28 @@ def test_ctrl_c_ends_a_replay_after_what_is_under_way(
     stats = msgspec.json.decode(out)
     assert stats["stopped"]
     assert run_json(capsys, "record", b, *where)["records"] == stats["records"] < 3_000
+
+
+def test_import_and_run_say_what_time_the_events_cover(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The span stands in the summary, seconds since 1970 are no line, and what lies decades off is a warning."""
+    path, recording = tmp_path / "views.csv", tmp_path / "views.stream"
+    times = [
+        44,
+        *(1_511_544_070 + i for i in range(20)),
+        2_120_000_000,
+    ]  # the first in 1970, the last in 2037
+    path.write_text("".join(f"1,{i},2520377,pv,{second}\n" for i, second in enumerate(times)))
+    made = run_json(capsys, "import", "taobao", path, "--out", recording)
+    assert (made["records"], made["bad_lines"]) == (21, 1)
+    assert (made["first_ms"], made["last_ms"]) == (1_511_544_070_000, 2_120_000_000_000)
+    said = "1 of 21 events lie more than ten years from the others (such as 2037-03-07"
+    assert made["warnings"][0].startswith(said)
+    done = run_json(capsys, "run", recording, "--out", tmp_path / "out")
+    assert (done["first_ms"], done["last_ms"]) == (1_511_544_070_000, 2_120_000_000_000)
+    assert done["warnings"] == made["warnings"]
+    assert run("run", recording, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr()
+    assert "events from 2017-11-24 17:21:10 UTC to 2037-03-07" in shown.out.replace("\n", " ")
+    assert "warning: " + said in shown.err

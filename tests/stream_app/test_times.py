@@ -88,3 +88,18 @@ def test_time_left_counts_the_second_training_too() -> None:
 def test_durations_have_the_unit_that_suits_them() -> None:
     """Seconds, minutes, hours."""
     assert [duration(seconds) for seconds in (9, 89, 1_800, 9_000)] == ["9 s", "89 s", "30 min", "2.5 h"]
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_spread_says_what_the_whole_says(pieces: int) -> None:
+    """Counted by day and in pieces: the same ends, and the same sentence about what lies decades off."""
+    good = END + np.arange(1_000) * 86_400_0
+    for ts in (good, np.append(good, [END // 1_000] * 3), np.append(good, [END + 40 * times.FAR_MS // 10])):
+        spread = times.Spread()
+        for part in np.array_split(ts, pieces):
+            spread.add(part)
+        assert (spread.first_ms, spread.last_ms) == (ts.min(), ts.max())
+        assert spread.far_off() == times.far_off(ts)
+    empty = times.Spread()
+    empty.add(good[:0])
+    assert (empty.first_ms, empty.last_ms, empty.far_off()) == (None, None, None)
