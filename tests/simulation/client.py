@@ -85,11 +85,11 @@ class SimProducer:
         self._sequences: dict[TopicPartition, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def build(self, messages: list[Message]) -> list[Built]:
+    def build(self, messages: list[Message], topic: str = "") -> list[Built]:
         """As of `BatchProducer`."""
         return messages_built(builder, messages)
 
-    def build_columns(self, *columns: Any) -> list[Built]:
+    def build_columns(self, *columns: Any, topic: str = "") -> list[Built]:
         """As of `BatchProducer`."""
         return columns_built(*columns, compression=0, transactional=False)
 
