@@ -6,21 +6,43 @@ Written against the documentation and not with the product's code, so that a mis
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import msgpack
+import xxhash
 
-FORMAT, ROW_BYTES = 2, 1992
-WORDS = ROW_BYTES // 8
+FORMAT = 3
 BUCKETS = (6, 10, 6, 24, 7)  # of the windows of 1 min, 10 min, 1 h, 24 h, 7 d
 RECENT = 20
+#: First byte of the key that describes a layout: [bytes of a row, [[name, at, type, bytes, axes, fields], ...]].
+LAYOUT_KEY = b"\xfe"
+#: Types as numpy names them, and as `struct` does.
+_TYPES = {"<i8": "q", "<u8": "Q", "<i4": "i", "<u4": "I", "<f8": "d", "<f4": "f"}
 
-_HEAD = struct.Struct("<q3qqqqq3q5q")  # clock, source, sequence, events, late, session start, last ts, heads
-_COUNTS = struct.Struct(f"<{3 * sum(BUCKETS)}i")
-_AMOUNTS = struct.Struct(f"<{sum(BUCKETS)}f")
-_MONEY = struct.Struct("<qd")  # purchases, spent
-_EVENT = struct.Struct("<qQQQfiif")  # ts, hashes of item, category, event_id, price, quantity, kind, gap
-_EVENTS_AT = ROW_BYTES - RECENT * _EVENT.size
+
+class Layout:
+    """A layout of rows, as the changelog describes it. A number of 16 bits stands for it before each value."""
+
+    def __init__(self, key: bytes) -> None:
+        self.number = xxhash.xxh64_intdigest(key) & 0xFFFF
+        self.row_bytes, fields = msgpack.unpackb(key[1:])
+        self._fields = {field[0]: field for field in fields}
+
+    def all(self, row: bytes, name: str) -> tuple[Any, ...]:
+        """All numbers of a field, those of the last axis side by side."""
+        _, at, kind, _, axes, _ = self._fields[name]
+        return struct.unpack_from(f"<{prod(map(_length, axes))}{_TYPES[kind]}", row, at)
+
+    def element(self, row: bytes, name: str, number: int) -> dict[str, Any]:
+        """The fields of one element of a field that has fields."""
+        _, at, _, size, _, fields = self._fields[name]
+        start = at + number * size
+        return {n: struct.unpack_from(f"<{_TYPES[k]}", row, start + a)[0] for n, a, k, *_ in fields}
+
+
+def _length(axis: Any) -> int:
+    return axis if isinstance(axis, int) else sum(n for _, n in axis)
 
 
 @dataclass(frozen=True)
@@ -38,11 +60,14 @@ class User:
     recent: tuple[tuple[int, int, float | None], ...]  #: (type, ts, price), newest first
 
 
-def row_of(value: bytes) -> bytes:
-    """The row of a changelog record: a bitmap of its words, then those that are not zero."""
-    bitmap, at = value[: (WORDS + 7) // 8], (WORDS + 7) // 8
-    words = bytearray(ROW_BYTES)
-    for w in range(WORDS):
+def row_of(value: bytes, layout: Layout) -> bytes:
+    """The row of a changelog record: the layout's number, a bitmap of its words, then those that are not zero."""
+    assert len(value) % 4 == 2, "a record of format 2"
+    assert int.from_bytes(value[:2], "little") == layout.number, "a record of another layout"
+    n = layout.row_bytes // 8
+    bitmap, at = value[2 : 2 + (n + 7) // 8], 2 + (n + 7) // 8
+    words = bytearray(layout.row_bytes)
+    for w in range(n):
         if bitmap[w // 8] >> (w % 8) & 1:
             words[8 * w : 8 * w + 8] = value[at : at + 8]
             at += 8
@@ -50,24 +75,23 @@ def row_of(value: bytes) -> bytes:
     return bytes(words)
 
 
-def user_of(value: bytes) -> User:
+def user_of(value: bytes, layout: Layout) -> User:
     """A user's record."""
-    row = row_of(value)
-    clock, *rest = _HEAD.unpack_from(row)
-    source, (_, events, late, _), last_ts = tuple(rest[:3]), rest[3:7], tuple(rest[7:10])
-    counts = _COUNTS.unpack_from(row, _HEAD.size)
-    amounts = _AMOUNTS.unpack_from(row, _HEAD.size + _COUNTS.size)
-    purchases, spent = _MONEY.unpack_from(row, _HEAD.size + _COUNTS.size + _AMOUNTS.size)
+    row = row_of(value, layout)
+
+    def one(name: str) -> Any:
+        return layout.all(row, name)[0]
+
     return User(
-        clock,
-        source,
-        events,
-        late,
-        last_ts,
-        purchases,
-        spent,
-        _windows(counts, amounts),
-        _recent(row, events),
+        one("clock"),
+        layout.all(row, "source"),
+        one("events"),
+        one("late"),
+        layout.all(row, "last_ts"),
+        one("purchases"),
+        one("spent"),
+        _windows(layout.all(row, "count"), layout.all(row, "amount")),
+        _recent(row, one("events"), layout),
     )
 
 
@@ -81,12 +105,12 @@ def _windows(counts: tuple[int, ...], amounts: tuple[float, ...]) -> tuple[tuple
     return tuple(found)
 
 
-def _recent(row: bytes, events: int) -> tuple[tuple[int, int, float | None], ...]:
+def _recent(row: bytes, events: int, layout: Layout) -> tuple[tuple[int, int, float | None], ...]:
     found: list[tuple[int, int, float | None]] = []
     for number in range(events - 1, max(-1, events - 1 - RECENT), -1):
-        at = _EVENTS_AT + _EVENT.size * (number % RECENT)
-        ts, _, _, _, price, _, kind, _ = _EVENT.unpack_from(row, at)
-        found.append((kind, ts, None if price != price else price))  # not a number: none was given
+        e = layout.element(row, "recent", number % RECENT)
+        price = e["price"]
+        found.append((e["kind"], e["ts"], None if price != price else price))  # NaN: none was given
     return tuple(found)
 
 
@@ -101,15 +125,24 @@ class State:
 def read_state(messages: Iterable[Any]) -> State:
     """The last word on each key. Fails on another format than this was written for."""
     last: dict[tuple[int, bytes], bytes | None] = {}
+    layouts: dict[int, dict[int, Layout]] = {}
     for message in messages:
-        last[message.partition(), message.key()] = message.value()
+        partition, key, value = message.partition(), message.key(), message.value()
+        if key[:1] == LAYOUT_KEY:
+            layout = Layout(key)
+            layouts.setdefault(partition, {})[layout.number] = layout
+        elif value is not None and key:
+            number = int.from_bytes(value[:2], "little")
+            assert number in layouts.get(partition, {}), "a row stands before the description of its layout"
+        last[partition, key] = value
     positions = {}
     for partition, key in [where for where in last if where[1] == b""]:
         meta = msgpack.unpackb(last.pop((partition, key)))
-        found = meta["format"], meta["row_bytes"]
-        assert found == (FORMAT, ROW_BYTES), (
-            f"state format {found[0]}, {found[1]} bytes a row: mend this reader"
-        )
+        assert meta["format"] == FORMAT, f"state format {meta['format']}: fix this reader"
         positions[partition] = meta["positions"]
-    users = {key.decode(): user_of(value) for (_, key), value in last.items() if value is not None}
+    users = {
+        key.decode(): user_of(value, layouts[partition][int.from_bytes(value[:2], "little")])
+        for (partition, key), value in last.items()
+        if value is not None and key[:1] != LAYOUT_KEY
+    }
     return State(users, positions)

@@ -12,8 +12,8 @@ from aiokafka.protocol.commit import OffsetCommitRequest_v2
 from aiokafka.protocol.transaction import EndTxnRequest_v0
 
 from stream_app.state.packing import pack
-from stream_app.state.rows import ROW
-from tests.faults.changelog import State, user_of
+from stream_app.state.rows import LAYOUT, ROW
+from tests.faults.changelog import Layout, State, user_of
 from tests.faults.checker import (
     check_dead_letters,
     check_flags,
@@ -196,8 +196,8 @@ def test_the_changelog_is_read_as_it_is_written() -> None:
     row["recent"]["price"] = np.nan
     row["recent"][0]["ts"], row["recent"][0]["kind"], row["recent"][0]["price"] = FIRST_TS, 2, 7.0
     row["recent"][1]["ts"], row["recent"][1]["kind"] = FIRST_TS + 1, 1
-    values, ends = pack(rows, np.zeros(1, np.int64), np.full((1, 12), 255, np.uint8))
-    found = user_of(values[: ends[-1]].tobytes())
+    values, ends = pack(rows, np.zeros(1, np.int64), np.full((1, 12), 255, np.uint8), LAYOUT.number)
+    found = user_of(values[: ends[-1]].tobytes(), Layout(LAYOUT.description.encode()))
     assert (found.clock, found.events, found.late, found.purchases, found.spent) == (FIRST_TS, 2, 1, 1, 7.0)
     assert (found.source, found.last_ts) == ((5, -1, 9), (FIRST_TS, 0, FIRST_TS - STEP_MS))
     assert found.windows[0] == (1, 0, 2, 0) and found.windows[4] == (3, 0, 0, 7)
