@@ -28,7 +28,7 @@ from stream_app.agents.recovery import FETCH_BYTES, ChangelogReader
 from stream_app.broker import EmbeddedKafka
 from stream_app.columns import RecordColumns
 from stream_app.transport.closed import ClosedBatch, build
-from stream_app.transport.wire import parse
+from stream_app.transport.reading import read
 
 KEY = b"user%04d"
 LIMIT = 512 * 1024
@@ -75,7 +75,7 @@ def parsing(n: int, value_bytes: int, limit: int, compression: int = 0) -> dict[
         records = PartitionRecords(tp, MemoryRecords(raw), None, 0, None, None, True, READ_COMMITTED)
         assert sum(1 for _ in records) == n
 
-    return compared(best_us(lambda: parse(raw, 0), n), best_us(theirs, n, 2), len(raw) / n)
+    return compared(best_us(lambda: list(read(raw, 0)), n), best_us(theirs, n, 2), len(raw) / n)
 
 
 def building(n: int, value_bytes: int) -> dict[str, float]:

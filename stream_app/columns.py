@@ -1,12 +1,13 @@
 """Records of one topic partition as columns: where each key and value stands in one buffer, no object a record."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from stream_app.events import BadRecord
 from stream_app.records import Headers, Record
 
 #: Where the parts of one record stand. A length of -1 stands for none.
@@ -33,6 +34,7 @@ class RecordColumns:
     partition: int
     data: npt.NDArray[np.uint8]  # what the spans point into; read-only
     spans: npt.NDArray[np.void]  # (n,) SPAN
+    aside: list[BadRecord] = field(default_factory=list)  # what stands among them and is no record, by offset
 
     def __post_init__(self) -> None:
         self.data.flags.writeable = False  # one type of array for compiled code, wherever the bytes came from
@@ -45,7 +47,7 @@ class RecordColumns:
     @overload
     def __getitem__(self, index: slice) -> "RecordColumns": ...
     def __getitem__(self, index: Any) -> Any:
-        """One record, or the records of a slice (which share the buffer)."""
+        """One record, or the records of a slice (which share the buffer), without what is set aside."""
         if isinstance(index, slice):
             return RecordColumns(self.topic, self.partition, self.data, self.spans[index])
         s = self.spans[index]
@@ -65,13 +67,22 @@ class RecordColumns:
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory this holds."""
+        return self.data.nbytes + self.spans.nbytes + sum(bad.held_bytes for bad in self.aside)
+
     def since(self, offset: int) -> "RecordColumns":
         """The records at and above an offset."""
-        return self[int(np.searchsorted(self.spans["offset"], offset)) :]
+        found = self[int(np.searchsorted(self.spans["offset"], offset)) :]
+        found.aside = [bad for bad in self.aside if bad.record.offset >= offset]
+        return found
 
     def below(self, offset: int) -> "RecordColumns":
         """The records below an offset."""
-        return self[: int(np.searchsorted(self.spans["offset"], offset))]
+        found = self[: int(np.searchsorted(self.spans["offset"], offset))]
+        found.aside = [bad for bad in self.aside if bad.record.offset < offset]
+        return found
 
     def keys(self) -> list[bytes | None]:
         """The key of each record."""
@@ -103,7 +114,9 @@ class RecordColumns:
         for at in ("key_at", "value_at", "headers_at"):
             spans[at] += shift
         first = parts[0]
-        return cls(first.topic, first.partition, np.concatenate([part.data for part in parts]), spans)
+        aside = [bad for part in parts for bad in part.aside]
+        data = np.concatenate([part.data for part in parts])
+        return cls(first.topic, first.partition, data, spans, aside)
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "RecordColumns":

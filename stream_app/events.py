@@ -55,6 +55,7 @@ class BadRecord(msgspec.Struct, frozen=True):
     field: str  #: the contract's field, or "" where the whole value is meant
     expected: str  #: what it should be, for people; never anything out of the record
     got: str = ""  #: what is wrong, as "ts is text"; never anything out of the record
+    details: tuple[tuple[str, str], ...] = ()  #: further headers of its dead letter
 
     @property
     def message(self) -> str:
@@ -63,6 +64,11 @@ class BadRecord(msgspec.Struct, frozen=True):
             return self.got
         where = self.got + ", " if self.got else f"{self.field}: " if self.field else ""
         return f"{where}expected {self.expected}"
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory this holds, its dead letter included."""
+        return 2048 + len(self.record.value or b"") + len(self.record.key or b"")
 
 
 REASONS = (
@@ -74,6 +80,7 @@ REASONS = (
     "future",  # later than the record's time by more than max_future
     "past",  # before 1973, as times in seconds are, or earlier than the record's time by more than max_past
     "key_mismatch",  # the record's key is not the user_id
+    "unreadable",  # a batch that the broker stores and no consumer can read as a whole
 )
 
 

@@ -98,6 +98,7 @@ def dead_letter(bad: BadRecord) -> Message:
         (_EXCEPTION, f"foreclick.{bad.reason}"),
         (_MESSAGE, bad.message),
         (REASON_HEADER, bad.reason),
+        *bad.details,
     )
     theirs = ((RENAMED + name if name.startswith(OUR_HEADERS) else name, text) for name, text in r.headers)
     return r.key, r.value, [*((name, text.encode("utf-8", "replace")) for name, text in ours), *theirs]

@@ -164,7 +164,10 @@ class Processor(ABC):
         `next_offset`: nothing below it is still to come. Returns the records that are no events.
         """
         p = self._partitions[partition]
-        events, bad = self.decoder.decode(kind, records.since(p.merge.read(kind)))
+        records = records.since(p.merge.read(kind))
+        events, bad = self.decoder.decode(kind, records)
+        if records.aside:
+            bad = sorted([*bad, *records.aside], key=lambda b: b.record.offset)
         p.merge.add(kind, events, next_offset)
         p.bad += [(kind, b) for b in bad]
         return bad

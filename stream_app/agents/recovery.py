@@ -42,6 +42,16 @@ def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_readable(records: RecordColumns) -> None:
+    """Raises RecoveryError where something of a changelog could not be read: only workers write there."""
+    for bad in records.aside:
+        raise RecoveryError(
+            f"the changelog {records.topic}-{records.partition} holds a batch at offset {bad.record.offset} that "
+            f"cannot be read ({bad.expected}), which no worker wrote: look for who else may write there, and start "
+            "the workers with another FORECLICK_GROUP"
+        )
+
+
 class ChangelogReader:
     """A consumer outside any group for one changelog topic."""
 
@@ -110,6 +120,7 @@ class ChangelogReader:
                 for tp, records in fetched.items():
                     # What was appended since belongs to whoever wrote it after us, or to nobody.
                     wanted = records.below(end[tp])
+                    check_readable(wanted)
                     count += len(wanted)
                     if wanted:
                         await apply(tp.partition, wanted, count, total)

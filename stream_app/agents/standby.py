@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.agents.recovery import reader_of
+from stream_app.agents.recovery import check_readable, reader_of
 from stream_app.columns import RecordColumns
 from stream_app.errors import ForeclickError
 from stream_app.ops.logging import get_logger
@@ -94,5 +94,7 @@ class Standby:
             consumer.seek(tp, max(begin[tp], self._next[tp.partition]))
         while True:
             for tp, (records, *_) in (await consumer.getmany(*tps, timeout_ms=_POLL_MS)).items():
-                await self._apply(tp.partition, records)
-                self._next[tp.partition] = int(records.spans["offset"][-1]) + 1
+                check_readable(records)
+                if records:
+                    await self._apply(tp.partition, records)
+                    self._next[tp.partition] = int(records.spans["offset"][-1]) + 1

@@ -154,8 +154,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 seek,
             )
             for tp in active
-            # A position that moved without records passed transaction markers or compacted records.
-            if tp in fetched or self._position(tp) > before[tp] >= 0
+            # A position that moved without records passed transaction markers or compacted records; one that did not,
+            # a part of a record that is too long to be handed out.
+            if self._position(tp) > before[tp] >= 0 or any(map(len, fetched.get(tp, ())))
         ]
 
     async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:

@@ -2,16 +2,19 @@
 
 aiokafka goes on doing all that makes a consumer (fetch sessions, positions, resets, pauses, rebalances). Only what it
 would unpack record by record is unpacked here at once, from the bytes of the fetch response. Unpacking happens when
-the records are asked for, in the consumer's own thread.
+the records are asked for, in the consumer's own thread; where they expand to much, a piece at each call.
 """
 
 import collections
+from functools import partial
 from typing import Any
 
+import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 
 from stream_app.columns import RecordColumns
+from stream_app.events import BadRecord
 from stream_app.records import Record
 from stream_app.transport.internals import (
     READ_COMMITTED,
@@ -20,7 +23,9 @@ from stream_app.transport.internals import (
     PartitionRecords,
     fetcher_of,
 )
-from stream_app.transport.wire import parse
+from stream_app.transport.reading import LegacyFormatError, read
+from stream_app.transport.streamed import LONGEST_RECORD, Aside
+from stream_app.transport.wire import records_of
 
 
 def deliver_columns(consumer: AIOKafkaConsumer) -> None:
@@ -30,9 +35,9 @@ def deliver_columns(consumer: AIOKafkaConsumer) -> None:
     deserializers are not heeded. Raises IncompatibleAiokafka.
     """
     fetcher = fetcher_of(consumer)
-    parse(
-        b"", 0
-    )  # compiles the kernels where that has not been done yet, before anything waits for a heartbeat
+    # Compiles the kernels where that has not been done yet, before anything waits for a heartbeat.
+    list(read(b"", 0))
+    records_of(np.empty(0, np.uint8), 0, 0, 0)
     fetcher._client = client = _Client(fetcher._client)
     fetcher._records = _Records(client)
 
@@ -70,47 +75,68 @@ class _Records(collections.OrderedDict[TopicPartition, Any]):
         if type(result) is FetchResult:  # and no error
             raw = self._client.raw.pop(tp)
             result._partition_records = PartitionColumns(result._partition_records, raw)
+            result.getall = partial(_one_piece, result)
         super().__setitem__(tp, result)
 
 
+def _one_piece(result: Any, max_records: int | None = None) -> list[RecordColumns]:
+    """In the place of `FetchResult.getall`, which takes all there is: one piece, and the rest at the next calls."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more():
+        return []
+    records: PartitionColumns = result._partition_records
+    piece = next(records, None)
+    result._update_position()
+    if records.done:
+        result._partition_records = None
+    return [] if piece is None else [piece]
+
+
 class PartitionColumns:
-    """In the place of `PartitionRecords`: an iterator of at most one `RecordColumns`."""
+    """In the place of `PartitionRecords`: an iterator of `RecordColumns`, mostly of one."""
 
     def __init__(self, records: PartitionRecords, raw: bytes) -> None:
         self._records = records
-        self._raw: bytes | None = raw
-        #: Where the next fetch goes on.
+        #: Where the next fetch goes on, or the next piece.
         self.next_fetch_offset: int = records.next_fetch_offset
+        #: Whether nothing more comes.
+        self.done = False
+        self._pieces = read(
+            raw,
+            self.next_fetch_offset,
+            check_crcs=records._check_crcs,
+            committed=records._isolation_level == READ_COMMITTED,
+            aborted=records._aborted_transactions,
+        )
 
     def __iter__(self) -> "PartitionColumns":
         return self
 
     def __next__(self) -> RecordColumns:
-        """All records of the fetch; raises StopIteration where there is none, and the second time.
+        """The next piece, which may be empty; raises StopIteration where nothing of the fetch is left.
 
-        Batches before a bad one are delivered. Raises what aiokafka would, CorruptRecordException or
-        UnsupportedCodecError, where the first batch is bad: the next fetch begins with it.
+        Batches before a damaged one are delivered. Raises what aiokafka would, CorruptRecordException, where the
+        first batch is damaged: the next fetch begins with it.
         """
-        raw, self._raw = self._raw, None
-        if raw is None:
+        if self.done:
             raise StopIteration
-        records = self._records
-        tp, position = records._tp, self.next_fetch_offset
-        parsed = parse(
-            raw,
-            position,
-            check_crcs=records._check_crcs,
-            committed=records._isolation_level == READ_COMMITTED,
-            aborted=records._aborted_transactions,
-        )
-        if parsed is None:
+        tp = self._records._tp
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self.done = True
+            raise
+        except LegacyFormatError:
+            self.done = True
             return self._legacy()
-        self.next_fetch_offset = parsed.next
-        if parsed.error is not None and parsed.next == position:
-            raise type(parsed.error)(f"{parsed.error.args[0]} - {tp}")
-        if not len(parsed.spans):
+        except CorruptRecordException as error:
+            self.done = True
+            raise CorruptRecordException(f"{error.args[0]} - {tp}") from None
+        self.done = not piece.more
+        self.next_fetch_offset = piece.next
+        if self.done and not len(piece.spans) and not piece.aside:
             raise StopIteration
-        return RecordColumns(tp.topic, tp.partition, parsed.data, parsed.spans)
+        aside = [letter for each in piece.aside for letter in letters(tp.topic, tp.partition, each)]
+        return RecordColumns(tp.topic, tp.partition, piece.data, piece.spans, aside)
 
     def _legacy(self) -> RecordColumns:
         """Message formats 0 and 1, which Kafka 4 has no more, by aiokafka's own reader; format 0 has no times: -1."""
@@ -134,3 +160,34 @@ class PartitionColumns:
         if not unpacked:
             raise StopIteration
         return RecordColumns.of(unpacked)
+
+
+#: Largest piece of a stored batch that goes into one dead letter.
+LETTER_BYTES = 512 * 1024
+
+
+def letters(topic: str, partition: int, aside: Aside) -> list[BadRecord]:
+    """The dead letters of what was set aside: together they hold all its bytes, a long record's but its value.
+
+    Each stands at the last offset that it is for, so that a checkpoint never passes it before it is out.
+    """
+    if aside.sha256:
+        record = Record(topic, partition, aside.last, aside.timestamp, aside.key, aside.data)
+        expected = f"records of at most {LONGEST_RECORD} bytes in a compressed batch, got {aside.value_bytes}"
+        details = (
+            ("foreclick.value.length", str(aside.value_bytes)),
+            ("foreclick.value.sha256", aside.sha256),
+        )
+        return [BadRecord(record, "too_large", "", expected, details=details)]
+    count = -(-len(aside.data) // LETTER_BYTES)
+    found = []
+    for i in range(count):
+        part = aside.data[i * LETTER_BYTES : (i + 1) * LETTER_BYTES]
+        record = Record(topic, partition, aside.last, aside.timestamp, None, part)
+        expected = f"a record batch that Kafka's consumer reads as a whole: {aside.why}"
+        details = (
+            ("foreclick.offsets", f"{aside.first}-{aside.last}"),
+            ("foreclick.part", f"{i + 1}/{count}"),
+        )
+        found.append(BadRecord(record, "unreadable", "", expected, details=details))
+    return found

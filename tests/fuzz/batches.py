@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_app.transport import wire
+from stream_app.transport.streamed import LONGEST_RECORD
 from tests.fuzz.fetches import Fetch, Fetches
 from tests.fuzz.guarded import GuardedBuffer
 from tests.fuzz.plain_reader import read
+from tests.stream_app.batches import Parsed, parse
 
 PER_ROUND = 5000
 FIELDS = (
@@ -38,27 +39,36 @@ class BatchesTarget:
         return outcomes
 
     def one(self, fetch: Fetch, at_end: bool) -> tuple[Any, ...]:
-        """What a fetch came to: error, whether it was compressed, how many records were seen."""
+        """What a fetch came to, whether it was compressed, how many records were seen."""
         wanted = read(fetch.raw, fetch.position, fetch.check_crcs, fetch.committed, fetch.aborted)
         raw: Any = fetch.raw
-        if wanted is not None and not wanted.compressed:
+        if wanted is not None and not wanted.compressed and not wanted.aside:
             raw = memoryview(self._guarded.holding(raw, at_end))
-        parsed = wire.parse(
+        parsed = parse(
             raw, fetch.position, check_crcs=fetch.check_crcs, committed=fetch.committed, aborted=fetch.aborted
         )
         if wanted is None or parsed is None:
             assert wanted is parsed is None, fetch
             return ("older format",)
-        spans = parsed.spans
-        assert (type(parsed.error) if parsed.error else None) == wanted.error, (fetch, parsed.error, wanted)
+        assert (parsed.error is not None) == wanted.damaged, (fetch, parsed.error, wanted)
         assert parsed.next == wanted.next, (fetch, parsed, wanted)
-        assert [tuple(row) for row in spans[list(FIELDS)].tolist()] == wanted.spans, (fetch, spans, wanted)
-        assert inside(parsed), (fetch, spans)
-        name = wanted.error.__name__ if wanted.error else "well"
-        return name, "compressed" if wanted.compressed else "plain", min(len(spans), 3)
+        assert inside(parsed), (fetch, parsed.spans)
+        seen = [
+            (offset, time, part(parsed, k, n), part(parsed, v, m), part(parsed, h, o) or b"")
+            for offset, time, k, v, h, n, m, o in parsed.spans[list(FIELDS)].tolist()
+        ]
+        if wanted.longest <= LONGEST_RECORD:
+            assert seen == wanted.records, (fetch, seen, wanted)
+            assert [(each.first, each.last) for each in parsed.aside] == wanted.aside, (fetch, parsed, wanted)
+        name = "damaged" if wanted.damaged else "set aside" if wanted.aside else "well"
+        return name, "compressed" if wanted.compressed else "plain", min(len(seen), 3)
 
 
-def inside(parsed: wire.Parsed) -> bool:
+def part(parsed: Parsed, at: int, size: int) -> bytes | None:
+    return None if size < 0 else parsed.data[at : at + size].tobytes()
+
+
+def inside(parsed: Parsed) -> bool:
     """Whether all that the columns point to lies in the buffer, and offsets rise below the next position."""
     size = len(parsed.data)
     ok = True

@@ -1,4 +1,4 @@
-"""Record batches read in plain Python, step by step from Kafka's protocol guide: what `wire.parse` is compared with.
+"""Record batches read in plain Python, as Kafka's Java consumer does it: what `reading.read` is compared with.
 
 It shares with it only the decompression and the numbers of the format.
 """
@@ -12,21 +12,23 @@ from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.util import calc_crc32c
 
 from stream_app.transport import wire
-from stream_app.transport.compression import decompress
+from stream_app.transport.compression import pieces
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 
-Span = tuple[int, int, int, int, int, int, int, int]
-#: Offset, time, where key, value and headers stand, and the size of each, in the order of SPAN.
+#: Offset, time, key, value, headers as they are packed (none: nothing).
+Seen = tuple[int, int, bytes | None, bytes | None, bytes]
 
 
 class Read(NamedTuple):
-    """What a consumer sees, as `wire.Parsed`; `compressed`: the spans point into other bytes than those given."""
+    """What a consumer sees."""
 
-    spans: list[Span]
+    records: list[Seen]
     next: int
-    error: type[Exception] | None
+    damaged: bool
+    aside: list[tuple[int, int]]  # offsets of each batch that was set aside
     compressed: bool
+    longest: int  # bytes of the longest batch, expanded
 
 
 class _Header(NamedTuple):
@@ -52,45 +54,52 @@ class _Malformed(Exception):
 def read(
     raw: bytes, position: int, check_crcs: bool, committed: bool, aborted: Sequence[tuple[int, int]]
 ) -> Read | None:
-    """As `wire.parse`, which it must agree with on all bytes."""
-    batches, error = _split(raw, check_crcs)
+    """What must be read of any bytes; None where a batch is of an older format."""
+    batches, damaged = _split(raw, check_crcs)
     if batches is None:
         return None
-    compressed = any(header.attributes & wire.CODEC_MASK for header, _ in batches)
-    spans: list[Span] = []
+    records: list[Seen] = []
+    aside: list[tuple[int, int]] = []
     pending = list(aborted)
     gone: set[int] = set()
-    shift = 0  # where a batch begins once those before it are uncompressed
-    plain: list[tuple[_Header, bytes]] = []
+    longest = 0
     for header, body in batches:
-        # All batches are uncompressed before the first record is read.
-        try:
-            plain.append((header, _plain(header, body)))
-        except (CorruptRecordException, UnsupportedCodecError) as bad:
-            error = type(bad)
-            break
-        if header.attributes & wire.CODEC_MASK and header.count > len(plain[-1][1]) // wire._MIN_RECORD_BYTES:
-            plain.pop()
-            error = CorruptRecordException
-            break
-    for header, body in plain:
-        while pending and pending[0][1] <= header.base:
-            gone.add(pending.pop(0)[0])
-        try:
-            found = _batch(header, body, shift + wire.HEADER_BYTES, committed, gone)
-        except _Malformed:
-            return Read(spans, position, CorruptRecordException, compressed)
-        for span in found:
-            if span[0] >= position:
-                spans.append(span)
-                position = span[0] + 1
-        position = max(position, header.base + header.last_delta + 1)
-        shift += wire.HEADER_BYTES + len(body)
-    return Read(spans, position, error, compressed)
+        after = header.base + header.last_delta + 1
+        if committed:
+            while pending and pending[0][1] <= header.base:
+                gone.add(pending.pop(0)[0])
+        state = _control(header, body, committed, gone)
+        if state == "skip":
+            position = max(position, after)
+            continue
+        found: list[tuple[int, Seen]] = []
+        well = False
+        if state == "records":
+            plain, ended = _plain(header, body)
+            longest = max(longest, len(plain))
+            found, well = _records(header, plain, ended)
+        deltas = [delta for delta, _ in found]
+        beyond = max(deltas, default=0) > header.last_delta and not header.attributes & wire.CODEC_MASK
+        if beyond and header.count == header.last_delta + 1:
+            found = [(i, seen) for i, (_, seen) in enumerate(found)]  # the broker's own offsets
+        highest = -1
+        for delta, seen in found:
+            if highest < delta <= header.last_delta:
+                highest = delta
+                if header.base + delta >= position:
+                    position = header.base + delta + 1
+                    records.append((header.base + delta, *seen[1:]))
+            else:
+                well = False
+        position = max(position, after)
+        if not well:
+            aside.append((header.base, max(header.base, header.base + header.last_delta)))
+    compressed = any(header.attributes & wire.CODEC_MASK for header, _ in batches)
+    return Read(records, position, damaged, aside, compressed, longest)
 
 
-def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | None, type[Exception] | None]:
-    """Headers and bodies of the batches before the first that is cut off or bad; None where one is older."""
+def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | None, bool]:
+    """Headers and bodies of the batches before the first that is cut off or damaged; None where one is older."""
     batches = []
     at = 0
     while len(raw) - at >= wire.AFTER_LENGTH:
@@ -99,116 +108,120 @@ def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | 
         if end > len(raw):
             break
         if end - at < wire._MIN_LEGACY_BYTES:
-            return batches, CorruptRecordException
+            return batches, True
         (magic,) = struct.unpack_from(">B", raw, at + wire.MAGIC_AT)
         if magic < wire.MAGIC:
             # Its checksum stands before the magic byte and covers all from there.
             fits = struct.pack(">I", zlib.crc32(raw[at + 16 : end])) == raw[at + 12 : at + 16]
-            return (None, None) if fits else (batches, CorruptRecordException)
+            return (None, False) if fits else (batches, True)
         if magic > wire.MAGIC or end - at < wire.HEADER_BYTES:
-            return batches, CorruptRecordException
+            return batches, True
         header = _Header(*_HEADER.unpack_from(raw, at))
-        body = raw[at + wire.HEADER_BYTES : end]
         if check_crcs and header.crc != calc_crc32c(raw[at + wire.ATTRIBUTES_AT : end]):
-            return batches, CorruptRecordException
-        if header.count < 0 or not 0 <= header.base <= 2**62:
-            return batches, CorruptRecordException
-        if not header.attributes & wire.CODEC_MASK and header.count > len(body) // wire._MIN_RECORD_BYTES:
-            return batches, CorruptRecordException
-        batches.append((header, body))
+            return batches, True
+        if not 0 <= header.base <= 2**62:
+            return batches, True
+        batches.append((header, raw[at + wire.HEADER_BYTES : end]))
         at = end
-    return batches, None
+    return batches, False
 
 
-def _plain(header: _Header, body: bytes) -> bytes:
+def _control(header: _Header, body: bytes, committed: bool, gone: set[int]) -> str:
+    """Whether a batch has `records`, is one that no consumer sees (`skip`), or `odd`; ends transactions."""
+    control = bool(header.attributes & wire.CONTROL)
+    if committed and control:
+        if header.attributes & wire.CODEC_MASK or header.count <= 0:
+            return "odd"
+        try:
+            (_, seen), _ = _record(body, 0)
+        except _Malformed:
+            return "odd"
+        if len(seen[2] or b"") < 4:
+            return "odd"
+        if (seen[2] or b"")[:4] == bytes(4):
+            gone.discard(header.producer)
+    if control or (committed and header.attributes & wire.TRANSACTIONAL and header.producer in gone):
+        return "skip"
+    return "records" if header.count >= 0 else "odd"
+
+
+def _plain(header: _Header, body: bytes) -> tuple[bytes, bool]:
+    """The records uncompressed, as far as that goes, and whether it went to the end."""
     kind = header.attributes & wire.CODEC_MASK
-    return decompress(kind, body) if kind else body
+    if not kind:
+        return body, True
+    parts = []
+    try:
+        for piece in pieces(kind, body):
+            parts.append(piece)  # noqa: PERF402 - what came before an error counts
+    except (CorruptRecordException, UnsupportedCodecError):
+        return b"".join(parts), False
+    return b"".join(parts), True
 
 
-def _batch(header: _Header, body: bytes, at: int, committed: bool, gone: set[int]) -> list[Span]:
-    """The records of a batch whose body stands at `at`; none where a consumer does not see them."""
-    hidden = bool(header.attributes & wire.CONTROL)
-    if committed:
-        if hidden:
-            if not header.count:
-                raise _Malformed
-            span, _ = _record(body, 0)
-            if span[5] < 4:
-                raise _Malformed
-            if body[span[2] : span[2] + 4] == bytes(4):
-                gone.discard(header.producer)
-        if header.attributes & wire.TRANSACTIONAL:
-            hidden = hidden or header.producer in gone
-    if hidden:
-        return []
-    spans = []
-    inside = 0
-    for _ in range(header.count):
-        span, inside = _record(body, inside)
+def _records(header: _Header, body: bytes, ended: bool) -> tuple[list[tuple[int, Seen]], bool]:
+    """Offset delta and record for each that is one, and whether all are."""
+    found: list[tuple[int, Seen]] = []
+    at = 0
+    for i in range(header.count):
+        try:
+            (delta, seen), at = _record(body, at)
+        except _Malformed:
+            return found, False
+        if i == header.count - 1 and (at != len(body) or not ended):
+            return found, False
         time = (
-            header.max_ms if header.attributes & wire.LOG_APPEND_TIME else _int64(header.first_ms + span[1])
+            header.max_ms if header.attributes & wire.LOG_APPEND_TIME else _int64(header.first_ms + seen[1])
         )
-        spans.append((header.base + span[0], time, span[2] + at, span[3] + at, span[4] + at, *span[5:]))
-    if inside != len(body):
-        raise _Malformed
-    return spans
+        found.append((delta, (0, time, *seen[2:])))
+    return found, True
 
 
 def _int64(x: int) -> int:
     return (x + 2**63) % 2**64 - 2**63
 
 
-def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
+def _number(data: bytes, at: int, end: int, size: int = 32) -> tuple[int, int]:
     bits = 0
-    for shift in range(0, 70, 7):
+    for i in range(-(-size // 7)):
         if at >= end:
             raise _Malformed
         byte = data[at]
         at += 1
-        bits |= (byte & 0x7F) << shift
+        bits |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            bits &= 2**64 - 1
+            bits &= 2**size - 1  # what is beyond falls off
             return (bits >> 1) ^ -(bits & 1), at
     raise _Malformed
 
 
-def _part(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Where a part of a record stands, its size (-1 for none), and where it ends."""
+def _part(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
+    """A part of a record, None for none, and where it ends."""
     size, at = _number(data, at, end)
     if size > end - at:
         raise _Malformed
-    return at, max(size, -1), at + max(size, 0)
+    return (None if size < 0 else data[at : at + size]), at + max(size, 0)
 
 
-def _record(data: bytes, at: int) -> tuple[Span, int]:
+def _record(data: bytes, at: int) -> tuple[tuple[int, Seen], int]:
+    """Offset delta and record, its time as a delta, and where it ends."""
     length, at = _number(data, at, len(data))
     end = at + length
     if length < 1 or end > len(data):
         raise _Malformed
-    time, at = _number(data, at + 1, end)
+    time, at = _number(data, at + 1, end, 64)
     delta, at = _number(data, at, end)
-    if not 0 <= delta < 2**31:
-        raise _Malformed
-    key_at, key_bytes, at = _part(data, at, end)
-    value_at, value_bytes, at = _part(data, at, end)
+    key, at = _part(data, at, end)
+    value, at = _part(data, at, end)
     headers_at = at
     count, at = _number(data, at, end)
     if not 0 <= count <= end - headers_at:
         raise _Malformed
     for _ in range(count):
-        if _number(data, at, end)[0] < 0:
+        name, at = _part(data, at, end)
+        _, at = _part(data, at, end)
+        if name is None:
             raise _Malformed
-        _, _, at = _part(data, at, end)
-        _, _, at = _part(data, at, end)
     if at != end:
         raise _Malformed
-    return (
-        delta,
-        time,
-        key_at,
-        value_at,
-        headers_at,
-        key_bytes,
-        value_bytes,
-        end - headers_at if count else 0,
-    ), end
+    return (delta, (0, time, key, value, data[headers_at:end] if count else b"")), end

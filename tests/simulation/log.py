@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from stream_app.columns import RecordColumns
 from stream_app.records import Record
-from stream_app.transport.wire import ATTRIBUTES_AT, COUNT_AT, PRODUCER_AT, TRANSACTIONAL, parse
+from stream_app.transport.wire import ATTRIBUTES_AT, COUNT_AT, PRODUCER_AT, TRANSACTIONAL
+from tests.stream_app.batches import parse
 
 PRODUCER = struct.Struct(">qhi")  # id, epoch, sequence number of the first record
 #: When the broker got any record, Unix ms: later than every event of a simulation.

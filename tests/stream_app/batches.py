@@ -4,14 +4,19 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from hypothesis import strategies as st
 
+from stream_app.columns import RecordColumns
 from stream_app.transport import wire
+from stream_app.transport.reading import LegacyFormatError, read
+from stream_app.transport.streamed import Aside
 
 TP = TopicPartition("clicks", 3)
 T0 = 1_700_000_000_000
@@ -64,6 +69,41 @@ def batch(
     if max_timestamp is not None:
         struct.pack_into(">q", raw, wire.MAX_TIMESTAMP_AT, max_timestamp)
     return seal(bytes(raw))
+
+
+class Parsed(NamedTuple):
+    """All that is read of one fetch."""
+
+    data: np.ndarray
+    spans: np.ndarray
+    next: int
+    error: Exception | None  # why nothing behind `next` could be read: the next fetch would begin with it
+    aside: list[Aside]
+    pieces: int
+
+
+def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
+    """The pieces of a fetch as one; None where a batch has an older message format."""
+    parts = [RecordColumns.none(*TP)]
+    aside: list[Aside] = []
+    error: Exception | None = None
+    pieces = 0
+    try:
+        for piece in read(raw, position, **options):
+            assert piece.next >= position
+            position = piece.next
+            parts.append(RecordColumns(*TP, piece.data, piece.spans))
+            aside += piece.aside
+            pieces += 1
+        status, stop, *_ = wire.survey(np.frombuffer(raw, np.uint8), options.get("check_crcs", True))
+        if status != wire.WELL and stop:
+            list(read(raw[stop:], position, **options))
+    except LegacyFormatError:
+        return None
+    except CorruptRecordException as damage:
+        error = damage
+    whole = parts[1] if len(parts) == 2 else RecordColumns.concat(parts)
+    return Parsed(whole.data, whole.spans, position, error, aside, pieces)
 
 
 def marker(base: int, producer: int, *, abort: bool) -> bytes:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from hypothesis import given, settings
 
@@ -48,12 +48,20 @@ def test_a_bad_batch_stops_the_next_fetch() -> None:
     assert next(second, None) is None and second.next_fetch_offset == 6
 
 
-def test_an_unknown_codec_is_named() -> None:
-    """A codec that nobody knows is no corruption: aiokafka's own error for it."""
-    raw = bytearray(batch([Part(0, T0, b"k", b"v")]))
+def test_an_unknown_codec_is_set_aside() -> None:
+    """A codec that nobody knows is no damage: a dead letter holds the batch, and reading goes on behind it."""
+    raw = bytearray(batch([Part(0, T0, b"k", b"v")], last=4))
     raw[wire.ATTRIBUTES_AT + 1] = 6
-    with pytest.raises(UnsupportedCodecError, match="0x06"):
-        next(fetched(seal(bytes(raw))))
+    bad = seal(bytes(raw))
+    ours = fetched(bad + batch([Part(0, T0, b"k", b"v")], 5))
+    first, second = ours
+    assert [len(first), *second.spans["offset"].tolist()] == [0, 5]
+    assert ours.next_fetch_offset == 6
+    (letter,) = first.aside
+    assert letter.reason == "unreadable"
+    assert letter.record == ("clicks", 3, 4, T0, None, bad, ())
+    assert letter.details == (("foreclick.offsets", "0-4"), ("foreclick.part", "1/1"))
+    assert "0x06" in letter.expected
 
 
 @pytest.mark.parametrize("magic", [0, 1])

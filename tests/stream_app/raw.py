@@ -1,0 +1,83 @@
+"""Record batches written byte by byte, right or wrong: what a client may send that is no producer of ours."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+import cramjam
+import xxhash
+import zstandard
+
+from stream_app.transport import wire
+from tests.stream_app.batches import T0, seal
+
+
+def varint(x: int) -> bytes:
+    """A zigzag varint, as Kafka writes lengths and deltas."""
+    x = (x << 1 ^ x >> 63) & (1 << 64) - 1
+    out = bytearray()
+    while x > 0x7F:
+        out.append(x & 0x7F | 0x80)
+        x >>= 7
+    return bytes([*out, x])
+
+
+def part(data: bytes | None) -> bytes:
+    """A key, a value, or a header's name or value, behind its length."""
+    return varint(-1) if data is None else varint(len(data)) + data
+
+
+def record(
+    number: int,
+    key_: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[bytes, bytes | None]] = (),
+    *,
+    delta: bytes | None = None,
+    key: bytes | None = None,
+    tail: bytes | None = None,
+    time: int = 0,
+) -> bytes:
+    """A record with an offset delta; `delta`, `key` and `tail` (the headers) replace its packed fields."""
+    body = b"\0" + varint(time) + (varint(number) if delta is None else delta)
+    body += (part(key_) if key is None else key) + part(value)
+    packed = varint(len(headers)) + b"".join(part(name) + part(text) for name, text in headers)
+    body += packed if tail is None else tail
+    return varint(len(body)) + body
+
+
+def stored(
+    body: bytes, count: int, codec: int = 0, base: int = 0, first_ms: int = T0, attributes: int = 0
+) -> bytes:
+    """A batch with a right checksum around records, compressed already where `codec` says so."""
+    last = count - 1
+    tail = struct.pack(">hiqqqhii", codec | attributes, last, first_ms, first_ms, -1, -1, -1, count) + body
+    head = struct.pack(">qiibI", base, wire.HEADER_BYTES - wire.AFTER_LENGTH + len(body), -1, wire.MAGIC, 0)
+    return seal(head + tail)
+
+
+def gzip(*blocks: bytes) -> bytes:
+    """One member."""
+    stream = zlib.compressobj(wbits=31)
+    return b"".join(map(stream.compress, blocks)) + stream.flush()
+
+
+def snappy(*blocks: bytes) -> bytes:
+    """In the form of the xerial library."""
+    packed = [bytes(cramjam.snappy.compress_raw(block)) for block in blocks]
+    return (
+        b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1) + b"".join(struct.pack(">i", len(p)) + p for p in packed)
+    )
+
+
+def lz4(*blocks: bytes, flags: int = 0x60, size: int = 0x40) -> bytes:
+    """A frame of independent blocks of 64 KiB at most."""
+    head = bytes([flags, size])
+    packed = [bytes(cramjam.lz4.compress_block(block, store_size=False)) for block in blocks]
+    found = struct.pack("<I", 0x184D2204) + head + bytes([xxhash.xxh32_intdigest(head) >> 8 & 0xFF])
+    return found + b"".join(struct.pack("<I", len(p)) + p for p in packed) + bytes(4)
+
+
+def zstd(*blocks: bytes) -> bytes:
+    """One frame."""
+    return zstandard.ZstdCompressor().compress(b"".join(blocks))
