@@ -151,20 +151,32 @@ def test_the_state_of_then_is_read(guarantee: str, model: str) -> None:
 
 @pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
 def test_the_state_of_then_goes_on(guarantee: str, model: str, run: Run) -> None:
-    """From that changelog and those offsets on, the answers and the state at the end are those without a stop."""
+    """From that changelog and those offsets on, the answers and the state at the end are those without a stop.
+
+    But for users of whom that version took events for late that are not: what it left out of their windows stays so.
+    """
     stored = data.changelog(guarantee, model)
     went_on, whole = Continued(model, stored).go_on(), Continued(model).go_on()
+    rows, other = went_on.rows(), whole.rows()
+    assert rows.keys() == other.keys()
+    once_late = {name for name, row in rows.items() if row["late"] != other[name]["late"]}
+    assert len(once_late) < len(rows) / 10
     for topic, found in went_on.answers().items():
         wanted = data.behind(run("plain", model)[topic], stored.committed)
         if topic == "dead-letters":
             wanted = {place: {"id": place, "reason": said["reason"]} for place, said in wanted.items()}
         assert wanted
+        wanted, found = (
+            {place: said for place, said in each.items() if said.get("user_id") not in once_late}
+            for each in (wanted, found)
+        )
         assert not data.differences("plain", topic, wanted, found)[:5]
-    rows, other = went_on.rows(), whole.rows()
-    assert rows.keys() == other.keys()
     for name, row in rows.items():
+        if name in once_late:
+            continue
         for field in set(ROW.names or ()) - changes.NEW_IN_ROWS:
             assert row[field].tobytes() == other[name][field].tobytes(), (name, field)
     if model == "model":
         states, others = went_on.hidden(), whole.hidden()
-        assert all(np.allclose(state, others[name], atol=data.TOLERANCE) for name, state in states.items())
+        kept = states.keys() - once_late
+        assert all(np.allclose(states[name], others[name], atol=data.TOLERANCE) for name in kept)
