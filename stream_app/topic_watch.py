@@ -1,8 +1,8 @@
 """Watches that the topics stay those that a worker started with.
 
-A Kafka client notices none of this. An input that was deleted just brings nothing more; one that was made anew has
+A Kafka client notices none of this. An input that was deleted just brings nothing more; one that was made again has
 other records at offsets which the state takes for applied, so they would be passed over; and added partitions move
-users away from their state. An output that was made anew does no harm.
+users away from their state. An output that was made again does no harm.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import faust
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     AbstractType,
@@ -31,7 +31,8 @@ from stream_app.errors import TopicError
 from stream_app.ops.logging import get_logger
 from stream_app.security import kafka_options
 from stream_app.settings import Settings
-from stream_app.topics import topic_specs
+from stream_app.state.standing import made_again
+from stream_app.topics import admin_client, topic_specs
 
 log = get_logger(__name__)
 
@@ -53,23 +54,25 @@ class Topic(NamedTuple):
 
 
 class TopicWatch(Service):
-    """Stops the worker with a TopicError once a topic was deleted, made anew or given more partitions.
+    """Stops the worker with a TopicError once a topic was deleted, made again or given more partitions.
 
-    Topics that are missing at its first look are not watched.
+    Topics that are missing at the start are not watched.
     """
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
-    def __init__(self, app: faust.App, settings: Settings) -> None:
+    def __init__(self, app: faust.App, settings: Settings, first: Mapping[str, Topic | None]) -> None:
+        """`first`: what `look` found before the worker started; empty where it found nothing out."""
         super().__init__(loop=app.loop, beacon=app.beacon)
         self._app = app
+        self._first = first
         self._options = kafka_options(settings)
         self._names = [spec.name for spec in topic_specs(settings)]
         self._kept = frozenset([*settings.inputs, settings.changelog])
 
     @Service.task
     async def _watch(self) -> None:
-        first: dict[str, Topic] = {}
+        first = self._as_started(self._first)
         before, seen = "", 0
         client = AIOKafkaAdminClient(**self._options)
         started = False
@@ -81,12 +84,7 @@ class TopicWatch(Service):
                         await client.start()
                         started = True
                     found = await describe(client, self._names)
-                    first = first or {
-                        # They may have grown between the start and this look.
-                        name: topic._replace(partitions=self._app.conf.topic_partitions)
-                        for name, topic in found.items()
-                        if topic is not None
-                    }
+                    first = first or self._as_started(found)
                     problem = "; ".join(changes(first, found, self._kept))
                     seen = seen + 1 if problem == before else 1
                     before = problem
@@ -97,6 +95,32 @@ class TopicWatch(Service):
                 await self.sleep(LOOK_EVERY_S)
         finally:
             await client.close()
+
+    def _as_started(self, found: Mapping[str, Topic | None]) -> dict[str, Topic]:
+        # They may have grown between the start and this look.
+        partitions = self._app.conf.topic_partitions
+        return {
+            name: topic._replace(partitions=partitions) for name, topic in found.items() if topic is not None
+        }
+
+
+async def look(settings: Settings, *, wait_s: float = 10.0) -> dict[str, Topic | None]:
+    """The topics of a worker as they are now; empty where the broker is older than Kafka 2.8, which has no ids.
+
+    Raises BrokerUnreachable after `wait_s`.
+    """
+    async with admin_client(settings, wait_s) as client:
+        try:
+            return await describe(client, [spec.name for spec in topic_specs(settings)])
+        except (NotImplementedError, IncompatibleBrokerVersion):
+            return {}
+
+
+def input_ids(settings: Settings, found: Mapping[str, Topic | None]) -> list[bytes]:
+    """The ids of the input topics, in their order; empty where one is not known."""
+    topics = [found.get(name) for name in settings.inputs]
+    ids = [topic.id for topic in topics if topic is not None and any(topic.id)]
+    return ids if len(ids) == len(topics) else []
 
 
 def changes(first: Mapping[str, Topic], now: Mapping[str, Topic | None], kept: Container[str]) -> list[str]:
@@ -110,13 +134,10 @@ def changes(first: Mapping[str, Topic], now: Mapping[str, Topic | None], kept: C
         if topic is None:
             found.append(
                 f"topic {name} was deleted: make the topics with `foreclick topics --create` and start with "
-                "another FORECLICK_GROUP, whose state begins anew"
+                "another FORECLICK_GROUP, whose state begins empty"
             )
         elif name in kept and topic.id != was.id:
-            found.append(
-                f"topic {name} was deleted and made anew, so offsets in the state mean other records: start with "
-                "another FORECLICK_GROUP, whose state begins anew"
-            )
+            found.append(made_again(name))
         elif topic.partitions != was.partitions:
             found.append(
                 f"topic {name} has {topic.partitions} partitions now, {was.partitions} when the worker started, so "

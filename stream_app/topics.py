@@ -82,7 +82,7 @@ async def ensure_topics(settings: Settings, *, wait_s: float = 10.0) -> tuple[st
     BrokerUnreachable after `wait_s`, TopicError where a topic cannot be made or an existing one does not fit.
     """
     specs = topic_specs(settings)
-    async with _admin(settings, wait_s) as admin:
+    async with admin_client(settings, wait_s) as admin:
         found = await _describe(admin, specs)
         _refuse(_problems(settings, found), found)
         made = await _create(admin, _missing(settings, found), wait_s)
@@ -98,7 +98,7 @@ async def check_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Prob
     Raises BrokerUnreachable where no broker answers within `wait_s`. Makes no topic, not even on a broker
     that makes each one that is asked for.
     """
-    async with _admin(settings, wait_s) as admin:
+    async with admin_client(settings, wait_s) as admin:
         return _problems(settings, await _describe(admin, topic_specs(settings)))
 
 
@@ -107,7 +107,7 @@ async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Pr
 
     Raises RightsError where we may not use them as a worker does.
     """
-    async with _admin(settings, wait_s):  # so that the question of rights meets a broker that answers
+    async with admin_client(settings, wait_s):  # so that the question of rights meets a broker that answers
         options = kafka_options(settings)
         await require_rights(options, identity(settings.kafka), _needs(settings), settings.group)
     problems = await check_topics(settings, wait_s=wait_s)
@@ -120,7 +120,7 @@ async def batch_limits(settings: Settings, *, wait_s: float = 10.0) -> dict[str,
 
     Raises BrokerUnreachable after `wait_s`.
     """
-    async with _admin(settings, wait_s) as admin:
+    async with admin_client(settings, wait_s) as admin:
         found = await _describe(admin, topic_specs(settings))
     written = (*settings.outputs, settings.changelog)
     limits = {name: _limit(found[name].configs) for name in written if name in found}
@@ -143,7 +143,7 @@ def _limit(configs: Mapping[str, str]) -> int | None:
 
 async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
     """How many partitions each input topic has. Raises BrokerUnreachable after `wait_s`."""
-    async with _admin(settings, wait_s) as admin:
+    async with admin_client(settings, wait_s) as admin:
         (described,) = await admin.describe_topics([settings.inputs[0]])
         return len(described["partitions"])
 
@@ -165,8 +165,11 @@ def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -
 
 
 @asynccontextmanager
-async def _admin(settings: Settings, wait_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A client of a broker that answers, tried again until `wait_s` is over."""
+async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client of a broker that answers, tried again until `wait_s` is over.
+
+    Raises BrokerUnreachable or SecurityError where there is none, TopicError for what the broker refuses within.
+    """
     options = kafka_options(settings)
     client = AIOKafkaAdminClient(**options, request_timeout_ms=max(int(wait_s * 1000), 1000))
     try:

@@ -33,6 +33,7 @@ from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
 from stream_app.agents.ownership import Ownership
+from stream_app.agents.positions import Positions
 from stream_app.agents.processor import Processor
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
@@ -110,6 +111,7 @@ class Pipeline(Service):
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+        self._positions = Positions(app, settings, engine)
         self._closing = False
 
     # --- what the agent and Faust call
@@ -144,6 +146,7 @@ class Pipeline(Service):
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
+            self._positions.forget()
             self._generation = app.consumer_generation_id
         self._settled.set()
         self.metrics.standby.set(len(copies))
@@ -217,6 +220,7 @@ class Pipeline(Service):
                     self.add_future(self._timed_checkpoint())
                 if now >= self._next_gauges:
                     self._next_gauges = now + GAUGES_EVERY_S
+                    self._positions.look()
                     telemetry.gauges(
                         self.engine, self._consumer.end_of, self._kind, self.metrics, self.health
                     )

@@ -22,6 +22,7 @@ from stream_app.outputs import dead_letter
 from stream_app.settings import Settings
 from stream_app.state.merge import Merge
 from stream_app.state.rows import FORMAT
+from stream_app.state.standing import check_ids
 from stream_app.state.users import META_KEY, PartitionMeta, Rows, decode_meta, encode_meta
 
 #: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
@@ -56,6 +57,7 @@ class Partition:
     merge: Merge
     evicted: dict[bytes, None] = field(default_factory=dict)  # users to tombstone at the next checkpoint
     checkpointed: list[int] | None = None  # positions of the last checkpoint
+    fresh: bool = False  # its state was just read back, and nobody has compared it with the group's offsets
     meta: PartitionMeta | None = None
     restored: bool = False
     bad: list[tuple[int, BadRecord]] = field(default_factory=list)  # topic index, record; not passed yet
@@ -109,10 +111,15 @@ class Processor(ABC):
         self.rows.restore(partition, records)
 
     def restored(self, partition: int) -> None:
-        """Ends the restore: processing goes on behind the last checkpoint."""
+        """Ends the restore: processing goes on behind the last checkpoint.
+
+        Raises TopicError where the state is of other topics than those there are now.
+        """
         p = self._partitions[partition]
-        p.restored = True
         meta = p.meta
+        if meta is not None:
+            check_ids(self.settings.inputs, meta.topic_ids, self.topic_ids)
+        p.restored = p.fresh = True
         if meta is None:
             return
         self.watermark[partition] = meta.watermark
@@ -122,6 +129,22 @@ class Processor(ABC):
         p.checkpointed = p.merge.positions
         if meta.model != self.label:
             self.model_changed(partition)
+
+    def is_fresh(self, partition: int) -> bool:
+        """Whether the state was read back and `compared` was not called since."""
+        return self._partitions[partition].fresh
+
+    def written(self, partition: int) -> list[int] | None:
+        """The positions of the state that was read back, None where there was none."""
+        meta = self._partitions[partition].meta
+        return None if meta is None else meta.positions
+
+    def compared(self, partition: int, again: bool) -> None:
+        """The positions of a partition that was read back are known to whoever asked; `again`: commit them again."""
+        p = self._partitions[partition]
+        p.fresh = False
+        if again:
+            p.checkpointed = None
 
     @abstractmethod
     def model_changed(self, partition: int) -> None:

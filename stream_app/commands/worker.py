@@ -26,7 +26,7 @@ from stream_app.ops.logging import get_logger, setup_logging
 from stream_app.ops.model_watch import show_model, try_model, watch_model
 from stream_app.room_watch import RoomWatch
 from stream_app.settings import Settings
-from stream_app.topic_watch import TopicWatch
+from stream_app.topic_watch import TopicWatch, input_ids, look
 from stream_app.topics import MESSAGE_BYTES, batch_limits, input_partitions, require_topics
 
 log = get_logger(__name__)
@@ -123,7 +123,9 @@ async def serve(settings: Settings, app: faust.App) -> None:
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
     app.room.learn(await batch_limits(settings))
-    app.service(TopicWatch(app, settings))
+    topics = await look(settings)
+    app.pipeline.engine.topic_ids = input_ids(settings, topics)
+    app.service(TopicWatch(app, settings, topics))
     app.service(RoomWatch(app, settings, app.room))
     # The start waits for the broker, for as long as it is gone: a signal, or a crash, must be heard meanwhile.
     starting, signalled, crashed = map(asyncio.ensure_future, (app.start(), stop.wait(), app._crashed.wait()))

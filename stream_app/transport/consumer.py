@@ -19,10 +19,10 @@ from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
 
 from stream_app.columns import RecordColumns
+from stream_app.state.standing import LogEnd
 from stream_app.transport.assignor import CopartitionedAssignor
 from stream_app.transport.fetched import deliver_columns
-from stream_app.transport.group import GroupWatch
-from stream_app.transport.group_refusals import GroupRefusal
+from stream_app.transport.group import watch_group
 from stream_app.transport.internals import heartbeat, member_of
 from stream_app.transport.transactions import Member
 
@@ -85,9 +85,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """Connects, and begins to watch its own pulse and its membership of the group."""
         await super().on_start()
         deliver_columns(self._ensure_consumer())
-        self._group = GroupWatch(
-            self._ensure_consumer(), trouble=self._group_trouble, ended=self._group_ended
-        )
+        self._group = watch_group(self.app, self.parent_loop, self._ensure_consumer())
         self._watching = asyncio.create_task(self._group.run())
         self._pulse_s = self.app.conf.broker_session_timeout / 10
         self._longest_stall_s = 0.0
@@ -99,17 +97,6 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         self._ticking.cancel()
         self._watching.cancel()
         await super().on_thread_stop()
-
-    def _group_trouble(self, why: str | None) -> None:
-        health = getattr(self.app, "health", None)
-        if health is not None:
-            health.set_group_trouble(why)
-
-    def _group_ended(self, error: GroupRefusal) -> None:
-        health = getattr(self.app, "health", None)
-        if health is not None:
-            health.end_group(str(error))
-        asyncio.run_coroutine_threadsafe(self.app.crash(error), self.parent_loop)
 
     async def _tick(self) -> None:
         while True:
@@ -192,6 +179,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         # Reading committed records only, what lies beyond the last stable offset cannot be read yet.
         return state.lso if state is not None else None
 
+    def log_end(self, tp: TP) -> LogEnd | None:
+        """See `BatchConsumer.log_end`."""
+        state = self._state(tp)
+        if state is None or state.lso is None or state.timestamp is None:
+            return None
+        return LogEnd(state.lso, state.highwater, state.timestamp)
+
 
 class BatchConsumer(driver.Consumer):
     """Delivers a `FetchedBatch` as the value of one message."""
@@ -208,6 +202,8 @@ class BatchConsumer(driver.Consumer):
         self._dropped = False  # a fetched batch, so that the fetch position is too far
         #: How many times it went back to the committed offsets. What was fetched before the last time is void.
         self.seeks = 0
+        #: The committed offsets when it last went back to them, None where there is none; empty before that.
+        self.found: dict[TP, int | None] = {}
         self._resumed = asyncio.Event()
         self._generation_assigned = -1
         #: How long records may gather before the next fetch, after one that brought few; in seconds.
@@ -257,6 +253,7 @@ class BatchConsumer(driver.Consumer):
         """Nothing is delivered before the seek that ends the rebalance has said where to begin."""
         self._expected.clear()
         self.done.clear()
+        self.found = {}
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
@@ -265,6 +262,7 @@ class BatchConsumer(driver.Consumer):
         self._expected.clear()  # nothing is delivered until it is known where to go on
         committed, positions = await self._thread.seek_back()
         self._expected.update(positions)
+        self.found = committed
         return committed
 
     # --- membership
@@ -306,6 +304,10 @@ class BatchConsumer(driver.Consumer):
     def end_of(self, tp: TP) -> int | None:
         """End of the partition as the broker told it with the last fetch, None before the first."""
         return self._thread.end_of(tp)
+
+    def log_end(self, tp: TP) -> LogEnd | None:
+        """What the broker told of the partition's end with the last fetch, None before the first."""
+        return self._thread.log_end(tp)
 
     # --- the drain
 

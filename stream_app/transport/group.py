@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import faust
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.commit import OffsetCommitRequest
@@ -112,6 +113,22 @@ class GroupWatch:
             self._said = ""
             self._trouble(None)
         return answer
+
+
+def watch_group(app: faust.App, loop: asyncio.AbstractEventLoop, consumer: AIOKafkaConsumer) -> GroupWatch:
+    """The watch of a worker's consumer: trouble shows in the worker's health, the end stops its app, on `loop`."""
+    health = getattr(app, "health", None)  # an app of another kind has none
+
+    def trouble(why: str | None) -> None:
+        if health is not None:
+            health.set_group_trouble(why)
+
+    def ended(error: GroupRefusal) -> None:
+        if health is not None:
+            health.end_group(str(error))
+        asyncio.run_coroutine_threadsafe(app.crash(error), loop)
+
+    return GroupWatch(consumer, trouble=trouble, ended=ended)
 
 
 def readable(said: Any, topics: Iterable[str]) -> bytes:

@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -20,6 +21,7 @@ from confluent_kafka.admin import (
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.records import Record
+from stream_app.state.users import META_KEY
 from stream_app.topics import ensure_topics
 from tests.integration.answered import (
     PARTITIONS,
@@ -36,6 +38,7 @@ from tests.integration.harness import (
     Start,
     Worker,
     clicks,
+    committed,
     make_topics,
     produce,
     read_all,
@@ -95,12 +98,117 @@ async def test_input_made_anew(
     delete(admin, f"{prefix}clicks")
     make(admin, f"{prefix}clicks")
     produce(kafka.bootstrap, prefix, records[:200])
-    assert f"topic {prefix}clicks was deleted and made anew" in last_words(worker)
+    assert f"topic {prefix}clicks was deleted and made again" in last_words(worker)
     other = f"{prefix}second"
     await ensure_topics(settings_for(kafka.bootstrap, prefix, group=other))
     second = start(tmp_path, kafka.bootstrap, prefix, group=other).wait_ready()
     idle(second, 200)
     assert counts(second) == {5}
+    assert second.stop() == 0
+
+
+async def test_input_made_again_while_no_worker_runs(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """The state knows the ids of its topics: the next start stops before it passes one new record over."""
+    records = clicks(400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, records)
+    assert worker.stop() == 0
+    delete(admin, f"{prefix}clicks")
+    make(admin, f"{prefix}clicks")
+    produce(kafka.bootstrap, prefix, clicks(800))  # more than the state has seen
+    second = start(tmp_path, kafka.bootstrap, prefix)
+    assert f"topic {prefix}clicks was deleted and made again" in last_words(second)
+    assert "partitions begin" not in second.text()
+
+
+async def test_a_log_that_ends_before_the_state(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """A state without ids, as an earlier version wrote it: the end of the new log gives the new topic away."""
+    worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
+    assert worker.stop() == 0
+    without_ids(kafka.bootstrap, f"{prefix}{prefix}group-users-changelog")
+    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    assert second.stop() == 0
+    delete(admin, f"{prefix}clicks")
+    make(admin, f"{prefix}clicks")
+    produce(kafka.bootstrap, prefix, clicks(200))
+    said = last_words(start(tmp_path, kafka.bootstrap, prefix))
+    assert (
+        f"{prefix}clicks-" in said
+        and "ends at offset 50, but the state includes its records up to 100" in said
+    )
+
+
+def without_ids(bootstrap: str, changelog: str) -> None:
+    """Writes the record of each partition once more, as a version that knew no topic ids did."""
+    last = {m.partition(): m for m in read_all(bootstrap, changelog) if m.key() == META_KEY}
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for partition, message in last.items():
+        meta = msgspec.msgpack.decode(message.value())
+        assert len(meta.pop("topic_ids")) == 3
+        producer.produce(changelog, msgspec.msgpack.encode(meta), META_KEY, partition)
+    assert producer.flush(20) == 0
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+async def test_offsets_put_back(
+    guarantee: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """What is in the state already is passed over with a line that says so, and its offsets are committed again."""
+    await make_topics(kafka.bootstrap, prefix)
+    produce(kafka.bootstrap, prefix, clicks(400))
+    first = start(tmp_path, kafka.bootstrap, prefix, guarantee=guarantee).wait_ready()
+    idle(first, 400)
+    assert first.stop() == 0
+    topic, group = f"{prefix}clicks", f"{prefix}group"
+    assert committed(kafka.bootstrap, group, [topic])[topic] == [100] * PARTITIONS
+    back = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+    admin.alter_consumer_group_offsets([back])[group].result(20)
+    second = start(tmp_path, kafka.bootstrap, prefix, guarantee=guarantee).wait_ready()
+    wait_for(
+        "the commits",
+        lambda: committed(kafka.bootstrap, group, [topic])[topic] == [100] * PARTITIONS,
+        every_s=0.5,
+    )
+    assert second.metric("foreclick_events_total") == 0
+    assert second.stop() == 0
+    for p in range(PARTITIONS):
+        assert f"offsets 0 to 99 of {topic}-{p} are in the state already and are passed over" in second.text()
+    third = start(tmp_path, kafka.bootstrap, prefix, guarantee=guarantee).wait_ready()
+    assert third.stop() == 0
+    assert "in the state already" not in third.text()
+
+
+async def test_offsets_put_forward(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """Records that an operator has the group skip are skipped, and a line says which."""
+    records = clicks(400)
+    worker = await at_rest(start, tmp_path, kafka, prefix, records[:200])
+    assert worker.stop() == 0
+    produce(kafka.bootstrap, prefix, records[200:])
+    topic, group = f"{prefix}clicks", f"{prefix}group"
+    forward = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 80)])
+    admin.alter_consumer_group_offsets([forward])[group].result(20)
+    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    idle(second, 170)
+    assert f"offsets 50 to 79 of {topic}-0 are not in the state and are skipped" in second.text()
+    assert second.stop() == 0
+
+
+async def test_changelog_made_again_while_no_worker_runs(
+    kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
+) -> None:
+    """A group with offsets and without a state goes on behind its offsets, and a line says what that means."""
+    worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
+    assert worker.stop() == 0
+    delete(admin, f"{prefix}{prefix}group-users-changelog")
+    await make_topics(kafka.bootstrap, prefix)
+    second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
+    wait_for("the line", lambda: "there is no state of partition 3" in second.text())
+    assert f"though the group has committed offset 100 of {prefix}clicks-3" in second.text()
     assert second.stop() == 0
 
 

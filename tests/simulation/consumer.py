@@ -23,6 +23,8 @@ class _State:
     def __init__(self) -> None:
         self.position = -1
         self.lso: int | None = None
+        self.highwater = 0
+        self.timestamp: int | None = None
 
     @property
     def has_valid_position(self) -> bool:
@@ -155,6 +157,7 @@ class SimConsumer:
             if self._now is not before or state.position != asked[tp]:
                 continue  # of an assignment or a position that is no longer
             state.position, state.lso = after, stable
+            state.highwater, state.timestamp = stable, int(asyncio.get_running_loop().time() * 1000)
             if records:
                 found[tp] = [RecordColumns.of(records)]
         return found

@@ -18,6 +18,7 @@ from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
 from stream_app.transport import consumer, fenced, lanes, producer
+from stream_app.transport.room import Room
 from tests.simulation.broker import Broker
 from tests.simulation.client import SimClient, SimProducer
 from tests.simulation.consumer import SimConsumer
@@ -64,7 +65,8 @@ class Worker:
         raw._coordinator = Coordination(broker, link, raw, settings.inputs, app)
         engine = Engine(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
-        app.pipeline = pipeline.Pipeline(app, settings, engine, _metrics(self.loop.time), health)
+        metrics = _metrics(self.loop.time)
+        app.pipeline = pipeline.Pipeline(app, settings, engine, metrics, health, Room())
         await app.consumer._thread.on_start()
         await app.pipeline.start()
         for work in (app.agent(), app.drain(), raw._coordinator.run(settings.heartbeat_ms / 1000)):
@@ -91,7 +93,7 @@ class Worker:
 
 
 class _NoWatch:
-    """In the place of `GroupWatch`: the group of the model refuses nobody for good."""
+    """In the place of `watch_group`: the group of the model refuses nobody for good."""
 
     in_trouble = False
 
@@ -146,5 +148,5 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(patch.object(module, "stop_consumer", stop))
             stack.enter_context(patch.object(module, "deliver_columns", nothing))
         stack.enter_context(patch.object(consumer, "deliver_columns", nothing))
-        stack.enter_context(patch.object(consumer, "GroupWatch", _NoWatch))
+        stack.enter_context(patch.object(consumer, "watch_group", _NoWatch))
         yield

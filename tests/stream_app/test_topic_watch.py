@@ -22,7 +22,7 @@ KEPT = {"clicks"}
         ({}, []),  # the broker told nothing
         ({"clicks": None}, ["topic clicks was deleted: "]),
         ({"flags": None}, ["topic flags was deleted: "]),
-        ({"clicks": Topic(b"c" * 16, 4)}, ["topic clicks was deleted and made anew"]),
+        ({"clicks": Topic(b"c" * 16, 4)}, ["topic clicks was deleted and made again"]),
         ({"flags": Topic(b"c" * 16, 4)}, []),
         ({"flags": Topic(b"c" * 16, 5)}, ["topic flags has 5 partitions now, 4 when"]),
         (

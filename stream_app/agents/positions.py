@@ -1,0 +1,45 @@
+"""What the state and the group's offsets make of each other, looked at now and then."""
+
+import faust
+from faust.types import TP
+
+from stream_app.agents.processor import Processor
+from stream_app.ops.logging import get_logger
+from stream_app.settings import Settings
+from stream_app.state.standing import Behind, compare
+from stream_app.transport.consumer import BatchConsumer
+
+log = get_logger(__name__)
+
+
+class Positions:
+    """Compares the positions of an engine's partitions with the logs and with the group's offsets."""
+
+    def __init__(self, app: faust.App, settings: Settings, engine: Processor) -> None:
+        self._app, self._inputs, self._engine = app, settings.inputs, engine
+        self._behind = Behind()
+
+    def forget(self) -> None:
+        """Partitions have changed hands."""
+        self._behind.forget()
+
+    def look(self) -> None:
+        """Says what differs. Raises TopicError where a log ends before the state; call it about once a second.
+
+        Offsets that were put back lie before records that are passed over: they are committed again where the state
+        stands, or lag would count those records until the next event.
+        """
+        consumer: BatchConsumer = self._app.consumer
+        for partition in self._engine.partitions:
+            if not self._engine.is_restored(partition):
+                continue
+            places = {topic: TP(topic, partition) for topic in self._inputs}
+            positions = self._engine.merge(partition).positions
+            for (topic, tp), position in zip(places.items(), positions, strict=True):
+                self._behind.look(topic, partition, position, consumer.log_end(tp))
+            if self._engine.is_fresh(partition) and consumer.found.keys() >= set(places.values()):
+                offsets = {topic: consumer.found[tp] for topic, tp in places.items()}
+                told = compare(partition, self._inputs, self._engine.written(partition), offsets)
+                for sentence in told.sentences:
+                    log.warning(sentence)
+                self._engine.compared(partition, told.again)

@@ -1,0 +1,114 @@
+"""Whether the positions of a state belong to the topics that are there now, and to the group's offsets. Pure.
+
+A state stands at a source offset of each input topic. That means something only in the topic whose records it is made
+of: another topic of the same name has other records at the same offsets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from stream_app.errors import TopicError
+
+#: For how long a log must end before the state's position until it counts, in seconds: a new leader may for a moment
+#: not know how far the records are replicated. Longer than `TopicWatch` needs, which knows more.
+BEHIND_S = 10.0
+
+
+class LogEnd(NamedTuple):
+    """What the broker told with its last answer of a partition."""
+
+    stable: int  #: what lies at or beyond it cannot be read yet
+    high: int  #: where the next record goes, as far as replicas have them
+    at_ms: int  #: when it was told, on a steady clock
+
+
+def made_again(topic: str) -> str:
+    """What is wrong with an input or a changelog that is another one of the same name."""
+    return (
+        f"topic {topic} was deleted and made again, so the offsets in the state mean other records: start with "
+        "another FORECLICK_GROUP, whose state begins empty"
+    )
+
+
+def check_ids(topics: Sequence[str], then: Sequence[bytes], now: Sequence[bytes]) -> None:
+    """Raises TopicError where a state is of other topics than those there are now; unknown ids (none) match all."""
+    if len(then) != len(topics) or len(now) != len(topics):
+        return
+    other = [topic for topic, was, is_ in zip(topics, then, now, strict=True) if was != is_]
+    if other:
+        raise TopicError("; ".join(map(made_again, other)))
+
+
+class Behind:
+    """Notices a log that ends before the position of a state."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, int], LogEnd] = {}
+
+    def look(self, topic: str, partition: int, position: int, end: LogEnd | None) -> None:
+        """Raises TopicError once the broker has told the same for `BEHIND_S`; call it about once a second."""
+        place = topic, partition
+        if end is None or end.stable >= position:
+            self._since.pop(place, None)
+            return
+        first = self._since.setdefault(place, end)
+        if end.at_ms - first.at_ms >= BEHIND_S * 1000:
+            raise TopicError(
+                f"{topic}-{partition} ends at offset {end.stable}, but the state includes its records up to "
+                f"{position}: the topic was deleted and made again, or its brokers have lost records; start with "
+                "another FORECLICK_GROUP, whose state begins empty"
+            )
+
+    def forget(self) -> None:
+        """Partitions have changed hands."""
+        self._since.clear()
+
+
+class Told(NamedTuple):
+    """What differs between a state and the offsets of its group."""
+
+    sentences: list[str]
+    again: bool  #: the group's offsets lie before the state and are to be committed once more
+
+
+def compare(
+    partition: int,
+    topics: Sequence[str],
+    positions: Sequence[int] | None,
+    committed: Mapping[str, int | None],
+) -> Told:
+    """How the state of a partition, as it was read back, and the group's offsets differ; a sentence for each kind.
+
+    `positions`: the next source offset of each topic, None where there is no state.
+    """
+    known, skipped, unknown = [], [], []
+    for topic, position in zip(topics, positions or [0] * len(topics), strict=True):
+        offset = committed[topic] or 0
+        place = f"{topic}-{partition}"
+        if offset < position:
+            known.append(f"offsets {offset} to {position - 1} of {place}")
+        elif offset > position and positions is not None:
+            skipped.append(f"offsets {position} to {offset - 1} of {place}")
+        elif offset > position:
+            unknown.append(f"offset {offset} of {place}")
+    sentences = []
+    if known:
+        sentences.append(
+            f"{_listed(known)} are in the state already and are passed over: to process them again use another "
+            "FORECLICK_GROUP"
+        )
+    if skipped:
+        sentences.append(
+            f"{_listed(skipped)} are not in the state and are skipped, because the group's committed offsets lie "
+            "behind them: to process them set the offsets back, or use another FORECLICK_GROUP"
+        )
+    if unknown:
+        sentences.append(
+            f"there is no state of partition {partition}, though the group has committed {_listed(unknown)}: what "
+            "lies below is in no answer; to process it use another FORECLICK_GROUP"
+        )
+    return Told(sentences, bool(known))
+
+
+def _listed(places: Sequence[str]) -> str:
+    return ", ".join(places)
