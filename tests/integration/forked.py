@@ -11,12 +11,13 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.integration.warm"])
 
 
-def _work(words: list[str], env: dict[str, str], log: str) -> None:
+def _work(words: list[str], env: dict[str, str], log: str, constants: dict[str, Any]) -> None:
     """What the process does: the command, with its output in the log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
@@ -24,6 +25,11 @@ def _work(words: list[str], env: dict[str, str], log: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     importlib.import_module("tests.integration.warm")  # as the process that forks has done, if all is well
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        known = importlib.import_module(module)
+        assert hasattr(known, name), f"there is no {place}"
+        setattr(known, name, value)
     from stream_app.cli import main
 
     main(words)
@@ -32,8 +38,12 @@ def _work(words: list[str], env: dict[str, str], log: str) -> None:
 class ForkedProcess:
     """A command of `foreclick` in a forked process; what tests use of `subprocess.Popen`."""
 
-    def __init__(self, words: list[str], env: Mapping[str, str], log: Path) -> None:
-        self._process = _CONTEXT.Process(target=_work, args=(words, dict(env), str(log)), daemon=True)
+    def __init__(
+        self, words: list[str], env: Mapping[str, str], log: Path, constants: Mapping[str, Any] | None = None
+    ) -> None:
+        """`constants`: other values of constants, by module and name, such as a time that would be waited for."""
+        given = (words, dict(env), str(log), dict(constants or {}))
+        self._process = _CONTEXT.Process(target=_work, args=given, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid

@@ -4,6 +4,8 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,6 +35,7 @@ from tests.integration.answered import (
     last_words,
     sentence,
 )
+from tests.integration.forked import ForkedProcess
 from tests.integration.harness import (
     Reader,
     Start,
@@ -44,9 +47,18 @@ from tests.integration.harness import (
     read_all,
     settings_for,
     wait_for,
+    workers,
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts workers that look at their topics every second, so that three looks do not take nine."""
+    quick = partial(ForkedProcess, constants={"stream_app.topic_watch.LOOK_EVERY_S": 1.0})
+    with workers(quick) as starter:
+        yield starter
 
 
 @pytest.fixture
