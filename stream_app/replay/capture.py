@@ -57,9 +57,9 @@ async def record(
     """Write what the topics hold now to `path`; with `follow` go on with what comes until `stop` is set.
 
     Starts at `offsets` (topic without prefix, partition), elsewhere at the first record stored at `since_ms` (Unix
-    ms) or later, at the end with `from_end`, or at the beginning. Records of committed transactions only, topics named
-    without the prefix. Records of different partitions stand in the order of their timestamps as far as all are at hand. `on_progress` gets the number
-    of records so far. `security` is what `security_options` returns.
+    ms) or later, at the end with `from_end`, or at the beginning. Records of committed transactions only; topics are
+    named without the prefix. Records of different partitions stand in the order of their timestamps as far as all
+    are at hand. `on_progress` gets the number of records so far. `security` is what `security_options` returns.
 
     Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` where no
     broker answers, `RecordingError` where the file cannot be written.
