@@ -19,7 +19,8 @@ from stream_app.hashing import xxh64
 from stream_app.lenient import TimedFields
 from stream_app.names import find, pointers
 from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
-from stream_app.received import UNKNOWN, received
+from stream_app.received import UNKNOWN
+from stream_app.received_kernel import received
 from stream_app.records import BROWSE
 from stream_app.scan import ABSENT, INTEGER, NULL, NUMBER, STRING, Fields, integer, number
 

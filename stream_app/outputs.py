@@ -7,6 +7,7 @@ import msgpack
 import msgspec
 
 from stream_app.events import BadRecord
+from stream_app.received import RECEIVED_HEADER
 from stream_app.records import INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
@@ -88,7 +89,8 @@ RENAMED = "source."
 def dead_letter(bad: BadRecord) -> Message:
     """The record's key and value untouched, headers that say where it stood and what is wrong, then its own.
 
-    A header of the producer's that has a name of ours gets `RENAMED` before it, so that nobody takes it for ours.
+    A header of the producer's that has a name of ours gets `RENAMED` before it, so that nobody takes it for ours; not
+    the one that says when the record was first stored, which goes on with it wherever it is sent.
     """
     r = bad.record
     ours = (
@@ -100,7 +102,10 @@ def dead_letter(bad: BadRecord) -> Message:
         (REASON_HEADER, bad.reason),
         *bad.details,
     )
-    theirs = ((RENAMED + name if name.startswith(OUR_HEADERS) else name, text) for name, text in r.headers)
+    theirs = (
+        (RENAMED + name if name.startswith(OUR_HEADERS) and name != RECEIVED_HEADER else name, text)
+        for name, text in r.headers
+    )
     return r.key, r.value, [*((name, text.encode("utf-8", "replace")) for name, text in ours), *theirs]
 
 
