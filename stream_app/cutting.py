@@ -35,6 +35,15 @@ def batch_bytes(message: Message) -> int:
     return BATCH_HEADER + _varint_bytes(size) + size
 
 
+def at_most(message: Message) -> int:
+    """A number that `batch_bytes` does not exceed, found at a fraction of its cost."""
+    key, value, headers = message
+    size = BATCH_HEADER + 40 + len(key or b"") + len(value or b"")
+    for name, text in headers:
+        size += 10 + 4 * len(name) + len(text or b"")
+    return size
+
+
 def cut_dead_letter(message: Message, most: int) -> Message:
     """The letter with as much of its record as fits.
 

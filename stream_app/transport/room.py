@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 from aiokafka.record.memory_records import MemoryRecords
 
-from stream_app.cutting import BATCH_HEADER, Cut, batch_bytes
+from stream_app.cutting import BATCH_HEADER, Cut, at_most, batch_bytes
 from stream_app.messages import MessageColumns
 from stream_app.ops.logging import get_logger
 from stream_app.outputs import NO_HEADERS, Message
@@ -50,7 +50,7 @@ class Room:
     def fitted(self, topic: str, message: Message) -> Message:
         """The message, cut where the topic takes none of its size and it can be cut."""
         cut, most = self._cuts.get(topic), self.most(topic)
-        if cut is None or batch_bytes(message) <= most:
+        if cut is None or at_most(message) <= most or batch_bytes(message) <= most:
             return message
         smaller = cut(message, most)
         if batch_bytes(smaller) >= batch_bytes(message):
