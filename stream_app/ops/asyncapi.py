@@ -215,7 +215,7 @@ def _dead_letter_headers(names: Mapping[str, str]) -> Json:
     reason = properties["foreclick.reason"]
     reason["enum"] = list(REASONS)
     reason["description"] += _listed({code: texts.DEAD_LETTER_REASONS[code] for code in REASONS})
-    properties |= {name: {"type": "string", "description": text} for name, text in texts.CUT_HEADERS.items()}
+    properties |= {name: {"type": "string", "description": text} for name, text in texts.MORE_HEADERS.items()}
     return {
         "type": "object",
         "description": texts.DEAD_LETTER_HEADERS,

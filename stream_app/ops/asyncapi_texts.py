@@ -136,8 +136,10 @@ HEADERS = {
     "foreclick.reason": "A stable code:",
 }
 
-#: Headers that stand only where something was cut.
-CUT_HEADERS = {
+#: Headers that stand only where something was cut, or where the letter is a piece of a batch.
+MORE_HEADERS = {
+    "foreclick.offsets": "Only with `unreadable`: first and last offset of the batch, as `17-23`.",
+    "foreclick.part": "Only with `unreadable`: which piece this is of how many, as `1/3`.",
     "foreclick.value.length": "The value was longer than fits: its full length in bytes.",
     "foreclick.value.sha256": "SHA-256 of the full value, in hexadecimal digits.",
     "foreclick.key.length": "The key was longer than fits: its full length in bytes.",
@@ -156,4 +158,6 @@ DEAD_LETTER_REASONS = {
     "future": "`ts` is more than `max_future_ms` ahead of the record's time",
     "past": "`ts` lies before March 1973, as seconds do, or more than `max_past_ms` before the record's time",
     "key_mismatch": "the record's key is not `user_id` in UTF-8",
+    "unreadable": "a stored batch, or the rest of one, that Kafka's own consumer does not read either; the letter, or "
+    "several in their order, hold its bytes as they are stored",
 }
