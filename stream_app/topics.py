@@ -1,6 +1,7 @@
 """The topics of a worker: what they must look like, how missing ones are made and existing ones checked."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -172,6 +173,7 @@ async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKa
     """
     options = kafka_options(settings)
     client = AIOKafkaAdminClient(**options, request_timeout_ms=max(int(wait_s * 1000), 1000))
+    began = time.monotonic()
     try:
         async with asyncio.timeout(wait_s):
             while True:
@@ -185,7 +187,8 @@ async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKa
                     await asyncio.sleep(0.2)
         yield client
     except (TimeoutError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError) as error:
-        raise await explain(settings.brokers, options, f" (tried for {wait_s:g} s)") from error
+        tried = f" (tried for {round(time.monotonic() - began, 1):g} s)"
+        raise await explain(settings.brokers, options, tried) from error
     except KafkaError as error:
         raise TopicError(f"the broker at {settings.bootstrap} refused to handle topics: {error}") from error
     finally:

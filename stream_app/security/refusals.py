@@ -20,6 +20,7 @@ from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from stream_app.errors import BrokerUnreachable
+from stream_app.security.advertised import Address, unreachable
 from stream_app.security.errors import SecurityError, TokenError
 from stream_app.settings_kafka import OAUTH, variable
 
@@ -34,24 +35,41 @@ async def explain(
     brokers: Sequence[str], security: Mapping[str, Any], tried: str = ""
 ) -> SecurityError | BrokerUnreachable:
     """The error for brokers of which none served us; `tried` says how long that was tried."""
-    return await refusal(brokers, security) or BrokerUnreachable(
-        f"no Kafka broker answers at {','.join(brokers)}{tried}: start one, for instance with "
-        "`foreclick broker start`, or set FORECLICK_BROKERS"
+    found = await _asked(brokers, security)
+    if isinstance(found, SecurityError):
+        return found
+    if found is None:
+        return BrokerUnreachable(
+            f"no Kafka broker answers at {','.join(brokers)}{tried}: start one, for instance with "
+            "`foreclick broker start`, or set FORECLICK_BROKERS"
+        )
+    asked, given = found
+    return BrokerUnreachable(
+        await unreachable(asked, given)
+        or f"the brokers at {','.join(brokers)} answer, but did not do what was asked{tried}: try again"
     )
 
 
 async def refusal(brokers: Sequence[str], security: Mapping[str, Any]) -> SecurityError | None:
     """Why the first broker that answers does not take us; None where it does, or where none answers."""
+    found = await _asked(brokers, security)
+    return found if isinstance(found, SecurityError) else None
+
+
+async def _asked(
+    brokers: Sequence[str], security: Mapping[str, Any]
+) -> SecurityError | tuple[Address, list[Address]] | None:
+    """Why the first broker that answers does not take us, or which it is and what addresses it gives."""
     for host, port, _ in collect_hosts(list(brokers), randomize=False):
         step = _Asked(host, port, security)
         try:
-            await step.ask()
+            given = await step.ask()
         except _FAILURES as error:
             sentence = await step.sentence(error)
             if sentence:
                 return SecurityError(sentence)
         else:
-            return None
+            return (host, port), given
     return None
 
 
@@ -66,8 +84,8 @@ class _Asked:
         self._mechanism: str = security.get("sasl_mechanism", "")
         self._logged_in = False
 
-    async def ask(self) -> None:
-        """Raises what a client would meet."""
+    async def ask(self) -> list[Address]:
+        """The addresses of all brokers, as this one gives them. Raises what a client would meet."""
         connection = await self._connect(**self._security)
         self._logged_in = True
         try:
@@ -75,6 +93,7 @@ class _Asked:
             if not answer.brokers and self._mechanism == OAUTH:
                 # A refused token is told in a field that aiokafka does not read; after it answers are empty.
                 raise SaslAuthenticationFailed(self._broker)
+            return [(host, port) for _, host, port, *_ in answer.brokers]
         finally:
             connection.close()
 

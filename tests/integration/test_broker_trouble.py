@@ -5,8 +5,10 @@ Restart and SIGKILL of the broker are in `test_trouble`, what happens to its top
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from confluent_kafka.admin import AdminClient
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.broker.nodes import KafkaNodes
+from stream_app.records import INPUT_TOPICS
+from stream_app.replay.recording import RecordingWriter
 from stream_app.topics import ensure_topics
 from tests.integration.answered import PARTITIONS, all_answered, counts, idle, last_words
 from tests.integration.harness import (
@@ -24,6 +28,7 @@ from tests.integration.harness import (
     Start,
     clicks,
     committed,
+    free_port,
     make_topics,
     produce,
     settings_for,
@@ -178,3 +183,46 @@ async def test_damaged_log(start: Start, tmp_path: Path) -> None:
         wait_for("300 events", lambda: second.metric("foreclick_events_total") == 300)
         assert second.stop() == 0
         reader.close()
+
+
+@pytest.mark.parametrize(
+    ("advertised", "why"),
+    [("kafka-internal.invalid:9092", "its name does not resolve"), ("127.0.0.1:1", "connection refused")],
+)
+def test_an_advertised_address_that_cannot_be_reached(advertised: str, why: str, tmp_path: Path) -> None:
+    """Each command names the address that the broker gives of itself, and claims no wait."""
+    small = tmp_path / "small.stream"
+    with RecordingWriter(small, dict.fromkeys(INPUT_TOPICS, 1)) as out:
+        out.extend(clicks(4, partitions=1))
+    port = free_port()
+    broker = EmbeddedKafka(
+        tmp_path / "kafka", port=port, properties={"advertised.listeners": f"PLAINTEXT://{advertised}"}
+    )
+    with broker:
+        for command in (
+            ["topics"],
+            ["topics", "--create"],
+            ["worker"],
+            ["tail", "predictions"],
+            ["record", str(tmp_path / "new.stream")],
+            ["replay", str(small)],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", "from stream_app.cli import main; main()", *command],
+                env={
+                    **os.environ,
+                    "FORECLICK_BROKERS": broker.bootstrap,
+                    "FORECLICK_DATA_DIR": str(tmp_path),
+                },
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            said = done.stderr.strip().splitlines()[-1]
+            assert done.returncode == 1, command
+            wanted = (
+                f"foreclick: the broker at {broker.bootstrap} answers but names itself {advertised}, which"
+            )
+            assert said.startswith(wanted), (command, said)
+            assert f"({why})" in said and "advertised.listeners" in said and "tried for" not in said
