@@ -112,6 +112,10 @@ async def _run(settings: Settings) -> None:
 async def serve(settings: Settings, app: faust.App) -> None:
     """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
     app.pipeline.health.set_model(app.pipeline.engine.trouble)
+    # Before it listens to signals: where the broker is gone, each of these tries for 10 s.
+    app.room.learn(await batch_limits(settings))
+    topics = await look(settings)
+    app.pipeline.engine.topic_ids = input_ids(settings, topics)
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what the libraries hold is never garbage: a collection need not look through it
@@ -122,9 +126,6 @@ async def serve(settings: Settings, app: faust.App) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
     )
-    app.room.learn(await batch_limits(settings))
-    topics = await look(settings)
-    app.pipeline.engine.topic_ids = input_ids(settings, topics)
     app.service(TopicWatch(app, settings, topics))
     app.service(RoomWatch(app, settings, app.room))
     # The start waits for the broker, for as long as it is gone: a signal, or a crash, must be heard meanwhile.
