@@ -6,7 +6,7 @@ case; `FORECLICK_RULES_` for the rules) and the reference page derive from the d
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -15,7 +15,9 @@ import msgspec
 from model.settings import TrainSettings
 from stream_app.errors import SettingsError
 from stream_app.records import INPUT_TOPICS
-from stream_app.settings_kafka import KafkaAccess, kafka_clashes
+from stream_app.settings_checks import FUTURE_MS, clashes
+from stream_app.settings_kafka import KafkaAccess
+from stream_app.settings_rules import Rules
 from stream_app.settings_sources import (
     Field,
     Secret,
@@ -24,6 +26,7 @@ from stream_app.settings_sources import (
     from_file,
     from_options,
     make_field,
+    moment_ms,
     read_secrets,
 )
 from stream_app.settings_sources import doc as _doc
@@ -31,10 +34,10 @@ from stream_app.settings_sources import doc as _doc
 OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
 
 DAY_MS = 86_400_000
-#: How far ahead of its record's time an event may be, where nothing else is set: a tenth of the default lateness.
-FUTURE_MS = 30_000
+#: How far ahead the chance of a purchase looks where nothing else is said.
+HORIZON_MS = 1_800_000
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")  # what RFC 6750 allows
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 
 
 def _is_address(text: str) -> bool:
@@ -44,31 +47,6 @@ def _is_address(text: str) -> bool:
 
 def _are_brokers(brokers: tuple[str, ...]) -> bool:
     return all(_is_address(each) and int(each.rpartition(":")[2]) > 0 for each in brokers)
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the flags: what a user may do before an event of theirs is flagged."""
-
-    clicks_1m: Annotated[int, _doc("flag a user above this many clicks within a minute", ge=1)] = 60
-    distinct_items: Annotated[
-        int, _doc("flag a user above this many distinct items among their last events", ge=1)
-    ] = 18
-    purchases_1h: Annotated[int, _doc("flag a user above this many purchases within an hour", ge=1)] = 10
-    amount_jump: Annotated[
-        float,
-        _doc(
-            "flag a purchase above this many times what the user usually spends: the median of their last 8",
-            "times",
-            gt=1,
-        ),
-    ] = 8.0
-    surprise_p: Annotated[
-        float, _doc("flag an event to which the model gives at most this p-value", ge=0, le=1)
-    ] = 0.001
-    flag_cooldown_ms: Annotated[
-        int,
-        _doc("event time before a user is flagged again for the same reason", "ms", ge=0, le=365 * DAY_MS),
-    ] = 60_000
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +92,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             check=lambda web: not web or _is_address(web),
         ),
     ] = "127.0.0.1:6066"
+    web_hosts: Annotated[
+        tuple[str, ...],
+        _doc(
+            "names by which the web port is reached, beside addresses and this machine's own; others are refused",
+            takes="host names, several separated by commas",
+            check=lambda names: all(map(_NAME.fullmatch, names)),
+        ),
+    ] = ()
     web_token: Annotated[
         Secret | None,
         _doc("bearer token of the web port; without one look-ups are answered on loopback only"),
@@ -135,6 +121,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_key: Annotated[
         Path | None, _doc("public keys (Ed25519, PEM); a model that none of them signed is then refused")
     ] = None
+    model_name: Annotated[
+        str,
+        _doc(
+            "name that the model must have; a signed one that was meant for something else is then refused",
+            takes="a name as `foreclick train --name` gives it, or nothing for any",
+        ),
+    ] = ""
+    model_not_before: Annotated[
+        str,
+        _doc(
+            "time at which the model was made at the earliest; an older one, though signed, is then refused",
+            takes="a time such as 2026-11-27T08:00:00Z, or nothing for any",
+            check=lambda text: not text or moment_ms(text) is not None,
+        ),
+    ] = ""
+    start_without_model: Annotated[
+        bool,
+        _doc(
+            "let the first start of a group, which has committed nothing yet, go on while its model is missing"
+        ),
+    ] = False
     device: Annotated[
         str,
         _doc(
@@ -153,8 +160,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
     horizon_ms: Annotated[
-        int, _doc("how far ahead the chance of a purchase looks", "ms", ge=1000, le=365 * DAY_MS)
-    ] = 1_800_000
+        int | None,
+        _doc(
+            "how far ahead the chance of a purchase looks: of a training (30 minutes, where it is not given); of a "
+            "worker only to check that its model looks as far",
+            "ms",
+            ge=1000,
+            le=365 * DAY_MS,
+        ),
+    ] = None
     emit: Annotated[
         Literal["all", "latest"],
         _doc("a prediction for each event, or only for a user's last event of a micro-batch"),
@@ -287,6 +301,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.topic_prefix + name
 
     @property
+    def model_not_before_ms(self) -> int:
+        """`model_not_before` as Unix time, 0 for any."""
+        return moment_ms(self.model_not_before) or 0
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Full names of the input topics, in the order that breaks ties of the merge."""
         return tuple(map(self.topic, INPUT_TOPICS))
@@ -354,7 +373,7 @@ def load_settings(
             problems.append(f"{source} {error}")
     read_secrets(known, values, problems)
     if not problems:
-        problems.extend(_clashes({name: field.default for name, field in known.items()} | values))
+        problems.extend(clashes({name: field.default for name, field in known.items()} | values))
     if problems:
         raise SettingsError(problems)
     found: dict[str, Any] = {}
@@ -364,29 +383,3 @@ def load_settings(
         (grouped[group[0]] if group else found)[key] = value
     found |= {group: GROUPS[group](**members) for group, members in grouped.items()}
     return Settings(**found)
-
-
-def _clashes(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong between settings that are each right."""
-    if values["heartbeat_ms"] * 3 > values["session_timeout_ms"]:
-        yield (
-            f"heartbeat_ms is {values['heartbeat_ms']}, more than a third of session_timeout_ms "
-            f"({values['session_timeout_ms']}): one lost heartbeat would cost the worker its partitions"
-        )
-    future_ms, lateness_ms = values["max_future_ms"], values["lateness_ms"]
-    if future_ms > (most := max(FUTURE_MS, lateness_ms // 10)):
-        yield (
-            f"max_future_ms is {future_ms}, more than a tenth of lateness_ms ({lateness_ms}): "
-            f"a sender so far ahead has a wrong clock, so set at most {most}"
-        )
-    yield from kafka_clashes(values)
-    if (values["web_cert"] is None) != (values["web_key"] is None):
-        yield "web_cert and web_key belong together: give both for TLS, or none"
-    token: Secret | None = values["web_token"]
-    if token is None and values["web_protect"] == "all":
-        yield "web_protect is all, but there is no token: set FORECLICK_WEB_TOKEN or web_token_file"
-    if token is not None and not _TOKEN.fullmatch(token.reveal()):
-        yield (
-            "web_token must be 16 or more letters, digits or characters of -._~+/= (not shown, it is a secret): "
-            "make one with `openssl rand -hex 32`"
-        )

@@ -5,9 +5,10 @@ import hmac
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -102,6 +103,7 @@ def make_field(name: str, path: tuple[str, ...], annotation: Any, default: Any) 
     base, meta = get_args(annotation)[:2]
     if get_origin(base) in (Union, UnionType):
         base = next(each for each in get_args(base) if each is not type(None))
+        annotation = Annotated[base, meta]  # msgspec takes limits of a number only
     return Field(name, path, base, annotation, default, meta)
 
 
@@ -222,6 +224,15 @@ def read_secrets(known: Mapping[str, Field], values: dict[str, Any], problems: l
         else:
             if values[name] is None:
                 problems.append(f"{field.env}_FILE: {file} is empty")
+
+
+def moment_ms(text: str) -> int | None:
+    """An ISO 8601 time as Unix ms, UTC where it names no zone; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _path(field: Field, value: Any) -> Path:

@@ -149,6 +149,19 @@ async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
         return len(described["partitions"])
 
 
+async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
+    """Whether the group has committed a position, so that this is not its first start.
+
+    True where the broker does not say. Raises BrokerUnreachable after `wait_s`.
+    """
+    async with _admin(settings, wait_s) as admin:
+        try:
+            found = await admin.list_consumer_group_offsets(settings.group)
+        except KafkaError:
+            return True
+    return any(each.topic in settings.inputs and at.offset >= 0 for each, at in found.items())
+
+
 def _needs(settings: Settings) -> Needs:
     """What a worker does with its topics."""
     return {

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from model.interactions import WINDOW_FEATURES
 from stream_app.outputs import FlagKind, Reason
-from stream_app.settings import Rules
+from stream_app.settings_rules import Rules
 from stream_app.state.rows import REASON_CODES
 
 _UNLIKELY, _CLICKS, _ITEMS, _PURCHASES, _AMOUNT = range(len(REASON_CODES))

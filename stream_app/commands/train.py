@@ -12,7 +12,7 @@ from stream_app import times
 from stream_app.commands import quality
 from stream_app.commands.learning import Stopper, bar, begin, reader, said_when_interrupted, tabulated
 from stream_app.commands.options import with_settings
-from stream_app.settings import Settings, fields
+from stream_app.settings import HORIZON_MS, Settings, fields
 
 if TYPE_CHECKING:
     from model.provenance import Part, Provenance
@@ -75,7 +75,7 @@ def train(
     if until is not None:
         times.check(until, "--until")
     device = choose_device(settings.device)
-    chosen = msgspec.structs.replace(settings.train, horizon_ms=settings.horizon_ms)
+    chosen = msgspec.structs.replace(settings.train, horizon_ms=settings.horizon_ms or HORIZON_MS)
     if refit is not None:
         chosen = msgspec.structs.replace(chosen, refit=refit)
     stopper = Stopper()

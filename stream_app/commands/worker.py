@@ -27,7 +27,7 @@ from stream_app.ops.model_watch import show_model, try_model, watch_model
 from stream_app.room_watch import RoomWatch
 from stream_app.settings import Settings
 from stream_app.topic_watch import TopicWatch, input_ids, look
-from stream_app.topics import MESSAGE_BYTES, batch_limits, input_partitions, require_topics
+from stream_app.topics import MESSAGE_BYTES, batch_limits, has_begun, input_partitions, require_topics
 
 log = get_logger(__name__)
 
@@ -93,6 +93,11 @@ async def _run(settings: Settings) -> None:
         return
     choose_device(settings.device)  # a device that is not there is a wrong setting, no trouble of the model
     runtime, missing = await asyncio.to_thread(try_model, settings)
+    if runtime is None and not await _may_start_without(settings):
+        raise WorkerError(
+            f"{missing} The group {settings.group} has not begun yet, and events that are answered without the model "
+            "are not answered again: set FORECLICK_START_WITHOUT_MODEL=true to start all the same"
+        )
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
     app = create_app(settings, runtime, partitions=await input_partitions(settings))
@@ -107,6 +112,11 @@ async def _run(settings: Settings) -> None:
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
+
+
+async def _may_start_without(settings: Settings) -> bool:
+    """Whether a worker starts although its model cannot be used: with `hold` no event is answered without it."""
+    return settings.start_without_model or settings.model_trouble == "hold" or await has_begun(settings)
 
 
 async def serve(settings: Settings, app: faust.App) -> None:

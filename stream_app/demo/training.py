@@ -19,7 +19,7 @@ from stream_app.agents.offline import tabulate
 from stream_app.demo.plan import DemoError, Plan
 from stream_app.demo.steps import Step
 from stream_app.demo.traffic import write_history
-from stream_app.settings import Settings
+from stream_app.settings import HORIZON_MS, Settings
 
 #: Part of the history, the latest, that the model never sees: it is judged on it.
 HELD_OUT = 0.1
@@ -105,7 +105,8 @@ def cache_key(plan: Plan, settings: Settings) -> str:
 
 def _learning(plan: Plan, settings: Settings) -> TrainSettings:
     # Without a refit, which would take as long again; the live part follows the history at once.
-    return TrainSettings(epochs=plan.epochs, refit=False, horizon_ms=settings.horizon_ms, seed=plan.seed)
+    horizon_ms = settings.horizon_ms or HORIZON_MS
+    return TrainSettings(epochs=plan.epochs, refit=False, horizon_ms=horizon_ms, seed=plan.seed)
 
 
 def forget(plan: Plan) -> None:

@@ -5,7 +5,10 @@ Whatever is not listed here as open is taken for user data: a page that somebody
 
 import hmac
 import ipaddress
+import re
+import socket
 import ssl
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from aiohttp import web
@@ -21,7 +24,12 @@ _OPEN_PORT = (
     "look-ups are refused: the port is open to other machines and asks for no token; "
     "set FORECLICK_WEB_TOKEN (or FORECLICK_WEB_TOKEN_FILE), or bind FORECLICK_WEB to 127.0.0.1"
 )
-_OTHER_HOST = "look-ups without a token are answered to this machine's own names only, such as 127.0.0.1"
+_OTHER_HOST = (
+    "this port answers to addresses and to this machine's own names; name others that lead to it in "
+    "FORECLICK_WEB_HOSTS"
+)
+_BAD_HOST = "the request must name its host once, as `Host: name` or `Host: name:port`"
+_BAD_TARGET = "the request must ask for a path such as /metrics"
 _ASK = "this page asks for `Authorization: Bearer TOKEN` with the token of this worker"
 
 
@@ -35,11 +43,22 @@ class Refusal(NamedTuple):
 class Access:
     """Judges requests by their path, `Authorization` and `Host`."""
 
-    def __init__(self, token: str | None, *, loopback: bool, protect_all: bool = False) -> None:
-        """`loopback`: only this machine reaches the port; `protect_all`: metrics and details of health too."""
+    def __init__(
+        self,
+        token: str | None,
+        *,
+        loopback: bool,
+        protect_all: bool = False,
+        names: Collection[str] = (),
+    ) -> None:
+        """`loopback`: only this machine reaches the port; `protect_all`: metrics and details of health too.
+
+        `names`: what the port may be called beside `localhost` and addresses.
+        """
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._loopback = loopback
         self._protect_all = protect_all
+        self._names = frozenset(name.lower() for name in names)
 
     def knows(self, authorization: str) -> bool:
         """Whether the header carries the token; compared in constant time."""
@@ -50,20 +69,55 @@ class Access:
         """Whether a health page may say what its checks found."""
         return not self._protect_all or self.knows(authorization)
 
-    def refusal(self, path: str, authorization: str, host: str) -> Refusal | None:
-        """Why a request is not answered, None where it is; `host` is the header, with or without a port."""
+    def refusal(
+        self, path: str, authorization: str, hosts: Sequence[str], target: str | None = None
+    ) -> Refusal | None:
+        """Why a request is not answered, None where it is.
+
+        `hosts` are its `Host` headers, `target` what its first line asks for (`path`, where None).
+        """
+        if not (path if target is None else target).startswith("/"):
+            return Refusal(400, _BAD_TARGET)
+        name = host_of(hosts[0]) if len(hosts) == 1 else None
+        # A load balancer's probe in HTTP/1.0 names no host. A browser always does.
+        if name is None and (hosts or path not in HEALTH_PAGES):
+            return Refusal(400, _BAD_HOST)
+        knows = self.knows(authorization)
+        # A page in a browser could otherwise read ours by a name of its own that leads here (DNS rebinding).
+        if not knows and name is not None and not self._answers_to(name):
+            return Refusal(403, _OTHER_HOST)
         if path in HEALTH_PAGES or (path == METRICS_PAGE and not self._protect_all):
             return None
         if self._expected is not None:
-            return None if self.knows(authorization) else Refusal(401, _ASK)
-        if not self._loopback:
-            return Refusal(403, _OPEN_PORT)
-        # A page in a browser on this machine could otherwise read look-ups by a name of its own for 127.0.0.1.
-        return None if is_loopback(_without_port(host)) else Refusal(403, _OTHER_HOST)
+            return None if knows else Refusal(401, _ASK)
+        return None if self._loopback else Refusal(403, _OPEN_PORT)
+
+    def _answers_to(self, name: str) -> bool:
+        if is_loopback(name) or name in self._names:
+            return True
+        return not self._loopback and _is_address(name)
 
 
-def _without_port(host: str) -> str:
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})))(?::\d{1,5})?")
+
+
+def host_of(header: str) -> str | None:
+    """The name or address in a `Host` header, in lower case, without brackets and port; None where it is none."""
+    match = _HOST.fullmatch(header)
+    if match is None:
+        return None
+    address, name = match[1], match[2]
+    if address is None:
+        return name.lower()
+    return address.lower() if _is_address(address) and ":" in address else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -80,7 +134,11 @@ def access_of(settings: Settings) -> Access:
     """What the settings allow."""
     host, _ = settings.web_address or ("127.0.0.1", 0)
     token = None if settings.web_token is None else settings.web_token.reveal()
-    return Access(token, loopback=is_loopback(host), protect_all=settings.web_protect == "all")
+    loopback = is_loopback(host)
+    own = () if loopback else (host, socket.gethostname())
+    return Access(
+        token, loopback=loopback, protect_all=settings.web_protect == "all", names=(*own, *settings.web_hosts)
+    )
 
 
 def tls_of(settings: Settings) -> ssl.SSLContext | None:
@@ -108,7 +166,12 @@ def guard(application: web.Application, access: Access) -> None:
 
     @web.middleware
     async def judge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = access.refusal(request.path, request.headers.get("Authorization", ""), request.host)
+        refused = access.refusal(
+            request.path,
+            request.headers.get("Authorization", ""),
+            request.headers.getall("Host", []),
+            request.raw_path,
+        )
         if refused is not None:
             challenge = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
             return web.json_response({"error": refused.text}, status=refused.status, headers=challenge)

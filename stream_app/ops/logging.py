@@ -31,6 +31,15 @@ _SECRET_IN_TEXT = (
 #: Loggers that say at `info` what only their developers want to know.
 _CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access")
 
+#: Libraries that say the same thing over and over while a broker is gone or a port is flooded.
+_SPARING = ("aiokafka", "kafka", "aiohttp", "asyncio")
+
+
+def _is_no_bad_request(record: logging.LogRecord) -> bool:
+    """Whether a record is anything but aiohttp's traceback for a request that was no HTTP: the client has its 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name != "aiohttp.server" or type(error).__module__ != "aiohttp.http_exceptions"
+
 
 def redact(logger: WrappedLogger | None, method: str, event: EventDict) -> EventDict:
     """The processor that masks values whose key, or whose place in a text, names a secret."""
@@ -85,7 +94,9 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
             redact,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
         ]
-    handler = SparingHandler(stream, () if level == "debug" else ("aiokafka", "kafka"))
+    handler = SparingHandler(stream, () if level == "debug" else _SPARING)
+    if level != "debug":
+        handler.addFilter(_is_no_bad_request)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],

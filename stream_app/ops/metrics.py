@@ -154,6 +154,11 @@ class Metrics:
         self.resident_users = gauge("resident_users", "Users held in memory.")
         self.ready = gauge("ready", "1 while the worker is ready.")
         self.model = Info("foreclick_model", "The model that answers.", registry=registry)
+        self.model_created = Gauge(
+            "foreclick_model_created_timestamp_seconds",
+            "When the model that answers was exported, 0 if unknown; it falls when an older one is loaded.",
+            registry=registry,
+        )
         self.batch_size = Histogram(
             "foreclick_batch_events", "Events in a micro-batch.", BATCH_BUCKETS, registry=registry
         )
@@ -203,8 +208,9 @@ class Metrics:
         """
         self.latency.observe(np.maximum((acked_ms - np.asarray(append_ms)) / 1000.0, 0.0))
 
-    def set_model(self, name: str, version: str, device: str) -> None:
-        """Name the model that answers from now on."""
+    def set_model(self, name: str, version: str, device: str, created_ms: int = 0) -> None:
+        """Name the model that answers from now on; `created_ms` is the Unix time of its export, 0 if unknown."""
+        self.model_created.set(created_ms / 1000)
         self.model.info({"name": name, "version": version, "device": device})
 
     def forget_partition(self, topics: Sequence[str], partition: int) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from faust.web import Request, Response, View
 
 from stream_app.ops.access import access_of, guard, tls_of
+from stream_app.ops.connections import Connections, Port
 from stream_app.ops.health import Verdict
 from stream_app.ops.metrics import CONTENT_TYPE
 from stream_app.settings import Settings
@@ -32,7 +33,11 @@ def web_options(settings: Settings) -> dict[str, Any]:
 def add_pages(app: faust.App, pipeline: Any) -> None:
     """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/` to those who may see them."""
     access = access_of(pipeline.settings)
+    limits = Connections()
+    app.web.web_app.middlewares.append(limits.watch)
     guard(app.web.web_app, access)
+    # Faust has no setting for the site that listens; it is asked for when the server starts.
+    app.web._transport_handlers = {"tcp": lambda: _port(app, limits)}
 
     def verdict(view: View, request: Any, found: Verdict) -> Response:
         ok, checks = found
@@ -61,6 +66,11 @@ def add_pages(app: faust.App, pipeline: Any) -> None:
         if found is None:
             return _json(view, {"error": f"this worker holds no user {user_id!r}"}, 404)
         return _json(view, found)
+
+
+def _port(app: faust.App, limits: Connections) -> Port:
+    conf = app.conf
+    return Port(app.web._runner, limits, conf.web_bind, conf.web_port, conf.web_ssl_context)
 
 
 def _json(view: View, value: Any, status: int = 200) -> Response:

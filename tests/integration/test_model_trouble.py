@@ -36,7 +36,12 @@ async def test_a_missing_model_degrades_until_it_comes(
     """State and rules go on, each prediction says that it is degraded; then the model is copied, and it answers."""
     records, folder = clicks(800), tmp_path / "model"
     await make_topics(kafka.bootstrap, prefix)
-    worker = start(tmp_path / "w", kafka.bootstrap, prefix, model=folder, rules_clicks_1m=3)
+    refused, log = start(tmp_path / "r", kafka.bootstrap, prefix, model=folder).wait_end(90)
+    assert refused == 1, "a first start waits for nobody to read its log"
+    assert f"There is no model at {folder}" in log
+    assert "FORECLICK_START_WITHOUT_MODEL" in log
+    options = {"model": folder, "start_without_model": True}
+    worker = start(tmp_path / "w", kafka.bootstrap, prefix, rules_clicks_1m=3, **options)
     wait_for("the worker to say why", lambda: f"There is no model at {folder}" in check(worker, "model"), 90)
     produce(kafka.bootstrap, prefix, records[:400])
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
@@ -100,3 +105,22 @@ async def test_a_damaged_model_holds_events_up(
     reader.close()
     assert Counter(p["id"] for p in predictions) == dict.fromkeys(ids_of(records, prefix), 1)
     assert {(p["model"], p.get("degraded")) for p in predictions} == {(label_of(model), None)}
+
+
+async def test_a_restart_goes_on_without_its_model_and_a_wrong_horizon_stops_it(
+    kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
+) -> None:
+    """Once the group has committed, a model that is gone degrades; a horizon that is not the model's is refused."""
+    await make_topics(kafka.bootstrap, prefix)
+    code, log = start(tmp_path / "h", kafka.bootstrap, prefix, model=model, horizon_ms=3_600_000).wait_end(90)
+    assert code == 1
+    assert "horizon_ms is 3600000" in log
+    assert "600000 ms ahead" in log
+    first = start(tmp_path / "w", kafka.bootstrap, prefix, model=model, horizon_ms=600_000).wait_ready(90)
+    assert first.metric("foreclick_model_created_timestamp_seconds") > 1.7e9
+    produce(kafka.bootstrap, prefix, clicks(40))
+    wait_for("the events", lambda: first.metric("foreclick_events_total") == 40, 30)
+    assert first.stop() == 0
+    again = start(tmp_path / "w", kafka.bootstrap, prefix, model=tmp_path / "gone")
+    wait_for("the worker to say why", lambda: "There is no model" in check(again, "model"), 90)
+    assert again.stop() == 0

@@ -12,7 +12,8 @@ from stream_app.agents.engine import Engine
 from stream_app.columns import RecordColumns
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import INPUT_TOPICS, Record
-from stream_app.settings import Rules, Settings
+from stream_app.settings import Settings
+from stream_app.settings_rules import Rules
 from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
 from tests.stream_app.strategies import T0

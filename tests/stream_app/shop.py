@@ -15,7 +15,8 @@ from stream_app.columns import RecordColumns
 from stream_app.events import Event, encode_json
 from stream_app.outputs import Flag, Prediction
 from stream_app.records import INPUT_TOPICS, Record
-from stream_app.settings import Rules, Settings
+from stream_app.settings import Settings
+from stream_app.settings_rules import Rules
 from tests.model.tiny import ITEMS
 from tests.stream_app.helpers import Log, changelog
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_app.agents import engine as engine_module
 from stream_app.columns import RecordColumns
 from stream_app.records import INPUT_TOPICS, Record
-from stream_app.settings import Rules
+from stream_app.settings_rules import Rules
 from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
 from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, state_keys, with_trouble

@@ -15,7 +15,7 @@ from model.runtime import Runtime, StepBatch
 from stream_app.events import encode_json
 from stream_app.names import stable_hash
 from stream_app.records import Record
-from stream_app.settings import Rules
+from stream_app.settings_rules import Rules
 from stream_app.state.rebuild import rebuild_hidden
 from stream_app.state.rows import RECENT, ROW
 from stream_app.state.users import META_KEY, ItemIndex

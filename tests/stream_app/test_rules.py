@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.interactions import WINDOW_FEATURES
 from stream_app.agents import rules
-from stream_app.settings import Rules
+from stream_app.settings_rules import Rules
 from stream_app.state.kernel import APPLIED_EVENT
 from stream_app.state.rows import REASON_CODES, ROW
 

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -180,13 +181,83 @@ async def test_fausts_own_pages_are_off(token_file: Path) -> None:
         assert found == [404] * 4
 
 
-async def test_a_foreign_name_for_this_machine_gets_no_user_data() -> None:
-    """A page in a browser that reaches 127.0.0.1 by its own host name (DNS rebinding) is refused look-ups."""
+async def test_a_foreign_name_for_this_machine_gets_nothing() -> None:
+    """A page in a browser that reaches 127.0.0.1 by its own host name (DNS rebinding) is refused every page."""
+    async with serving(web_hosts="shop-worker") as port:
+        for host in (
+            "evil.example",
+            "evil.example:6066",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "localhost.evil",
+        ):
+            assert await statuses(port, *PAGES, Host=host) == [403] * 4, host
+        for host in (
+            "localhost",
+            "LOCALHOST:6066",
+            "127.0.0.1:6066",
+            "[::1]:6066",
+            "127.8.8.8",
+            "Shop-Worker:80",
+        ):
+            assert await statuses(port, *PAGES, Host=host) == [200, 200, 503, 404], host
+
+
+async def test_what_is_no_host_is_refused() -> None:
+    """A host that a lenient reader would take for this machine is 400 on every page."""
     async with serving() as port:
-        for host in ("evil.example", "evil.example:6066", "127.0.0.1.evil.example", "[::1.evil", "10.0.0.1"):
-            assert await statuses(port, USER, Host=host) == [403], host
-        for host in ("localhost", "LOCALHOST:6066", "127.0.0.1:6066", "[::1]:6066", "127.8.8.8"):
-            assert await statuses(port, USER, Host=host) == [404], host
+        for host in (
+            "[::1.evil", "[::1].evil.com", "[::1]evil.com", "127.0.0.1:80:evil.com", "localhost:x", "localhost:",
+            "[localhost]", "[127.0.0.1]", "::1", "localhost evil", "evil@localhost", "localhost/", "", "%31", "[]",
+        ):  # fmt: skip
+            assert await statuses(port, *PAGES, Host=host) == [400] * 4, host
+
+
+async def test_addresses_and_own_names_open_a_port_of_the_network() -> None:
+    """A probe by the pod's address and a scrape by a name that the settings give are answered, others not."""
+    async with serving("0.0.0.0", web_hosts="worker, foreclick.shop.svc") as port:
+        for host in (
+            "10.1.2.3:6066",
+            "[fd00::1]:6066",
+            "worker:6066",
+            "foreclick.shop.svc",
+            socket.gethostname(),
+        ):
+            assert await statuses(port, *PAGES, Host=host) == [200, 200, 503, 403], host
+        for host in ("evil.example", "worker.evil", "10.1.2.3.evil"):
+            assert await statuses(port, *PAGES, Host=host) == [403] * 4, host
+
+
+async def test_a_token_opens_by_any_name(token_file: Path) -> None:
+    """Who has the token is no page of a foreign site."""
+    async with serving("0.0.0.0", web_token_file=token_file) as port:
+        assert await statuses(port, *PAGES, Host="by.another.name") == [403] * 4
+        assert await statuses(port, *PAGES, Host="by.another.name", **BEARER) == [200, 200, 503, 404]
+
+
+def raw(port: Port, request: bytes) -> int:
+    """The status of an answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port.number), timeout=20) as s:
+        s.sendall(request)
+        return int(s.recv(100).split(b" ")[1])
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /users/x/ HTTP/1.0\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://127.0.0.1/users/x/ HTTP/1.1\r\nHost: evil.com\r\n\r\n", 400),
+        (b"GET http://127.0.0.1/users/x/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+    ],
+)
+async def test_requests_that_no_browser_sends(request_: bytes, status: int) -> None:
+    """No Host, two of them, and a target with a host of its own are not answered; an old probe of health is."""
+    async with serving() as port:
+        assert await asyncio.to_thread(raw, port, request_) == status
 
 
 async def test_answers_are_not_kept_and_do_not_name_versions() -> None:
@@ -267,5 +338,5 @@ def test_what_counts_as_loopback(host: str, expected: bool) -> None:
 
 def test_an_unknown_page_is_closed() -> None:
     """A page that somebody adds tomorrow is taken for user data."""
-    assert Access(None, loopback=False).refusal("/new", "", "127.0.0.1") is not None
-    assert Access(TOKEN, loopback=True).refusal("/new", "", "127.0.0.1") is not None
+    assert Access(None, loopback=False).refusal("/new", "", ["127.0.0.1"]) is not None
+    assert Access(TOKEN, loopback=True).refusal("/new", "", ["127.0.0.1"]) is not None
