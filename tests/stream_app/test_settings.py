@@ -50,6 +50,8 @@ def values_of(field: Field) -> st.SearchStrategy[Any]:
             tuple
         ),
         "web": st.sampled_from(["", "127.0.0.1:0", "0.0.0.0:6066"]),
+        "model_name": st.sampled_from(["", "shop", "gru-2"]),
+        "model_not_before": st.sampled_from(["", "2026-11-27", "2026-11-27T08:00:00Z"]),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
         "group": st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True),
         "instance_id": st.from_regex(r"[A-Za-z0-9._-]{0,100}", fullmatch=True),
