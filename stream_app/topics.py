@@ -154,7 +154,7 @@ async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
 
     True where the broker does not say. Raises BrokerUnreachable after `wait_s`.
     """
-    async with _admin(settings, wait_s) as admin:
+    async with admin_client(settings, wait_s) as admin:
         try:
             found = await admin.list_consumer_group_offsets(settings.group)
         except KafkaError:

@@ -158,6 +158,6 @@ DEAD_LETTER_REASONS = {
     "future": "`ts` is more than `max_future_ms` ahead of the record's time",
     "past": "`ts` lies before March 1973, as seconds do, or more than `max_past_ms` before the record's time",
     "key_mismatch": "the record's key is not `user_id` in UTF-8",
-    "unreadable": "a stored batch, or the rest of one, that Kafka's own consumer does not read either; the letter, or "
-    "several in their order, hold its bytes as they are stored",
+    "unreadable": "a stored batch, or the rest of one, that Kafka's own consumer does not read either; the letter, "
+    "or several in their order, hold its bytes as they are stored",
 }
