@@ -11,6 +11,8 @@ Report = Mapping[str, Mapping[str, Any]]
 
 #: Fewer cases than these say little.
 FEW_CASES = 200
+#: A larger share of unknown items among the next ones is the first thing to know about a model.
+MANY_UNKNOWN = 0.3
 _ITEMS = {"Recall@20": "recall@20", "MRR@20": "mrr@20", "Recall@10": "recall@10", "MRR@10": "mrr@10"}
 _EVENT = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "F1": "f1"}
 _PURCHASE = {"ROC AUC": "roc_auc", "PR AUC": "pr_auc", "F1": "f1", "rate": "rate"}
@@ -58,6 +60,11 @@ def warnings(report: Report) -> Iterator[str]:
     items, baselines = report["next_item"], report["baselines"]
     if items["cases"] < FEW_CASES:
         yield f"{items['cases']:,} next items are few: these figures may be chance."
+    if items["cases"] and items["unseen"] > MANY_UNKNOWN * items["cases"]:
+        yield (
+            f"{100 * items['unseen'] / items['cases']:.0f} % of the next items are unknown to the model: "
+            "train on a longer time, or more often."
+        )
     better = [shown for name, shown in _LISTS.items() if _above(baselines[name]["mrr@20"], items["mrr@20"])]
     if better:
         yield (
@@ -73,6 +80,8 @@ def warnings(report: Report) -> Iterator[str]:
     ]
     if worse:
         yield f'The model\'s next event is worse than "{worse[0]}".'
+    if not report["purchase"]["cases"]:
+        yield "The chance of a purchase could not be judged: these events cover less time than its horizon."
     auc = report["purchase"]["roc_auc"]
     if auc is not None and auc < 0.5:
         yield f"The chance of a purchase is worse than a coin (ROC AUC {auc:.3f})."

@@ -302,10 +302,14 @@ def test_a_model_worse_than_a_baseline_is_said_to_be(trained: dict[str, Any]) ->
     report["next_event"] |= {"accuracy": 0.01, "f1": 0.01}
     report["purchase"]["roc_auc"] = 0.4
     report["next_item"]["cases"] = 7
-    few, items, event, purchase = quality.warnings(report)
+    report["next_item"]["unseen"] = 5
+    few, unknown, items, event, purchase = quality.warnings(report)
     assert few.startswith("7 next items are few")
+    assert unknown.startswith("71 % of the next items are unknown to the model")
     assert "worse than sequential rules and Markov and popularity" in items and "do not serve it" in items
     assert "next event is worse" in event and "worse than a coin" in purchase
+    report["purchase"] |= {"cases": 0, "roc_auc": None}
+    assert "cover less time than its horizon" in list(quality.warnings(report))[-1]
 
 
 @pytest.mark.parametrize("place", ["file", "file/shop", "/proc/self/shop"])
