@@ -5,12 +5,13 @@ READY := $(VENV)/.ready
 # Where the environment forbids Python to keep its bytecode, a worker takes 6 s to start in place of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow faults check format bench audit clean
+.PHONY: help demo test test-slow faults attack check format bench audit clean
 help:
 	@echo "make demo    run the whole job on this machine: Kafka, traffic, training, worker, live view"
 	@echo "make test    run the fast tests (starts a real Kafka, no Docker needed)"
 	@echo "make test-slow  run the slow ones: faults, take-overs, trouble, overload, security, the demo"
 	@echo "make faults  half an hour of faults under load, judged from outside (FAULTS_SECONDS, FAULTS_SEED, FAULTS_GUARANTEE)"
+	@echo "make attack  what a hostile producer can send, against a real worker"
 	@echo "make check   lint, formatting, types"
 	@echo "make bench   the benchmarks behind the README's figures"
 	@echo "make audit   known vulnerabilities of the packages that are pinned (needs the network)"
@@ -36,6 +37,9 @@ test-slow: $(READY)
 
 faults: $(READY)
 	@$(PY) -m tests.faults
+
+attack: $(READY)
+	@$(PY) -m tests.attack
 
 check: $(READY)
 	@$(PY) -m ruff check .

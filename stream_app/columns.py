@@ -160,6 +160,7 @@ def read_headers(packed: bytes) -> Headers:
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
+                value &= 0xFFFFFFFF  # as in Java, what 32 bits have no room for falls off
                 return (value >> 1) ^ -(value & 1)
 
     def text() -> bytes | None:

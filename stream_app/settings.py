@@ -203,6 +203,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _doc("records held of an input topic's partition before its fetch pauses", "records", ge=1, le=10**8),
     ] = 20_000
+    buffer_bytes: Annotated[
+        int,
+        _doc(
+            "bytes held of all input topics' partitions, which share them evenly, before their fetches pause",
+            "bytes",
+            ge=1 << 20,
+            le=1 << 40,
+        ),
+    ] = 64 << 20
 
     lateness_ms: Annotated[
         int,

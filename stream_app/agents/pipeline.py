@@ -29,6 +29,7 @@ from faust.types import TP
 from mode import Service
 
 from stream_app.agents import telemetry
+from stream_app.agents.backlog import MANY_BYTES, Budget, first_of
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
@@ -105,7 +106,8 @@ class Pipeline(Service):
             self._turn, self._in_thread, self._work.set, self._fail,
         )  # fmt: skip
         self._incoming: list[FetchedBatch] = []
-        self._held: dict[TP, int] = {}  # records received but not processed
+        self._budget = Budget(settings.buffered_records, settings.buffer_bytes)
+        self._held: dict[TP, int] = {}  # records received but not processed, by the budget's count
         self._paused: set[TP] = set()
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
@@ -126,7 +128,7 @@ class Pipeline(Service):
         if batch.tp.partition not in self.engine.partitions:
             return
         self._incoming.append(batch)
-        held = self._held.get(batch.tp, 0) + len(batch.records)
+        held = self._held.get(batch.tp, 0) + self._budget.weight_of(batch.records)
         self._held[batch.tp] = held
         if held >= self.settings.buffered_records and batch.tp not in self._paused:
             self._paused.add(batch.tp)
@@ -143,6 +145,7 @@ class Pipeline(Service):
             await self._drain()
             copies = self._consumer.copies - mine
             to_read = await self._ownership.change(mine, copies)
+            self._budget.share_by(len(mine) * len(self._kind))
             self._paused.clear()
             self._held.clear()
             self._incoming.clear()
@@ -250,7 +253,8 @@ class Pipeline(Service):
             if self._generation is None or self._closing:
                 return False
             with self._checkpoints.breaking():
-                incoming, self._incoming = self._incoming, []
+                taken = first_of(self._incoming)
+                incoming, self._incoming = self._incoming[:taken], self._incoming[taken:]
                 finished, self._pending = self._pending, None
                 few = OVERLAP_FROM * self.settings.max_batch
                 if finished is None:
@@ -273,8 +277,9 @@ class Pipeline(Service):
                 if self._pending is not None and self._pending.events < few:
                     await self._drain()
             self._resume_drained()
+        many = sum(batch.batch.size() for _, _, batches in letters for batch in batches) > MANY_BYTES
         with self.health.waiting_for_broker():
-            await self._checkpoints.room(MAX_IN_FLIGHT)
+            await self._checkpoints.room(0 if many else MAX_IN_FLIGHT)
         return self._pending is not None or bool(self._incoming)
 
     async def _drain(self) -> None:
@@ -316,12 +321,12 @@ class Pipeline(Service):
         """Counts anew what each topic partition holds, and resumes those that have drained to half."""
         held: dict[TP, int] = {}
         for partition in self.engine.partitions:
-            buffered = self.engine.merge(partition).buffered
+            buffered, bad = self.engine.merge(partition).buffered, self.engine.bad_bytes(partition)
             for topic, kind in self._kind.items():
-                if buffered[kind]:
-                    held[TP(topic, partition)] = buffered[kind]
+                if buffered[kind] or bad[kind]:
+                    held[TP(topic, partition)] = self._budget.weight(buffered[kind], bad[kind])
         for batch in self._incoming:
-            held[batch.tp] = held.get(batch.tp, 0) + len(batch.records)
+            held[batch.tp] = held.get(batch.tp, 0) + self._budget.weight_of(batch.records)
         self._held = held
         drained = {tp for tp in self._paused if held.get(tp, 0) <= self.settings.buffered_records // 2}
         if drained:

@@ -19,6 +19,7 @@ from stream_app.event_columns import Events
 from stream_app.events import BadRecord
 from stream_app.messages import MessageColumns
 from stream_app.outputs import dead_letter
+from stream_app.records import INPUT_TOPICS
 from stream_app.settings import Settings
 from stream_app.state.merge import Merge
 from stream_app.state.rows import FORMAT
@@ -194,6 +195,13 @@ class Processor(ABC):
         p.merge.add(kind, events, next_offset)
         p.bad += [(kind, b) for b in bad]
         return bad
+
+    def bad_bytes(self, partition: int) -> list[int]:
+        """About how much memory the bad records of each topic hold whose dead letters are still to be taken."""
+        held = [0] * len(INPUT_TOPICS)
+        for kind, bad in self._partitions[partition].bad:
+            held[kind] += bad.held_bytes
+        return held
 
     def dead_letters(self) -> Outputs:
         """Dead letters, by topic and partition, of the records that processing has passed since the last call.

@@ -1,0 +1,32 @@
+"""Runs the attacks one after the other: `python -m tests.attack`."""
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stream_app.broker import EmbeddedKafka
+from tests.attack import batches
+from tests.attack.worker import attacked
+from tests.integration.harness import workers
+
+
+def main() -> None:
+    """The command."""
+    argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__).parse_args()
+    with TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as kafka, workers() as start:
+        it = asyncio.run(attacked(kafka, start, Path(folder) / "worker", "attack-"))
+        print(f"idle: {it.idle >> 20} MB", flush=True)
+        for attack in batches.ALL:
+            began = time.monotonic()
+            attack(it)
+            print(
+                f"{attack.__name__}: held, {time.monotonic() - began:.1f} s, peak {it.peak() >> 20} MB",
+                flush=True,
+            )
+        it.close()
+
+
+if __name__ == "__main__":
+    main()
