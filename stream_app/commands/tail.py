@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
@@ -18,9 +19,16 @@ from rich.text import Text
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError, TopicError
 from stream_app.printable import duration, printable, printable_json
+from stream_app.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.security import explain, identity, kafka_options, require_rights
 from stream_app.security.rights import Operation
 from stream_app.settings import Settings
+from stream_app.times import shown
+
+#: `<topic>-<partition>-<offset>`, behind any prefix.
+_ID = re.compile(rf".*?({'|'.join(INPUT_TOPICS)})-(\d+-\d+)", re.DOTALL)
+#: An event so near its output is not given a time of its own.
+_SAME_TIME_MS = 60_000
 
 
 class Output(StrEnum):
@@ -43,13 +51,15 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Follow predictions, flags or dead-letters until Ctrl-C."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
 
     def show(record: ConsumerRecord) -> None:
         if as_json:
             typer.echo(_AS_JSON[topic](record))
+        elif console.is_terminal:  # a line for each, cut to the width
+            console.print(_AS_LINE[topic](record), no_wrap=True, overflow="ellipsis", crop=True)
         else:
-            console.print(_AS_LINE[topic](record))
+            console.print(_AS_LINE[topic](record), soft_wrap=True)
 
     asyncio.run(_follow(settings, topic, limit, from_beginning, show))
 
@@ -125,6 +135,16 @@ def _start(record: ConsumerRecord, user: object) -> Text:
     )
 
 
+def _source(record: ConsumerRecord, value: dict[str, Any]) -> tuple[str, str]:
+    """The event that an output is about: its type and place, and its time where that is not the output's."""
+    found = _ID.fullmatch(str(value.get("id", "")))
+    event = f"{EVENT_TYPES[INPUT_TOPICS.index(found[1])]} {found[2]}" if found else "event ?"
+    ts = value.get("ts")
+    if not isinstance(ts, int) or abs(ts - record.timestamp) < _SAME_TIME_MS:
+        return f"{event:<14} ", ""
+    return f"{event:<14} ", f"of {shown(ts)} "
+
+
 def prediction_line(record: ConsumerRecord) -> Text:
     """A prediction on one line: the next event, the chance of a purchase, the items."""
     value = _decoded(record)
@@ -134,8 +154,12 @@ def prediction_line(record: ConsumerRecord) -> Text:
     items = ", ".join(
         f"{printable(each['item_id'])} {each['score']:.3g}" for each in value.get("items", [])[:5]
     )
+    event, when = _source(record, value)
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
+            event,
+            (when, "dim"),
+            ("next ", "dim"),
             *(f"{printable(kind)} {share:4.0%}  " for kind, share in events.items()),
             ("no model" if bought is None else f"buys{within} {bought:4.0%}", "bold"),
             ("  items ", "dim"),
@@ -149,8 +173,11 @@ def flag_line(record: ConsumerRecord) -> Text:
     value = _decoded(record)
     kind = value.get("kind", "?")
     style = "bold red" if kind == "fraud" else "bold yellow"
+    event, when = _source(record, value)
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
+            event,
+            (when, "dim"),
             (f"{printable(kind)} {value.get('score', 0.0):.3f}", style),
             "  ",
             "; ".join(map(_reason, value.get("reasons", []))),

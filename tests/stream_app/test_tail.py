@@ -118,6 +118,16 @@ def test_the_chance_of_a_purchase_names_its_horizon() -> None:
     ]  # fmt: skip
 
 
+def test_a_line_says_which_event_it_is_about() -> None:
+    """Type and place of the event tell lines of one user and moment apart; its time stands there if it is another."""
+    of = {**PREDICTION, **FLAG, "id": "shop-purchases-12-345"}
+    for line in (prediction_line, flag_line):
+        lines = [line(record_of({**of, "ts": ts})).plain for ts in (1, 1_767_225_660_000)]
+        assert all("purchase 12-345" in each for each in lines)
+        assert ["of 2026-01-01 00:01:00 UTC" in each for each in lines] == [False, True]
+        assert "event ?" in line(record_of({**of, "id": 7, "ts": "x"})).plain
+
+
 def test_a_flag_shows_the_limit_that_was_broken() -> None:
     """What is usual and what is the limit are told apart; flags of older versions have the limit alone."""
     reasons = [
