@@ -119,7 +119,7 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
         worker = held.start_worker(settings.device)
         worker.wait_ready(step.waiting)
         step.note(f"ready on http://{worker.web}")
-    with steps.step("Live traffic") as step:
+    with steps.step("Traffic to send") as step:
         truth = write_live(plan, _now_ms(), lambda n: step.progress(n, plan.events + plan.live, "generating"))
         hours = plan.seconds_of(plan.live) / 3600
         step.note(f"{plan.live:,} records, the shop's last {hours:.1f} h")

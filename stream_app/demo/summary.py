@@ -68,7 +68,7 @@ def result(live: Live, judged: Verdict) -> Table:
     for reason, (planted, found) in judged.dead.items():
         row(f"dead letters, {reason}", f"{found:,}", f"{planted:,}", planted == found)
     row("repeats dropped", f"{judged.duplicates[1]:,}", f"{judged.duplicates[0]:,}", _same(judged.duplicates))
-    row("late records, past their windows", f"{judged.late[1]:,}", f"of {judged.late[0]:,}")
+    row("late records, in no window", f"{judged.late[1]:,}", f"of {judged.late[0]:,}")
     table.add_section()
     items = watch.items
     row("next item among ten predicted", percent(items.rate), "", items.rate > items.popular_rate)

@@ -13,6 +13,7 @@ from rich.text import Text
 from stream_app.demo.live import Live
 from stream_app.demo.verdict import milliseconds, percent, verdict
 from stream_app.outputs import Flag, Prediction
+from stream_app.printable import duration
 
 #: Latencies shown are those of so many last seconds.
 _WINDOW_MS = 10_000
@@ -66,7 +67,7 @@ def draw(live: Live) -> RenderableType:
     head.add_column(justify="right")
     head.add_row(
         ProgressBar(total=plan.live, completed=live.sent),
-        f"{live.sent:,} of {plan.live:,} events  {live.seconds:3.0f} s",
+        f"{live.sent:,} of {plan.live:,} records  {live.seconds:3.0f} s",
     )
     boxes = Table.grid(expand=True, padding=0)
     boxes.add_column(ratio=1)
@@ -127,7 +128,7 @@ def _trouble(live: Live) -> Panel:
     rows: list[tuple[str, ...]] = [("[dim]records[/]", "[dim]sent[/]", "[dim]found[/]")]
     rows.append(("malformed: dead letters", *(f"{n:,}" for n in judged.malformed)))
     rows.append(("sent twice: dropped", *(f"{n:,}" for n in judged.duplicates)))
-    rows.append(("late, past their windows", "", f"{judged.late[1]:,}"))
+    rows.append(("late, in no window", "", f"{judged.late[1]:,}"))
     return _panel("Trouble, sent and found so far", *rows, widths=3)
 
 
@@ -147,7 +148,8 @@ def prediction_line(each: Prediction) -> Text:
     text.append(f"{_clock(each.ts)} ", style="dim")
     text.append(f"{each.user_id:<6}", style="cyan")
     if each.purchase_probability is not None:
-        text.append(f" buys {each.purchase_probability:4.0%}")
+        within = f" in {duration(each.horizon_ms)}" if each.horizon_ms else ""
+        text.append(f" buys{within} {each.purchase_probability:4.0%}")
     text.append("  next ", style="dim")
     text.append(", ".join(f"{i.item_id} {i.score:.2f}" for i in each.items[:5]))
     return text
