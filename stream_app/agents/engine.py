@@ -363,11 +363,13 @@ class Engine(Processor):
         return self.forget(number, self.users.expired(number, watermark, ttl_ms, changed_too=changed_too))
 
     def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """All that is kept of a user, and what was predicted last."""
-        slot = self.users.find_anywhere(user_id)
-        if slot is None or not self.is_restored(int(self.users.partition[slot])):
+        """All that is kept of a user, and what was predicted last; which other partitions hold the user too."""
+        held = self.users.find_all(user_id, len(self.watermark))
+        held = [slot for slot in held if self.is_restored(int(self.users.partition[slot]))]
+        if not held:
             return None  # not here, or only as a copy of another worker's state
-        found = view.user(self.users, slot, self.items, self.categories)
+        slot, *others = held
+        found = view.user(self.users, slot, self.items, self.categories, others)
         return {**found, "last_prediction": self.last_prediction(slot)}
 
     def last_prediction(self, slot: int) -> Prediction | None:

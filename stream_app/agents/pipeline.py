@@ -36,6 +36,7 @@ from stream_app.agents.halves import BuiltFor, Halves
 from stream_app.agents.ownership import Ownership
 from stream_app.agents.positions import Positions
 from stream_app.agents.processor import Processor
+from stream_app.agents.split_watch import SplitWatch
 from stream_app.events import BadRecord
 from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
@@ -113,7 +114,8 @@ class Pipeline(Service):
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
-        self._positions = Positions(app, settings, engine)
+        self._split = SplitWatch(engine, metrics, health)
+        self._positions = Positions(app, settings, engine, metrics, health)
         self._closing = False
 
     # --- what the agent and Faust call
@@ -224,6 +226,7 @@ class Pipeline(Service):
                 if now >= self._next_gauges:
                     self._next_gauges = now + GAUGES_EVERY_S
                     self._positions.look()
+                    await self._in_thread(self._split.look)
                     telemetry.gauges(
                         self.engine, self._consumer.end_of, self._kind, self.metrics, self.health
                     )

@@ -9,6 +9,16 @@ young enough; and commits that succeed.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class HeldFor(NamedTuple):
+    """Records that wait for the end of a transaction of another producer."""
+
+    place: str
+    records: int
+    seconds: float
+
 
 Verdict = tuple[bool, dict[str, str]]  # whether all is well, and what each check found
 
@@ -42,6 +52,8 @@ class Health:
         self._recovered = False
         self._model: str | None = "not loaded yet"  # why it is cold, None when warm
         self._oldest_ms: float | None = None
+        self._held: HeldFor | None = None
+        self._split = 0  # users with events in more than one partition
         self._commits_fail: tuple[float, str] | None = None  # since when, why
         self._waits: dict[object, float] = {}  # since when something waits for the broker
         self._beats: dict[str, float] = {}
@@ -77,6 +89,14 @@ class Health:
     def set_oldest(self, append_ms: float | None) -> None:
         """The broker's time of the oldest unprocessed record, Unix ms; None where all are processed."""
         self._oldest_ms = append_ms
+
+    def set_held_back(self, held: HeldFor | None) -> None:
+        """Which records wait longest for a transaction of another producer, None where none do."""
+        self._held = held
+
+    def set_split_users(self, users: int) -> None:
+        """How many users have events in more than one partition: no reason not to be ready."""
+        self._split = users
 
     def commit_failed(self, why: str) -> None:
         """A commit failed; the time of the first failure in a row is kept."""
@@ -128,7 +148,9 @@ class Health:
                 "recovered": self._check_recovered(),
                 "model": "ok" if self._model is None else self._model,
                 "age": self._check_age(),
+                "transactions": self._check_transactions(),
                 "commits": self._check_commits(),
+                "keys": self._check_keys(),
             }
         )
 
@@ -158,6 +180,22 @@ class Health:
         if age_ms > self.max_age_ms:
             return f"the oldest unprocessed record is {age_ms:,.0f} ms old, limit {self.max_age_ms:,.0f} ms"
         return f"ok, {age_ms:,.0f} ms"
+
+    def _check_keys(self) -> str:
+        if not self._split:
+            return "ok"
+        return f"ok, but {self._split:,} users have events in more than one partition: use one partitioner"
+
+    def _check_transactions(self) -> str:
+        if self._held is None:
+            return "ok"
+        place, records, seconds = self._held
+        said = f"an open transaction of another producer holds back {records:,} records of {place}, {seconds:.0f} s"
+        if seconds * 1000 > self.max_age_ms:
+            return (
+                f"{said}, limit {self.max_age_ms / 1000:g} s: find it with kafka-transactions.sh find-hanging"
+            )
+        return f"ok, {said}"
 
     def _check_commits(self) -> str:
         waited_s = self._now() - min(self._waits.values(), default=self._now())

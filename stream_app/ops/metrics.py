@@ -148,10 +148,19 @@ class Metrics:
         self.lag = gauge(
             "consumer_lag_records", "Records of the log not yet processed.", "topic", "partition"
         )
+        self.held_back = gauge(
+            "held_back_records",
+            "Records that cannot be read yet, since a transaction of another producer is open.",
+            "topic",
+            "partition",
+        )
         self.watermark_delay = gauge(
             "watermark_delay_seconds", "How far the watermark is behind the clock.", "partition"
         )
         self.resident_users = gauge("resident_users", "Users held in memory.")
+        self.split_users = counter(
+            "split_users", "Users found in a second partition: producers place keys by different rules."
+        )
         self.ready = gauge("ready", "1 while the worker is ready.")
         self.model = Info("foreclick_model", "The model that answers.", registry=registry)
         self.model_created = Gauge(
@@ -218,6 +227,7 @@ class Metrics:
         self.watermark_delay.remove_by_labels({"partition": str(partition)})
         for topic in topics:
             self.lag.remove_by_labels({"topic": topic, "partition": str(partition)})
+            self.held_back.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def render(self) -> bytes:
         """The answer to a scrape, in Prometheus' text format (`CONTENT_TYPE`)."""

@@ -52,11 +52,18 @@ class UserIndex:
         """Slots at and above were never used."""
         return int(self._state[_HIGH])
 
-    def _tables(self) -> tuple[npt.NDArray[np.generic], ...]:
+    @property
+    def tables(self) -> tuple[npt.NDArray[np.generic], ...]:
+        """As kernels take it: the table, then of each slot hash, partition and where its name stands, and more."""
         return (
             self._table, self._hash, self.partition, self._name_at, self._name_bytes, self._names, self._free,
             self._state,
         )  # fmt: skip
+
+    @property
+    def newest(self) -> int:
+        """The serial number of the last user that came."""
+        return self._serials
 
     def resolve(
         self,
@@ -72,7 +79,7 @@ class UserIndex:
         self._make_room(int(size.sum()))
         slots, new = np.empty(len(at), np.int64), np.empty(len(at), np.int64)
         at, size = contiguous(at, size)
-        found = _resolve(*self._tables(), text, at, size, partition, *self._key, slots, new)
+        found = _resolve(*self.tables, text, at, size, partition, *self._key, slots, new)
         if found < 0:
             raise StateError(
                 f"more than {self.limit} users at once: raise FORECLICK_RESIDENT_USERS or add workers"
@@ -87,12 +94,12 @@ class UserIndex:
         """Frees slots."""
         for partition, n in zip(*np.unique(self.partition[slots], return_counts=True), strict=True):
             self.count[int(partition)] -= int(n)
-        _remove(*self._tables(), slots)
+        _remove(*self.tables, slots)
 
     def find(self, partition: int, user: bytes) -> int | None:
         """The slot of a user, None where there is none."""
         text, keys = packed_keys([user])
-        slot = _find(*self._tables()[:6], text, keys["at"][0], keys["bytes"][0], partition, *self._key)
+        slot = _find(*self.tables[:6], text, keys["at"][0], keys["bytes"][0], partition, *self._key)
         return int(slot) if slot >= 0 else None
 
     def slots_of(self, partition: int) -> npt.NDArray[np.int64]:
@@ -142,7 +149,7 @@ def _place(hashed, partition, mask):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _probe(  # type: ignore[no-untyped-def]
+def probe(  # type: ignore[no-untyped-def]
     table, mask, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, hashed
 ):
     """(place in the table of `mask` + 1 places, slot or -1). All arrays as pointers."""
@@ -165,7 +172,7 @@ def _find(  # type: ignore[no-untyped-def]
     table, hashes, partitions, name_at, name_bytes, names, text, at, size, partition, k0, k1
 ):
     name = pointer_to(text)
-    return _probe(
+    return probe(
         pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(partitions), pointer_to(name_at),
         pointer_to(name_bytes), pointer_to(names), name, at, size, partition, siphash13(name, at, size, k0, k1),
     )[1]  # fmt: skip
@@ -198,7 +205,7 @@ def _resolve(  # type: ignore[no-untyped-def]
     fresh = 0
     for i in range(len(at)):
         hashed = siphash13(text_, at[i], size[i], k0, k1)
-        place, slot = _probe(
+        place, slot = probe(
             table_, mask, hashes_, partitions_, name_at_, name_bytes_, names_, text_, at[i], size[i], partition,
             hashed,
         )  # fmt: skip

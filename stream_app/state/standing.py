@@ -64,6 +64,31 @@ class Behind:
         self._since.clear()
 
 
+class HeldBack:
+    """Notices partitions whose records wait for the end of a transaction of somebody else."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, int], LogEnd] = {}
+
+    def look(self, topic: str, partition: int, end: LogEnd | None) -> tuple[int, float]:
+        """How many records wait, transaction markers included, and since when their first one has, in seconds.
+
+        An ordinary transaction ends, and then the last stable offset moves: only one that stays where it is counts.
+        """
+        place = topic, partition
+        if end is None or end.high <= end.stable:
+            self._since.pop(place, None)
+            return 0, 0.0
+        first = self._since.get(place)
+        if first is None or first.stable != end.stable:
+            first = self._since[place] = end
+        return end.high - end.stable, (end.at_ms - first.at_ms) / 1000
+
+    def forget(self) -> None:
+        """Partitions have changed hands."""
+        self._since.clear()
+
+
 class Told(NamedTuple):
     """What differs between a state and the offsets of its group."""
 

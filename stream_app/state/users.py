@@ -11,6 +11,7 @@ from model.slab import Slab
 from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.messages import MessageColumns
+from stream_app.replay.partitioner import partitions_of
 from stream_app.state.index import UserIndex, packed_keys
 from stream_app.state.layout import Layout
 from stream_app.state.packing import gather, pack, told_apart
@@ -116,8 +117,17 @@ class Rows(UserIndex):
 
     def find_anywhere(self, user: str) -> int | None:
         """The slot of a user in whichever partition holds them."""
-        found = (self.find(partition, user.encode()) for partition in list(self.count))
-        return next((slot for slot in found if slot is not None), None)
+        return next(iter(self.find_all(user, 1)), None)
+
+    def find_all(self, user: str, partitions: int) -> list[int]:
+        """The slots of a user, one for each partition that holds them.
+
+        First that of the partition, of so many, in which Kafka's Java clients place the user, then by number.
+        """
+        first = int(partitions_of([user.encode()], partitions)[0])
+        numbers = sorted(list(self.count), key=lambda number: (number != first, number))
+        found = (self.find(number, user.encode()) for number in numbers)
+        return [slot for slot in found if slot is not None]
 
     # --- the changelog
 

@@ -1,5 +1,6 @@
 """A user's row in words: what look-ups and the Faust table show."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,12 @@ def recent_events(row: np.void, items: Names, categories: Names) -> list[dict[st
     return shown
 
 
-def user(users: Users, slot: int, items: Names, categories: Names) -> dict[str, Any]:
-    """All that is kept of a user, as plain data."""
+def user(
+    users: Users, slot: int, items: Names, categories: Names, others: Sequence[int] = ()
+) -> dict[str, Any]:
+    """All that is kept of a user, as plain data; `others`: the user's slots in other partitions."""
     row = users.rows[slot]
-    return {
+    found = {
         "user_id": users.name(slot),
         "partition": int(users.partition[slot]),
         "clock": int(row["clock"]),
@@ -55,3 +58,6 @@ def user(users: Users, slot: int, items: Names, categories: Names) -> dict[str, 
         "windows": windows(row),
         "recent": recent_events(row, items, categories),
     }
+    if others:
+        found["other_partitions"] = [int(users.partition[other]) for other in others]
+    return found

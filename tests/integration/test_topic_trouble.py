@@ -304,10 +304,13 @@ async def test_output_larger_than_its_topic_takes(
 async def test_transactions_of_other_producers(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Aborted events are never answered; an open transaction holds back what follows on it, until it ends."""
+    """Aborted events are never answered; an open transaction holds back what follows on it, until it ends.
+
+    Meanwhile a metric counts what waits, and readiness says so.
+    """
     await make_topics(kafka.bootstrap, prefix)
     records = clicks(1200)
-    worker = start(tmp_path, kafka.bootstrap, prefix, max_idle_ms=20).wait_ready()
+    worker = start(tmp_path, kafka.bootstrap, prefix, max_idle_ms=20, ready_max_age_ms=1500).wait_ready()
     sender = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{prefix}sender"})
     sender.init_transactions(30)
 
@@ -329,11 +332,17 @@ async def test_transactions_of_other_producers(
     while time.monotonic() < held:
         assert len(reader.poll()) == 400, "something behind an open transaction was answered"
         await asyncio.sleep(0.05)
+    assert worker.metric("foreclick_held_back_records") == 400
+    check = "an open transaction of another producer holds back 100 records of"
+    wait_for("readiness to say so", lambda: worker.get("/health/ready")[0] == 503)
+    assert check in worker.get("/health/ready")[1]["checks"]["transactions"]
     sender.commit_transaction(30)
     answers = reader.read_until("the rest", lambda m: len(m) >= 800)
     idle(worker, 800)
     ts = Counter(json.loads(m.value())["ts"] for m in answers)
     assert ts == Counter(json.loads(r.value or b"")["ts"] for r in records[400:])
     assert counts(worker) == {20}
+    wait_for("readiness", worker.ready)
+    assert worker.metric("foreclick_held_back_records") == 0
     assert worker.stop() == 0
     reader.close()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream_app.ops.health import LOOP, PROCESSING, Health
+from stream_app.ops.health import LOOP, PROCESSING, Health, HeldFor
 
 
 class Clock:
@@ -190,3 +190,14 @@ def test_a_group_that_refuses(health: Health) -> None:
     ok, checks = health.live()
     assert not ok
     assert checks["group"] == "membership has ended: another worker runs as instance a"
+
+
+def test_an_open_transaction(health: Health) -> None:
+    """Records that wait for a foreign transaction are told at once, and count once they wait for too long."""
+    health.set_held_back(HeldFor("clicks-0", 1200, 29.0))
+    assert health.ready()[0]
+    assert "holds back 1,200 records of clicks-0, 29 s" in health.ready()[1]["transactions"]
+    health.set_held_back(HeldFor("clicks-0", 1200, 31.0))
+    assert failing(health) == {"transactions"}
+    health.set_held_back(None)
+    assert failing(health) == set()

@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.errors import TopicError
 from stream_app.state.rows import FORMAT
-from stream_app.state.standing import BEHIND_S, Behind, LogEnd, check_ids, compare
+from stream_app.state.standing import BEHIND_S, Behind, HeldBack, LogEnd, check_ids, compare
 from stream_app.state.users import PartitionMeta, decode_meta, encode_meta
 
 TOPICS = ("clicks", "browses", "purchases")
@@ -75,3 +75,14 @@ def test_offsets_beside_the_state(
     assert len(told.sentences) == len(words)
     for sentence, start in zip(told.sentences, words, strict=True):
         assert re.search(start, sentence), sentence
+
+
+def test_transactions_that_stay_open() -> None:
+    """What waits is counted at once; how long counts only while the same transaction holds it back."""
+    held = HeldBack()
+    assert held.look("clicks", 0, LogEnd(10, 10, 0)) == (0, 0)
+    assert held.look("clicks", 0, LogEnd(10, 14, 1000)) == (4, 0)
+    assert held.look("clicks", 0, LogEnd(10, 20, 9000)) == (10, 8)
+    assert held.look("clicks", 0, LogEnd(12, 20, 9500)) == (8, 0)
+    assert held.look("clicks", 0, LogEnd(12, 21, 9900)) == (9, 0.4)
+    assert held.look("clicks", 0, LogEnd(21, 21, 9950)) == (0, 0)
