@@ -1,11 +1,17 @@
 """The command `foreclick`: sub-commands are imported when they are called, so help comes at once."""
 
+import atexit
 import importlib
+import io
 import logging
+import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -99,12 +105,33 @@ def _app() -> Any:
     return typer.main.get_command(app)
 
 
+def _make_ready() -> None:
+    """Make terminals of any encoding and users without a home folder nobody else's trouble."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
+    if "NUMBA_CACHE_DIR" not in os.environ and not _has_home():
+        # numba would keep its compiled code in a folder named `~`, here. Nobody else may write where ours lies:
+        # whoever can, runs code in our name.
+        folder = tempfile.mkdtemp(prefix="foreclick-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["NUMBA_CACHE_DIR"] = folder
+
+
+def _has_home() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        return False
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     # A library's log must not stand between the user and our one sentence; the worker sets up real logs.
     logging.getLogger().addHandler(logging.NullHandler())
     # Unlike the default, this unwinds: what a command started is ended. The worker installs its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _make_ready()
     try:
         _app()(args=None if args is None else list(args), prog_name="foreclick")
     except Exception as error:

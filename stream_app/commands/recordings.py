@@ -22,6 +22,7 @@ from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError, RecordingError
 from stream_app.generator import GeneratorSettings, write
 from stream_app.generator.settings import GeneratorError
+from stream_app.generator.stream import labels_beside
 from stream_app.importers import import_files
 from stream_app.importers.lines import Source
 from stream_app.records import INPUT_TOPICS
@@ -29,10 +30,13 @@ from stream_app.replay import kafka
 from stream_app.replay.recording import RecordingReader
 from stream_app.security import security_options
 from stream_app.settings import Settings
+from stream_app.targets import check_inputs, check_recording
 
 _DEFAULTS = GeneratorSettings()
 Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The recording to write, S.stream.", dir_okay=False)]
+
+Force = Annotated[bool, typer.Option("--force", help="Replace whatever file stands at the path.")]
 
 
 def _share(what: str) -> Any:
@@ -68,9 +72,13 @@ def generate(
     late_share: Annotated[float, _share("Events older than their place.")] = _DEFAULTS.late_share,
     duplicate_share: Annotated[float, _share("Records sent twice.")] = _DEFAULTS.duplicate_share,
     malformed_share: Annotated[float, _share("Records against the contract.")] = _DEFAULTS.malformed_share,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a recording of synthetic shop traffic, and its labels beside it (S.labels.jsonl)."""
+    """Make a recording of synthetic shop traffic, and its labels beside it (S.labels.jsonl).
+
+    An earlier one at the path is replaced, another file only with --force.
+    """
     settings = GeneratorSettings(
         events=events,
         users=users,
@@ -88,6 +96,10 @@ def generate(
         duplicate_share=duplicate_share,
         malformed_share=malformed_share,
     )
+    check_recording(out, force=force, made_by="generate")
+    check_inputs(labels_beside(out), ())
+    if not out.exists() and labels_beside(out).exists() and not force:
+        raise RecordingError(f"{labels_beside(out)} exists: choose another path, or replace it with --force")
     with _whole_or_nothing(out) as part, _progress("generating", events, as_json) as progress:
         summary = write(settings, part, progress)
     labels = out.with_name(Path(summary.labels).name)
@@ -100,10 +112,15 @@ def import_(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files of the data set.")],
     out: Out,
     partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = _DEFAULTS.partitions,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a public data set into a recording, sorted by time."""
+    """Turn a public data set into a recording, sorted by time.
+
+    An earlier one at the path is replaced, another file only with --force.
+    """
     size = Source(files).size
+    check_recording(out, files, force=force, made_by="import")
     with _whole_or_nothing(out) as part, _progress("reading", size, as_json) as progress:
         stats = import_files(format_name, files, part, partitions=partitions, on_progress=progress)
     for example in stats.examples:
@@ -143,11 +160,13 @@ def record(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write what the topics hold to a recording, in the order of time."""
+    """Write what the topics hold to a recording, in the order of time. Replaces no file without --force."""
     offsets = dict(_offset(each) for each in offset or ())
     since_ms = None if since is None else times.moment(since, int(time.time() * 1000), "--since")
+    check_recording(recording, force=force)
 
     async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> kafka.CaptureStats:
         return await kafka.record(

@@ -1,11 +1,13 @@
 """`foreclick run`: the processor on a recording, without a broker."""
 
 import base64
+import errno
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -16,6 +18,7 @@ from stream_app import times
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
 from stream_app.settings import Settings
+from stream_app.targets import check_outputs
 
 
 class RunError(ForeclickError):
@@ -40,15 +43,19 @@ def run(
     *,
     settings: Settings,
     partial: Annotated[bool, typer.Option(help="Take a truncated recording as far as it is whole.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace whatever files stand there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
 ) -> None:
     """Process a recording through the worker's own code and write its outputs as JSON lines.
+
+    The files of an earlier run are replaced when this one is done; others only with --force.
 
     The outputs equal those of a worker that reads the same records from Kafka (ids included, where the
     recording starts at offset 0).
     """
     # `predictions.jsonl` is JSON whatever a worker would send.
     settings = msgspec.structs.replace(settings, output_format="json", topic_prefix="")
+    check_outputs(_paths(out).values(), [recording], force=force)
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("processing", total=None)
         summary = _run(
@@ -83,10 +90,7 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
     counts: Counter[str] = Counter()
     spread = times.Spread()
     start = time.perf_counter()
-    with ExitStack() as stack:
-        files: dict[str, BinaryIO] = {
-            name: stack.enter_context(_open(out, name)) for name in ("predictions", "flags", "dead-letters")
-        }
+    with _written(out) as files:
         for output in drive(engine, reader, progress):
             outputs = engine.dead_letters()
             if output is not None:
@@ -96,10 +100,7 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
                     spread.add(batch.events.data["ts"])
             for (topic, _), messages in outputs.items():
                 lines = [_dead_letter(*m) if topic == "dead-letters" else m[1] for m in messages]
-                try:
-                    files[topic].write(b"".join(line + b"\n" for line in lines if line is not None))
-                except OSError as error:
-                    raise RunError(f"cannot write {out / topic}.jsonl: {error.strerror}") from error
+                files[topic].write(b"".join(line + b"\n" for line in lines if line is not None))
                 written[topic] += len(messages)
     return {
         "events": counts["events"],
@@ -117,12 +118,67 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
     }
 
 
-def _open(out: Path, name: str) -> BinaryIO:
+def _paths(out: Path) -> dict[str, Path]:
+    return {name: out / f"{name}.jsonl" for name in ("predictions", "flags", "dead-letters")}
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[dict[str, "_Part"]]:
+    """The three files, which stand in the folder when all went well; else nothing of them is left."""
+    parts: dict[str, _Part] = {}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        return (out / f"{name}.jsonl").open("wb")
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror}") from error
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, path in _paths(out).items():
+                parts[name] = _Part(path)
+        except OSError as error:
+            raise RunError(f"cannot write to {out}: {error.strerror}") from error
+        yield parts
+        for part in parts.values():
+            part.close()
+        for part in parts.values():
+            part.finish()
+    finally:
+        for part in parts.values():
+            part.drop()
+
+
+class _Part:
+    """A file that gets its name when it is whole. Raises RunError where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.part")
+        self._file = self._part.open("wb")
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """What is still in memory is written here, so a full disk shows here too."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def finish(self) -> None:
+        try:
+            self._part.replace(self._path)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def drop(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._part.unlink()
+
+    def _error(self, error: OSError) -> RunError:
+        full = ", free some space" if error.errno == errno.ENOSPC else ""
+        return RunError(f"cannot write {self._path}: {error.strerror}{full}; nothing is left of this run")
 
 
 def _dead_letter(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> bytes:

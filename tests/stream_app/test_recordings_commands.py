@@ -75,11 +75,27 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "says"),
     [
         (["generate", "--out", "none/a.stream"], "there is no folder none: make it first"),
-        (["generate", "--out", "a.stream", "--start", "soon"], 'the start must be "now" or look like'),
-        (["generate", "--out", "a.stream", "--users", "5", "--span", "9"], "take at least"),
-        (["import", "other", "a.csv", "--out", "a.stream"], "take one of taobao, yoochoose"),
+        (
+            ["generate", "--out", "a.stream", "--force", "--start", "soon"],
+            'the start must be "now" or look like',
+        ),
+        (["generate", "--out", "a.stream", "--force", "--users", "5", "--span", "9"], "take at least"),
+        (["import", "other", "a.csv", "--out", "a.stream", "--force"], "take one of taobao, yoochoose"),
         (["import", "taobao", "none.csv", "--out", "a.stream"], "cannot read none.csv: No such file"),
-        (["import", "yoochoose", "a.csv", "--out", "a.stream"], "none of 1 lines is of format yoochoose"),
+        (
+            ["import", "yoochoose", "a.csv", "--out", "a.stream", "--force"],
+            "none of 1 lines is of format yoochoose",
+        ),
+        (["generate", "--out", "a.stream"], "a.stream exists and is not a recording"),
+        (["generate", "--out", "good.stream"], "good.stream is a recording already"),
+        (["generate", "--out", "/dev/null", "--force"], "/dev/null is not a plain file"),
+        (
+            ["import", "taobao", "a.csv", "--out", "a.csv", "--force"],
+            "a.csv is read and would be written over",
+        ),
+        (["import", "taobao", "a.csv", "--out", "link.stream", "--force"], "link.stream is read"),
+        (["record", "good.stream", "--brokers", "127.0.0.1:1"], "good.stream is a recording already"),
+        (["run", "good.stream", "--out", "mine"], "predictions.jsonl exists and is not of an earlier run"),
         (["replay", "none.stream"], "cannot read none.stream: No such file"),
         (["replay", "a.csv"], "a.csv is not a recording"),
         (["replay", "good.stream", "--rate", "-1"], "must be above 0"),
@@ -100,12 +116,16 @@ def test_one_sentence_errors(
     Path("a.csv").write_text("hello\n")
     Path("a.stream").write_text("precious")
     RecordingWriter(Path("good.stream"), {"clicks": 1}).close()
+    Path("link.stream").symlink_to("a.csv")
+    Path("mine").mkdir()
+    Path("mine/predictions.jsonl").write_text("precious")
     before = sorted(tmp_path.iterdir())
     assert run(*args) == 1
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
-    assert Path("a.stream").read_text() == "precious"
+    assert Path("a.stream").read_text() == Path("mine/predictions.jsonl").read_text() == "precious"
+    assert Path("a.csv").read_text() == "hello\n"
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -156,7 +176,9 @@ def test_replay_and_record(
         )
         assert [r[1:3] + r[4:6] for r in back] == [r[1:3] + r[4:6] for r in sent]
         assert [received_of(r) for r in back] == [r.timestamp for r in sent]
-    stats = run_json(capsys, "record", b, *where, "--topic", "clicks", "--offset", "clicks:0=5", "--limit", 7)
+    stats = run_json(
+        capsys, "record", b, "--force", *where, "--topic", "clicks", "--offset", "clicks:0=5", "--limit", 7
+    )
     assert (stats["records"], stats["topics"]) == (7, {"clicks": 7})
 
 
@@ -176,7 +198,7 @@ def test_ctrl_c_ends_a_replay_after_what_is_under_way(
     )
     try:
         for _ in range(60):  # until something has arrived
-            if run_json(capsys, "record", b, *where)["records"]:
+            if run_json(capsys, "record", b, "--force", *where)["records"]:
                 break
         else:
             pytest.fail("nothing was replayed within 60 looks")
@@ -188,7 +210,7 @@ def test_ctrl_c_ends_a_replay_after_what_is_under_way(
     assert process.returncode == 130, said
     stats = msgspec.json.decode(out)
     assert stats["stopped"]
-    assert run_json(capsys, "record", b, *where)["records"] == stats["records"] < 3_000
+    assert run_json(capsys, "record", b, "--force", *where)["records"] == stats["records"] < 3_000
 
 
 def test_import_and_run_say_what_time_the_events_cover(
