@@ -30,7 +30,7 @@ class Split:
 
 
 class SplitUsers:
-    """Looks through the users of an index that are new since the last call. Used in the thread that owns the index."""
+    """Looks through the users of an index that are new since the last call; for the thread that owns the index."""
 
     def __init__(self, users: UserIndex, partitions: int) -> None:
         """`partitions`: how many the input topics have."""

@@ -125,7 +125,8 @@ class Rows(UserIndex):
         First that of the partition, of so many, in which Kafka's Java clients place the user, then by number.
         """
         first = int(partitions_of([user.encode()], partitions)[0])
-        numbers = sorted(list(self.count), key=lambda number: (number != first, number))
+        numbers = list(self.count)  # in one step, since another thread may add a partition
+        numbers.sort(key=lambda number: (number != first, number))
         found = (self.find(number, user.encode()) for number in numbers)
         return [slot for slot in found if slot is not None]
 
