@@ -261,6 +261,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _doc("event time after which a silent user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS)
     ] = 30 * DAY_MS
 
+    skip_damaged_state: Annotated[
+        bool,
+        _doc(
+            "go on without state records that are damaged: their users begin again, and nothing else is said of them"
+        ),
+    ] = False
+
     standby_replicas: Annotated[
         int,
         _doc(

@@ -17,11 +17,13 @@ from stream_app.agents.processor import Processor
 from stream_app.agents.recovery import ChangelogReader
 from stream_app.agents.standby import Standby
 from stream_app.columns import RecordColumns
+from stream_app.errors import StateError
 from stream_app.ops.health import Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.security import kafka_options
 from stream_app.settings import Settings
+from stream_app.state.plausible import Damaged, refusal
 from stream_app.transport.consumer import BatchConsumer
 from stream_app.transport.fenced import ProducerLostError
 from stream_app.transport.lanes import Lanes
@@ -30,6 +32,8 @@ log = get_logger(__name__)
 
 #: Seconds before a lane that was refused is opened again.
 AGAIN_S = 1.0
+#: How often, and after how many seconds each, the ends of the inputs are asked for while users are ahead of them.
+ENDS_TRIES, ENDS_AGAIN_S = 8, 1.0
 
 
 class Ownership:
@@ -150,7 +154,34 @@ class Ownership:
 
     async def _restore(self, partition: int, records: RecordColumns) -> None:
         async with self._turn:
-            await self._in_thread(self._engine.restore, partition, records)
+            damaged = await self._in_thread(self._engine.restore, partition, records)
+        self._skipped(partition, damaged)
+
+    def _skipped(self, partition: int, damaged: list[Damaged]) -> None:
+        """Tells of records that are passed over."""
+        for each in damaged:
+            self._metrics.damaged_state.inc()
+            log.warning("damaged state is skipped", record=each.sentence(self._settings.changelog, partition))
+
+    async def _check_ends(self, partitions: Iterable[int]) -> None:
+        """Looks for users who are ahead of the inputs. Raises StateError where there are some.
+
+        A broker that has just begun to lead may not know for a moment how far its log goes, so it is asked again.
+        """
+        for left in reversed(range(ENDS_TRIES)):
+            ends = await self._reader.input_ends(self._settings.inputs, partitions)
+            async with self._turn:
+                found = {p: await self._in_thread(self._engine.beyond, p, ends[p]) for p in partitions}
+            ahead = {p: damaged for p, damaged in found.items() if damaged}
+            if not ahead:
+                return
+            if self._settings.skip_damaged_state:
+                for partition, damaged in ahead.items():
+                    self._skipped(partition, damaged)
+            elif not left:
+                partition, damaged = next(iter(ahead.items()))
+                raise StateError(refusal(damaged[0], self._settings.changelog, partition))
+            await asyncio.sleep(ENDS_AGAIN_S)
 
     async def _read_back(self, wanted: Mapping[int, int]) -> None:
         began = time.monotonic()
@@ -166,6 +197,7 @@ class Ownership:
                 self._health.set_recovering(count, total)
 
             records, ends = await self._reader.read(wanted, apply, wanted)
+            await self._check_ends(wanted)
             async with self._turn:
                 for partition in wanted:
                     await self._in_thread(self._engine.restored, partition)

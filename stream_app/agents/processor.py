@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from stream_app.agents.batches import Checkpoint, Outputs, StepOutput
 from stream_app.columns import RecordColumns
+from stream_app.errors import StateError
 from stream_app.event_columns import Events
 from stream_app.events import BadRecord
 from stream_app.messages import MessageColumns
@@ -22,9 +23,17 @@ from stream_app.outputs import dead_letter
 from stream_app.records import INPUT_TOPICS
 from stream_app.settings import Settings
 from stream_app.state.merge import Merge
+from stream_app.state.plausible import Damaged, refusal, wrong_meta
 from stream_app.state.rows import FORMAT
 from stream_app.state.standing import check_ids
-from stream_app.state.users import META_KEY, PartitionMeta, Rows, decode_meta, encode_meta
+from stream_app.state.users import (
+    META_KEY,
+    PartitionMeta,
+    Rows,
+    UnreadableMetaError,
+    decode_meta,
+    encode_meta,
+)
 
 #: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
 #: cost less than a few events of each.
@@ -103,13 +112,48 @@ class Processor(ABC):
         self.rows.count[partition] = 0
         self._partitions[partition] = Partition(Merge(list(positions)))
 
-    def restore(self, partition: int, records: RecordColumns) -> None:
-        """Applies changelog records in the order of the log."""
+    def restore(self, partition: int, records: RecordColumns) -> list[Damaged]:
+        """Applies changelog records in the order of the log.
+
+        Raises StateError for one that cannot be read or cannot be true; with `skip_damaged_state` such records are
+        returned, and what they were about is forgotten.
+        """
+        p, skip = self._partitions[partition], self.settings.skip_damaged_state
+        damaged = []
         for i in np.flatnonzero(records.spans["key_bytes"] == len(META_KEY)).tolist():
-            value = records[i].value
-            if value is not None:
-                self._partitions[partition].meta = decode_meta(value)
-        self.rows.restore(partition, records)
+            record = records[i]
+            if record.value is None:
+                continue
+            meta, why = self._meta(record.value)
+            if why is None:
+                p.meta = meta
+            else:
+                damaged.append(Damaged(record.offset, META_KEY, why))
+        if damaged and not skip:
+            raise StateError(refusal(damaged[0], records.topic, partition))
+        damaged += self.rows.restore(partition, records, skip=skip)
+        p.evicted.update(dict.fromkeys(d.key for d in damaged if d.key))
+        return damaged
+
+    def _meta(self, value: bytes) -> tuple[PartitionMeta | None, str | None]:
+        try:
+            meta = decode_meta(value)
+        except UnreadableMetaError as error:
+            return None, str(error)
+        return meta, wrong_meta(meta.watermark, meta.sequence, meta.positions, len(self.settings.inputs))
+
+    def beyond(self, partition: int, ends: Sequence[int]) -> list[Damaged]:
+        """Users whose rows include records that their inputs do not have; with `skip_damaged_state` they go.
+
+        `ends`: of the logs of the inputs. For a partition whose state was read and that is not processed yet.
+        """
+        p = self._partitions[partition]
+        slots = self.rows.beyond(partition, ends, p.meta.positions if p.meta else [0] * len(ends))
+        why = "it includes an offset that its input has not reached"
+        damaged = [Damaged(None, self.rows.name(slot).encode(), why) for slot in slots.tolist()]
+        if self.settings.skip_damaged_state:
+            self.forget(partition, slots)
+        return damaged
 
     def restored(self, partition: int) -> None:
         """Ends the restore: processing goes on behind the last checkpoint.

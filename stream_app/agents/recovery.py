@@ -1,7 +1,7 @@
 """Reads the changelog of some partitions from its beginning to its end, in batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -75,6 +75,12 @@ class ChangelogReader:
         tps = [TopicPartition(self.topic, p) for p in partitions]
         ends = await self._consumer.end_offsets(tps)
         return {tp.partition: end for tp, end in ends.items()}
+
+    async def input_ends(self, topics: Sequence[str], partitions: Iterable[int]) -> dict[int, list[int]]:
+        """The end offsets of other topics, in their order, for each partition."""
+        wanted = list(partitions)
+        ends = await self._consumer.end_offsets([TopicPartition(t, p) for t in topics for p in wanted])
+        return {p: [ends[TopicPartition(t, p)] for t in topics] for p in wanted}
 
     async def read(
         self, partitions: Iterable[int], apply: Apply, start: Mapping[int, int] = MappingProxyType({})

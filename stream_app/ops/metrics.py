@@ -144,6 +144,9 @@ class Metrics:
         self.evictions = counter("evictions", "Users forgotten.", "reason")
         self.rebalances = counter("rebalances", "Rebalances of the consumer group.")
         self.recovered_records = counter("recovered_records", "State records read back.")
+        self.damaged_state = counter(
+            "damaged_state", "State records skipped because they cannot be true (skip_damaged_state)."
+        )
         self.recovery_seconds = counter("recovery_seconds", "Time spent reading state back.")
         self.lag = gauge(
             "consumer_lag_records", "Records of the log not yet processed.", "topic", "partition"

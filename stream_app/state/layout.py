@@ -28,6 +28,10 @@ _MOST_BYTES = 1 << 20
 Axis = int | tuple[tuple[str, int], ...]
 
 
+class DescriptionError(StateError):
+    """What should describe a layout cannot be read."""
+
+
 class Field(msgspec.Struct, frozen=True, array_like=True):
     """One field of a row, or of another field."""
 
@@ -62,12 +66,12 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
 
 
 def decode(key: bytes) -> Description:
-    """What `Description.encode` wrote. Raises StateError where it is none."""
+    """What `Description.encode` wrote. Raises DescriptionError where it is none."""
     try:
         found = msgspec.msgpack.decode(key[1:], type=Description)
         found.dtype()
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise StateError(f"a description of rows cannot be read ({error})") from error
+        raise DescriptionError(f"a description of rows cannot be read ({error})") from error
     return found
 
 

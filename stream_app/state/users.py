@@ -1,5 +1,6 @@
 """The users in memory: rows in one array, a slot for each user, and the model's hidden state beside them."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,15 +12,22 @@ from model.slab import Slab
 from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.messages import MessageColumns
+from stream_app.pointer import contiguous
+from stream_app.records import EVENT_TYPES
 from stream_app.replay.partitioner import partitions_of
 from stream_app.state.index import UserIndex, packed_keys
-from stream_app.state.layout import Layout
+from stream_app.state.layout import DescriptionError, Layout
 from stream_app.state.packing import gather, pack, told_apart
+from stream_app.state.plausible import WRONG, Damaged, ascii_only, beyond, refusal, wrong_rows
 from stream_app.state.reading import UNKNOWN_LAYOUT, Layouts, is_users
 from stream_app.state.rows import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
 
 #: Key of the record that holds what is kept per partition. A user_id has at least one byte.
 META_KEY = b""
+
+
+class UnreadableMetaError(StateError):
+    """What should be a partition's own record is something else."""
 
 
 class PartitionMeta(msgspec.Struct, frozen=True):
@@ -147,17 +155,20 @@ class Rows(UserIndex):
     def _layouts_of(self, partition: int) -> Layouts:
         return self._layouts.setdefault(partition, Layouts(self.layout))
 
-    def restore(self, partition: int, records: RecordColumns) -> None:
+    def restore(self, partition: int, records: RecordColumns, *, skip: bool = False) -> list[Damaged]:
         """Applies changelog records in log order: the last value of a key counts, none forgets the user.
 
-        Raises StateError for a value that is no row, or one that this version cannot read.
+        Raises StateError for a record that cannot be read or cannot be true. With `skip` the user of such a record is
+        forgotten and the record returned; only a layout whose fields mean something else is refused then, too.
         """
         spans = records.spans[records.spans["key_bytes"] > 0]
         users = is_users(records.data, spans["key_at"])
         layouts = self._layouts_of(partition)
-        for key in _keys(records.data, spans[~users]):
-            layouts.learn(key)
+        damaged = self._learn(layouts, records, spans[~users])
         spans = spans[users]
+        readable = _are_text(records.data, spans)
+        damaged += [_damaged(records, span, "its key is no text") for span in spans[~readable]]
+        spans = spans[readable]
         # The last record of each user within these decides, so the others need not be looked at.
         number = self._last_of_each(partition, records.data, spans)
         spans = spans[number]
@@ -165,21 +176,49 @@ class Rows(UserIndex):
         known = [self.find(partition, key) for key in _keys(records.data, spans[gone])]
         self.remove(np.array([slot for slot in known if slot is not None], np.int64))
         spans = spans[~gone]
-        if not len(spans):
-            return
+        if len(spans):
+            damaged += self._read(partition, layouts, records, spans)
+        if damaged and not skip:
+            raise StateError(refusal(damaged[0], records.topic, partition))
+        return damaged
+
+    def _read(
+        self, partition: int, layouts: Layouts, records: RecordColumns, spans: npt.NDArray[np.void]
+    ) -> list[Damaged]:
         slots, _ = self.resolve(partition, records.data, spans["key_at"], spans["key_bytes"])
         self.dirty[slots] = False
         at, size = spans["value_at"], spans["value_bytes"]
         behind = layouts.read(self.rows, slots, records.data, at, size)
-        if (behind < 0).any():
-            wrong = int(np.argmax(behind < 0))
-            raise StateError(
-                f"the changelog {records.topic}, partition {partition}, holds at offset {spans['offset'][wrong]} a "
-                f"record of {size[wrong]} bytes which is no row ({_why(int(behind[wrong]))}): it is damaged or was "
-                "written by another version; keep that version, or use another FORECLICK_GROUP"
-            )
-        # Behind the hidden state, whose size is a multiple of four bytes, up to three zeros may stand.
-        self.restored(slots, records.data, behind, (at + size - behind) & ~3)
+        wrong = self.wrong_rows(slots)
+        bad = (behind < 0) | (wrong > 0)
+        damaged = []
+        if bad.any():
+            why = [_why(b, w) for b, w in zip(behind[bad].tolist(), wrong[bad].tolist(), strict=True)]
+            damaged = [_damaged(records, s, w) for s, w in zip(spans[bad], why, strict=True)]
+            self.remove(slots[bad])
+            slots, behind, at, size = slots[~bad], behind[~bad], at[~bad], size[~bad]
+        if len(slots):
+            # Behind the hidden state, whose size is a multiple of four bytes, up to three zeros may stand.
+            self.restored(slots, records.data, behind, (at + size - behind) & ~3)
+        return damaged
+
+    def _learn(self, layouts: Layouts, records: RecordColumns, spans: npt.NDArray[np.void]) -> list[Damaged]:
+        damaged = []
+        for span, key in zip(spans, _keys(records.data, spans), strict=True):
+            try:
+                layouts.learn(key)
+            except DescriptionError as error:
+                damaged.append(_damaged(records, span, str(error)))
+        return damaged
+
+    def wrong_rows(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+        """What is wrong (n,) with rows that were read back, as places in `plausible.WRONG`; 0 for nothing."""
+        return np.zeros(len(slots), np.int8)
+
+    def beyond(self, partition: int, ends: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.int64]:
+        """The slots of a partition whose rows include offsets that their inputs have not: see `plausible.beyond`."""
+        slots = self.slots_of(partition)
+        return slots[beyond(self.rows["source"][slots], ends, positions)]
 
     def _last_of_each(
         self, partition: int, data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]
@@ -309,6 +348,10 @@ class Users(Rows):
         self.hidden.write(slots[mine], found)
         self.stale[slots[mine][broken]] = True
 
+    def wrong_rows(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+        """What is wrong with the rows of some slots."""
+        return wrong_rows(self.rows, slots, len(EVENT_TYPES))
+
     def number_recent(self, slots: npt.NDArray[np.int64]) -> None:
         """Finds the model's numbers of the recent items of some slots by their hashes."""
         hashes = self.rows["recent"]["item_hash"][slots]
@@ -323,8 +366,25 @@ def _keys(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[byte
     return [data[at : at + size].tobytes() for at, size in places]
 
 
-def _why(behind: int) -> str:
-    return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
+def _are_text(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which keys (n,) are UTF-8."""
+    found: npt.NDArray[np.bool_] = ascii_only(data, *contiguous(spans["key_at"], spans["key_bytes"]))
+    for i in np.flatnonzero(~found).tolist():
+        with contextlib.suppress(UnicodeDecodeError):
+            _keys(data, spans[i : i + 1])[0].decode()
+            found[i] = True
+    return found
+
+
+def _damaged(records: RecordColumns, span: np.void, why: str) -> Damaged:
+    at = int(span["key_at"])
+    return Damaged(int(span["offset"]), records.data[at : at + int(span["key_bytes"])].tobytes(), why)
+
+
+def _why(behind: int, wrong: int) -> str:
+    if behind < 0:
+        return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
+    return WRONG[wrong]
 
 
 def encode_meta(meta: PartitionMeta) -> bytes:
@@ -333,11 +393,14 @@ def encode_meta(meta: PartitionMeta) -> bytes:
 
 
 def decode_meta(value: bytes) -> PartitionMeta:
-    """Reads what `encode_meta` wrote, in this version or another. Raises StateError for another format."""
+    """Reads what `encode_meta` wrote, in this version or another.
+
+    Raises StateError for another format, UnreadableMetaError for what is none.
+    """
     try:
         meta = msgspec.msgpack.decode(value, type=PartitionMeta)
     except msgspec.MsgspecError as e:
-        raise StateError(f"the changelog's partition record cannot be read ({e})") from e
+        raise UnreadableMetaError(f"it cannot be read ({e})") from e
     if meta.format not in FORMATS_READ:
         raise StateError(
             f"the changelog has state format {meta.format}, this version reads "
