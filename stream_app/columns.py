@@ -1,5 +1,6 @@
 """Records of one topic partition as columns: where each key and value stands in one buffer, no object a record."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -144,10 +145,21 @@ class RecordColumns:
         return cls(topic, partition, data, spans)
 
 
+#: Half of a character of UTF-16 in the form of UTF-8: one wrong character in Java, several in Python.
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]?")
+
+
+def _name(packed: bytes) -> str:
+    try:
+        return packed.decode()
+    except UnicodeDecodeError:
+        return _SURROGATE.sub("\ufffd".encode(), packed).decode("utf-8", "replace")
+
+
 def read_headers(packed: bytes) -> Headers:
     """Headers of a record of message format v2; a value may be None. Source: Kafka's protocol guide, "Record Header".
 
-    A name that is no UTF-8 is read with replacement characters.
+    A name that is no UTF-8 is read with replacement characters, as many as in Java.
     """
     at = 0
 
@@ -171,7 +183,7 @@ def read_headers(packed: bytes) -> Headers:
         at += size
         return packed[at - size : at]
 
-    return tuple(((text() or b"").decode("utf-8", "replace"), text()) for _ in range(number()))  # type: ignore[misc]
+    return tuple((_name(text() or b""), text()) for _ in range(number()))  # type: ignore[misc]
 
 
 def write_headers(headers: Headers) -> bytes:

@@ -78,38 +78,62 @@ def _serve(pipe: Connection, bootstrap: str) -> None:
 
 class _Reader:
     def __init__(self, jpype: Any, bootstrap: str) -> None:
-        self._jpype = jpype
-        settings = jpype.JClass("java.util.Properties")()
-        plain = jpype.JClass("org.apache.kafka.common.serialization.ByteArrayDeserializer").class_.getName()
-        for name, value in {
-            "bootstrap.servers": bootstrap, "key.deserializer": plain, "value.deserializer": plain,
-            "enable.auto.commit": "false", "isolation.level": "read_committed", "auto.offset.reset": "earliest",
-            "fetch.max.wait.ms": "5",  # a fetch at the end of one partition holds up the next one
-        }.items():  # fmt: skip
-            settings.put(name, value)
-        self._consumer = jpype.JClass("org.apache.kafka.clients.consumer.KafkaConsumer")(settings)
+        self._jpype, self._bootstrap = jpype, bootstrap
         self._place = jpype.JClass("org.apache.kafka.common.TopicPartition")
         self._list = jpype.JClass("java.util.List")
         self._wait = jpype.JClass("java.time.Duration").ofMillis(200)
+        self._consumer = self._make(500)
+        # What it throws that is no KafkaException takes the records before it along: then one at a time.
+        self._careful = self._make(1)
+
+    def _make(self, most: int) -> Any:
+        settings = self._jpype.JClass("java.util.Properties")()
+        plain = self._jpype.JClass(
+            "org.apache.kafka.common.serialization.ByteArrayDeserializer"
+        ).class_.getName()
+        for name, value in {
+            "bootstrap.servers": self._bootstrap,
+            "key.deserializer": plain,
+            "value.deserializer": plain,
+            "enable.auto.commit": "false",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "max.poll.records": str(most),
+            "fetch.max.wait.ms": "5",  # a fetch at the end of one partition holds up the next one
+        }.items():
+            settings.put(name, value)
+        return self._jpype.JClass("org.apache.kafka.clients.consumer.KafkaConsumer")(settings)
 
     def read(self, topic: str, partition: int, begins: list[int]) -> Log:
-        consumer, place = self._consumer, self._place(topic, partition)
-        consumer.assign(self._list.of(place))
-        consumer.seek(place, self._jpype.JLong(0))
-        end = int(consumer.endOffsets(self._list.of(place)).get(place))
+        place = self._place(topic, partition)
+        self._consumer.assign(self._list.of(place))
+        end = int(self._consumer.endOffsets(self._list.of(place)).get(place))
         log = Log([], [])
-        deadline = time.monotonic() + _LIMIT_S
+        at, deadline = 0, time.monotonic() + _LIMIT_S
+        while at < end:
+            at, threw = self._until_it_throws(self._consumer, place, at, end, deadline, log)
+            if threw:
+                at, threw = self._until_it_throws(self._careful, place, at, end, deadline, log)
+            if threw:
+                log.refused.append((at, threw))
+                behind = bisect_right(begins, at)
+                at = begins[behind] if behind < len(begins) else end
+        return log
+
+    def _until_it_throws(
+        self, consumer: Any, place: Any, at: int, end: int, deadline: float, log: Log
+    ) -> tuple[int, str]:
+        """Where it stands in the end, and what it threw."""
+        consumer.assign(self._list.of(place))
+        consumer.seek(place, self._jpype.JLong(at))
         while int(consumer.position(place)) < end:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{topic}-{partition} stands at {consumer.position(place)} of {end}")
+                raise TimeoutError(f"{place} stands at {consumer.position(place)} of {end}")
             try:
                 log.records.extend(_seen(record) for record in consumer.poll(self._wait))
             except self._jpype.JException as error:
-                at = int(consumer.position(place))
-                log.refused.append((at, str(error.getCause() or error)))
-                behind = bisect_right(begins, at)
-                consumer.seek(place, self._jpype.JLong(begins[behind] if behind < len(begins) else end))
-        return log
+                return int(consumer.position(place)), str(error.getCause() or error)
+        return int(consumer.position(place)), ""
 
 
 def _seen(record: Any) -> Seen:

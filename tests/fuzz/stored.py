@@ -109,7 +109,12 @@ class Round:
                 set_aside = (first, first + m.records - 1) in aside
                 outcome = self._one(m, first, java[p], theirs, mine, set_aside)
                 beyond |= outcome == "renumbered"
-                assert beyond or outcome != LOST, (m, first)
+                assert beyond or outcome != LOST, (
+                    m,
+                    first,
+                    [mine.get(first + i) for i in range(m.records)],
+                    theirs,
+                )
                 outcomes[outcome] += 1
             # A record that Java gives an offset of its own has another one here, or is in a batch that was set aside.
             moved = [seen for found in theirs.values() for seen in found if mine.get(seen[0]) != seen]

@@ -1,5 +1,6 @@
 """Records as columns: what goes in comes out, whole, in part or one by one."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,3 +79,18 @@ def test_headers_come_back(headers: tuple[tuple[str, bytes], ...]) -> None:
 def test_a_name_that_is_no_text() -> None:
     """A header whose name is no UTF-8 stops nothing."""
     assert read_headers(b"\x02\x04\xff!\x02v") == (("\ufffd!", b"v"),)
+
+
+@pytest.mark.parametrize(
+    "packed, name",
+    [
+        (b"\x02\x82\x80\x80\x80\x70h\x01", "h"),  # a length with bits beyond the 32nd, which fall off
+        (b"\x02\x06\xed\xa0\x80\x01", "\ufffd"),
+        (b"\x02\x06\xed\xa0h\x01", "\ufffdh"),
+        (b"\x02\x06\xe2\x82h\x01", "\ufffdh"),
+        (b"\x02\x06\xf5\x80h\x01", "\ufffd\ufffdh"),
+    ],
+)
+def test_names_of_headers_as_java_reads_them(packed: bytes, name: str) -> None:
+    """Lengths of 32 bits, and one replacement character for half a character of UTF-16."""
+    assert read_headers(packed) == ((name, None),)
