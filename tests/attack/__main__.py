@@ -14,11 +14,14 @@ from tests.integration.harness import workers
 
 def main() -> None:
     """The command."""
-    argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
+    named = {attack.__name__: attack for attack in batches.ALL}
+    parser.add_argument("attacks", nargs="*", metavar="attack", help=f"only these: {', '.join(named)}")
+    chosen = parser.parse_args().attacks or list(named)
     with TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as kafka, workers() as start:
         it = asyncio.run(attacked(kafka, start, Path(folder) / "worker", "attack-"))
         print(f"idle: {it.idle >> 20} MB", flush=True)
-        for attack in batches.ALL:
+        for attack in (named[name] for name in chosen):
             began = time.monotonic()
             attack(it)
             print(

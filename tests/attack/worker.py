@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from stream_app.broker import EmbeddedKafka
 from tests.fuzz.produce import RawProducer
 from tests.integration.harness import Reader, Start, Worker, make_topics, wait_for
@@ -12,6 +14,8 @@ from tests.stream_app.raw import record, stored
 
 #: Memory that a worker may take beside what it has idle, in bytes.
 MEMORY_BYTES = 256 << 20
+#: Address space that it gets beside what it has idle: more is a MemoryError.
+ADDRESS_BYTES = 1 << 30
 
 
 class Attacked:
@@ -94,7 +98,7 @@ class Attacked:
 async def attacked(
     kafka: EmbeddedKafka, start: Start, folder: Path, prefix: str, **settings: object
 ) -> Attacked:
-    """A worker that is ready and has answered."""
+    """A worker that is ready and has answered, and gets little more address space from now on."""
     await make_topics(kafka.bootstrap, prefix, 2)
     worker = start(folder, kafka.bootstrap, prefix, **settings).wait_ready(120)
     found = Attacked(kafka, worker, prefix)
@@ -102,6 +106,8 @@ async def attacked(
         found.good(topic)
     found.answers("nothing")
     found.idle = _memory(worker, "VmRSS")
+    room = _memory(worker, "VmSize") + ADDRESS_BYTES
+    psutil.Process(worker.process.pid).rlimit(psutil.RLIMIT_AS, (room, room))  # as `ulimit -v`
     return found
 
 

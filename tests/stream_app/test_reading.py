@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import zstandard
 
+from stream_app.agents.engine import Engine
 from stream_app.columns import RecordColumns
+from stream_app.settings import Settings
 from stream_app.transport import wire
 from stream_app.transport.fetched import LETTER_BYTES, letters
 from stream_app.transport.reading import read
@@ -231,3 +233,25 @@ def test_gzip_checks_what_java_checks() -> None:
     head = bytes(named[:10]) + b"name\0comment\0"
     parsed = parse(stored(head + struct.pack("<H", zlib.crc32(head) & 0xFFFF) + good[10:], 2, 1))
     assert seen(parsed) == BOTH[:2] and not parsed.aside
+
+
+def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
+    """Dead letters of a batch leave once processing has passed its last offset, and hold up a checkpoint until then."""
+    engine = Engine(Settings(resident_users=100), partitions=1)
+    engine.assign(0, [0, 0, 0])
+    engine.restored(0)
+    event = b'{"user_id":"g","ts":%d,"item_id":"i1"}' % T0
+    good = stored(record(0, b"g", event), 1, base=0)
+    odd = stored(record(1, b"a", b"1") + record(1, b"b", b"2"), 2, base=1)
+    (piece,) = read(good + odd, 0)
+    aside = [letter for each in piece.aside for letter in letters("clicks", 0, each)]
+    bad = engine.ingest(0, 0, RecordColumns("clicks", 0, piece.data, piece.spans, aside), piece.next)
+    assert [(b.reason, b.record.offset) for b in bad] == [("malformed", 2), ("unreadable", 2)]
+    assert engine.dead_letters() == {}  # the event before it waits for the other topics
+    assert engine.step(0.0, ended=True) is not None
+    assert engine.checkpoint(0, 1) is None
+    ((_, found),) = engine.dead_letters().items()
+    assert [dict(headers)["foreclick.reason"] for _, _, headers in found] == [b"malformed", b"unreadable"]
+    assert found[1][1] == odd and dict(found[1][2])["foreclick.offsets"] == b"1-2"
+    checkpoint = engine.checkpoint(0, 1)
+    assert checkpoint is not None and checkpoint.positions == [3, 0, 0]
