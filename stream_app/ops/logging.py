@@ -25,7 +25,8 @@ _SECRET_IN_TEXT = (
         ),
         rf"\1{MASK}",
     ),
-    (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), rf"\1{MASK}@"),  # scheme://user:password@host
+    # scheme://user:password@host, up to the last @: a password may hold one, and a slash.
+    (re.compile(r"(://[^/\s:@]*:)[^\s\"'<>]+@"), rf"\1{MASK}@"),
 )
 
 #: Loggers that say at `info` what only their developers want to know.

@@ -26,7 +26,11 @@ from stream_app.replay.errors import (
 #: Uncompressed bytes after which a block is written: large enough to compress well, small enough to follow.
 BLOCK_BYTES = 512 * 1024
 #: Uncompressed bytes of a block that a reader takes: a writer's last record may be a large one.
-MAX_BLOCK_BYTES = 1 << 30
+MAX_BLOCK_BYTES = 64 << 20
+#: Records of a block that a reader takes: the smallest record has 9 bytes, so a writer's block has half as many.
+MAX_BLOCK_RECORDS = 1 << 17
+#: Partitions of a topic that a head may name, which is more than Kafka clusters have.
+MAX_PARTITIONS = 100_000
 
 #: What bytes behind a right checksum may lead to, where another program wrote them.
 _BODY_ERRORS = (
@@ -260,7 +264,13 @@ class RecordingReader:
         try:
             if zstandard.frame_content_size(body) > MAX_BLOCK_BYTES:
                 raise zstandard.ZstdError(f"more than {MAX_BLOCK_BYTES} bytes")
-            rows = self._decode.decode(self._expand.decompress(body))
+            unpacked = self._expand.decompress(body)
+            # Looked at before a record is made: 4 kB can say that they are millions.
+            if unpacked[:5] != b"\xdd" + struct.pack(">I", count) or count > MAX_BLOCK_RECORDS:
+                raise zstandard.ZstdError(
+                    f"not the {count} records of its head, or more than {MAX_BLOCK_RECORDS}"
+                )
+            rows = self._decode.decode(unpacked)
         except _BODY_ERRORS as error:
             raise DamagedRecording(
                 self.path, f"holds a block that is not of this format ({error})", good
@@ -288,11 +298,17 @@ class RecordingReader:
         if xxhash.xxh3_64_intdigest(body) != checksum:
             raise DamagedRecording(self.path, "is damaged in its head", 0)
         try:
-            return msgspec.msgpack.decode(body, type=layout.Head)
+            found = msgspec.msgpack.decode(body, type=layout.Head)
         except _BODY_ERRORS as error:
             raise DamagedRecording(
                 self.path, f"has a head that is not of this format ({error})", 0
             ) from error
+        for topic, partitions in found.topics.items():
+            if not 0 <= partitions <= MAX_PARTITIONS:
+                raise DamagedRecording(
+                    self.path, f"names {partitions} partitions of topic {topic!r} in its head", 0
+                )
+        return found
 
     def _open(self) -> BinaryIO:
         try:
