@@ -85,12 +85,12 @@ async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(
         assert code in {0, 1}, text[-2000:]
 
 
-async def test_the_broker_goes_while_the_worker_starts(start: Start, tmp_path: Path) -> None:
+async def test_the_broker_goes_while_the_worker_starts(start_from_scratch: Start, tmp_path: Path) -> None:
     """The broker goes at any moment of the start: the worker waits until it is back, or ends with a sentence."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
         for i, delay_s in enumerate((0.0, 0.3)):
-            worker = start(tmp_path / f"w{i}", broker.bootstrap, "p-")
+            worker = start_from_scratch(tmp_path / f"w{i}", broker.bootstrap, "p-")
             wait_for("the worker to begin", lambda w=worker: "worker starts" in w.text(), every_s=0.01)
             await asyncio.sleep(delay_s)
             broker.kill()
