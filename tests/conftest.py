@@ -28,6 +28,8 @@ LONGEST = (
     "integration/test_transport.py",
     "simulation/test_mutants.py",
     "simulation/test_schedules.py",
+    "integration/test_group_trouble.py",
+    "integration/test_reference_changelog.py",
     "integration/test_rights.py",
     "integration/test_security.py",
     "integration/test_standby.py",

@@ -19,7 +19,8 @@ _LONGS = (0, wire.FIRST_TIMESTAMP_AT, wire.MAX_TIMESTAMP_AT, wire.PRODUCER_AT)
 _BYTES = (wire.MAGIC_AT, wire.ATTRIBUTES_AT, wire.ATTRIBUTES_AT + 1)
 
 
-def _varint(x: int) -> bytes:
+def varint(x: int) -> bytes:
+    """The zigzag number as records hold it, of up to 64 bits."""
     x = (x << 1 ^ x >> 63) & (1 << 64) - 1
     out = bytearray()
     while x > 0x7F:
@@ -29,7 +30,7 @@ def _varint(x: int) -> bytes:
 
 
 _VARINTS = [
-    *map(_varint, (-(2**63), -(2**31), -2, -1, 0, 1, 6, 7, 63, 64, 127, 128, 2**31 - 1, 2**31, 2**62, 2**63 - 1)),
+    *map(varint, (-(2**63), -(2**31), -2, -1, 0, 1, 6, 7, 63, 64, 127, 128, 2**31 - 1, 2**31, 2**62, 2**63 - 1)),
     b"\x80", b"\xff" * 9 + b"\x01", b"\xff" * 9 + b"\x7f", b"\xff" * 11 + b"\x01", b"\x80\x80\x80\x00", b"",
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.columns import RecordColumns
 from stream_app.transport import closed, wire
+from tests.fuzz.fetches import varint
 from tests.stream_app.batches import (
     CODECS,
     T0,
@@ -196,27 +197,18 @@ def test_a_body_of_any_bytes_does_no_harm(body: bytes, count: int) -> None:
             assert [each.data for each in parsed.aside] == [seal(bytes(whole))]
 
 
-def _varint(x: int) -> bytes:
-    x = (x << 1 ^ x >> 63) & (1 << 64) - 1
-    out = bytearray()
-    while x > 0x7F:
-        out.append(x & 0x7F | 0x80)
-        x >>= 7
-    return bytes([*out, x])
-
-
 _EDGES = (-(1 << 63), -(1 << 31), -2, -1, 0, 1, 6, 7, 63, 64, 1 << 31, (1 << 63) - 1)
 
 
 @pytest.mark.parametrize("field", range(7))
 def test_lengths_at_their_limits_do_no_harm(field: int) -> None:
     """A length, delta or count at the ends of its range, and one cut off or longer than 64 bits, wraps nothing."""
-    for edge in [*map(_varint, _EDGES), b"\x80", b"\xff" * 9 + b"\x7f", b"\xff" * 11 + b"\x01"]:
-        fields = [b"\x00", _varint(0), _varint(0), _varint(1) + b"k", _varint(1) + b"v", _varint(0)]
+    for edge in [*map(varint, _EDGES), b"\x80", b"\xff" * 9 + b"\x7f", b"\xff" * 11 + b"\x01"]:
+        fields = [b"\x00", varint(0), varint(0), varint(1) + b"k", varint(1) + b"v", varint(0)]
         if field:
             fields[field - 1] = edge + fields[field - 1][1:]
         record = b"".join(fields)
-        record = (_varint(len(record)) if field else edge) + record
+        record = (varint(len(record)) if field else edge) + record
         whole = bytearray(batch([Part(0, T0, b"", b"")])[: wire.HEADER_BYTES] + record)
         struct.pack_into(">i", whole, wire.LENGTH_AT, len(whole) - wire.AFTER_LENGTH)
         parsed = parse(seal(bytes(whole)), -(1 << 62))
