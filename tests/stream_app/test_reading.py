@@ -236,7 +236,7 @@ def test_gzip_checks_what_java_checks() -> None:
 
 
 def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
-    """Dead letters of a batch leave once processing has passed its last offset, and hold up a checkpoint until then."""
+    """Dead letters of a batch leave once processing has passed its last offset; until then no checkpoint is made."""
     engine = Engine(Settings(resident_users=100), partitions=1)
     engine.assign(0, [0, 0, 0])
     engine.restored(0)
