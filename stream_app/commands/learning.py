@@ -95,7 +95,7 @@ def bar(quiet: bool) -> Progress:
     """The bar of training and evaluation, on the error stream."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=10),
         TextColumn("{task.fields[left]}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
@@ -117,7 +117,7 @@ def reader(shown: Progress, task: TaskID, stopper: Stopper, refit: bool) -> Call
     def report(at: "At") -> None:
         nonlocal quality, told
         if at.mrr is not None:
-            quality = f", MRR@20 {at.mrr:.3f} on held-out events"
+            quality = f", MRR@20 {at.mrr:.3f}"
         again = "again on all events, " if at.refit else ""
         text = f"{again}epoch {at.epoch} of {at.epochs}, loss {at.loss:.3f}{'' if at.refit else quality}"
         shown.update(
