@@ -30,14 +30,14 @@ def limit(bootstrap: str, topic: str, size: int) -> None:
     admin.incremental_alter_configs([resource])[resource].result(20)
 
 
-def poison(bootstrap: str, topic: str, value: bytes, headers: Any = ()) -> None:
+def poison(bootstrap: str, topic: str, value: bytes, headers: Any = (), key: bytes = b"mallory") -> None:
     """One record that is small on its way and large when it is read."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "compression.codec": "zstd", "message.max.bytes": 100_000_000}
     )
     failed: list[str] = []
     producer.produce(
-        topic, value, b"mallory", 0, headers=list(headers),
+        topic, value, key, 0, headers=list(headers),
         on_delivery=lambda error, _: failed.append(str(error)) if error else None,
     )  # fmt: skip
     assert producer.flush(30) == 0 and not failed, failed
@@ -57,20 +57,26 @@ async def test_a_bad_record_larger_than_dead_letters_takes(
     small = [(b"x" * n, [("trace", b"7")]) for n in (70_000, 300_000)]
     for value, headers in [small[0], (large, [("foreclick.reason", b"empty")]), small[1]]:
         poison(kafka.bootstrap, f"{prefix}clicks", value, headers)
+    many = [("trace", b"t" * 30_000)] * 40
+    poison(kafka.bootstrap, f"{prefix}clicks", b"{}", many, key=bytes(1_200_000))
     records = clicks(400)
     produce(kafka.bootstrap, prefix, records)
     answers = Reader(kafka.bootstrap, f"{prefix}predictions")
     answers.read_until("all answers", lambda m: len(m) >= 400)
     dead = Reader(kafka.bootstrap, f"{prefix}dead-letters")
-    first, cut, last = dead.read_until("the dead letters", lambda m: len(m) >= 3)
+    first, cut, last, other = dead.read_until("the dead letters", lambda m: len(m) >= 4)
     assert (first.value(), last.value()) == (small[0][0], small[1][0])
     headers = dict(cut.headers())
     assert large.startswith(cut.value()) and 1_000_000 < len(cut.value()) < 3_000_000
     assert headers["foreclick.value.length"] == b"3000000"
     assert headers["foreclick.value.sha256"] == hashlib.sha256(large).hexdigest().encode()
     assert (headers["foreclick.reason"], headers["source.foreclick.reason"]) == (b"too_large", b"empty")
+    told = dict(other.headers())
+    assert other.value() == b"{}" and bytes(1_200_000).startswith(other.key()) and len(other.key()) > 200_000
+    assert (told["foreclick.key.length"], told["foreclick.headers.dropped"]) == (b"1200000", b"40")
+    assert "trace" not in told
     topic = f"{prefix}dead-letters"
-    assert worker.metric("foreclick_cut_outputs_total", topic=topic) == 1
+    assert worker.metric("foreclick_cut_outputs_total", topic=topic) == 2
     assert worker.stop() == 0
     answers.close()
     dead.close()
