@@ -262,10 +262,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30 * DAY_MS
 
     skip_damaged_state: Annotated[
-        bool,
-        _doc(
-            "go on without state records that are damaged: their users begin again, and nothing else is said of them"
-        ),
+        bool, _doc("go on without state records that cannot be true: their users begin again")
     ] = False
 
     standby_replicas: Annotated[

@@ -77,7 +77,7 @@ def beyond(
     one and not the row wrong, which `standing` tells.
     """
     limit = np.maximum(np.array(ends, np.int64), np.array(positions, np.int64))
-    return np.asarray((source.reshape(len(source), -1) >= limit).any(axis=1), np.bool_)
+    return np.asarray((source.reshape(len(source), len(ends)) >= limit).any(axis=1), np.bool_)
 
 
 @jit

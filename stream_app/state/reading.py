@@ -1,14 +1,18 @@
 """Reads rows of any layout that a partition's changelog describes."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
+from stream_app.pointer import contiguous
 from stream_app.state.evolve import convert
 from stream_app.state.layout import LAYOUT_KEY, Description, Layout, decode
 from stream_app.state.packing import NUMBER_BYTES, numbers, unpack
+from stream_app.state.plausible import WRONG, Damaged, ascii_only
 
 #: What `Layouts.read` says in place of a position: the value ends before its row does; nothing describes its layout.
 TOO_SHORT, UNKNOWN_LAYOUT = -1, -2
@@ -91,3 +95,32 @@ class Layouts:
                 behind[mine] = unpack(old, np.arange(len(mine)), *part[1:])
                 rows[part[0]] = convert(old, was, self.own)
         return behind
+
+
+def keys_of(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[bytes]:
+    """The key of each span."""
+    places = zip(spans["key_at"].tolist(), spans["key_bytes"].tolist(), strict=True)
+    return [data[at : at + size].tobytes() for at, size in places]
+
+
+def are_text(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which keys (n,) are UTF-8."""
+    found: npt.NDArray[np.bool_] = ascii_only(data, *contiguous(spans["key_at"], spans["key_bytes"]))
+    for i in np.flatnonzero(~found).tolist():
+        with contextlib.suppress(UnicodeDecodeError):
+            keys_of(data, spans[i : i + 1])[0].decode()
+            found[i] = True
+    return found
+
+
+def damaged_of(records: RecordColumns, span: np.void, why: str) -> Damaged:
+    """The record of a span, of which `why` says what is wrong."""
+    at = int(span["key_at"])
+    return Damaged(int(span["offset"]), records.data[at : at + int(span["key_bytes"])].tobytes(), why)
+
+
+def why_of(behind: int, wrong: int) -> str:
+    """What is wrong with a value: what `Layouts.read` says, else `plausible.wrong_rows`."""
+    if behind < 0:
+        return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
+    return WRONG[wrong]

@@ -1,6 +1,5 @@
 """The users in memory: rows in one array, a slot for each user, and the model's hidden state beside them."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,13 @@ from model.slab import Slab
 from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.messages import MessageColumns
-from stream_app.pointer import contiguous
 from stream_app.records import EVENT_TYPES
 from stream_app.replay.partitioner import partitions_of
 from stream_app.state.index import UserIndex, packed_keys
 from stream_app.state.layout import DescriptionError, Layout
 from stream_app.state.packing import gather, pack, told_apart
-from stream_app.state.plausible import WRONG, Damaged, ascii_only, beyond, refusal, wrong_rows
-from stream_app.state.reading import UNKNOWN_LAYOUT, Layouts, is_users
+from stream_app.state.plausible import Damaged, beyond, refusal, wrong_rows
+from stream_app.state.reading import Layouts, are_text, damaged_of, is_users, keys_of, why_of
 from stream_app.state.rows import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
 
 #: Key of the record that holds what is kept per partition. A user_id has at least one byte.
@@ -166,14 +164,14 @@ class Rows(UserIndex):
         layouts = self._layouts_of(partition)
         damaged = self._learn(layouts, records, spans[~users])
         spans = spans[users]
-        readable = _are_text(records.data, spans)
-        damaged += [_damaged(records, span, "its key is no text") for span in spans[~readable]]
+        readable = are_text(records.data, spans)
+        damaged += [damaged_of(records, span, "its key is no text") for span in spans[~readable]]
         spans = spans[readable]
         # The last record of each user within these decides, so the others need not be looked at.
         number = self._last_of_each(partition, records.data, spans)
         spans = spans[number]
         gone = spans["value_bytes"] < 0
-        known = [self.find(partition, key) for key in _keys(records.data, spans[gone])]
+        known = [self.find(partition, key) for key in keys_of(records.data, spans[gone])]
         self.remove(np.array([slot for slot in known if slot is not None], np.int64))
         spans = spans[~gone]
         if len(spans):
@@ -193,8 +191,8 @@ class Rows(UserIndex):
         bad = (behind < 0) | (wrong > 0)
         damaged = []
         if bad.any():
-            why = [_why(b, w) for b, w in zip(behind[bad].tolist(), wrong[bad].tolist(), strict=True)]
-            damaged = [_damaged(records, s, w) for s, w in zip(spans[bad], why, strict=True)]
+            why = [why_of(b, w) for b, w in zip(behind[bad].tolist(), wrong[bad].tolist(), strict=True)]
+            damaged = [damaged_of(records, s, w) for s, w in zip(spans[bad], why, strict=True)]
             self.remove(slots[bad])
             slots, behind, at, size = slots[~bad], behind[~bad], at[~bad], size[~bad]
         if len(slots):
@@ -204,11 +202,11 @@ class Rows(UserIndex):
 
     def _learn(self, layouts: Layouts, records: RecordColumns, spans: npt.NDArray[np.void]) -> list[Damaged]:
         damaged = []
-        for span, key in zip(spans, _keys(records.data, spans), strict=True):
+        for span, key in zip(spans, keys_of(records.data, spans), strict=True):
             try:
                 layouts.learn(key)
             except DescriptionError as error:
-                damaged.append(_damaged(records, span, str(error)))
+                damaged.append(damaged_of(records, span, str(error)))
         return damaged
 
     def wrong_rows(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
@@ -359,32 +357,6 @@ class Users(Rows):
         there = hashes != 0
         recent[there] = self.items.of(hashes[there])
         self.recent_item[slots] = recent
-
-
-def _keys(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[bytes]:
-    places = zip(spans["key_at"].tolist(), spans["key_bytes"].tolist(), strict=True)
-    return [data[at : at + size].tobytes() for at, size in places]
-
-
-def _are_text(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Which keys (n,) are UTF-8."""
-    found: npt.NDArray[np.bool_] = ascii_only(data, *contiguous(spans["key_at"], spans["key_bytes"]))
-    for i in np.flatnonzero(~found).tolist():
-        with contextlib.suppress(UnicodeDecodeError):
-            _keys(data, spans[i : i + 1])[0].decode()
-            found[i] = True
-    return found
-
-
-def _damaged(records: RecordColumns, span: np.void, why: str) -> Damaged:
-    at = int(span["key_at"])
-    return Damaged(int(span["offset"]), records.data[at : at + int(span["key_bytes"])].tobytes(), why)
-
-
-def _why(behind: int, wrong: int) -> str:
-    if behind < 0:
-        return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
-    return WRONG[wrong]
 
 
 def encode_meta(meta: PartitionMeta) -> bytes:

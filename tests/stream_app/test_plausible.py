@@ -177,6 +177,7 @@ def test_positions_beyond_the_end_are_not_the_rows_fault() -> None:
     source = np.array([[5, -1, 3], [7, -1, -1], [9, 0, 0]])
     assert beyond(source, [8, 0, 4], [0, 0, 0]).tolist() == [False, False, True]
     assert beyond(source, [8, 0, 4], [10, 1, 0]).tolist() == [False, False, False]
+    assert beyond(np.empty((0, 3), np.int64), [8, 0, 4], [0, 0, 0]).tolist() == []
     assert wrong_meta(MAX_TS_MS, 0, [0, 0, 0], 3) is None
 
 
