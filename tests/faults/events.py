@@ -109,6 +109,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._stopped = threading.Event()
         self.acknowledged = 0  #: good events on the broker
+        self.most = len(plan)  #: so many events are sent until somebody raises it
         self.errors: list[str] = []
 
     def start(self) -> None:
@@ -152,6 +153,9 @@ class Sender:
             if i % 20 == 0:
                 self._producer.poll(0)
                 self._stopped.wait(max(0.0, start + i / self._rate - time.monotonic()))
+            while i >= self.most and not self._stopped.wait(0.01):
+                self._producer.poll(0)
+                start = time.monotonic() - i / self._rate
             key, partition = f"u{event.user}".encode(), self._plan.partition(event.user)
             self._producer.produce(
                 self._prefix + event.topic, body(event), key, partition, on_delivery=self._delivered

@@ -45,10 +45,14 @@ class Group:
     """The workers that are there, and what became of the others."""
 
     def __init__(
-        self, start: Callable[[str], Worker], answers: Callable[[], int], draw: random.Random
+        self,
+        start: Callable[[str], Worker],
+        answers: Callable[[], int],
+        more: Callable[[], None],
+        draw: random.Random,
     ) -> None:
-        """`start`: a worker of this name. `answers`: how many there are."""
-        self._start, self._answers, self._draw = start, answers, draw
+        """`start`: a worker of this name. `answers`: how many there are. `more`: lets events come for a kill."""
+        self._start, self._answers, self._more, self._draw = start, answers, more, draw
         self.members: list[Worker] = []
         self.leaving: list[Worker] = []
         self.done: Counter[str] = Counter()
@@ -60,6 +64,7 @@ class Group:
             self.join()
         elif self.done["leave"] > self.done["kill"]:
             before = self._answers()
+            self._more()
             wait_for("answers to flow", lambda: self.keep() or self._answers() > before + FLOW)
             self.members.pop(self._draw.randrange(len(self.members))).kill()
             self.done["kill"] += 1
@@ -123,20 +128,33 @@ def test_many_changes_of_the_group(
     group = Group(
         lambda name: start(tmp_path / name, kafka.bootstrap, prefix, **settings),
         lambda: seen.count,
+        lambda: allow(sender.acknowledged + FLOW + FLOW // 2),
         random.Random(3),
     )
     sender = Sender(kafka.bootstrap, prefix, plan, RATE)
+    sender.most = 0
+
+    def due(change: int) -> int:
+        return len(plan) * change // (changes + 2)
+
+    def allow(events: int) -> None:
+        """The events never run ahead of the changes, however slow the machine is."""
+        sender.most = min(len(plan) - 1, max(sender.most, events))
+
     try:
         group.join()
         group.wait_at_work()
         sender.start()
         for change in range(1, changes + 1):
-            due = len(plan) * change // (changes + 2)  # so that all of them find events on their way
-            wait_for(f"event {due} to be sent", lambda n=due: group.keep() or sender.acknowledged >= n)
+            allow(due(change + 1))  # so that all of them find events on their way
+            wait_for(
+                f"event {due(change)}", lambda n=change: group.keep() or sender.acknowledged >= due(n) - 40
+            )
             group.change()
         assert sender.running, (
             "the events were all sent before the last change: the test shows less than it says"
         )
+        sender.most = len(plan)
         sender.finish(HEAL_S)
         wait_for(f"{len(plan)} answers", lambda: group.keep() or seen.count >= len(plan), HEAL_S)
         _wait_for_offsets(kafka.bootstrap, prefix, name, group)
