@@ -266,7 +266,7 @@ class RecordingReader:
                 raise zstandard.ZstdError(f"more than {MAX_BLOCK_BYTES} bytes")
             unpacked = self._expand.decompress(body)
             # Looked at before a record is made: 4 kB can say that they are millions.
-            if unpacked[:5] != b"\xdd" + struct.pack(">I", count) or count > MAX_BLOCK_RECORDS:
+            if count > MAX_BLOCK_RECORDS or unpacked[:5] != b"\xdd" + struct.pack(">I", count):
                 raise zstandard.ZstdError(
                     f"not the {count} records of its head, or more than {MAX_BLOCK_RECORDS}"
                 )
