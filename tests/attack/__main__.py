@@ -17,9 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     named = {attack.__name__: attack for attack in batches.ALL}
     parser.add_argument("attacks", nargs="*", metavar="attack", help=f"only these: {', '.join(named)}")
-    chosen = parser.parse_args().attacks or list(named)
+    parser.add_argument(
+        "--limited", action="store_true", help="with 1 GB of address space beside the idle worker's"
+    )
+    options = parser.parse_args()
+    chosen = options.attacks or list(named)
     with TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as kafka, workers() as start:
-        it = asyncio.run(attacked(kafka, start, Path(folder) / "worker", "attack-"))
+        it = asyncio.run(attacked(kafka, start, Path(folder) / "worker", "attack-", limited=options.limited))
         print(f"idle: {it.idle >> 20} MB", flush=True)
         for attack in (named[name] for name in chosen):
             began = time.monotonic()

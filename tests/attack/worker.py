@@ -96,9 +96,15 @@ class Attacked:
 
 
 async def attacked(
-    kafka: EmbeddedKafka, start: Start, folder: Path, prefix: str, **settings: object
+    kafka: EmbeddedKafka,
+    start: Start,
+    folder: Path,
+    prefix: str,
+    *,
+    limited: bool = False,
+    **settings: object,
 ) -> Attacked:
-    """A worker that is ready and has answered, and gets little more address space from now on."""
+    """A worker that is ready and has answered; if `limited`, it gets little more address space from now on."""
     await make_topics(kafka.bootstrap, prefix, 2)
     worker = start(folder, kafka.bootstrap, prefix, **settings).wait_ready(120)
     found = Attacked(kafka, worker, prefix)
@@ -106,8 +112,9 @@ async def attacked(
         found.good(topic)
     found.answers("nothing")
     found.idle = _memory(worker, "VmRSS")
-    room = _memory(worker, "VmSize") + ADDRESS_BYTES
-    psutil.Process(worker.process.pid).rlimit(psutil.RLIMIT_AS, (room, room))  # as `ulimit -v`
+    if limited:
+        room = _memory(worker, "VmSize") + ADDRESS_BYTES
+        psutil.Process(worker.process.pid).rlimit(psutil.RLIMIT_AS, (room, room))  # as `ulimit -v`
     return found
 
 
