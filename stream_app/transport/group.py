@@ -11,6 +11,7 @@ It also stands between aiokafka's coordinator and the broker:
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,6 +38,8 @@ log = get_logger(__name__)
 
 #: Seconds between two looks.
 LOOK_EVERY_S = 0.2
+#: Looks from one question for topics that the broker did not know to the next.
+LOOKS_AT_TOPICS = 5
 #: Kafka's codes that are the ordinary life of a group: aiokafka deals with them.
 _ORDINARY = frozenset({0, 14, 15, 16, 22, UNKNOWN_MEMBER, REBALANCING, 79})
 
@@ -66,10 +69,12 @@ class GroupWatch:
 
     async def run(self) -> None:
         """Looks until the membership has ended for good, or it is cancelled."""
-        while True:
+        for look in itertools.count(1):
             await asyncio.sleep(LOOK_EVERY_S)
             error = self._group.failure()
             if error is None:
+                if look % LOOKS_AT_TOPICS == 0:
+                    self._group.ask_for_unknown_topics()
                 continue
             found = meaning(self._code_of(error), self._who, _words(error))
             pause = self._patience.next_pause(self._now()) if found.passes else None

@@ -37,7 +37,7 @@ _PARTITION_RECORDS = (
 _COORDINATOR = ("group_id", "generation", "member_id", "_group_instance_id", "_do_heartbeat")
 _COORDINATION = (
     *_COORDINATOR, "_send_req", "_coordination_task", "_coordination_routine", "_pending_exception", "_subscription",
-    "_session_timeout_ms", "check_errors", "request_rejoin",
+    "_session_timeout_ms", "check_errors", "request_rejoin", "_client", "_cluster",
 )  # fmt: skip
 _ACCUMULATOR = (
     "_compression_type", "_batch_size", "_batches", "_txn_manager", "_append_batch", "_closed", "_exception",
@@ -131,6 +131,15 @@ class Coordination:
             return task.exception()
         error: BaseException | None = self._coordinator._pending_exception
         return error
+
+    def ask_for_unknown_topics(self) -> None:
+        """Asks the broker for topics that it did not know yet: aiokafka does so after its metadata's age only.
+
+        The member that leads gives out the partitions it knows of; once it knows of more, all join again.
+        """
+        partitions_of = self._coordinator._cluster.partitions_for_topic
+        if not all(partitions_of(topic) for topic in self.topics):
+            self._coordinator._client.force_metadata_update()
 
     def go_on(self) -> None:
         """Joins the group again after a failure."""

@@ -15,6 +15,7 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from stream_app.broker import EmbeddedKafka
 from stream_app.transport.assignor import CopartitionedAssignor
+from stream_app.transport.group import GroupWatch
 from tests.integration.answered import last_words
 from tests.integration.harness import Start, Worker, clicks, make_topics, produce, wait_for
 
@@ -37,6 +38,28 @@ async def consumer(bootstrap: str, group: str, topic: str, assignor: object) -> 
         yield
     finally:
         await other.stop()
+
+
+async def test_topics_that_the_broker_did_not_know(kafka: EmbeddedKafka, prefix: str) -> None:
+    """A member that joined while its topic was unknown, as just after a broker's start, gets its partitions at once.
+
+    Without the watch aiokafka asks again after `metadata_max_age_ms`, five minutes.
+    """
+    member = AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap, group_id=f"{prefix}group", heartbeat_interval_ms=500,
+        partition_assignment_strategy=[CopartitionedAssignor()],
+    )  # fmt: skip
+    await member.start()
+    watch = asyncio.create_task(GroupWatch(member, trouble=lambda _: None, ended=lambda _: None).run())
+    try:
+        member.subscribe([f"{prefix}clicks"])
+        await asyncio.to_thread(wait_for, "the join", lambda: member._coordinator.generation > 0, 30)
+        assert not member.assignment()
+        await make_topics(kafka.bootstrap, prefix)
+        await asyncio.to_thread(wait_for, "partitions", member.assignment, 30)
+    finally:
+        watch.cancel()
+        await member.stop()
 
 
 def assigned(worker: Worker) -> str:
