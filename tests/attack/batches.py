@@ -74,7 +74,9 @@ def an_honest_large_batch(it: Attacked) -> None:
     """700,000 events compressed to about 1 MB are all processed."""
     n, now = 700_000, int(time.time() * 1000)
     value = b'{"user_id":"u%d","ts":%d,"item_id":"i%d"}'
-    body = b"".join(record(i, b"u%d" % (i % 500), value % (i % 500, now - 60_000, i % 50)) for i in range(n))
+    body = b"".join(
+        record(i, b"u%d" % (i // 1000), value % (i // 1000, now - 60_000, i // 1000 % 99)) for i in range(n)
+    )
     batch = stored(zstandard.ZstdCompressor(level=19).compress(body), n, 4, first_ms=now)
     before = it.events()
     it.send(batch)
