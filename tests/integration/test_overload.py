@@ -230,7 +230,7 @@ def test_a_million_users_through_one_engine() -> None:
                 n,
                 2_000_000_000_000,
                 b"u%d" % n,
-                b'{"user_id":"u%d","ts":%d,"item_id":"i"}' % (n, n),
+                b'{"user_id":"u%d","ts":%d,"item_id":"i"}' % (n, 1_900_000_000_000 + n),
             )
             for n in range(start, start + 20_000)
         ]
