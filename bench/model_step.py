@@ -48,7 +48,7 @@ def untrained(items: int, seed: int = 0) -> tuple[Content, Network]:
         random.random((items, candidates.FOLLOWERS), np.float32),
         random.integers(0, items, (names.categories.size, candidates.CATEGORY_BEST), np.int32),
         np.arange(candidates.POPULAR, dtype=np.int32),
-        np.zeros((items, 1), np.int32),
+        np.zeros((items, candidates.SUCCESSORS), np.int32),
     )
     settings = Settings(shape, Scale([0.0] * NUMERIC, [1.0] * NUMERIC), 1_800_000, "", 0, {})
     torch.manual_seed(seed)
