@@ -150,15 +150,19 @@ class Merge:
                 keys.append(key[:n])
         if not parts:
             return None
-        key = np.concatenate(keys)
-        order = np.argsort(key, kind="stable")[:limit]
-        topic = np.repeat(np.arange(len(parts)), [n for _, n in parts])[order]
-        events = Events.concat([self._topics[kind].chunks[0].take(slice(0, n)) for kind, n in parts]).take(
-            order
-        )
-        for i, (kind, _) in enumerate(parts):
-            _advance(self._topics[kind], int(np.count_nonzero(topic == i)))
-        key = key[order]
+        if len(parts) == 1:  # in order already
+            ((kind, n),), (key,) = parts, keys
+            events = self._topics[kind].chunks[0].take(slice(0, n))
+            _advance(self._topics[kind], n)
+        else:
+            key = np.concatenate(keys)
+            order = np.argsort(key, kind="stable")[:limit]
+            topic = np.repeat(np.arange(len(parts)), [n for _, n in parts])[order]
+            every = [self._topics[kind].chunks[0].take(slice(0, n)) for kind, n in parts]
+            events = Events.concat(every).take(order)
+            for i, (kind, _) in enumerate(parts):
+                _advance(self._topics[kind], int(np.count_nonzero(topic == i)))
+            key = key[order]
         self.out_of_order += int(np.count_nonzero(key < self.emitted))
         self.emitted = max(self.emitted, int(key[-1]))
         return events
