@@ -182,9 +182,15 @@ async def read_ours(bootstrap: str, topic: str) -> dict[int, tuple[list[Seen], l
 
 
 def fuzz(
-    bootstrap: str, seed: int, *, accepted: int = 0, seconds: float = 0.0, show: bool = False
+    bootstrap: str,
+    seed: int,
+    *,
+    accepted: int = 0,
+    each: int = 0,
+    seconds: float = 0.0,
+    show: bool = False,
 ) -> dict[str, object]:
-    """Rounds until so many mutants were accepted, or so much time has passed; what came of them."""
+    """Rounds until so many mutants were accepted, and `each` of a kind, or so much time has passed."""
     sent: Counter[Kind] = Counter()
     taken: Counter[Kind] = Counter()
     outcomes: Counter[str] = Counter()
@@ -192,9 +198,12 @@ def fuzz(
     producer, java = RawProducer(bootstrap), JavaConsumer(bootstrap)
     start, number = time.monotonic(), 0
     try:
-        while taken.total() < accepted or time.monotonic() - start < seconds:
+        while (rare := [k for k in kinds if taken[k] < each]) or taken.total() < accepted or (
+            time.monotonic() - start < seconds
+        ):  # fmt: skip
             # The rarer a kind was accepted up to now, the more of it is sent.
             least = sorted(kinds, key=lambda kind: taken[kind])[: len(kinds) // 2] if number % 2 else kinds
+            least = rare or least
             one = Round(bootstrap, random.Random(f"{seed}-{number}"), least)
             one.produce(producer)
             ours = asyncio.run(read_ours(bootstrap, one.topic))
@@ -220,10 +229,12 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.stored", description=__doc__)
     parser.add_argument("--accepted", type=int, default=100_000)
+    parser.add_argument("--each", type=int, default=0, help="of each codec and field, at the least")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as kafka:
-        print(json.dumps(fuzz(kafka.bootstrap, options.seed, accepted=options.accepted, show=True), indent=1))
+        found = fuzz(kafka.bootstrap, options.seed, accepted=options.accepted, each=options.each, show=True)
+        print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
