@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stream_app.broker import EmbeddedKafka
-from tests.attack import batches
+from tests.attack import batches, events
 from tests.attack.worker import attacked
 from tests.integration.harness import workers
 
@@ -15,7 +15,7 @@ from tests.integration.harness import workers
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
-    named = {attack.__name__: attack for attack in batches.ALL}
+    named = {attack.__name__: attack for attack in (*batches.ALL, *events.ALL)}
     parser.add_argument("attacks", nargs="*", metavar="attack", help=f"only these: {', '.join(named)}")
     parser.add_argument(
         "--limited", action="store_true", help="with 1 GB of address space beside the idle worker's"

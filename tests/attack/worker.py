@@ -80,12 +80,16 @@ class Attacked:
 
     def dead_letters(self, reason: str) -> list[bytes]:
         """Values of the dead letters of a reason."""
-        reader = Reader(self._kafka.bootstrap, f"{self.prefix}dead-letters")
+        return self.outputs("dead-letters", ("foreclick.reason", reason.encode()))
+
+    def outputs(self, topic: str, header: tuple[str, bytes] | None = None) -> list[bytes]:
+        """Values of the records of an output topic, or of those that have a header."""
+        reader = Reader(self._kafka.bootstrap, f"{self.prefix}{topic}")
         try:
             return [
                 message.value()
                 for message in reader.read_to_end()
-                if ("foreclick.reason", reason.encode()) in (message.headers() or ())
+                if header is None or header in (message.headers() or ())
             ]
         finally:
             reader.close()
