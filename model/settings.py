@@ -52,10 +52,13 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = 200
     min_item_count: Annotated[
-        int, _doc("events that an item needs to be one of its own", "events", ge=1, le=10**9)
+        int, _doc("events that an item needs to get a row of its own", "events", ge=1, le=10**9)
     ] = 1
     max_items: Annotated[
-        int, _doc("items of their own at most, the most frequent ones", "items", ge=1, le=10_000_000)
+        int,
+        _doc(
+            "most items that get a row of their own; the most frequent ones do", "items", ge=1, le=10_000_000
+        ),
     ] = 200_000
     buckets: Annotated[
         int, _doc("rows shared by unknown items, and by unknown categories", "rows", ge=1, le=1_000_000)
@@ -64,7 +67,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         float, _doc("share of the items replaced by their bucket, so that buckets learn", ge=0, le=1)
     ] = 0.02
     full_softmax_items: Annotated[
-        int, _doc("up to so many items all are scored in training; above, a sample", "items", ge=0, le=10**9)
+        int,
+        _doc(
+            "up to this many items all are scored in training; above that, a sample", "items", ge=0, le=10**9
+        ),
     ] = 20_000
     negatives: Annotated[int, _doc("items of that sample, per batch", "items", ge=1, le=1_000_000)] = 2048
     purchase_weight: Annotated[float, _doc("weight of the purchase in the loss", ge=0, le=1000)] = 0.3

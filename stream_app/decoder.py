@@ -107,8 +107,9 @@ class Decoder:
         records, events = self._decode_each(records, bad)
         if not records:
             return Events.concat([]), bad
-        columns = self._columns(kind, records, events)
-        wrong = self._wrong(kind, records, events, columns.data)
+        stored = np.array([received_of(r) for r in records], np.int64)
+        columns = self._columns(kind, records, events, stored)
+        wrong = self._wrong(kind, records, events, columns.data, stored)
         if wrong:
             bad.extend(wrong.values())
             bad.sort(key=lambda b: b.record.offset)
@@ -154,7 +155,9 @@ class Decoder:
             return Problem("invalid_field", place[1], EXPECTED[place[1]], f"{place[1]} is out of range")
         return Problem("malformed", "", _VALUE, description(value, said))
 
-    def _columns(self, kind: int, records: Sequence[Record], events: list[Fields]) -> Events:
+    def _columns(
+        self, kind: int, records: Sequence[Record], events: list[Fields], stored: npt.NDArray[np.int64]
+    ) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
         data["offset"] = [r.offset for r in records]
@@ -170,7 +173,6 @@ class Decoder:
         data["item_hash"], data["item"] = items
         categories = self.categories.look_up([e.category_id for e in events])
         data["category_hash"], data["category"] = categories
-        stored = np.array([received_of(r) for r in records], np.int64)
         if self.correct_clock:
             times = (e.sent_at if isinstance(e, TimedFields) else None for e in events)
             sent = np.array([-1 if t is None else t for t in times], np.int64)
@@ -180,7 +182,12 @@ class Decoder:
         return Events.of(data, [e.user_id for e in events], [e.event_id for e in events])
 
     def _wrong(
-        self, kind: int, records: Sequence[Record], events: list[Fields], data: npt.NDArray[np.void]
+        self,
+        kind: int,
+        records: Sequence[Record],
+        events: list[Fields],
+        data: npt.NDArray[np.void],
+        stored: npt.NDArray[np.int64],
     ) -> dict[int, BadRecord]:
         """What one field alone cannot say: ids in bytes, the key, required items, times."""
         wrong: dict[int, BadRecord] = {}
@@ -207,16 +214,16 @@ class Decoder:
         if kind != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
-        self._wrong_times(records, data, add)
+        self._wrong_times(data["ts"], data["time"], stored, add)
         return wrong
 
     def _wrong_times(
         self,
-        records: Sequence[Record],
-        data: npt.NDArray[np.void],
+        times: npt.NDArray[np.int64],
+        counted: npt.NDArray[np.int64],
+        stored: npt.NDArray[np.int64],
         add: Callable[[int, str, str, str, str], None],
     ) -> None:
-        times = data["ts"]
         corrected = "ts, corrected by the sender's clock, "
         for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
             add(
@@ -228,12 +235,11 @@ class Decoder:
             )
         for i in np.flatnonzero(times < MIN_TS_MS).tolist():
             add(i, "past", "ts", f"a time from {MIN_TS_MS} on", corrected + "lies before 1973")
-        # Where `time` was not lowered, `ts` is not after the record's time, or that is not known.
-        for i in np.flatnonzero(times - self.max_future_ms > data["time"]).tolist():
-            got = f"ts lies {int(times[i]) - int(data['time'][i])} ms after the record's time"
+        # Where the time that counts was not lowered, `ts` is not after the record's time, or that is not known.
+        for i in np.flatnonzero(times - self.max_future_ms > counted).tolist():
+            got = f"ts lies {int(times[i]) - int(counted[i])} ms after the record's time"
             add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
         if self.max_past_ms:
-            stored = np.array([received_of(r) for r in records], np.int64)
             for i in np.flatnonzero((stored != UNKNOWN) & (times + self.max_past_ms < stored)).tolist():
                 got = f"ts lies {int(stored[i]) - int(times[i])} ms before the record's time"
                 add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)

@@ -95,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_hosts: Annotated[
         tuple[str, ...],
         _doc(
-            "names by which the web port is reached, beside addresses and this machine's own; others are refused",
+            "names by which the web port is reached, besides addresses and this machine's own; others are refused",
             takes="host names, several separated by commas",
             check=lambda names: all(map(_NAME.fullmatch, names)),
         ),
@@ -107,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_token_file: Annotated[Path | None, _doc("file that holds the token of the web port")] = None
     web_protect: Annotated[
         Literal["users", "all"],
-        _doc("what asks for the token: look-ups, or metrics and the details of health as well"),
+        _doc("what requires the token: look-ups, or metrics and the details of health as well"),
     ] = "users"
     web_cert: Annotated[
         Path | None, _doc("certificate (PEM, with its chain) by which the web port speaks TLS")
@@ -139,7 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     start_without_model: Annotated[
         bool,
         _doc(
-            "let the first start of a group, which has committed nothing yet, go on while its model is missing"
+            "let the first start of a group, which has committed nothing yet, continue while its model is missing"
         ),
     ] = False
     device: Annotated[
@@ -152,18 +152,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     model_trouble: Annotated[
         Literal["degrade", "hold"],
-        _doc("while the model fails: answer without it and say so, or hold events up until it answers"),
+        _doc("while the model fails: answer without it and mark that, or hold events back until it answers"),
     ] = "degrade"
     model_slow_ms: Annotated[
         int,
-        _doc("a model step that takes longer is model trouble, where that degrades", "ms", ge=10, le=DAY_MS),
+        _doc("a longer model step is model trouble, with model_trouble = degrade", "ms", ge=10, le=DAY_MS),
     ] = 10_000
     k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
     horizon_ms: Annotated[
         int | None,
         _doc(
-            "how far ahead the chance of a purchase looks: of a training (30 minutes, where it is not given); of a "
-            "worker only to check that its model looks as far",
+            "how far ahead a purchase is predicted: in a training (30 minutes if it is not given); in a "
+            "worker only to check that its model has the same horizon",
             "ms",
             ge=1000,
             le=365 * DAY_MS,
@@ -181,14 +181,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     guarantee: Annotated[
         Literal["at_least_once", "exactly_once"],
         _doc(
-            "after a fault an output may come twice, recognisable by its id; or who reads committed records "
-            "sees each once. In both none is missing, and the state is exact"
+            "after a fault an output may come twice, recognisable by its id; or consumers of committed records "
+            "see each once. In both modes none is missing, and the state is exact"
         ),
     ] = "at_least_once"
     transaction_timeout_ms: Annotated[
         int,
         _doc(
-            "after which the broker aborts a transaction that nobody ends; at most its transaction.max.timeout.ms",
+            "after which the broker aborts a transaction that is not ended; at most its transaction.max.timeout.ms",
             "ms",
             ge=1000,
             le=DAY_MS,
@@ -196,7 +196,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60_000
     commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
     max_delay_ms: Annotated[
-        int, _doc("how long records gather between two fetches while few come", "ms", ge=0, le=10_000)
+        int, _doc("how long to collect records between two fetches while few arrive", "ms", ge=0, le=10_000)
     ] = 3
     max_batch: Annotated[int, _doc("most events in a micro-batch", "events", ge=1, le=1_000_000)] = 4096
     buffered_records: Annotated[
@@ -262,7 +262,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30 * DAY_MS
 
     skip_damaged_state: Annotated[
-        bool, _doc("go on without state records that cannot be true: their users begin again")
+        bool, _doc("continue without state records with impossible values: their users begin again")
     ] = False
 
     standby_replicas: Annotated[
@@ -277,14 +277,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: Annotated[
         str,
         _doc(
-            "fixed name of this worker in its group: restarted under it before its session ends, it has its "
+            "fixed name of this worker in its group: restarted under it before its session ends, it gets its "
             "partitions back without a rebalance; no two workers may share one",
             takes="letters, digits and ._-",
             pattern=r"^[A-Za-z0-9._-]{0,249}\Z",
         ),
     ] = ""
     session_timeout_ms: Annotated[
-        int, _doc("silence after which the broker takes a worker for dead", "ms", ge=1000, le=1_800_000)
+        int, _doc("silence after which the broker presumes a worker dead", "ms", ge=1000, le=1_800_000)
     ] = 6000
     heartbeat_ms: Annotated[
         int, _doc("time between two heartbeats to the broker", "ms", ge=100, le=600_000)

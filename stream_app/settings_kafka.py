@@ -35,20 +35,20 @@ class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     ssl_ca_file: Annotated[
         Path | None,
-        _doc("certificates, as PEM, of who may vouch for a broker; without it those that the system trusts"),
+        _doc("CA certificates (PEM) that are trusted for brokers; without it those that the system trusts"),
     ] = None
     ssl_cert_file: Annotated[
-        Path | None, _doc("our certificate, as PEM, for brokers that ask for one; its chain behind it")
+        Path | None, _doc("our certificate (PEM, followed by its chain), for brokers that ask for one")
     ] = None
     ssl_key_file: Annotated[
-        Path | None, _doc("key of our certificate, as PEM, where it does not stand in the same file")
+        Path | None, _doc("key of our certificate (PEM), if it is not in the same file")
     ] = None
     ssl_key_password: Annotated[Secret | None, _doc("password of that key")] = None
     ssl_key_password_file: Annotated[Path | None, _doc("file that holds the password of that key")] = None
 
     sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None,
-        _doc("how we log in, needed with SASL"),
+        _doc("login method, needed with SASL"),
     ] = None
     sasl_user: Annotated[str | None, _doc("user, for PLAIN and SCRAM", takes="a name")] = None
     sasl_password: Annotated[Secret | None, _doc("password, for PLAIN and SCRAM")] = None
@@ -56,7 +56,7 @@ class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     oauth_token_file: Annotated[
         Path | None,
-        _doc("file that holds the token for OAUTHBEARER, read anew for each connection"),
+        _doc("file that holds the token for OAUTHBEARER, read again for each connection"),
     ] = None
     oauth_token_url: Annotated[
         str | None,
@@ -67,7 +67,7 @@ class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     oauth_ca_file: Annotated[
-        Path | None, _doc("certificates, as PEM, of who may vouch for that endpoint, beside the system's")
+        Path | None, _doc("CA certificates (PEM) that are trusted for that endpoint, besides the system's")
     ] = None
     oauth_client_id: Annotated[
         str | None,

@@ -1,4 +1,8 @@
-"""How much a worker holds of each input topic's partition, in records and in bytes. Pure."""
+"""What a worker has fetched and not processed, and how much that is of each input topic's partition. Pure."""
+
+from collections.abc import Iterable
+
+from faust.types import TP
 
 from stream_app.columns import RecordColumns
 from stream_app.transport.consumer import FetchedBatch
@@ -34,6 +38,60 @@ class Budget:
     def weight_of(self, records: RecordColumns) -> int:
         """As `weight`."""
         return self.weight(len(records), records.held_bytes)
+
+
+class Backlog:
+    """The batches that wait for a turn, and which topic partitions hold so much that nothing more is fetched."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.incoming: list[FetchedBatch] = []
+        self._held: dict[TP, int] = {}  # records received but not processed, by the budget's count
+        self._paused: set[TP] = set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held that a turn could process, or wait for."""
+        return not self._held
+
+    def add(self, batch: FetchedBatch) -> bool:
+        """Takes a batch in; returns whether that fills its topic partition, which then has to be paused."""
+        self.incoming.append(batch)
+        held = self._held.get(batch.tp, 0) + self.budget.weight_of(batch.records)
+        self._held[batch.tp] = held
+        if held < self.budget.records or batch.tp in self._paused:
+            return False
+        self._paused.add(batch.tp)
+        return True
+
+    def take(self) -> list[FetchedBatch]:
+        """The batches of the next turn, which wait no longer."""
+        taken = first_of(self.incoming)
+        batches, self.incoming = self.incoming[:taken], self.incoming[taken:]
+        return batches
+
+    def drop(self) -> None:
+        """Forgets the batches that wait, and all counts."""
+        self.incoming.clear()
+        self._held.clear()
+
+    def forget(self) -> None:
+        """Forgets also what is paused."""
+        self.drop()
+        self._paused.clear()
+
+    def recount(self, kept: Iterable[tuple[TP, int, int]]) -> set[TP]:
+        """Counts again what each topic partition holds; returns those that have drained to half and go on.
+
+        `kept`: topic partition, records and bytes of what was taken before and is not processed.
+        """
+        held = {tp: self.budget.weight(records, size) for tp, records, size in kept}
+        for batch in self.incoming:
+            held[batch.tp] = held.get(batch.tp, 0) + self.budget.weight_of(batch.records)
+        self._held = held
+        drained = {tp for tp in self._paused if held.get(tp, 0) <= self.budget.records // 2}
+        self._paused -= drained
+        return drained
 
 
 def first_of(batches: list[FetchedBatch]) -> int:

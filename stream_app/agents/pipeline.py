@@ -29,7 +29,7 @@ from faust.types import TP
 from mode import Service
 
 from stream_app.agents import telemetry
-from stream_app.agents.backlog import MANY_BYTES, Budget, first_of
+from stream_app.agents.backlog import MANY_BYTES, Backlog, Budget
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
@@ -106,10 +106,7 @@ class Pipeline(Service):
             app, settings, engine, metrics, health, self._lanes, self._checkpoints.log_end,
             self._turn, self._in_thread, self._work.set, self._fail,
         )  # fmt: skip
-        self._incoming: list[FetchedBatch] = []
-        self._budget = Budget(settings.buffered_records, settings.buffer_bytes)
-        self._held: dict[TP, int] = {}  # records received but not processed, by the budget's count
-        self._paused: set[TP] = set()
+        self._backlog = Backlog(Budget(settings.buffered_records, settings.buffer_bytes))
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
@@ -129,11 +126,7 @@ class Pipeline(Service):
             return
         if batch.tp.partition not in self.engine.partitions:
             return
-        self._incoming.append(batch)
-        held = self._held.get(batch.tp, 0) + self._budget.weight_of(batch.records)
-        self._held[batch.tp] = held
-        if held >= self.settings.buffered_records and batch.tp not in self._paused:
-            self._paused.add(batch.tp)
+        if self._backlog.add(batch):
             self._consumer.pause_partitions({batch.tp})
         self._work.set()
 
@@ -147,10 +140,8 @@ class Pipeline(Service):
             await self._drain()
             copies = self._consumer.copies - mine
             to_read = await self._ownership.change(mine, copies)
-            self._budget.share_by(len(mine) * len(self._kind))
-            self._paused.clear()
-            self._held.clear()
-            self._incoming.clear()
+            self._backlog.forget()
+            self._backlog.budget.share_by(len(mine) * len(self._kind))
             self._positions.forget()
             self._generation = app.consumer_generation_id
         self._settled.set()
@@ -172,8 +163,7 @@ class Pipeline(Service):
         await self._ownership.stop_reading()
         await self._checkpoints.make()
         async with self._turn:
-            self._incoming.clear()
-            self._held.clear()
+            self._backlog.drop()
             await self._in_thread(self.engine.rewind)
         log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
 
@@ -244,7 +234,7 @@ class Pipeline(Service):
 
     async def _wait_for_work(self) -> None:
         timeout = min(self.settings.commit_interval_ms, max(self.settings.max_idle_ms, 1)) / 1000
-        if not self._held:
+        if self._backlog.empty:
             timeout = self.settings.commit_interval_ms / 1000
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._work.wait(), timeout)
@@ -256,8 +246,7 @@ class Pipeline(Service):
             if self._generation is None or self._closing:
                 return False
             with self._checkpoints.breaking():
-                taken = first_of(self._incoming)
-                incoming, self._incoming = self._incoming[:taken], self._incoming[taken:]
+                incoming = self._backlog.take()
                 finished, self._pending = self._pending, None
                 few = OVERLAP_FROM * self.settings.max_batch
                 if finished is None:
@@ -283,7 +272,7 @@ class Pipeline(Service):
         many = sum(batch.batch.size() for _, _, batches in letters for batch in batches) > MANY_BYTES
         with self.health.waiting_for_broker():
             await self._checkpoints.room(0 if many else MAX_IN_FLIGHT)
-        return self._pending is not None or bool(self._incoming)
+        return self._pending is not None or bool(self._backlog.incoming)
 
     async def _drain(self) -> None:
         """Finishes the micro-batch that is only half done. Whoever calls it holds the turn."""
@@ -321,19 +310,14 @@ class Pipeline(Service):
             self.metrics.observe_latency(batch.events.data["received"], now_ms)
 
     def _resume_drained(self) -> None:
-        """Counts anew what each topic partition holds, and resumes those that have drained to half."""
-        held: dict[TP, int] = {}
+        """Resumes the topic partitions of which less is held now."""
+        kept: list[tuple[TP, int, int]] = []
         for partition in self.engine.partitions:
             buffered, bad = self.engine.merge(partition).buffered, self.engine.bad_bytes(partition)
             for topic, kind in self._kind.items():
                 if buffered[kind] or bad[kind]:
-                    held[TP(topic, partition)] = self._budget.weight(buffered[kind], bad[kind])
-        for batch in self._incoming:
-            held[batch.tp] = held.get(batch.tp, 0) + self._budget.weight_of(batch.records)
-        self._held = held
-        drained = {tp for tp in self._paused if held.get(tp, 0) <= self.settings.buffered_records // 2}
-        if drained:
-            self._paused -= drained
+                    kept.append((TP(topic, partition), buffered[kind], bad[kind]))
+        if drained := self._backlog.recount(kept):
             self._consumer.resume_partitions(drained)
 
     # --- checkpoints
@@ -363,7 +347,7 @@ class Pipeline(Service):
             # All partitions go back, since a fetch that is under way holds records of all of them. What the others
             # have read already they pass over.
             await self._consumer.seek_to_committed()
-            self._incoming.clear()
+            self._backlog.incoming.clear()
             await self._ownership.empty(lost)
             self._resume_drained()
             log.warning("partitions begin anew", partitions=lost)

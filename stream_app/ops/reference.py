@@ -1,6 +1,6 @@
 """The reference page of the settings, written from their declarations.
 
-`python -m stream_app.ops.reference > docs/settings.md` writes it anew; a test says when that is due.
+`python -m stream_app.ops.reference > docs/settings.md` writes it again; a test fails when that is due.
 """
 
 import sys
@@ -14,10 +14,10 @@ _HEAD = """\
 
 Later sources win: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`), environment variables, options
 of the command line. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
-among them. Options are called as the key, with dashes: `max_delay_ms` is `--max-delay-ms`. The keys of `train` are
+among them. Options are named like the key, with dashes: `max_delay_ms` is `--max-delay-ms`. The keys of `train` are
 for `foreclick train` only, where their options need no `train`: `train.learning_rate` is `--learning-rate`. Secrets
 have no key and no option: they come from their variable, or from the file that the key below names, as Docker and
-Kubernetes mount them. This page is made from the code: `python -m stream_app.ops.reference > docs/settings.md`.
+Kubernetes mount them. This page is generated from the code: `python -m stream_app.ops.reference > docs/settings.md`.
 
 | key in the file | variable | default | expected | what it sets |
 |---|---|---|---|---|
@@ -25,14 +25,14 @@ Kubernetes mount them. This page is made from the code: `python -m stream_app.op
 
 
 def settings_page() -> str:
-    """The whole page as Markdown: one row a setting, in the order of their declaration."""
+    """The whole page as Markdown: one row per setting, in the order of their declaration."""
     return _HEAD + "".join(f"| {' | '.join(_cells(field))} |\n" for field in fields())
 
 
 def _cells(field: Field) -> tuple[str, ...]:
     default = field.default
     if isinstance(default, tuple):
-        shown = f"`{','.join(default)}`"
+        shown = f"`{','.join(default)}`" if default else "empty"
     elif isinstance(default, str | Path):
         shown = f"`{default}`" if str(default) else "empty"
     elif isinstance(default, bool) or default is None:

@@ -9,6 +9,7 @@ from aiokafka.record.util import calc_crc32c
 from stream_app.transport import wire
 from tests.fuzz.mutate import mutate
 from tests.stream_app.batches import CODECS, T0, Part, batch, marker
+from tests.stream_app.raw import varint
 
 CORPUS = 400
 #: Values of a header's fields that lie at a border.
@@ -17,16 +18,6 @@ _LONG_EDGES = (-(2**63), -1, 0, 1, 2**31, 2**62, 2**62 + 1, 2**63 - 1)
 _INTS = (wire.LENGTH_AT, wire.LAST_DELTA_AT, wire.COUNT_AT)
 _LONGS = (0, wire.FIRST_TIMESTAMP_AT, wire.MAX_TIMESTAMP_AT, wire.PRODUCER_AT)
 _BYTES = (wire.MAGIC_AT, wire.ATTRIBUTES_AT, wire.ATTRIBUTES_AT + 1)
-
-
-def varint(x: int) -> bytes:
-    """The zigzag number as records hold it, of up to 64 bits."""
-    x = (x << 1 ^ x >> 63) & (1 << 64) - 1
-    out = bytearray()
-    while x > 0x7F:
-        out.append(x & 0x7F | 0x80)
-        x >>= 7
-    return bytes([*out, x])
 
 
 _VARINTS = [

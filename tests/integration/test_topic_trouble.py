@@ -90,6 +90,14 @@ async def at_rest(
     return worker
 
 
+async def stopped(
+    start: Start, folder: Path, kafka: EmbeddedKafka, prefix: str, records: list[Record]
+) -> None:
+    """A worker processes the first records of its new topics and stops."""
+    worker = await at_rest(start, folder, kafka, prefix, records)
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("name", ["browses", "flags"])
 async def test_topic_deleted(
     name: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
@@ -124,8 +132,7 @@ async def test_input_made_again_while_no_worker_runs(
 ) -> None:
     """The state knows the ids of its topics: the next start stops before it passes one new record over."""
     records = clicks(400)
-    worker = await at_rest(start, tmp_path, kafka, prefix, records)
-    assert worker.stop() == 0
+    await stopped(start, tmp_path, kafka, prefix, records)
     delete(admin, f"{prefix}clicks")
     make(admin, f"{prefix}clicks")
     produce(kafka.bootstrap, prefix, clicks(800))  # more than the state has seen
@@ -138,8 +145,7 @@ async def test_a_log_that_ends_before_the_state(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """A state without ids, as an earlier version wrote it: the end of the new log gives the new topic away."""
-    worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
-    assert worker.stop() == 0
+    await stopped(start, tmp_path, kafka, prefix, clicks(400))
     without_ids(kafka.bootstrap, f"{prefix}{prefix}group-users-changelog")
     second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
     assert second.stop() == 0
@@ -198,8 +204,7 @@ async def test_offsets_put_forward(
 ) -> None:
     """Records that an operator has the group skip are skipped, and a line says which."""
     records = clicks(400)
-    worker = await at_rest(start, tmp_path, kafka, prefix, records[:200])
-    assert worker.stop() == 0
+    await stopped(start, tmp_path, kafka, prefix, records[:200])
     produce(kafka.bootstrap, prefix, records[200:])
     topic, group = f"{prefix}clicks", f"{prefix}group"
     forward = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 80)])
@@ -214,8 +219,7 @@ async def test_changelog_made_again_while_no_worker_runs(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
     """A group with offsets and without a state goes on behind its offsets, and a line says what that means."""
-    worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
-    assert worker.stop() == 0
+    await stopped(start, tmp_path, kafka, prefix, clicks(400))
     delete(admin, f"{prefix}{prefix}group-users-changelog")
     await make_topics(kafka.bootstrap, prefix)
     second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
@@ -259,8 +263,7 @@ async def test_retention_has_taken_the_committed_offset(
 ) -> None:
     """What was deleted before it was read is lost; the worker goes on with the first record that is left, once."""
     records = clicks(4000)
-    first = await at_rest(start, tmp_path, kafka, prefix, records[:2000])
-    assert first.stop() == 0
+    await stopped(start, tmp_path, kafka, prefix, records[:2000])
     produce(kafka.bootstrap, prefix, records[2000:])
     gone = [TopicPartition(f"{prefix}clicks", p, 600) for p in range(PARTITIONS)]
     for deleted in admin.delete_records(gone).values():

@@ -13,7 +13,7 @@ from tests.stream_app.batches import T0, seal
 
 
 def varint(x: int) -> bytes:
-    """A zigzag varint, as Kafka writes lengths and deltas."""
+    """A zigzag varint of up to 64 bits, as Kafka writes lengths and deltas."""
     x = (x << 1 ^ x >> 63) & (1 << 64) - 1
     out = bytearray()
     while x > 0x7F:

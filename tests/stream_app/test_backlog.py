@@ -2,7 +2,7 @@
 
 from faust.types import TP
 
-from stream_app.agents.backlog import TURN_BYTES, TURN_RECORDS, Budget, first_of
+from stream_app.agents.backlog import TURN_BYTES, TURN_RECORDS, Backlog, Budget, first_of
 from stream_app.columns import RecordColumns
 from stream_app.records import Record
 from stream_app.transport.consumer import FetchedBatch
@@ -34,3 +34,21 @@ def test_a_turn_takes_some() -> None:
     assert first_of([large, large]) == 1
     assert first_of([few, large, few]) == 1
     assert first_of([many, many]) == 1
+
+
+def test_full_topic_partitions_pause_until_half_is_left() -> None:
+    """One that fills is paused once, whatever waits or was taken counts, and at half of the limit it goes on."""
+    tp, backlog = TP("clicks", 0), Backlog(Budget(10, 1 << 30))
+    assert backlog.empty
+    assert [backlog.add(fetched(4, b"v")) for _ in range(4)] == [False, False, True, False]
+    assert not backlog.empty
+    assert len(backlog.take()) == 4 and not backlog.incoming
+    assert backlog.recount([(tp, 6, 100)]) == set()
+    assert not backlog.add(fetched(2, b"v"))
+    assert backlog.recount([(tp, 4, 100)]) == set()  # the two that wait count too
+    backlog.drop()
+    assert backlog.empty and not backlog.incoming
+    assert backlog.recount([(tp, 5, 100)]) == {tp}
+    assert backlog.add(fetched(10, b"v"))
+    backlog.forget()
+    assert backlog.recount([]) == set()

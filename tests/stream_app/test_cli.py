@@ -1,11 +1,9 @@
 """The command line: quick help, one sentence for the user's mistakes, exit codes that scripts rely on."""
 
 import json
-import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,9 @@ from stream_app.cli import COMMANDS, Entry, main
 from stream_app.commands.options import with_settings
 from stream_app.settings import fields
 
+pytestmark = pytest.mark.usefixtures("restored")
+
 HEAVY = ("torch", "faust", "mode", "aiokafka", "numba", "numpy", "sklearn")
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """What `main` sets for a whole process is taken back."""
-    root = logging.getLogger()
-    handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
-    yield
-    root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_term)
 
 
 def exit_code(*args: str) -> int:

@@ -2,38 +2,20 @@
 
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from stream_app.broker import EmbeddedKafka
-from stream_app.cli import main
 from stream_app.generator import read_labels
 from stream_app.received import received_of
 from stream_app.records import INPUT_TOPICS
 from stream_app.replay.recording import RecordingReader, RecordingWriter
+from tests.stream_app.command_line import FORECLICK, run, run_json
 
-FORECLICK = (sys.executable, "-c", "from stream_app.cli import main; main()")
 SMALL = ("--events", "3000", "--users", "300", "--items", "200", "--categories", "10", "--partitions", "2")
-
-
-def run(*args: object) -> int:
-    """Exit code of the command."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in args])
-    code = caught.value.code
-    assert isinstance(code, int | None)
-    return code or 0
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
-    capsys.readouterr()
-    assert run(*args, "--json") == 0
-    return msgspec.json.decode(capsys.readouterr().out)
 
 
 def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,6 @@
 """`foreclick tail` on a real broker: both encodings, all three topics, bad bytes."""
 
 import json
-import logging
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -24,7 +21,7 @@ from stream_app.printable import duration, printable
 from stream_app.settings import load_settings
 from stream_app.topics import ensure_topics
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("restored")]
 
 PREDICTION = {
     "id": "clicks-0-1",
@@ -53,16 +50,6 @@ HEADERS = [
     ("__streams.errors.offset", b"17"),
     ("__streams.errors.message", b"not JSON"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """What `main` sets for a whole process is taken back."""
-    root = logging.getLogger()
-    handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
-    yield
-    root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_term)
 
 
 @pytest.fixture

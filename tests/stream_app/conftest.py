@@ -1,0 +1,65 @@
+"""What several tests of the commands ask for: a recording, a model that learned from it, a process as it was."""
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.interactions import Interactions
+from stream_app.agents.offline import interactions
+from stream_app.settings import Settings
+from tests.stream_app.command_line import FAST, SMALL, run
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """What `main` sets for a whole process is taken back."""
+    root = logging.getLogger()
+    handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
+    yield
+    root.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wide lines, one thread, and the handlers of signals that were there."""
+    monkeypatch.setenv("COLUMNS", "200")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 4,000 records."""
+    path = tmp_path_factory.mktemp("shop") / "shop.stream"
+    assert run("generate", "--out", path, *SMALL) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def table(shop: Path) -> Interactions:
+    return interactions(shop, Settings())
+
+
+@pytest.fixture(scope="session")
+def trained(shop: Path, table: Interactions, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model that learned the first three quarters of the shop, with what `train --json` said of it."""
+    out = tmp_path_factory.mktemp("models") / "shop"
+    until = int(np.quantile(table.ts, 0.75))
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("typer.echo", lambda text, err=False: None if err else said.append(text))
+        assert run("train", shop, "--out", out, "--until", until, *FAST, "--json") == 0
+    return {**json.loads(said[0]), "until": until, "out": out}
