@@ -170,6 +170,7 @@ class Pipeline(Service):
         self._generation = None
         self.health.set_assigned(None)
         await self._ownership.stop_reading()
+        self._positions.compare()
         await self._checkpoints.make()
         async with self._turn:
             self._incoming.clear()
@@ -363,6 +364,8 @@ class Pipeline(Service):
             await self._drain()
             # All partitions go back, since a fetch that is under way holds records of all of them. What the others
             # have read already they pass over.
+            self._positions.compare()
+            self._consumer.found = {}  # the state that is read back now is a later one
             await self._consumer.seek_to_committed()
             self._incoming.clear()
             await self._ownership.empty(lost)

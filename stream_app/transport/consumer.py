@@ -208,10 +208,9 @@ class BatchConsumer(driver.Consumer):
         self._dropped = False  # a fetched batch, so that the fetch position is too far
         #: How many times it went back to the committed offsets. What was fetched before the last time is void.
         self.seeks = 0
-        #: The committed offsets when it last went back to them, None where there is none; empty before that.
+        #: The committed offsets when it first went back to them after an assignment, None where there is none.
         self.found: dict[TP, int | None] = {}
         self._resumed = asyncio.Event()
-        self._generation_assigned = -1
         #: How long records may gather before the next fetch, after one that brought few; in seconds.
         self.gather_s = getattr(self.app, "gather_s", 0.0)
 
@@ -266,9 +265,10 @@ class BatchConsumer(driver.Consumer):
         """Back to the committed offsets, which are returned: all that was fetched beyond them comes again."""
         self.seeks += 1
         self._expected.clear()  # nothing is delivered until it is known where to go on
+        found = self.found  # another one after an assignment
         committed, positions = await self._thread.seek_back()
         self._expected.update(positions)
-        self.found = committed
+        found.update({tp: offset for tp, offset in committed.items() if tp not in found})
         return committed
 
     # --- membership
