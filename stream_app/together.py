@@ -1,8 +1,12 @@
 """Awaiting several things without leaving one behind."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 async def together(*awaitables: Awaitable[Any]) -> list[Any]:
@@ -12,3 +16,15 @@ async def together(*awaitables: Awaitable[Any]) -> list[Any]:
         if isinstance(outcome, BaseException):
             raise outcome
     return outcomes
+
+
+async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """The two results, as of `together`."""
+    one, two = await together(first, second)
+    return one, two
+
+
+async def in_pool(pool: Executor, call: Callable[..., T], *args: Any) -> T:
+    """The result of a function that runs in a thread; to its end, also where whoever waits for it is cancelled."""
+    work: Awaitable[T] = asyncio.get_running_loop().run_in_executor(pool, call, *args)
+    return await asyncio.shield(work)

@@ -20,7 +20,7 @@ What happens when:
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -42,14 +42,13 @@ from stream_app.ops.health import LOOP, PROCESSING, Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
-from stream_app.together import together
+from stream_app.together import both, in_pool
 from stream_app.transport.consumer import BatchConsumer, FetchedBatch
 from stream_app.transport.lanes import Lanes
 from stream_app.transport.producer import BatchProducer
 from stream_app.transport.room import Room
 
 T = TypeVar("T")
-U = TypeVar("U")
 log = get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
@@ -59,6 +58,8 @@ MAX_IN_FLIGHT = 8
 OVERLAP_FROM = 0.5
 #: How long the checkpoint at shutdown may take, in seconds.
 LAST_CHECKPOINT_S = 15.0
+#: How long it waits at the end for what is still at work in its threads, in seconds.
+LAST_TURN_S = 5.0
 #: Seconds between two updates of the slow gauges (lag, users).
 GAUGES_EVERY_S = 1.0
 
@@ -79,11 +80,8 @@ class Pipeline(Service):
     ) -> None:
         """`room`: what the topics that are written take."""
         super().__init__()
-        self.app = app
-        self.settings = settings
-        self.engine = engine
-        self.metrics = metrics
-        self.health = health
+        self.app, self.settings, self.engine = app, settings, engine
+        self.metrics, self.health = metrics, health
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._halves = Halves(app, settings, engine, health, lambda: self._producer)
@@ -132,6 +130,8 @@ class Pipeline(Service):
 
     async def on_assigned(self, app: faust.App, assigned: set[TP], **_: Any) -> None:
         """Takes on the partitions that came and lets go of those that went."""
+        if self._closing:
+            return
         mine = {tp.partition for tp in assigned if tp.topic in self._kind}
         self.metrics.rebalances.inc()
         self.health.set_assigned(len(mine))
@@ -146,10 +146,8 @@ class Pipeline(Service):
             self._generation = app.consumer_generation_id
         self._settled.set()
         self.metrics.standby.set(len(copies))
-        log.info(
-            "partitions assigned", partitions=sorted(mine), to_recover=list(to_read), copies=sorted(copies)
-        )
-        if to_read:
+        log.info("partitions assigned", partitions=sorted(mine), to_recover=[*to_read], copies=sorted(copies))
+        if to_read and not self._closing:
             self._ownership.read_back(to_read)
         else:
             self.health.set_recovered()
@@ -157,10 +155,13 @@ class Pipeline(Service):
 
     async def on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Finishes what is under way, commits it and forgets what is only buffered."""
+        if self._closing:
+            return  # `before_shutdown` does so
         self._settled.clear()
         self._generation = None
         self.health.set_assigned(None)
         await self._ownership.stop_reading()
+        self._positions.compare()
         await self._checkpoints.make()
         async with self._turn:
             self._backlog.drop()
@@ -196,6 +197,8 @@ class Pipeline(Service):
         """Ends the thread and the reader."""
         self._closing = True
         self._work.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._turn.acquire(), LAST_TURN_S)  # a rebalance may hold it
         await self._ownership.stop()
         self._thread.shutdown(wait=True)
         self._model_thread.shutdown(wait=True)
@@ -217,9 +220,8 @@ class Pipeline(Service):
                     self._next_gauges = now + GAUGES_EVERY_S
                     self._positions.look()
                     await self._in_thread(self._split.look)
-                    telemetry.gauges(
-                        self.engine, self._consumer.end_of, self._kind, self.metrics, self.health
-                    )
+                    end_of = self._consumer.end_of
+                    telemetry.gauges(self.engine, end_of, self._kind, self.metrics, self.health)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -254,7 +256,7 @@ class Pipeline(Service):
                 else:
                     # One thread applies this micro-batch to the rows while another takes the one before it
                     # through the model.
-                    done = await _both(
+                    done = await both(
                         self._in_thread(self._halves.advance, incoming),
                         self._in_model_thread(self._halves.finish, finished),
                     )
@@ -346,6 +348,8 @@ class Pipeline(Service):
             await self._drain()
             # All partitions go back, since a fetch that is under way holds records of all of them. What the others
             # have read already they pass over.
+            self._positions.compare()
+            self._consumer.found = {}  # the state that is read back now is a later one
             await self._consumer.seek_to_committed()
             self._backlog.incoming.clear()
             await self._ownership.empty(lost)
@@ -364,23 +368,16 @@ class Pipeline(Service):
         return self._lanes if self._lanes.transactional else self.app.producer
 
     async def _in_model_thread(self, call: Callable[..., T], *args: Any) -> T:
-        work: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._model_thread, call, *args)
-        return await asyncio.shield(work)
+        return await in_pool(self._model_thread, call, *args)
 
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        loop = asyncio.get_running_loop()
-        work: Awaitable[T] = loop.run_in_executor(self._thread, call, *args)
-        return await asyncio.shield(work)
+        return await in_pool(self._thread, call, *args)
 
     async def _fail(self, what: str, error: Exception) -> None:
         """Nothing can be trusted after an error here: stop, and let the restart read the state back."""
         log.error("worker stops", during=what, error=str(error) or type(error).__name__, exc_info=error)
         self._closing = True
+        self._settled.set()
         self.health.commit_failed(str(error))
         self.metrics.commits.labels("failed").inc()
         await self.app.crash(error)
-
-
-async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    one, two = await together(first, second)
-    return one, two

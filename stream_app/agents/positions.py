@@ -50,10 +50,22 @@ class Positions:
                 self._metrics.held_back.labels(topic, str(partition)).set(waiting)
                 if waiting and (longest is None or seconds > longest.seconds):
                     longest = HeldFor(f"{topic}-{partition}", waiting, seconds)
-            if self._engine.is_fresh(partition) and consumer.found.keys() >= set(places.values()):
+        self._health.set_held_back(longest)
+        self.compare()
+
+    def compare(self) -> None:
+        """Says once of each state that was read back how the group's offsets of that time differ from it.
+
+        To be called before those offsets are asked for again: by then this worker may have committed more.
+        """
+        consumer: BatchConsumer = self._app.consumer
+        for partition in self._engine.partitions:
+            places = {topic: TP(topic, partition) for topic in self._inputs}
+            if not self._engine.is_restored(partition) or not self._engine.is_fresh(partition):
+                continue
+            if consumer.found.keys() >= set(places.values()):
                 offsets = {topic: consumer.found[tp] for topic, tp in places.items()}
                 told = compare(partition, self._inputs, self._engine.written(partition), offsets)
                 for sentence in told.sentences:
                     log.warning(sentence)
                 self._engine.compared(partition, told.again)
-        self._health.set_held_back(longest)

@@ -16,6 +16,7 @@ from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+from mode.threads import QueueServiceThread
 from mode.utils.futures import notify
 
 from stream_app.columns import RecordColumns
@@ -23,7 +24,7 @@ from stream_app.state.standing import LogEnd
 from stream_app.transport.assignor import CopartitionedAssignor
 from stream_app.transport.fetched import deliver_columns
 from stream_app.transport.group import watch_group
-from stream_app.transport.internals import heartbeat, member_of
+from stream_app.transport.internals import heartbeat, member_of, stop_consumer
 from stream_app.transport.transactions import Member
 
 #: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
@@ -53,6 +54,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread in which aiokafka fetches and sends heartbeats, so that no long step delays them."""
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
+    _own: Iterable[asyncio.Task[None]] = ()
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -86,17 +88,21 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         deliver_columns(self._ensure_consumer())
         self._group = watch_group(self.app, self.parent_loop, self._ensure_consumer())
-        self._watching = asyncio.create_task(self._group.run())
         self._pulse_s = self.app.conf.broker_session_timeout / 10
         self._longest_stall_s = 0.0
         self._ticked = time.monotonic()
-        self._ticking = asyncio.create_task(self._tick())
+        self._own = [asyncio.create_task(each) for each in (self._group.run(), self._tick())]
 
     async def on_thread_stop(self) -> None:
         """Disconnects."""
-        self._ticking.cancel()
-        self._watching.cancel()
-        await super().on_thread_stop()
+        for task in self._own:
+            task.cancel()
+        await QueueServiceThread.on_thread_stop(self)  # Faust's own then calls `stop` of the consumer
+        if self._consumer is not None:
+            await stop_consumer(self._consumer)
+
+    def close(self) -> None:
+        """Nothing: Faust calls this in a rebalance during the stop, and its own closes on a wrong loop."""
 
     async def _tick(self) -> None:
         while True:
@@ -202,10 +208,9 @@ class BatchConsumer(driver.Consumer):
         self._dropped = False  # a fetched batch, so that the fetch position is too far
         #: How many times it went back to the committed offsets. What was fetched before the last time is void.
         self.seeks = 0
-        #: The committed offsets when it last went back to them, None where there is none; empty before that.
+        #: The committed offsets when it first went back to them after an assignment, None where there is none.
         self.found: dict[TP, int | None] = {}
         self._resumed = asyncio.Event()
-        self._generation_assigned = -1
         #: How long records may gather before the next fetch, after one that brought few; in seconds.
         self.gather_s = getattr(self.app, "gather_s", 0.0)
 
@@ -260,9 +265,10 @@ class BatchConsumer(driver.Consumer):
         """Back to the committed offsets, which are returned: all that was fetched beyond them comes again."""
         self.seeks += 1
         self._expected.clear()  # nothing is delivered until it is known where to go on
+        found = self.found  # another one after an assignment
         committed, positions = await self._thread.seek_back()
         self._expected.update(positions)
-        self.found = committed
+        found.update({tp: offset for tp, offset in committed.items() if tp not in found})
         return committed
 
     # --- membership

@@ -12,6 +12,8 @@ from typing import Any
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
@@ -30,20 +32,21 @@ __all__ = [
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
 # `Fetcher.fetched_records`; in `Fetcher._proc_fetch_request` no step of the loop between the answer of
 # `_client.send` and `_records[tp] = FetchResult(...)`; and what `transport.closed.ClosedBatch` stands in for.
-_FETCHER = ("_client", "_records", "_fetch_task")
+_FETCHER = ("_client", "_records", "_fetch_task", "_pending_tasks")
 _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
 )  # fmt: skip
 _COORDINATOR = ("group_id", "generation", "member_id", "_group_instance_id", "_do_heartbeat")
 _COORDINATION = (
     *_COORDINATOR, "_send_req", "_coordination_task", "_coordination_routine", "_pending_exception", "_subscription",
-    "_session_timeout_ms", "check_errors", "request_rejoin", "_client", "_cluster",
+    "_session_timeout_ms", "check_errors", "request_rejoin", "_client", "_cluster", "_heartbeat_task",
+    "_commit_refresh_task", "coordinator_id",
 )  # fmt: skip
 _ACCUMULATOR = (
     "_compression_type", "_batch_size", "_batches", "_txn_manager", "_append_batch", "_closed", "_exception",
 )  # fmt: skip
 
-#: How long a fetcher may take to end before it is told again, in seconds.
+#: How long a task may take to end before it is told again, in seconds.
 _STOP_S = 0.2
 
 
@@ -67,16 +70,46 @@ def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stops a consumer also where its partitions were taken from it just before.
+    """Stops a consumer at once and closes all its connections, also in the middle of a rebalance.
 
-    The fetcher may then be waiting for requests that it has cancelled itself, and swallows its own cancellation with
-    theirs: `stop` would wait for it for ever.
+    By itself `stop` first waits until all other members have joined too. It may wait for ever for a fetcher that has
+    cancelled its requests and takes its own cancellation for theirs; and it is cancelled itself, with the connections
+    open, by a request of the fetcher that is about to begin or waits after a failure.
     """
-    stopping = asyncio.ensure_future(consumer.stop())
-    while not (await asyncio.wait([stopping], timeout=_STOP_S))[0]:
-        if consumer._fetcher is not None:
-            consumer._fetcher._fetch_task.cancel()
-    await stopping
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    try:
+        if getattr(coordinator, "_coordination_task", None) is not None:  # it is in a group
+            await _end_coordination(coordinator)
+        if fetcher is not None:
+            await _end(fetcher._fetch_task, *fetcher._pending_tasks)
+            fetcher._pending_tasks.clear()
+        await consumer.stop()  # leaves the group
+    finally:
+        await consumer._client.close()
+
+
+async def _end_coordination(coordinator: Any) -> None:
+    await _end(coordinator._coordination_task)
+    await _end(coordinator._heartbeat_task, coordinator._commit_refresh_task)
+    node = coordinator.coordinator_id
+    connection = coordinator._client._conns.get((node, ConnectionGroup.COORDINATION))
+    if connection is not None and connection._requests:
+        # The broker reads no request of a connection before it has answered the one before, such as a join.
+        await connection.close(reason=CloseReason.SHUTDOWN)
+        coordinator.coordinator_id = node
+    if coordinator.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
+        coordinator.generation = max(
+            coordinator.generation, 1
+        )  # who has joined for the first time leaves too
+
+
+async def _end(*tasks: "asyncio.Task[Any] | None") -> None:
+    """Cancels tasks until they are done: one that waits for another takes a cancellation for the other's."""
+    left = {task for task in tasks if task is not None and not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_STOP_S)
 
 
 def member_of(consumer: AIOKafkaConsumer) -> Member:

@@ -1,0 +1,86 @@
+"""The state beside the group's offsets: both are what they were when the state was read back."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from stream_app.agents import positions
+from stream_app.agents.positions import Positions
+from stream_app.ops.health import Health
+from stream_app.ops.metrics import Metrics
+from stream_app.settings import load_settings
+from stream_app.transport import BatchConsumer
+
+SETTINGS = load_settings(env={})
+CLICKS, *OTHERS = (TP(topic, 0) for topic in SETTINGS.inputs)
+
+
+class Worker:
+    """The consumer, without Kafka, of a worker that has read the state of one partition back; and its engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, state: int, committed: int) -> None:
+        self.state, self.committed, self.fresh = state, committed, True
+        self.consumer = object.__new__(BatchConsumer)
+        vars(self.consumer).update(seeks=0, found={}, _expected={}, done={}, _thread=self)
+        app: Any = SimpleNamespace(consumer=self.consumer)
+        engine: Any = SimpleNamespace(
+            partitions=[0],
+            is_restored=lambda _: True,
+            is_fresh=lambda _: self.fresh,
+            written=lambda _: [self.state, 0, 0],
+            merge=lambda _: SimpleNamespace(positions=[self.committed, 0, 0]),
+            compared=self.compared,
+        )
+        self.positions = Positions(app, SETTINGS, engine, Metrics(), Health(1000))
+        self.said: list[str] = []
+        monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
+
+    async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
+        """As the thread of the consumer does it."""
+        return {CLICKS: self.committed, **dict.fromkeys(OTHERS)}, {CLICKS: self.committed}
+
+    def log_end(self, _: TP) -> None:
+        """Nothing is known of it."""
+
+    def compared(self, *_: Any) -> None:
+        self.fresh = False
+
+
+async def test_own_commits_are_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that was dropped has it go back to what it has committed itself since it read the state."""
+    worker = Worker(monkeypatch, state=10, committed=10)
+    await worker.consumer.seek_to_committed()
+    worker.committed = 15
+    await worker.consumer.seek_to_committed()
+    worker.positions.look()
+    assert not worker.said
+    assert not worker.fresh
+
+
+async def test_offsets_that_lie_behind_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody has moved is still told, once, and by the offsets of that time."""
+    worker = Worker(monkeypatch, state=10, committed=12)
+    await worker.consumer.seek_to_committed()
+    worker.committed = 15
+    await worker.consumer.seek_to_committed()
+    worker.positions.look()
+    worker.positions.look()
+    (sentence,) = worker.said
+    assert sentence.startswith("offsets 10 to 11 of clicks-0 are not in the state")
+
+
+async def test_offsets_of_an_earlier_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for before an assignment and comes after it does not count for that one."""
+    worker = Worker(monkeypatch, state=10, committed=10)
+    seek_back = worker.seek_back
+
+    async def late() -> Any:
+        answer = await seek_back()
+        worker.consumer.found = {}  # as `on_partitions_assigned`
+        return answer
+
+    monkeypatch.setattr(worker, "seek_back", late)
+    await worker.consumer.seek_to_committed()
+    assert not worker.consumer.found
