@@ -231,7 +231,9 @@ async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_pat
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
         writer.extend(sample(10))
-    with pytest.raises(TopicError, match=rf"{prefix}clicks, .*{prefix}purchases are missing: run `foreclick topics --create`"):
+    with pytest.raises(
+        TopicError, match=rf"{prefix}clicks, .*{prefix}purchases are missing: run `foreclick topics --create`"
+    ):
         await replay(path, [kafka.bootstrap], prefix=prefix)
     with pytest.raises(TopicError, match=f"{prefix}clicks is missing"):
         await record([kafka.bootstrap], tmp_path / "b.stream", prefix=prefix)
