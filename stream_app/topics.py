@@ -22,6 +22,8 @@ from stream_app.security import explain, identity, kafka_options, require_rights
 from stream_app.security.refusals import refusal
 from stream_app.security.rights import Needs, Operation
 from stream_app.settings import DAY_MS, Settings
+from stream_app.topic_problems import Problem, merged, missing
+from stream_app.waiting import waiting_for
 
 #: Kafka's default for the largest record batch of a topic, in bytes.
 MESSAGE_BYTES = 1_048_588
@@ -50,14 +52,6 @@ class TopicSpec(NamedTuple):
 
     name: str
     configs: Mapping[str, str]
-
-
-class Problem(NamedTuple):
-    """What is wrong with a topic; a worker cannot run with a `fatal` one, the others are advice."""
-
-    topic: str
-    text: str
-    fatal: bool
 
 
 class _Found(NamedTuple):
@@ -173,9 +167,9 @@ def _needs(settings: Settings) -> Needs:
 
 def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -> None:
     """Raise TopicError for the fatal problems (of `topics`, where given)."""
-    fatal = [each.text for each in problems if each.fatal and (topics is None or each.topic in topics)]
+    fatal = [each for each in problems if each.fatal and (topics is None or each.topic in topics)]
     if fatal:
-        raise TopicError("; ".join(fatal))
+        raise TopicError("; ".join(each.text for each in merged(fatal)))
 
 
 @asynccontextmanager
@@ -188,16 +182,9 @@ async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKa
     client = AIOKafkaAdminClient(**options, request_timeout_ms=max(int(wait_s * 1000), 1000))
     began = time.monotonic()
     try:
-        async with asyncio.timeout(wait_s):
-            while True:
-                try:
-                    await client.start()
-                    break
-                except KafkaConnectionError:
-                    # Waiting helps against a broker that is starting, not against one that refuses us.
-                    if refused := await refusal(settings.brokers, options):
-                        raise refused from None
-                    await asyncio.sleep(0.2)
+        with waiting_for(settings.brokers):
+            async with asyncio.timeout(wait_s):
+                await _start(client, settings, options)
         yield client
     except (TimeoutError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError) as error:
         tried = f" (tried for {round(time.monotonic() - began, 1):g} s)"
@@ -206,6 +193,19 @@ async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKa
         raise TopicError(f"the broker at {settings.bootstrap} refused to handle topics: {error}") from error
     finally:
         await client.close()
+
+
+async def _start(client: AIOKafkaAdminClient, settings: Settings, options: Mapping[str, Any]) -> None:
+    """Connects, as often as it takes."""
+    while True:
+        try:
+            await client.start()
+            return
+        except KafkaConnectionError:
+            # Waiting helps against a broker that is starting, not against one that refuses us.
+            if refused := await refusal(settings.brokers, options):
+                raise refused from None
+            await asyncio.sleep(0.2)
 
 
 async def _describe(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> dict[str, _Found]:
@@ -240,9 +240,7 @@ def _problems(settings: Settings, found: Mapping[str, _Found]) -> list[Problem]:
     for spec in topic_specs(settings):
         topic = found.get(spec.name)
         if topic is None:
-            problems.append(
-                Problem(spec.name, f"topic {spec.name} is missing: run `foreclick topics --create`", True)
-            )
+            problems.append(Problem(spec.name, missing([spec.name]), True, missing=True))
             continue
         if topic.partitions != found[first].partitions:
             text = (
@@ -287,7 +285,7 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
         text = (
             f"topic {spec.name} has cleanup.policy={policy}, which drops records of one key: set it to delete"
         )
-        problems.append(Problem(spec.name, text, False))
+        problems.append(Problem(spec.name, text, False, "cleanup.policy=delete"))
     if configs.get("message.timestamp.type") != "LogAppendTime":
         problems.extend(_producers_time(settings, spec.name))
     if spec.name == settings.topic("dead-letters"):
@@ -297,7 +295,7 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
                 f"topic {spec.name} takes no bad record as large as the inputs may bring, so those will be cut: "
                 f"set max.message.bytes to {needed} to keep them whole"
             )
-            problems.append(Problem(spec.name, text, False))
+            problems.append(Problem(spec.name, text, False, f"max.message.bytes={needed}"))
     return problems
 
 
@@ -308,7 +306,7 @@ def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
             f"topic {topic} keeps the producer's time, so latency rests on our clock: set message.timestamp.type to "
             "LogAppendTime"
         )
-        yield Problem(topic, text, False)
+        yield Problem(topic, text, False, "message.timestamp.type=LogAppendTime")
     elif settings.record_time == "broker":
         text = (
             f"topic {topic} keeps the producer's time, by which whoever writes there could hold up or hide the "

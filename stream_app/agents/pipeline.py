@@ -33,6 +33,7 @@ from stream_app.agents.backlog import MANY_BYTES, Backlog, Budget
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.checkpoints import Checkpoints
 from stream_app.agents.halves import BuiltFor, Halves
+from stream_app.agents.minute import MinuteLog
 from stream_app.agents.ownership import Ownership
 from stream_app.agents.positions import Positions
 from stream_app.agents.processor import Processor
@@ -111,6 +112,7 @@ class Pipeline(Service):
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
         self._split = SplitWatch(engine, metrics, health)
         self._positions = Positions(app, settings, engine, metrics, health)
+        self._minute = MinuteLog(settings, engine, metrics, health)
         self._closing = False
 
     # --- what the agent and Faust call
@@ -146,7 +148,9 @@ class Pipeline(Service):
             self._generation = app.consumer_generation_id
         self._settled.set()
         self.metrics.standby.set(len(copies))
-        log.info("partitions assigned", partitions=sorted(mine), to_recover=[*to_read], copies=sorted(copies))
+        facts = {"to_recover": list(to_read), "copies": sorted(copies)}
+        told = {name: each for name, each in facts.items() if each and each != sorted(mine)}
+        log.info("partitions assigned", partitions=sorted(mine), **told)
         if to_read and not self._closing:
             self._ownership.read_back(to_read)
         else:
@@ -166,7 +170,8 @@ class Pipeline(Service):
         async with self._turn:
             self._backlog.drop()
             await self._in_thread(self.engine.rewind)
-        log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
+        if revoked:  # Faust calls this at each start too
+            log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
 
     async def before_shutdown(self, app: faust.App, **_: Any) -> None:
         """The last checkpoint, while consumer and producer still run."""
@@ -222,6 +227,7 @@ class Pipeline(Service):
                     await self._in_thread(self._split.look)
                     end_of = self._consumer.end_of
                     telemetry.gauges(self.engine, end_of, self._kind, self.metrics, self.health)
+                    self._minute.look()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -298,18 +304,11 @@ class Pipeline(Service):
         telemetry.turn(self.metrics, output, bad, time.perf_counter() - start)
 
     def _acknowledged(
-        self,
-        done: "asyncio.Future[Any]",
-        output: StepOutput | None,
-        built: list[BuiltFor],
+        self, done: "asyncio.Future[Any]", output: StepOutput | None, built: list[BuiltFor]
     ) -> None:
         if done.cancelled() or done.exception() is not None:
             return  # whoever awaits it at the checkpoint deals with it
-        for topic, _, batches in built:
-            self.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
-        now_ms = time.time() * 1000
-        for batch in output.batches if output is not None else ():
-            self.metrics.observe_latency(batch.events.data["received"], now_ms)
+        telemetry.acknowledged(self.metrics, output, built)
 
     def _resume_drained(self) -> None:
         """Resumes the topic partitions of which less is held now."""

@@ -83,7 +83,7 @@ def find(
                 }[code]
                 value = float(column[i])
                 p = float(tail(name, column[i : i + 1])[0]) if tail else most / (2 * value)
-                reasons.append(Reason(REASON_CODES[code], value, most, most))
+                reasons.append(Reason(REASON_CODES[code], round(value), most, most))  # a count, as its limit
             odds.append(p)
         kind: FlagKind = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
         found.append((i, kind, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))

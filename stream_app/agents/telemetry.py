@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from faust.types import TP
 
 from stream_app.agents.batches import StepOutput
+from stream_app.agents.halves import BuiltFor
 from stream_app.agents.processor import Processor
 from stream_app.events import BadRecord
 from stream_app.ops.health import Health
@@ -33,6 +34,15 @@ def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], 
     metrics.degraded.inc(output.degraded)
     metrics.hidden_resets.inc(output.hidden_resets)
     metrics.model_failures.inc(output.model_failures)
+
+
+def acknowledged(metrics: Metrics, output: StepOutput | None, built: Sequence[BuiltFor]) -> None:
+    """Counts outputs that the broker has taken, and how long their events were under way."""
+    for topic, _, batches in built:
+        metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
+    now_ms = time.time() * 1000
+    for batch in output.batches if output is not None else ():
+        metrics.observe_latency(batch.events.data["received"], now_ms)
 
 
 def gauges(

@@ -13,7 +13,10 @@ from stream_app.broker import status as broker_status
 
 NOT_RUNNING = 3  #: exit code of `status`, as service managers use it
 
-app = typer.Typer(help="Run a real Apache Kafka on this machine: one node, no Docker, no installed Java.")
+app = typer.Typer(
+    help="Run a real Apache Kafka on this machine: one node, no Docker, no installed Java.",
+    add_completion=False,
+)
 
 DataDir = Annotated[
     Path | None,

@@ -61,6 +61,10 @@ def demo(
         raise DemoError(
             f"another demo runs in {plan.folder}: wait for it, or give another --data-dir"
         ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DemoError(
+            f"{error.filename or plan.folder} cannot be a folder, since a file is in the way: give another --data-dir"
+        ) from error
     except OSError as error:
         raise DemoError(f"the demo cannot use {error.filename or plan.folder}: {error.strerror}") from error
 

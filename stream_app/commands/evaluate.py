@@ -13,6 +13,7 @@ from stream_app.commands.learning import bar, begin, said_when_interrupted, tabu
 from stream_app.commands.options import with_settings
 from stream_app.commands.train import FEATURES, held_out_title
 from stream_app.errors import ForeclickError
+from stream_app.replay.recording import RecordingReader
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def evaluate(
 
     if since is not None:
         times.check(since, "--since")
+    RecordingReader(recording)  # says what is wrong with it before a bar is shown
     runtime = Runtime.load(model, settings.device, model_key=settings.model_key)
     made = provenance_of(runtime.content.metrics)
     with said_when_interrupted("stopped"), on_threads(threads), bar(as_json) as shown:

@@ -1,4 +1,4 @@
-"""What training and evaluation show while they run, and how Ctrl-C ends them."""
+"""What training and evaluation show while they run, and how Ctrl-C and SIGTERM end them."""
 
 import signal
 import time
@@ -23,10 +23,11 @@ _TOO_EARLY_S = 2.0
 
 
 class Stopper:
-    """Whether Ctrl-C was pressed; pressed again, it ends the command at once."""
+    """Whether Ctrl-C was pressed or SIGTERM came; the second one ends the command at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.code = 130  #: the exit code of what asked last
 
     def __call__(self) -> bool:
         """As the training asks it."""
@@ -34,27 +35,37 @@ class Stopper:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first Ctrl-C only asks to stop."""
-        before = signal.signal(signal.SIGINT, self._ask)
+        """Within the block the first Ctrl-C or SIGTERM only asks to stop."""
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        self.code = 128 + number
         if self.asked:
-            raise KeyboardInterrupt
+            raise Interrupted(self.code)
         self.asked = True
+
+
+class Interrupted(KeyboardInterrupt):
+    """What ends a command that was asked to stop, with its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
 
 
 @contextmanager
 def said_when_interrupted(text: str) -> Iterator[None]:
-    """Ctrl-C ends the command with a sentence and exit code 130."""
+    """Ctrl-C ends the command with a sentence and exit code 130, SIGTERM with 143."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         typer.echo(f"foreclick: {text}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(error.code if isinstance(error, Interrupted) else 130) from None
 
 
 class Remaining:

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from stream_app import times
 from stream_app.commands.options import with_settings
 from stream_app.errors import ForeclickError
+from stream_app.replay.recording import RecordingReader
 from stream_app.settings import Settings
 from stream_app.targets import check_outputs
 
@@ -56,6 +57,7 @@ def run(
     # `predictions.jsonl` is JSON whatever a worker would send.
     settings = msgspec.structs.replace(settings, output_format="json", topic_prefix="")
     check_outputs(_paths(out).values(), [recording], force=force)
+    RecordingReader(recording, strict=not partial)  # says what is wrong with it before a bar is shown
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("processing", total=None)
         summary = _run(
@@ -81,7 +83,6 @@ def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress
     from stream_app.agents.engine import Engine
     from stream_app.agents.offline import drive, partitions_of
     from stream_app.ops.model_watch import load_model
-    from stream_app.replay.recording import RecordingReader
 
     reader = RecordingReader(recording, strict=not partial)
     runtime = load_model(settings) if settings.model is not None else None

@@ -24,6 +24,7 @@ from stream_app.security import explain, identity, kafka_options, require_rights
 from stream_app.security.rights import Operation
 from stream_app.settings import Settings
 from stream_app.times import shown
+from stream_app.waiting import waiting_for
 
 #: `<topic>-<partition>-<offset>`, behind any prefix.
 _ID = re.compile(rf".*?({'|'.join(INPUT_TOPICS)})-(\d+-\d+)", re.DOTALL)
@@ -93,7 +94,8 @@ async def _records(
         auto_offset_reset="earliest" if from_beginning else "latest",
     )
     try:
-        await consumer.start()
+        with waiting_for(settings.brokers):
+            await consumer.start()
         await require_rights(options, identity(settings.kafka), {topic: (Operation.READ,)})
         # Asked before subscribing, which would make the topic on a broker that makes what is asked for.
         if topic not in await consumer.topics():

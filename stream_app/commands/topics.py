@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from stream_app.commands.options import with_settings
 from stream_app.settings import Settings
+from stream_app.topic_problems import commands, merged
 from stream_app.topics import check_topics, ensure_topics
 
 
@@ -37,9 +38,14 @@ def topics(
         out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
         for name in made:
             out.print(f"created [bold]{escape(name)}[/]")
-        for each in problems:
+        for each in merged(problems):
             word = "[red]wrong[/]" if each.fatal else "[yellow]advice[/]"
             err.print(f"{word} {escape(each.text)}", highlight=False)
+        mending = list(commands(settings.brokers, problems))
+        if mending:
+            err.print("to follow the advice, with the scripts of Apache Kafka:", highlight=False)
+        for command in mending:
+            err.print(f"  {escape(command)}", highlight=False)
         if not bad:
             names = ", ".join((*settings.inputs, *settings.outputs, settings.changelog))
             out.print(f"[green]ok[/] {escape(names)}", highlight=False)

@@ -10,8 +10,17 @@ from rich.console import Console
 
 from stream_app import times
 from stream_app.commands import quality
-from stream_app.commands.learning import Stopper, bar, begin, reader, said_when_interrupted, tabulated
+from stream_app.commands.learning import (
+    Interrupted,
+    Stopper,
+    bar,
+    begin,
+    reader,
+    said_when_interrupted,
+    tabulated,
+)
 from stream_app.commands.options import with_settings
+from stream_app.replay.recording import RecordingReader
 from stream_app.settings import HORIZON_MS, Settings, fields
 
 if TYPE_CHECKING:
@@ -61,7 +70,7 @@ def train(
     """Train a model on a recording: clean, featurise, train, calibrate, validate, export.
 
     The latest part of the events is held out to choose the number of epochs, to calibrate and for the table at the
-    end; then the model is trained again on all events. Ctrl-C keeps the best model so far.
+    end; then the model is trained again on all events. Ctrl-C and SIGTERM keep the best model so far.
     """
     from model.export import check_target, export_or_keep
     from model.provenance import provenance_of
@@ -70,8 +79,9 @@ def train(
     from model.train import Stopped
     from model.train import train as fit
 
-    # Hours before it is needed.
+    # Hours before it is needed, and before a bar is shown.
     check_target(out, sign_key)
+    RecordingReader(recording)
     if until is not None:
         times.check(until, "--until")
     device = choose_device(settings.device)
@@ -98,7 +108,7 @@ def train(
                         late=int(table.late.sum()),
                     )
                 except Stopped:
-                    raise KeyboardInterrupt from None
+                    raise Interrupted(stopper.code) from None
         label = export_or_keep(trained, out, name, sign_key)
     made = provenance_of(trained.content.metrics)
     assert made is not None
@@ -122,7 +132,7 @@ def train(
         typer.echo(f"warning: {warning}", err=True)
     if trained.stopped:
         typer.echo(f"foreclick: stopped early, the best model so far was written to {out}", err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(stopper.code)
 
 
 def _print(

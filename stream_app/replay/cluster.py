@@ -9,6 +9,8 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, NodeNotRead
 from stream_app.errors import TopicError
 from stream_app.security import explain, require_rights
 from stream_app.security.rights import Operation
+from stream_app.topic_problems import missing
+from stream_app.waiting import waiting_for
 
 
 async def partition_counts(
@@ -21,7 +23,8 @@ async def partition_counts(
     """
     client = AIOKafkaAdminClient(bootstrap_servers=list(brokers), **security)
     try:
-        await client.start()
+        with waiting_for(brokers):
+            await client.start()
         options = {"bootstrap_servers": list(brokers), **security}
         await require_rights(options, "this client", dict.fromkeys(topics, (operation,)))
         # All topics are asked for: asking by name would make a missing one where the broker does that.
@@ -32,11 +35,18 @@ async def partition_counts(
         await client.close()
 
 
+def require_all(counts: Mapping[str, int], topics: Sequence[str]) -> None:
+    """Raises `TopicError` with all topics that are missing."""
+    absent = [topic for topic in topics if topic not in counts]
+    if absent:
+        raise TopicError(missing(absent))
+
+
 def require(counts: Mapping[str, int], topic: str, partitions: int = 1) -> int:
     """How many partitions the topic has; raises `TopicError` where it is missing or has less than needed."""
     have = counts.get(topic)
     if have is None:
-        raise TopicError(f"topic {topic} is missing: run `foreclick topics --create`")
+        raise TopicError(missing([topic]))
     if have < partitions:
         raise TopicError(
             f"topic {topic} has {have} partitions but the recording has {partitions}: "
@@ -49,6 +59,7 @@ def require_alike(
     counts: Mapping[str, int], prefix: str, recorded: Mapping[str, int], repartition: bool
 ) -> None:
     """Raises `TopicError` where a topic is missing, or has another number of partitions than was recorded."""
+    require_all(counts, [prefix + topic for topic in recorded])
     for topic, partitions in recorded.items():
         have = require(counts, prefix + topic)
         if have != partitions and not repartition:

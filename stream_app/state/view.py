@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stream_app.names import Names
-from stream_app.records import EVENT_TYPES
+from stream_app.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.state.rows import RECENT, START, WINDOWS
 from stream_app.state.users import Users
 
@@ -51,10 +51,15 @@ def user(
         "user_id": users.name(slot),
         "partition": int(users.partition[slot]),
         "clock": int(row["clock"]),
+        "last_ts": int(row["clock"]),  # the same, under the name that events have for it
         "events": int(row["events"]),
         "late": int(row["late"]),
         "session_start": int(row["session_start"]),
         "source_offsets": row["source"].tolist(),
+        "last_offsets": {
+            topic: offset if offset >= 0 else None
+            for topic, offset in zip(INPUT_TOPICS, row["source"].tolist(), strict=True)
+        },
         "windows": windows(row),
         "recent": recent_events(row, items, categories),
     }

@@ -145,6 +145,8 @@ async def test_look_ups(kafka: EmbeddedKafka, prefix: str, start: Start, model: 
         status, shown = worker.get(f"/users/{quote(user, safe='')}/")
         assert status == 200, user
         assert (shown["user_id"], shown["events"], shown["clock"]) == (user, 1, T0 + i)
+        assert shown["last_ts"] == shown["clock"]
+        assert shown["last_offsets"] == {"clicks": i, "browses": None, "purchases": None}
         assert shown["recent"][0]["item_id"] == "item-3"
         assert shown["windows"]["1h"]["click"] == 1
         assert shown["last_prediction"]["model"] == published[user]["model"]
@@ -208,12 +210,19 @@ async def test_logs_are_json(
     worker = start_from_scratch(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
     produce(kafka.bootstrap, prefix, clicks(100))
     wait_for("the events", lambda: worker.metric("foreclick_events_total") == 100)
+    wait_for("the line that says where it is", lambda: f"http://127.0.0.1:{worker.port}/" in worker.text())
     assert worker.stop() == 0
     lines = [json.loads(line) for line in worker.text().splitlines()]
     assert all({"level", "logger", "timestamp", "message"} <= set(line) for line in lines)
     said = [line["message"] for line in lines if line["logger"].startswith("stream_app")]
-    for message in ("worker starts", "partitions assigned", "state recovered", "stopped cleanly"):
+    for message in ("worker starts", "partitions assigned", "state recovered", "ready", "stopped cleanly"):
         assert message in said
+    by_message = {line["message"]: line for line in lines if line["logger"].startswith("stream_app")}
+    assert by_message["ready"]["partitions"] == 4 and by_message["ready"]["web"].startswith(
+        "http://127.0.0.1:"
+    )
+    assert "copies" not in by_message["partitions assigned"]
+    assert all(line["partitions"] for line in lines if line["message"] == "partitions revoked")
     assert not [line for line in lines if line["level"] in ("error", "critical")]
 
 

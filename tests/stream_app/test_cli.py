@@ -1,18 +1,25 @@
 """The command line: quick help, one sentence for the user's mistakes, exit codes that scripts rely on."""
 
+import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from stream_app import cli
 from stream_app.broker import EmbeddedKafka
 from stream_app.cli import COMMANDS, Entry, main
+from stream_app.commands import tail
 from stream_app.commands.options import with_settings
-from stream_app.settings import fields
+from stream_app.replay.cluster import partition_counts
+from stream_app.security import PLAIN
+from stream_app.security.rights import Operation
+from stream_app.settings import fields, load_settings
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -183,7 +190,9 @@ def test_topics_from_check_to_create(
     """`topics` fails on an empty broker, `--create` makes all, then the check passes; `--json` is JSON."""
     options = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix, "--partitions", "1")
     assert exit_code("topics", *options) == 1
-    assert f"{prefix}clicks is missing" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"wrong topics {prefix}clicks, {prefix}browses, {prefix}purchases, {prefix}predictions," in said
+    assert said.count("foreclick topics --create") == said.count("\n") == 1
     assert exit_code("topics", "--create", "--json", *options) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["ok"] and len(made["created"]) == 7 and made["problems"] == []
@@ -195,6 +204,50 @@ def test_no_broker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """No traceback and no library's log where no broker runs."""
     assert exit_code("topics", "--brokers", "127.0.0.1:1", "--wait-s", "0.3") == 1
     assert capsys.readouterr().err.startswith("foreclick: no Kafka broker answers at 127.0.0.1:1 ")
+
+
+def test_a_wait_for_the_broker_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """After a second of silence a command says what it waits for, once; nothing of it goes to stdout."""
+    structlog.reset_defaults()  # as no worker's log is set up
+    assert exit_code("topics", "--json", "--brokers", "127.0.0.1:1", "--wait-s", "1.5") == 1
+    out, said = capsys.readouterr()
+    assert said.startswith("waiting for 127.0.0.1:1 …\nforeclick: no Kafka broker answers")
+    assert said.count("waiting") == 1 and out == ""
+
+
+def test_completion_is_offered_nowhere_by_halves(capsys: pytest.CaptureFixture[str]) -> None:
+    """No single command has an option that would install it for itself."""
+    assert exit_code("broker", "--help") == 0
+    assert "completion" not in capsys.readouterr().out
+
+
+def test_a_demo_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named, whether it stands for the data folder or for the demo's own."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "demo").write_text("")
+    for folder, named in ((tmp_path / "file", tmp_path / "file/demo"), (tmp_path, tmp_path / "demo")):
+        assert exit_code("demo", "--stop", "--data-dir", str(folder)) == 1
+        assert f"foreclick: {named} cannot be a folder" in capsys.readouterr().err
+
+
+async def test_a_silent_broker_is_waited_for_aloud(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`record`, `replay` and `tail` say it too, of a broker that accepts and does not answer."""
+    structlog.reset_defaults()
+    monkeypatch.setattr("stream_app.waiting.SAID_AFTER_S", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        broker = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = load_settings(env={}, options={"brokers": broker})
+        for waits in (
+            partition_counts([broker], PLAIN, (), Operation.READ),
+            anext(tail._records(settings, "flags", from_beginning=False)),
+        ):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(waits, 0.5)
+            assert capsys.readouterr().err == f"waiting for {broker} …\n"
 
 
 def test_ours_is_told_by_the_package() -> None:

@@ -13,6 +13,7 @@ from stream_app.generator import read_labels
 from stream_app.received import received_of
 from stream_app.records import INPUT_TOPICS
 from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.times import span
 from tests.stream_app.command_line import FORECLICK, run, run_json
 
 SMALL = ("--events", "3000", "--users", "300", "--items", "200", "--categories", "10", "--partitions", "2")
@@ -162,6 +163,30 @@ def test_replay_and_record(
         capsys, "record", b, "--force", *where, "--topic", "clicks", "--offset", "clicks:0=5", "--limit", 7
     )
     assert (stats["records"], stats["topics"]) == (7, {"clicks": 7})
+
+
+@pytest.mark.kafka
+def test_record_since_a_time(
+    kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`record --since` takes what was stored from then on, whatever form the time has; the summary says the times."""
+    a, b = tmp_path / "a.stream", tmp_path / "b.stream"
+    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
+    run_json(capsys, "generate", "--out", a, *SMALL)
+    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    run_json(capsys, "replay", a, *where, "--limit", 1_000)
+    assert run_json(capsys, "record", b, *where)["records"] == 1_000
+    since = max(each.timestamp for each in RecordingReader(b)) + 1
+    run_json(capsys, "replay", a, *where)  # starts a consumer first, so its records are later
+    assert run_json(capsys, "record", b, "--force", *where, "--since", since)["records"] == 3_000
+    stored = [each.timestamp for each in RecordingReader(b)]
+    assert min(stored) >= since and stored == sorted(stored)
+    assert run_json(capsys, "record", b, "--force", *where, "--since", "1h")["records"] == 4_000
+    assert run_json(capsys, "record", b, "--force", *where, "--since", "2100-01-01")["records"] == 0
+    assert run("record", b, "--force", *where, "--since", since) == 0
+    assert f"span      {span(stored[0], stored[-1])}" in capsys.readouterr().out
+    assert run("record", b, "--force", *where, "--since", since // 1000) == 1
+    assert "looks like seconds" in capsys.readouterr().err
 
 
 @pytest.mark.kafka

@@ -231,9 +231,11 @@ async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_pat
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
         writer.extend(sample(10))
-    with pytest.raises(TopicError, match=rf"{prefix}clicks is missing: run `foreclick topics --create`"):
+    with pytest.raises(
+        TopicError, match=rf"{prefix}clicks, .*{prefix}purchases are missing: run `foreclick topics --create`"
+    ):
         await replay(path, [kafka.bootstrap], prefix=prefix)
-    with pytest.raises(TopicError, match=f"{prefix}clicks is missing"):
+    with pytest.raises(TopicError, match=f"{prefix}clicks, {prefix}browses, {prefix}purchases are missing"):
         await record([kafka.bootstrap], tmp_path / "b.stream", prefix=prefix)
     await make_topics(kafka, prefix, 2, **{"max.message.bytes": "1000"})
     with pytest.raises(TopicError, match="has 2 partitions but the recording has 3"):

@@ -74,6 +74,8 @@ def test_each_reason_fires_beyond_its_limit(
     ((event, kind, score, reasons),) = Batch().set(0, code, above).find()
     assert (event, kind) == (0, "fraud" if code in FRAUD else "anomaly")
     assert [(r.code, r.value, r.expected) for r in reasons] == [(code, value, expected)]
+    counted = code in ("click_rate", "many_items", "purchase_rate")
+    assert isinstance(reasons[0].value, int) is counted  # `"value": 6` beside `"limit": 5`, not 6.0
     assert 0.5 <= score <= 1
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,6 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from stream_app.broker import EmbeddedKafka
 from stream_app.errors import BrokerUnreachable, TopicError
 from stream_app.settings import Settings, load_settings
+from stream_app.topic_problems import Problem, commands
 from stream_app.topics import check_topics, ensure_topics, require_topics
 
 pytestmark = pytest.mark.kafka
@@ -145,6 +148,45 @@ async def test_advice_does_not_stop_a_worker(settings: Settings, admin: AIOKafka
     assert "drops records of one key" in advice[0][1]
     assert "message.timestamp.type to LogAppendTime" in advice[1][1]
     assert "set max.message.bytes to" in advice[2][1]
+
+
+def test_advice_comes_with_its_commands() -> None:
+    """One command for each configuration, whatever the number of topics; none for what is fatal or missing."""
+    time, size = "message.timestamp.type=LogAppendTime", "max.message.bytes=2000000"
+    problems = [
+        Problem("clicks", "missing", True, missing=True),
+        Problem("predictions", "…", False, time),
+        Problem("flags", "…", False, time),
+        Problem("dead-letters", "…", False, size),
+    ]
+    alter = "kafka-configs.sh --bootstrap-server b:1 --alter --entity-type topics --entity-name"
+    assert list(commands(("b:1",), problems)) == [
+        f"for topic in predictions flags; do {alter} $topic --add-config {time}; done",
+        f"{alter} dead-letters --add-config {size}",
+    ]
+
+
+async def test_the_command_prints_them_once(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """Outputs that the shop made: advice for each, one command for all."""
+    append_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "2000000"}
+    for name in settings.inputs:
+        await make(admin, name, 2, append_time)
+    for name in settings.outputs:
+        await make(admin, name, 2, {"max.message.bytes": "3000000"})
+    options = ("--brokers", settings.bootstrap, "--topic-prefix", settings.topic_prefix)
+    command = (
+        sys.executable,
+        "-c",
+        "from stream_app.cli import main; main()",
+        "topics",
+        "--create",
+        *options,
+    )
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert not ended.returncode
+    said = ended.stderr
+    assert said.count("advice") == 4 and said.count("kafka-configs.sh") == 1
+    assert f"for topic in {' '.join(settings.outputs)}; do " in said
 
 
 async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: AIOKafkaAdminClient) -> None:

@@ -16,8 +16,8 @@ from tests.stream_app.command_line import TINY, run
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
 
-def ctrl_c(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Sends SIGINT to this process when the training reports its first batch of an epoch."""
+def ctrl_c(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int = signal.SIGINT) -> None:
+    """Sends a signal to this process when the training reports its first batch of an epoch."""
     original = train_command.reader
 
     def reader(*args: Any) -> Callable[[Any], None]:
@@ -26,7 +26,7 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
         def reported(at: Any) -> None:
             if at.epoch == epoch and not sent:
                 sent.append(at)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
             report(at)
 
         return reported
@@ -34,12 +34,17 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     monkeypatch.setattr(train_command, "reader", reader)
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(
-    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_the_best_model_so_far(
+    number: signal.Signals,
+    shop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the second epoch: the model of the first is written, whole and with its table; exit code 130."""
-    ctrl_c(monkeypatch, 2)
-    assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 130
+    """In the second epoch: the model of the first is written, whole and with its table; exit code 130 or 143."""
+    ctrl_c(monkeypatch, 2, number)
+    assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 128 + number
     said = capsys.readouterr()
     assert f"stopped early, the best model so far was written to {tmp_path / 'm'}" in said.err
     assert "this model" in said.out
@@ -47,14 +52,31 @@ def test_ctrl_c_keeps_the_best_model_so_far(
     assert made is not None and made.stopped and made.epochs == 1 and not made.refit
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_in_the_first_epoch_writes_nothing(
-    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    shop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It says so, with exit code 130."""
-    ctrl_c(monkeypatch, 1)
-    assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 130
+    """It says so, with exit code 130, or 143 for SIGTERM."""
+    ctrl_c(monkeypatch, 1, number)
+    assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 128 + number
     assert "stopped, nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "run"])
+def test_a_recording_that_cannot_be_read_shows_no_bar(
+    command: str, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence stands alone: no empty line, no finished bar."""
+    capsys.readouterr()
+    none = tmp_path / "none.stream"
+    args = (trained["out"], none) if command == "evaluate" else (none, "--out", tmp_path / "m")
+    assert run(command, *args) == 1
+    assert capsys.readouterr() == ("", f"foreclick: cannot read {none}: No such file or directory\n")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

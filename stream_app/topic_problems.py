@@ -1,0 +1,42 @@
+"""What is wrong with topics, in words: as few sentences as it takes, and the commands that mend it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """What is wrong with a topic; a worker cannot run with a `fatal` one, the others are advice."""
+
+    topic: str
+    text: str
+    fatal: bool
+    config: str = ""  # the configuration that mends it, NAME=VALUE
+    missing: bool = False
+
+
+def missing(names: Sequence[str]) -> str:
+    """One sentence about topics that are not there."""
+    said = f"topic {names[0]} is" if len(names) == 1 else f"topics {', '.join(names)} are"
+    return f"{said} missing: run `foreclick topics --create`"
+
+
+def merged(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems for people: one for all topics that are missing, in the place of the first of them."""
+    absent = [each.topic for each in problems if each.missing]
+    kept = [each for each in problems if not each.missing or each.topic == absent[0]]
+    return [each._replace(text=missing(absent)) if each.missing else each for each in kept]
+
+
+def commands(brokers: Sequence[str], problems: Sequence[Problem]) -> Iterator[str]:
+    """The commands of Kafka that set what the advice asks for, one for each configuration."""
+    topics: dict[str, list[str]] = {}
+    for each in problems:
+        if each.config and not each.fatal:
+            topics.setdefault(each.config, []).append(each.topic)
+    for config, names in topics.items():
+        name = names[0] if len(names) == 1 else "$topic"
+        command = (
+            f"kafka-configs.sh --bootstrap-server {','.join(brokers)} --alter --entity-type topics "
+            f"--entity-name {name} --add-config {config}"
+        )
+        yield command if len(names) == 1 else f"for topic in {' '.join(names)}; do {command}; done"
