@@ -216,23 +216,10 @@ class Engine(Processor):
         asked = self._answers is not None and (self.guard.reason is None or self.guard.hold)
         replay = self._answers.replay_for(slots) if self._answers and asked else None
         n = kernel.apply(
-            users.rows,
-            users.recent_item,
-            users.dirty,
-            users.touched,
-            slots,
-            events.data,
-            self.watermark,
-            self.sequence,
-            self.settings.lateness_ms,
-            self.settings.user_ttl_ms,
-            users.items.none,
-            users.items.known,
-            self._batch,
-            applied,
-            features,
-            seeds,
-        )
+            users.rows, users.recent_item, users.recent_check, users.dirty, users.touched, slots, events.data,
+            self.watermark, self.sequence, self.settings.lateness_ms, self.settings.user_ttl_ms,
+            users.items.none, users.items.known, self._batch, applied, features, seeds,
+        )  # fmt: skip
         status = applied["status"][:n]
         good = np.flatnonzero(status <= kernel.LATE)
         out.late += int(np.count_nonzero(status == kernel.LATE))
