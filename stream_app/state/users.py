@@ -45,6 +45,7 @@ class PartitionMeta(msgspec.Struct, frozen=True):
     generation: int  #: of the consumer group, for people who read the log
     #: 16 bytes for each input topic, which name the topic that the positions are of; empty where they were not known.
     topic_ids: list[bytes] = []
+    model_created: int = 0  #: Unix ms of the export of the last model behind it, 0 where that is not known
 
 
 @dataclass(frozen=True, slots=True)
