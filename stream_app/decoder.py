@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream_app import checks
 from stream_app.columns import RecordColumns
 from stream_app.event_columns import EVENT, Events
 from stream_app.events import (
@@ -80,6 +81,7 @@ class Decoder:
             self.correct_clock,
             self.items.columns,
             self.categories.columns,
+            checks.KEY,
             data,
             text,
         )
@@ -171,6 +173,7 @@ class Decoder:
         data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
         items = self.items.look_up([e.item_id for e in events])
         data["item_hash"], data["item"] = items
+        data["item_check"] = checks.checks_of([e.item_id for e in events])
         categories = self.categories.look_up([e.category_id for e in events])
         data["category_hash"], data["category"] = categories
         if self.correct_clock:

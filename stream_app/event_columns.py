@@ -17,6 +17,7 @@ EVENT = np.dtype(
         ("ts", "i8"),  # Unix ms, the event's own time, as its sender says
         ("time", "i8"),  # Unix ms, `ts` but not after the record was first stored: orders and measures
         ("item_hash", "u8"),  # stable hash of item_id, 0 for none
+        ("item_check", "u8"),  # 32 bits, see `checks`: tells apart items of one hash, 0 where unknown
         ("category_hash", "u8"),  # stable hash of category_id, 0 for none
         ("event_hash", "u8"),  # stable hash of event_id, 0 for none
         ("text_at", "i8"),  # where the user_id stands in the text, the event_id right behind it

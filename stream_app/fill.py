@@ -6,6 +6,7 @@ Whatever might break the contract is not decided here but handed to the general 
 import msgspec
 import numpy as np
 
+from stream_app.checks import UNKNOWN_CHECK, check
 from stream_app.events import (
     MAX_ID_BYTES,
     MAX_NAME_BYTES,
@@ -69,7 +70,19 @@ def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
 
 @jit
 def _event(  # type: ignore[no-untyped-def]
-    data, span, tokens, kind, max_future_ms, max_past_ms, correct_clock, items, categories, e, text, text_at
+    data,
+    span,
+    tokens,
+    kind,
+    max_future_ms,
+    max_past_ms,
+    correct_clock,
+    items,
+    categories,
+    key,
+    e,
+    text,
+    text_at,
 ):
     """Fills one event; returns where its text ends, or -1 where the general decoder must look."""
     base = span.value_at
@@ -113,11 +126,13 @@ def _event(  # type: ignore[no-untyped-def]
         if e.quantity < 0:
             return -1
     e.item_hash = 0
+    e.item_check = UNKNOWN_CHECK
     e.item = items[4]
     if not _none(item):
         if item.size == 0 or not _is_id(data, base, item, MAX_NAME_BYTES):
             return -1
         e.item_hash = _hash(data, base + item.at, item.size)
+        e.item_check = check(data, base + item.at, item.size, key[0], key[1])
         e.item = find(items, e.item_hash)
     elif kind != BROWSE:
         return -1
@@ -157,6 +172,7 @@ def fill(  # type: ignore[no-untyped-def]
     correct_clock,
     items,  # `Names.columns`
     categories,
+    key,  # of the items' checks
     out,  # (n,) EVENT
     text,  # bytes, enough for the ids of all
 ):
@@ -180,6 +196,7 @@ def fill(  # type: ignore[no-untyped-def]
             correct_clock,
             item_names,
             category_names,
+            key,
             e,
             texts,
             text_at,

@@ -18,7 +18,7 @@ from stream_app.agents.batches import Applied, Checkpoint, StepOutput
 from stream_app.agents.encode import PredictionEncoder
 from stream_app.agents.guard import Guard
 from stream_app.agents.last import LastPredictions
-from stream_app.agents.processor import EventDecoder, Processor
+from stream_app.agents.processor import NO_MODEL, EventDecoder, Processor
 from stream_app.decoder import Decoder
 from stream_app.event_columns import Events
 from stream_app.names import Names, stable_hash
@@ -67,7 +67,7 @@ class Engine(Processor):
             max_past_ms=settings.max_past_ms,
             correct_clock=settings.correct_clock,
         )
-        super().__init__(settings, self.users, decoder, partitions, "none")
+        super().__init__(settings, self.users, decoder, partitions, NO_MODEL)
         self._batch = 0
         self._publishes = publish
         self._encode = encoder(settings.output_format)
@@ -82,7 +82,7 @@ class Engine(Processor):
         """Takes a model, or none, for all that comes from now on."""
         limit = self.users.limit
         self.runtime = runtime
-        self.label = runtime.label if runtime else "none"
+        self.label, self.created_ms = (runtime.label, runtime.created_ms) if runtime else (NO_MODEL, 0)
         self.slab = self.users.hidden = (
             runtime.slab(limit if runtime.device.type == "cpu" else 1024) if runtime else None
         )
@@ -122,8 +122,10 @@ class Engine(Processor):
 
     def _adopt(self, runtime: Runtime) -> None:
         """Goes on with another model: items get its numbers, hidden states are made anew when they are needed."""
+        before = self.created_ms
         self._use(runtime)
         for number, p in self._partitions.items():
+            p.model_created = before or p.model_created
             if self._answers is not None:
                 p.merge.renumber(self._answers.renumber)
             slots = self.users.slots_of(number)
@@ -216,23 +218,10 @@ class Engine(Processor):
         asked = self._answers is not None and (self.guard.reason is None or self.guard.hold)
         replay = self._answers.replay_for(slots) if self._answers and asked else None
         n = kernel.apply(
-            users.rows,
-            users.recent_item,
-            users.dirty,
-            users.touched,
-            slots,
-            events.data,
-            self.watermark,
-            self.sequence,
-            self.settings.lateness_ms,
-            self.settings.user_ttl_ms,
-            users.items.none,
-            users.items.known,
-            self._batch,
-            applied,
-            features,
-            seeds,
-        )
+            users.rows, users.recent_item, users.recent_check, users.dirty, users.touched, slots, events.data,
+            self.watermark, self.sequence, self.settings.lateness_ms, self.settings.user_ttl_ms,
+            users.items.none, users.items.known, self._batch, applied, features, seeds,
+        )  # fmt: skip
         status = applied["status"][:n]
         good = np.flatnonzero(status <= kernel.LATE)
         out.late += int(np.count_nonzero(status == kernel.LATE))

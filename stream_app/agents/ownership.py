@@ -16,6 +16,7 @@ import faust
 from stream_app.agents.processor import Processor
 from stream_app.agents.recovery import ChangelogReader
 from stream_app.agents.standby import Standby
+from stream_app.agents.telemetry import tell_older_model
 from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.ops.health import Health
@@ -211,5 +212,6 @@ class Ownership:
         self._metrics.recovered_records.inc(records)
         self._metrics.recovery_seconds.inc(seconds)
         self._health.set_recovered()
+        tell_older_model(self._engine, wanted)
         log.info("state recovered", partitions=list(wanted), records=records, seconds=round(seconds, 2))
         self._recovered()

@@ -39,6 +39,9 @@ from stream_app.state.users import (
 #: cost less than a few events of each.
 SHARE = 512
 
+#: The label where there is no model.
+NO_MODEL = "none"
+
 
 def shares(buffered: Mapping[int, int], room: int) -> dict[int, int]:
     """How many of its buffered events each partition may put into a micro-batch that has room for `room`.
@@ -71,6 +74,7 @@ class Partition:
     meta: PartitionMeta | None = None
     restored: bool = False
     bad: list[tuple[int, BadRecord]] = field(default_factory=list)  # topic index, record; not passed yet
+    model_created: int = 0  # Unix ms, of the last model before the present one, 0 where it is not known
 
 
 class Processor(ABC):
@@ -90,6 +94,7 @@ class Processor(ABC):
         self.rows = users
         self.decoder = decoder
         self.label = label
+        self.created_ms = 0  #: Unix ms of the export of the model behind the rows, 0 where that is not known
         self.width = width
         self.watermark = np.full(partitions, -1, np.int64)
         self.sequence = np.zeros(partitions, np.int64)
@@ -172,8 +177,14 @@ class Processor(ABC):
         p.merge.skip(meta.positions)  # what came in while the state was being read stays
         p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= meta.positions[kind]]
         p.checkpointed = p.merge.positions
+        p.model_created = meta.model_created
         if meta.model != self.label:
             self.model_changed(partition)
+
+    def newer_model(self, partition: int) -> int | None:
+        """When the model was made that had a partition's state before this one, if that is a newer one; Unix ms."""
+        then = self._partitions[partition].model_created
+        return then if self.label != NO_MODEL and then > self.created_ms else None
 
     def is_fresh(self, partition: int) -> bool:
         """Whether the state was read back and `compared` was not called since."""
@@ -345,6 +356,7 @@ class Processor(ABC):
             positions,
             generation,
             self.topic_ids,
+            self.created_ms or p.model_created,
         )
         # The layout of the rows before the first of them. Tombstones before rows: at no point of the log are there
         # more users than there were in memory.

@@ -1,16 +1,20 @@
 """What a turn of the pipeline leaves in the metrics, and the gauges that are set now and then."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from faust.types import TP
 
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.halves import BuiltFor
 from stream_app.agents.processor import Processor
-from stream_app.events import BadRecord
+from stream_app.events import MAX_TS_MS, BadRecord
 from stream_app.ops.health import Health
+from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
+
+log = get_logger(__name__)
 
 _STAGES = ("decode", "state", "model", "encode")
 
@@ -45,6 +49,28 @@ def acknowledged(metrics: Metrics, output: StepOutput | None, built: Sequence[Bu
         metrics.observe_latency(batch.events.data["received"], now_ms)
 
 
+def tell_older_model(engine: Processor, partitions: Iterable[int]) -> None:
+    """Warns of partitions whose state a newer model had before: somebody may have put an old folder in place."""
+    for partition in partitions:
+        newer = engine.newer_model(partition)
+        if newer is not None:
+            log.warning(
+                "the model is older than the one before it",
+                partition=partition,
+                model=engine.label,
+                made=_iso(engine.created_ms),
+                before=_iso(newer),
+            )
+
+
+def _iso(ms: int) -> str:
+    return (
+        datetime.fromtimestamp(min(ms, MAX_TS_MS) / 1000, UTC).isoformat(timespec="seconds")
+        if ms
+        else "unknown"
+    )
+
+
 def gauges(
     engine: Processor,
     end_of: Callable[[TP], int | None],
@@ -70,5 +96,6 @@ def gauges(
     health.set_oldest(min(oldest) if oldest else None)
     health.set_model(engine.trouble)
     metrics.model_trouble.set(engine.trouble is not None)
+    metrics.model_older.set(any(engine.newer_model(p) is not None for p in engine.partitions))
     metrics.resident_users.set(len(engine.rows))
     metrics.ready.set(health.ready()[0])

@@ -139,6 +139,9 @@ class Metrics:
         self.hidden_resets = counter("hidden_resets", "Hidden states that were no numbers and began anew.")
         self.model_failures = counter("model_failures", "Steps and trials of the model that failed.")
         self.model_trouble = gauge("model_trouble", "1 while the model gives no answers though it should.")
+        self.model_older = gauge(
+            "model_older_than_state", "1 while the model was made before one that had the state before it."
+        )
         self.standby = gauge("standby_partitions", "Partitions of other workers whose state is copied here.")
         self.commits = counter("commits", "Offset commits.", "result")
         self.evictions = counter("evictions", "Users forgotten.", "reason")

@@ -10,6 +10,7 @@ from model.runtime import ModelError, Runtime, label_of
 from stream_app.agents.engine import Engine
 from stream_app.agents.guard import FIRST_WAIT_S, LONGEST_WAIT_S
 from stream_app.agents.offline import warm_up
+from stream_app.agents.telemetry import tell_older_model
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings
@@ -77,6 +78,7 @@ async def watch_model(settings: Settings, engine: Engine, metrics: Metrics) -> N
             wait_s = FIRST_WAIT_S
             if engine.runtime is not None and engine.label != shown:
                 show_model(metrics, engine.runtime)
+                tell_older_model(engine, engine.partitions)
                 shown = engine.label
             continue
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -7,6 +7,7 @@ the one before it left, however the stream was cut into micro-batches.
 import numba
 import numpy as np
 
+from stream_app.checks import UNKNOWN_CHECK
 from stream_app.state.rows import (
     AMOUNT_WINDOW,
     AMOUNTS,
@@ -75,14 +76,16 @@ def forget(row):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _seen(row, e):  # type: ignore[no-untyped-def]
+def _seen(row, checks, e):  # type: ignore[no-untyped-def]
     """Whether one of the last events had this one's id, type and item.
 
     One id of several is no repeat: an order number that stands in each line of the order, for one.
     """
     for i in range(min(row.events, RECENT)):
         r = row.recent[i]
-        if r.event_hash == e.event_hash and r.kind == e.kind and r.item_hash == e.item_hash:
+        if r.event_hash != e.event_hash or r.kind != e.kind or r.item_hash != e.item_hash:
+            continue
+        if checks[i] == e.item_check or checks[i] == UNKNOWN_CHECK or e.item_check == UNKNOWN_CHECK:
             return True
     return False
 
@@ -139,7 +142,29 @@ def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _features(row, out):  # type: ignore[no-untyped-def]
+def _distinct(row, checks):  # type: ignore[no-untyped-def]
+    """How many items are among the last events, at least: an unknown check is taken for any other of its hash."""
+    distinct = 0
+    n = min(row.events, RECENT)
+    for i in range(n):
+        item = row.recent[i].item_hash
+        new = item != 0
+        for j in range(i):
+            if row.recent[j].item_hash == item and checks[j] == checks[i]:
+                new = False
+                break
+        if new and checks[i] == UNKNOWN_CHECK:
+            for j in range(n):
+                if row.recent[j].item_hash == item and checks[j] != UNKNOWN_CHECK:
+                    new = False
+                    break
+        if new:
+            distinct += 1
+    return distinct
+
+
+@_jit
+def _features(row, checks, out):  # type: ignore[no-untyped-def]
     """Sums of the windows, the money of the last day, and the number of distinct recent items."""
     for w in range(_N_WINDOWS):
         a = 0
@@ -156,18 +181,7 @@ def _features(row, out):  # type: ignore[no-untyped-def]
     for i in range(START[AMOUNT_WINDOW], START[AMOUNT_WINDOW + 1]):
         money += row.amount[i]
     out[3 * _N_WINDOWS] = money
-    distinct = 0
-    n = min(row.events, RECENT)
-    for i in range(n):
-        item = row.recent[i].item_hash
-        new = item != 0
-        for j in range(i):
-            if row.recent[j].item_hash == item:
-                new = False
-                break
-        if new:
-            distinct += 1
-    out[3 * _N_WINDOWS + 1] = distinct
+    out[3 * _N_WINDOWS + 1] = _distinct(row, checks)
 
 
 @_jit
@@ -197,6 +211,7 @@ def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
 def apply(  # type: ignore[no-untyped-def]
     rows,  # (slots,) ROW, changed
     recent_item,  # (slots, RECENT) int32, the model's index of each recent item it knows, changed
+    recent_check,  # (slots, RECENT) uint32, the check of each recent item, changed
     dirty,  # (slots,) bool, set where a row changed
     touched,  # (slots,) int64, number of the last micro-batch that touched the row, changed
     slots,  # (n,) int64
@@ -243,8 +258,9 @@ def apply(  # type: ignore[no-untyped-def]
         if expired:
             forget(row)
             recent_item[slot, :] = none_item
+            recent_check[slot, :] = UNKNOWN_CHECK
             o.fresh = 1
-        if e.event_hash != 0 and _seen(row, e):
+        if e.event_hash != 0 and _seen(row, recent_check[slot], e):
             o.status = DUPLICATE
             continue
         late = e.time < row.clock - lateness_ms  # no other user's clock makes an event late
@@ -284,9 +300,10 @@ def apply(  # type: ignore[no-untyped-def]
         r.kind = e.kind
         r.gap_s = gap
         recent_item[slot, place] = e.item if e.item < known_items else none_item
+        recent_check[slot, place] = e.item_check
         row.events += 1
         if late:
             row.late += 1
-        _features(row, features[i])
+        _features(row, recent_check[slot], features[i])
         _seeds(row, recent_item[slot], none_item, seeds[i])
     return len(events)

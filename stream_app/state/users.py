@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.slab import Slab
+from stream_app.checks import UNKNOWN_CHECK
 from stream_app.columns import RecordColumns
 from stream_app.errors import StateError
 from stream_app.messages import MessageColumns
@@ -44,6 +45,7 @@ class PartitionMeta(msgspec.Struct, frozen=True):
     generation: int  #: of the consumer group, for people who read the log
     #: 16 bytes for each input topic, which name the topic that the positions are of; empty where they were not known.
     topic_ids: list[bytes] = []
+    model_created: int = 0  #: Unix ms of the export of the last model behind it, 0 where that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,8 @@ class Users(Rows):
         self.hidden = hidden
         self.width = width  #: of the hidden state
         self.recent_item = np.zeros((limit, RECENT), np.int32)
+        #: Checks of the recent items: only this process can make them, so they do not go to the changelog.
+        self.recent_check = np.zeros((limit, RECENT), np.uint32)
         self.touched = np.zeros(limit, np.int64)
         #: As in the row, which gets it at a checkpoint: another thread changes it than the one that changes rows.
         self.flagged = np.zeros((limit, len(REASON_CODES)), np.int64)
@@ -264,6 +268,7 @@ class Users(Rows):
         """Empties slots that got a new user."""
         super().clear(slots)
         self.recent_item[slots] = self.items.none
+        self.recent_check[slots] = UNKNOWN_CHECK
         self.touched[slots] = 0
         self.stale[slots] = False
         self.fresh.append(slots)
@@ -331,6 +336,7 @@ class Users(Rows):
     ) -> None:
         """Finds the model's numbers of the recent items, and takes over hidden states of this model's width."""
         self.number_recent(slots)
+        self.recent_check[slots] = UNKNOWN_CHECK
         self.flagged[slots] = self.rows["flagged"][slots]
         if self.hidden is None:
             return

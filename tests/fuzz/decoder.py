@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stream_app import checks
 from stream_app.columns import RecordColumns
 from stream_app.decoder import Decoder
 from stream_app.event_columns import EVENT, Events
@@ -78,7 +79,8 @@ class DecoderTarget:
         data = np.empty(len(columns), EVENT)
         filled, used = fill(
             columns.data, columns.spans, tokens, good, kind, columns.partition, decoder.max_future_ms,
-            decoder.max_past_ms, decoder.correct_clock, decoder.items.columns, decoder.categories.columns, data, text,
+            decoder.max_past_ms, decoder.correct_clock, decoder.items.columns, decoder.categories.columns, checks.KEY,
+            data, text,
         )  # fmt: skip
         assert filled == good.sum() and 0 <= used <= len(text)
         return int(filled)

@@ -4,6 +4,8 @@ The last eight bytes of a key of sixteen go through steps that can all be undone
 second half that gives a wanted hash. Source: the XXH64 algorithm of the xxHash specification (version 0.1.1).
 """
 
+from itertools import count
+
 import xxhash
 
 _P1, _P2, _P3, _P4, _P5 = (
@@ -49,3 +51,14 @@ def with_hash(first: bytes, wanted: int) -> bytes:
 def colliding(n: int, wanted: int = 0x0123456789ABCDE0) -> list[bytes]:
     """`n` different keys of sixteen bytes with one XXH64."""
     return [with_hash(i.to_bytes(8, "big"), wanted) for i in range(n)]
+
+
+def colliding_names(n: int, wanted: int = 0x0123456789ABCDE0) -> list[str]:
+    """`n` different names of sixteen letters, digits and signs with one XXH64: one try in 3000 gives one."""
+    found: list[str] = []
+    tries = count()
+    while len(found) < n:
+        key = with_hash(b"%08x" % next(tries), wanted)
+        if key.isascii() and (name := key.decode()).isprintable() and not set(name) & set('"\\'):
+            found.append(name)
+    return found

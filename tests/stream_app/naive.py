@@ -12,8 +12,18 @@ from tests.stream_app.strategies import DAY
 
 USERS = 4
 KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
-SAME = ("event_hash", "kind", "item_hash")  # events that share these are one
+SAME = (
+    "event_hash",
+    "kind",
+    "item_hash",
+)  # events that share these, and whose checks may be the same, are one
 LATENESS, TTL = 300_000, 30 * DAY
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two events may be one: a check of 0 is unknown."""
+    checks = {int(a["item_check"]), int(b["item_check"])} - {0}
+    return len(checks) < 2 and all(a[name] == b[name] for name in SAME)
 
 
 class NaiveUser:
@@ -40,9 +50,13 @@ class NaiveUser:
         return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(4)]
 
     def features(self) -> list[float]:
-        items = {int(e["item_hash"]) for e, _ in self.past[-RECENT:]} - {0}
+        checks: dict[int, set[int]] = defaultdict(set)
+        for e, _ in self.past[-RECENT:]:
+            checks[int(e["item_hash"])].add(int(e["item_check"]))
+        checks.pop(0, None)
+        items = sum(max(1, len(known - {0})) for known in checks.values())
         counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:3]]
-        return [*counts, self.window(AMOUNT_WINDOW)[3], len(items)]
+        return [*counts, self.window(AMOUNT_WINDOW)[3], items]
 
     def seeds(self) -> list[int]:
         newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
@@ -69,8 +83,8 @@ class NaiveKernel:
         if user.past and before - user.clock > TTL:
             user.forget()
             said["fresh"] = 1
-        said_before = [[x[name] for name in SAME] for x, _ in user.past[-RECENT:]]
-        if e["event_hash"] and [e[name] for name in SAME] in said_before:
+        before_it = [x for x, _ in user.past[-RECENT:]]
+        if e["event_hash"] and any(is_same(x, e) for x in before_it):
             return {**said, "status": kernel.DUPLICATE}
         late = bool(user.past) and time < user.clock - LATENESS
         said["status"] = kernel.LATE if late else kernel.APPLIED

@@ -131,6 +131,7 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
             h.ts,
             h.ts,
             stable_hash(f"i{h.item}") if h.item else 0,
+            h.item,
             stable_hash(f"c{h.item % 3}") if h.item else 0,
             stable_hash(name) if name else 0,
             0,

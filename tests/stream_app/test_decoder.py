@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.checks import UNKNOWN_CHECK, checks_of
 from stream_app.columns import RecordColumns
 from stream_app.event_columns import Events
 from stream_app.events import Event, encode_json
@@ -224,6 +225,17 @@ def test_ordinary_traffic_takes_the_short_way(tmp_path: Path) -> None:
     events, bad = decoder.decode(CLICK, RecordColumns.of(records))
     assert len(events) == len(records)
     assert not bad
+
+
+@given(st.lists(st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**64 - 1), st.none()), max_size=8))
+@settings(deadline=None)
+def test_checks_follow_the_name(names: list[str | int | None]) -> None:
+    """Equal names have equal checks in both decoders, other names others; no name, none."""
+    found = checks_of(names).tolist()
+    words = ["" if name is None else str(name) for name in names]
+    assert len({*zip(words, found, strict=True)}) == len(set(words)) == len(set(found))
+    assert all((check == UNKNOWN_CHECK) == (not word) for check, word in zip(found, words, strict=True))
+    assert max(found, default=0) < 2**32
 
 
 def test_names_are_numbered_once() -> None:

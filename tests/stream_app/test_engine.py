@@ -1,5 +1,6 @@
 """The processor without a broker: the same stream gives the same answers, whatever happens around it."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,10 +11,14 @@ from hypothesis import strategies as st
 
 from stream_app.agents import engine as engine_module
 from stream_app.columns import RecordColumns
+from stream_app.events import Event, encode_json, encode_msgpack
+from stream_app.names import stable_hash
+from stream_app.outputs import Flag
 from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings_rules import Rules
 from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
+from tests.stream_app.crafted import colliding_names
 from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, state_keys, with_trouble
 from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
 
@@ -206,6 +211,43 @@ def test_duplicates_and_late_events_are_counted() -> None:
     assert worker.order == ["clicks-0-0", "clicks-0-2", "clicks-0-3"]
     row = np.frombuffer(worker.rows()["u0"], ROW)[0]
     assert (row["events"], row["late"], row["source"].tolist()) == (2, 1, [2, -1, -1])
+
+
+@pytest.mark.parametrize("encodes", [[encode_json], [encode_msgpack], [encode_json, encode_msgpack]])
+def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event], bytes]]) -> None:
+    """Names of one public hash are flagged as others are, whichever way decodes them; one name in both is one."""
+
+    def flags(names: Sequence[str], restarted: bool = False) -> list[tuple[Any, ...]]:
+        events = [Event("u", T0 + 60_000 * i, item_id=name) for i, name in enumerate(names)]
+        values = [encodes[i % len(encodes)](e) for i, e in enumerate(events)]
+        log = [
+            Record("clicks", 0, i, e.ts, b"u", v) for i, (e, v) in enumerate(zip(events, values, strict=True))
+        ]
+        worker = Worker([log, [], []])
+        if restarted:
+            worker.feed(0, 4)
+            for other in (1, 2):
+                worker.engine.merge(0).finish(other)
+            while worker.step() is not None:
+                pass
+            assert worker.checkpoint() is not None
+            worker.start(worker.committed[-1])
+        said = [
+            msgspec.json.decode(v, type=Flag) for (t, _), v in worker.finish().outputs.items() if t == "flags"
+        ]
+        return [(f.id, [(r.code, r.value) for r in f.reasons]) for f in said]
+
+    crafted = colliding_names(5)
+    assert len({stable_hash(name) for name in crafted}) == 1
+    plain = [f"item {i}" for i in range(len(crafted))]
+    assert flags(crafted) == flags(plain) == [(f"clicks-0-{i}", [("many_items", i + 1)]) for i in (3, 4)]
+    assert not flags([crafted[0]] * 8)
+    # A restart forgets the checks of the events before it, not their items: honest answers stay.
+    assert flags(plain, restarted=True) == flags(plain)
+    assert [id_ for id_, _ in flags([*crafted[:4], *crafted[:4]], restarted=True)] == [
+        "clicks-0-3",
+        "clicks-0-7",
+    ]
 
 
 def test_predictions_of_a_user_come_in_order() -> None:
