@@ -17,9 +17,8 @@ from stream_app.replay.partitioner import partitions_of
 from stream_app.replay.recording import RecordingReader, RecordingWriter
 from stream_app.times import Spread
 
-Importer = Callable[[Source, Path], Iterator[Row]]
-#: Importers by the name that the command line knows.
-FORMATS: Mapping[str, Importer] = {"taobao": taobao.read, "yoochoose": yoochoose.read}
+#: What makes an event of a line, by the name that the command line knows.
+FORMATS: Mapping[str, Callable[[bytes], Row]] = {"taobao": taobao.row, "yoochoose": yoochoose.row}
 
 #: Rows sorted in memory; more are sorted in pieces of this size and merged from disk.
 SORT_ROWS = 500_000
@@ -56,13 +55,13 @@ def import_files(
     Raises `ImportFailed` for an unknown format, an unreadable file, or files without a single good line, and
     `RecordingError` where `out` cannot be written.
     """
-    read = FORMATS.get(format_name)
-    if read is None:
+    row_of = FORMATS.get(format_name)
+    if row_of is None:
         raise ImportFailed(f"there is no format {format_name!r}: take one of {', '.join(FORMATS)}")
     if partitions < 1:
         raise ImportFailed(f"a topic needs a partition at least, not {partitions}")
     source = Source(list(files), on_progress)
-    rows = chain.from_iterable(read(source, path) for path in source.paths)
+    rows = chain.from_iterable(source.rows(path, row_of) for path in source.paths)
     topics = dict.fromkeys(INPUT_TOPICS, 0)
     names = [path.name for path in source.paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_folder(out)) as spill:

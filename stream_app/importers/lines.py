@@ -72,6 +72,14 @@ class Source:
             raise ImportFailed(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         self._on_progress(self._bytes)
 
+    def rows(self, path: Path, row_of: Callable[[bytes], Row]) -> Iterator[Row]:
+        """The events of one file in the order of its lines; bad lines are noted."""
+        for number, line in self.read(path):
+            try:
+                yield row_of(line)
+            except ValueError as error:
+                self.skip(path, number, error)
+
     def skip(self, path: Path, number: int, why: object) -> None:
         """Note a bad line."""
         self.bad += 1

@@ -7,11 +7,8 @@
 | buy | purchase | the data set has neither price nor quantity |
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from stream_app.events import MAX_ID_BYTES
-from stream_app.importers.lines import Row, Source, in_range, number_id, shown
+from stream_app.importers.lines import Row, in_range, number_id, shown
 
 _BEHAVIOURS = {
     b"pv": ("clicks", b""),
@@ -21,16 +18,8 @@ _BEHAVIOURS = {
 }
 
 
-def read(source: Source, path: Path) -> Iterator[Row]:
-    """The events of one file in the order of its lines; bad lines are noted in `source`."""
-    for number, line in source.read(path):
-        try:
-            yield _row(line)
-        except ValueError as error:
-            source.skip(path, number, error)
-
-
-def _row(line: bytes) -> Row:
+def row(line: bytes) -> Row:
+    """The event of a line; `ValueError` where it is none."""
     fields = line.split(b",")
     if len(fields) != 5:
         raise ValueError(f"expected user,item,category,behaviour,seconds, not {shown(line)}")

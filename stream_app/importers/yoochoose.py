@@ -7,23 +7,13 @@ quantity 0 mean "unknown" there and are left out.
 """
 
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
-from stream_app.importers.lines import Row, Source, in_range, number_id, shown
-
-
-def read(source: Source, path: Path) -> Iterator[Row]:
-    """The events of one file in the order of its lines; bad lines are noted in `source`."""
-    for number, line in source.read(path):
-        try:
-            yield _row(line)
-        except ValueError as error:
-            source.skip(path, number, error)
+from stream_app.importers.lines import Row, in_range, number_id, shown
 
 
-def _row(line: bytes) -> Row:
+def row(line: bytes) -> Row:
+    """The event of a line; `ValueError` where it is none."""
     fields = line.split(b"\t")
     if len(fields) == 3:
         session, item, seconds = fields

@@ -167,7 +167,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, lines: l
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(b"\n".join(lines))
     source = Source([path])
-    rows = list(FORMATS[name](source, path))
+    rows = list(source.rows(path, FORMATS[name]))
     assert len(rows) + source.bad == source.lines
     decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=0)
     for row in rows:
