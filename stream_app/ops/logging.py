@@ -15,15 +15,19 @@ MASK = "***"
 
 _SENSITIVE = r"passw(?:or)?d|passphrase|secret|token|sasl|credential|api_?key|private_?key|authorization"
 _SECRET_KEY = re.compile(_SENSITIVE, re.IGNORECASE)
+#: A value in quotes, which may be escaped themselves. It may hold line breaks, as a private key does.
+_QUOTED = r"""(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\[\s\S]|[^\\]))*(?P=quote)(?!\w)"""
+#: One character of a value without: it ends with the line, at a comma or semicolon, or before the next `key=`.
+_PLAIN = r"(?:(?!\s[\w.-]{1,64}\s{0,3}=|&[\w.-]{1,64}=)[^\r\n,;])"
 _SECRET_IN_TEXT = (
-    # password=..., "sasl_plain_password": "...", Authorization: Bearer ...
+    # password=..., "sasl_plain_password": "...", Authorization: Bearer ...; but not SaslAuthenticationError: ...
     (
         re.compile(
-            rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*["']?\s*[=:]\s*)"""
-            r"""(?:(?:bearer|basic)\s+\S+|"[^"]*"|'[^']*'|[^\s,;&)}\]]+)""",
+            rf"""((?:{_SENSITIVE})[\w.-]{{0,64}}(?:\\*["'])?\s*(?:=|(?<!error)(?<!exception)(?<!warning):)\s*)"""
+            rf"(?:{_QUOTED}|(?:bearer|basic)\s+\S+{_PLAIN}*|{_PLAIN}+)",
             re.IGNORECASE,
         ),
-        rf"\1{MASK}",
+        rf"\1\g<quote>{MASK}\g<quote>",
     ),
     # scheme://user:password@host, up to the last @: a password may hold one, and a slash.
     (re.compile(r"(://[^/\s:@]*:)[^\s\"'<>]+@"), rf"\1{MASK}@"),

@@ -136,9 +136,7 @@ class _Asked:
 
     def _wrong_login(self) -> str:
         if self._mechanism == OAUTH:
-            return (
-                f"{self._broker} refuses the token: is it of the right issuer and audience, and not expired?"
-            )
+            return f"{self._broker} refuses the token, which may be expired, or of another issuer or audience"
         return (
             f"{self._broker} refuses the login of user {self._security['sasl_plain_username']} by "
             f"{self._mechanism}: wrong user or password, see {variable('sasl_user')} and "

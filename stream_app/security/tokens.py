@@ -43,7 +43,7 @@ class FileToken(AbstractTokenProvider):
         except ValueError:
             text = ""
         if not _TOKEN.fullmatch(text.strip()):
-            raise TokenError(f"the file {self._file} holds no token: see {variable('oauth_token_file')}")
+            raise TokenError(f"the file {self._file} holds no token, see {variable('oauth_token_file')}")
         return text.strip()
 
 
