@@ -1,5 +1,6 @@
 """Records of one topic partition as columns: where each key and value stands in one buffer, no object a record."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.events import BadRecord
+from stream_app.received import RECEIVED_HEADER, UNKNOWN
+from stream_app.received_kernel import carried
 from stream_app.records import Headers, Record
+
+#: Most headers that are read of a record that may become a dead letter.
+MOST_HEADERS = 100
+#: How many headers a dead letter has left out.
+HEADERS_DROPPED = "foreclick.headers.dropped"
 
 #: Where the parts of one record stand. A length of -1 stands for none.
 SPAN = np.dtype(
@@ -51,10 +59,27 @@ class RecordColumns:
         """One record, or the records of a slice (which share the buffer), without what is set aside."""
         if isinstance(index, slice):
             return RecordColumns(self.topic, self.partition, self.data, self.spans[index])
+        return self._record(self.spans[index], read_headers(self._headers(index)))
+
+    def with_few_headers(self, index: int) -> tuple[Record, tuple[tuple[str, str], ...]]:
+        """One record as a dead letter may hold it, and further headers of that letter.
+
+        Each header is several objects, from two bytes on: of more than `MOST_HEADERS` only what counts is read, the
+        time at which the record was first stored, and the letter tells of them.
+        """
+        packed = self._headers(index)
+        if len(packed) <= 2 * MOST_HEADERS or (count := headers_in(packed)) <= MOST_HEADERS:
+            return self[index], ()
+        time = carried(np.frombuffer(packed, np.uint8), 0, len(packed))
+        kept = () if time == UNKNOWN else ((RECEIVED_HEADER, b"%d" % time),)
+        told = ((HEADERS_DROPPED, str(count)), *digest("headers", packed))
+        return self._record(self.spans[index], kept), told
+
+    def _headers(self, index: int) -> bytes:
         s = self.spans[index]
-        headers: Headers = ()
-        if s["headers_bytes"] > 0:
-            headers = read_headers(self._bytes(s["headers_at"], s["headers_bytes"]) or b"")
+        return self._bytes(s["headers_at"], s["headers_bytes"]) or b""
+
+    def _record(self, s: Any, headers: Headers) -> Record:
         return Record(
             self.topic,
             self.partition,
@@ -156,24 +181,45 @@ def _name(packed: bytes) -> str:
         return _SURROGATE.sub("\ufffd".encode(), packed).decode("utf-8", "replace")
 
 
+def _number(packed: bytes, at: int) -> tuple[int, int]:
+    """A zigzag varint, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = packed[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            value &= 0xFFFFFFFF  # as in Java, what 32 bits have no room for falls off
+            return (value >> 1) ^ -(value & 1), at
+
+
+def headers_in(packed: bytes) -> int:
+    """How many headers there are, without reading them."""
+    return _number(packed, 0)[0] if packed else 0
+
+
+def digest(part: str, whole: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Headers of a dead letter about a part of its record that is cut or left out."""
+    return (f"foreclick.{part}.length", str(len(whole))), (
+        f"foreclick.{part}.sha256",
+        hashlib.sha256(whole).hexdigest(),
+    )
+
+
 def read_headers(packed: bytes) -> Headers:
     """Headers of a record of message format v2; a value may be None. Source: Kafka's protocol guide, "Record Header".
 
     A name that is no UTF-8 is read with replacement characters, as many as in Java.
     """
+    if not packed:
+        return ()
     at = 0
 
     def number() -> int:
         nonlocal at
-        value = shift = 0
-        while True:
-            byte = packed[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                value &= 0xFFFFFFFF  # as in Java, what 32 bits have no room for falls off
-                return (value >> 1) ^ -(value & 1)
+        value, at = _number(packed, at)
+        return value
 
     def text() -> bytes | None:
         nonlocal at

@@ -4,7 +4,6 @@ Sizes are those of a record batch that holds the one record, uncompressed: the l
 stores it in another codec.
 """
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgpack
 import msgspec
 import numpy as np
 
-from stream_app.columns import write_headers
+from stream_app.columns import HEADERS_DROPPED, digest, write_headers
 from stream_app.outputs import OUR_HEADERS, Message
 
 #: Bytes of a record batch before its first record. Source: Kafka's protocol guide, "Record Batch".
@@ -57,7 +56,8 @@ def cut_dead_letter(message: Message, most: int) -> Message:
     theirs = [(name, text) for name, text in headers if not name.startswith(OUR_HEADERS)]
     if theirs and batch_bytes((key, None, headers)) > most // _HEADERS_SHARE:
         packed = write_headers(tuple(theirs))
-        ours += [("foreclick.headers.dropped", b"%d" % len(theirs)), *_told("headers", packed, ours)]
+        if told := _told("headers", packed, ours):
+            ours += [(HEADERS_DROPPED, b"%d" % len(theirs)), *told]
         theirs = []
     if key is not None and len(key) > most // _KEY_SHARE:
         ours += _told("key", key, ours)
@@ -74,11 +74,9 @@ def cut_dead_letter(message: Message, most: int) -> Message:
 
 def _told(part: str, whole: bytes, ours: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """Headers about something that is cut; none where it was cut before, since those tell of the whole."""
-    length = f"foreclick.{part}.length"
-    if any(name == length for name, _ in ours):
+    if any(name == f"foreclick.{part}.length" for name, _ in ours):
         return []
-    digest = hashlib.sha256(whole).hexdigest().encode()
-    return [(length, b"%d" % len(whole)), (f"foreclick.{part}.sha256", digest)]
+    return [(name, text.encode()) for name, text in digest(part, whole)]
 
 
 def cut_prediction(message: Message, most: int) -> Message:

@@ -99,7 +99,10 @@ class Decoder:
                 column[i] = names.add(int(hashes[i]), name)
         if filled == len(records):
             return events, []
-        others, bad = self.decode_generally(kind, [records[i] for i in np.flatnonzero(~good).tolist()])
+        unusual = [records.with_few_headers(i) for i in np.flatnonzero(~good).tolist()]
+        others, bad = self.decode_generally(kind, [record for record, _ in unusual])
+        told = {id(record): details for record, details in unusual if details}
+        bad = [msgspec.structs.replace(b, details=told.get(id(b.record), ())) for b in bad] if told else bad
         together = Events.concat([events, others])
         return together.take(np.argsort(together.data["offset"], kind="stable")).packed(), bad
 

@@ -68,7 +68,9 @@ class BadRecord(msgspec.Struct, frozen=True):
     @property
     def held_bytes(self) -> int:
         """About how much memory this holds, its dead letter included."""
-        return 2048 + len(self.record.value or b"") + len(self.record.key or b"")
+        r = self.record
+        headers = sum(256 + len(name) + len(text or b"") for name, text in r.headers)
+        return 2048 + len(r.value or b"") + len(r.key or b"") + headers
 
 
 REASONS = (

@@ -19,6 +19,12 @@ def received(data, span):  # type: ignore[no-untyped-def]
 
 
 @jit
+def carried(data, at, size):  # type: ignore[no-untyped-def]
+    """The lowest time among packed headers, UNKNOWN where there is none; `data` is an array."""
+    return _carried(pointer_to(data), at, at + size)
+
+
+@jit
 def _carried(data, at, end):  # type: ignore[no-untyped-def]
     """The lowest time among the headers that stand from `at` to `end`, UNKNOWN where there is none."""
     lowest, name = np.int64(UNKNOWN), pointer_to(_NAME)

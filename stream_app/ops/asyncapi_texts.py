@@ -144,7 +144,8 @@ MORE_HEADERS = {
     "foreclick.value.sha256": "SHA-256 of the full value, in hexadecimal digits.",
     "foreclick.key.length": "The key was longer than fits: its full length in bytes.",
     "foreclick.key.sha256": "SHA-256 of the full key.",
-    "foreclick.headers.dropped": "How many headers of the record were left out, all of them, since they did not fit.",
+    "foreclick.headers.dropped": "How many headers the record had that were left out, all of them but "
+    "`foreclick.received`, since they did not fit or were more than 100.",
     "foreclick.headers.length": "Their length in bytes, as message format v2 holds them, count included.",
     "foreclick.headers.sha256": "SHA-256 of these bytes.",
 }

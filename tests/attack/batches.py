@@ -97,5 +97,17 @@ def large_beside_small(it: Attacked) -> None:
     it.waits("30,000 clicks and 300 browses", before + 30_300, 240)
 
 
-SHORT = (a_long_bad_record, odd_shapes, unreadable_batches)
+def many_headers(it: Attacked) -> None:
+    """Bad records whose headers take two bytes each: half a million in each of 60, then a million in one."""
+    half, million = (varint(n) + b"\0\1" * n for n in (500_000, 1_000_000))
+    it.send(stored(zstd(b"".join(record(i, b"mallory", b"?", tail=half) for i in range(60))), 60, 4))
+    it.answers("60 records of 500,000 headers")
+    it.send(stored(zstd(record(0, b"mallory", b"?", tail=million)), 1, 4))
+    it.send(stored(record(0, b"mallory", b"?", tail=half), 1))
+    it.answers("a million headers")
+    it.within_memory()
+    assert len(it.dead_letters("malformed")) == 62
+
+
+SHORT = (a_long_bad_record, odd_shapes, unreadable_batches, many_headers)
 ALL = (*SHORT, bombs, many_empty_records, an_honest_large_batch, large_beside_small)

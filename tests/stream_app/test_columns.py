@@ -1,11 +1,16 @@
 """Records as columns: what goes in comes out, whole, in part or one by one."""
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns, read_headers, write_headers
+from stream_app.columns import MOST_HEADERS, RecordColumns, read_headers, write_headers
+from stream_app.outputs import dead_letter
+from stream_app.received import RECEIVED_HEADER, received_of
 from stream_app.records import Record
+from tests.stream_app.strategies import a_decoder
 
 _PART = st.one_of(st.none(), st.binary(max_size=200))
 _HEADERS = st.lists(st.tuples(st.text(max_size=70), _PART), max_size=70).map(tuple)
@@ -94,3 +99,24 @@ def test_a_name_that_is_no_text() -> None:
 def test_names_of_headers_as_java_reads_them(packed: bytes, name: str) -> None:
     """Lengths of 32 bits, and one replacement character for half a character of UTF-16."""
     assert read_headers(packed) == ((name, None),)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_of_very_many_headers_a_dead_letter_only_tells(more: int) -> None:
+    """Up to a number of them all are kept; of more only their count, length and hash, and the time that counts."""
+    headers = [("a", b"1")] * (MOST_HEADERS - 2 + more)
+    headers[3:3] = [(RECEIVED_HEADER, b"1700000000007"), (RECEIVED_HEADER, b"1700000000005")]
+    record = Record("clicks", 0, 5, 1_700_000_000_009, b"u", b"no JSON", tuple(headers))
+    records = RecordColumns.of([record, record._replace(offset=6, headers=())])
+    events, bad = a_decoder().decode(0, records)
+    assert not len(events)
+    few = bad[0].record
+    assert few == (record._replace(headers=((RECEIVED_HEADER, b"1700000000005"),)) if more else record)
+    assert received_of(few) == received_of(record)
+    assert not bad[1].details
+    told = dict(dead_letter(bad[0])[2])
+    assert told.get("foreclick.headers.dropped") == (b"%d" % len(headers) if more else None)
+    if more:
+        packed = write_headers(record.headers)
+        assert told["foreclick.headers.length"] == b"%d" % len(packed)
+        assert told["foreclick.headers.sha256"] == hashlib.sha256(packed).hexdigest().encode()
