@@ -19,25 +19,24 @@ from tests.stream_app.command_line import FAST, SMALL, run
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """What `main` sets for a whole process is taken back."""
+    """What `main` sets for a whole process is taken back; Ctrl-C is heard, which a shell's background job ignores."""
     root = logging.getLogger()
     handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
+    on_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     root.handlers[:] = handlers
+    signal.signal(signal.SIGINT, on_int)
     signal.signal(signal.SIGTERM, on_term)
 
 
 @pytest.fixture
-def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wide lines, one thread, and the handlers of signals that were there."""
+def as_it_was(restored: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wide lines, one thread, and what `restored` does."""
     monkeypatch.setenv("COLUMNS", "200")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

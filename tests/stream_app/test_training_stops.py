@@ -94,7 +94,6 @@ def test_ctrl_c_while_reading(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(f"stream_app.commands.{command}.tabulated", interrupted)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = ("--out", tmp_path / "m") if command == "train" else ()
     where = (shop,) if command == "train" else (trained["out"], shop)
     assert run(command, *where, *options) == 130
