@@ -1,5 +1,6 @@
 """A bounded run of the comparison with Kafka's Java consumer, and of the attacks."""
 
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,16 +25,21 @@ def test_what_the_broker_stores_is_read_as_java_reads_it(kafka: EmbeddedKafka) -
 
 async def test_attacks_on_a_worker(kafka: EmbeddedKafka, prefix: str) -> None:
     """Batches of odd shapes, unreadable ones and bombs: the worker lives, answers, and keeps to its memory."""
-    with TemporaryDirectory() as folder, workers() as start:
-        it = await attacked(kafka, start, Path(folder), prefix)
+    with (
+        TemporaryDirectory() as folder,
+        workers() as start,
+        closing(await attacked(kafka, start, Path(folder), prefix)) as it,
+    ):
         for attack in (*batches.SHORT, batches.bombs):
             attack(it)
-        it.close()
 
 
 async def test_the_smallest_budget_stops_no_topic(kafka: EmbeddedKafka, prefix: str) -> None:
     """Beside a topic with batches of megabytes stands one with small ones: both are processed to their ends."""
-    with TemporaryDirectory() as folder, workers() as start:
-        it = await attacked(kafka, start, Path(folder), prefix, buffer_bytes=1 << 20, buffered_records=1000)
+    small = {"buffer_bytes": 1 << 20, "buffered_records": 1000}
+    with (
+        TemporaryDirectory() as folder,
+        workers() as start,
+        closing(await attacked(kafka, start, Path(folder), prefix, **small)) as it,
+    ):
         batches.large_beside_small(it)
-        it.close()

@@ -50,8 +50,8 @@ async def test_missing_and_unequal_topics(
 ) -> None:
     """Topics that are missing or have another number of partitions are named."""
     said = sentence(start(tmp_path, kafka.bootstrap, prefix))
-    assert f"topic {prefix}clicks is missing" in said
-    assert f"topic {prefix}predictions is missing" in said
+    assert f"topics {prefix}clicks, {prefix}browses, {prefix}purchases, {prefix}predictions" in said
+    assert "are missing: run `foreclick topics --create`" in said
     other = f"b{prefix}"
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     admin.create_topics([NewTopic(f"{other}browses", 3, 1)])[f"{other}browses"].result(20)
