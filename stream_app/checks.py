@@ -1,7 +1,7 @@
-"""Second hashes of item names, which tell apart names whose public hashes are equal.
+"""Second hashes of item names, which distinguish names whose public hashes are equal.
 
-32 bits of SipHash-1-3 under a key that this process alone knows, so nobody can make names that agree in both. They
-stay in this process: after a restart those of earlier events are unknown.
+32 bits of SipHash-1-3 under a key that only this process knows: names that agree in both cannot be constructed.
+These hashes stay in the process, so after a restart those of earlier events are unknown.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stream_app.hashing import Key, random_key, siphash13
 from stream_app.pointer import jit, pointer_to
 
-#: Check of an item that is none, or of which no check is known.
+#: The check where there is no item, or where its check is not known.
 UNKNOWN_CHECK = 0
 
 #: One key for all decoders of the process, whose events meet in one row. Compiled code gets it as an argument: a

@@ -20,7 +20,7 @@ def received(data, span):  # type: ignore[no-untyped-def]
 
 @jit
 def carried(data, at, size):  # type: ignore[no-untyped-def]
-    """The lowest time among packed headers, UNKNOWN where there is none; `data` is an array."""
+    """The lowest time among packed headers, UNKNOWN where none of them has a time; `data` is an array."""
     return _carried(pointer_to(data), at, at + size)
 
 

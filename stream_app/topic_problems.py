@@ -1,4 +1,4 @@
-"""What is wrong with topics, in words: as few sentences as it takes, and the commands that mend it."""
+"""What is wrong with topics, in words: as few sentences as possible, and the commands that fix it."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ class Problem(NamedTuple):
     topic: str
     text: str
     fatal: bool
-    config: str = ""  # the configuration that mends it, NAME=VALUE
+    config: str = ""  # the configuration that fixes it, NAME=VALUE
     missing: bool = False
 
 

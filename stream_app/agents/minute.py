@@ -79,5 +79,5 @@ def _total(metric: Counter | Gauge, **labels: str) -> float:
         sample.value
         for family in metric.collect()
         for sample in family.samples
-        if not sample.name.endswith("_created") and labels.items() <= sample.labels.items()
+        if labels.items() <= sample.labels.items()
     )

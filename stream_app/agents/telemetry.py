@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from faust.types import TP
 
 from stream_app.agents.batches import StepOutput
 from stream_app.agents.halves import BuiltFor
 from stream_app.agents.processor import Processor
-from stream_app.events import MAX_TS_MS, BadRecord
+from stream_app.events import BadRecord
 from stream_app.ops.health import Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
+from stream_app.times import shown
 
 log = get_logger(__name__)
 
@@ -50,7 +50,7 @@ def acknowledged(metrics: Metrics, output: StepOutput | None, built: Sequence[Bu
 
 
 def tell_older_model(engine: Processor, partitions: Iterable[int]) -> None:
-    """Warns of partitions whose state a newer model had before: somebody may have put an old folder in place."""
+    """Warns of partitions whose state a newer model wrote: the folder may have been replaced by an old one."""
     for partition in partitions:
         newer = engine.newer_model(partition)
         if newer is not None:
@@ -58,17 +58,9 @@ def tell_older_model(engine: Processor, partitions: Iterable[int]) -> None:
                 "the model is older than the one before it",
                 partition=partition,
                 model=engine.label,
-                made=_iso(engine.created_ms),
-                before=_iso(newer),
+                made=shown(engine.created_ms) if engine.created_ms else "unknown",
+                before=shown(newer),
             )
-
-
-def _iso(ms: int) -> str:
-    return (
-        datetime.fromtimestamp(min(ms, MAX_TS_MS) / 1000, UTC).isoformat(timespec="seconds")
-        if ms
-        else "unknown"
-    )
 
 
 def gauges(

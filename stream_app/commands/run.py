@@ -57,12 +57,12 @@ def run(
     # `predictions.jsonl` is JSON whatever a worker would send.
     settings = msgspec.structs.replace(settings, output_format="json", topic_prefix="")
     check_outputs(_paths(out).values(), [recording], force=force)
-    RecordingReader(recording, strict=not partial)  # says what is wrong with it before a bar is shown
+    reader = RecordingReader(
+        recording, strict=not partial
+    )  # says what is wrong with it before a bar is shown
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("processing", total=None)
-        summary = _run(
-            settings, recording, out, partial, lambda n, of: bar.update(task, completed=n, total=of)
-        )
+        summary = _run(settings, reader, out, lambda n, of: bar.update(task, completed=n, total=of))
     for warning in summary["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     if as_json:
@@ -79,12 +79,11 @@ def run(
     console.print(f"written to {out}/")
 
 
-def _run(settings: Settings, recording: Path, out: Path, partial: bool, progress: Any) -> dict[str, Any]:
+def _run(settings: Settings, reader: RecordingReader, out: Path, progress: Any) -> dict[str, Any]:
     from stream_app.agents.engine import Engine
     from stream_app.agents.offline import drive, partitions_of
     from stream_app.ops.model_watch import load_model
 
-    reader = RecordingReader(recording, strict=not partial)
     runtime = load_model(settings) if settings.model is not None else None
     engine = Engine(settings, runtime, partitions=partitions_of(reader))
     written: Counter[str] = Counter()

@@ -19,7 +19,7 @@ _BEHAVIOURS = {
 
 
 def row(line: bytes) -> Row:
-    """The event of a line; `ValueError` where it is none."""
+    """The event of a line. Raises ValueError for a line that does not describe one."""
     fields = line.split(b",")
     if len(fields) != 5:
         raise ValueError(f"expected user,item,category,behaviour,seconds, not {shown(line)}")

@@ -13,7 +13,7 @@ from stream_app.importers.lines import Row, in_range, number_id, shown
 
 
 def row(line: bytes) -> Row:
-    """The event of a line; `ValueError` where it is none."""
+    """The event of a line. Raises ValueError for a line that does not describe one."""
     fields = line.split(b"\t")
     if len(fields) == 3:
         session, item, seconds = fields

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from stream_app.errors import TopicError
 from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.cluster import partition_counts, require, require_all
+from stream_app.replay.cluster import partition_counts, require_all
 from stream_app.replay.recording import RecordingWriter
 from stream_app.security import PLAIN, explain
 from stream_app.security.rights import Operation
@@ -65,9 +65,10 @@ async def record(
     broker answers, `RecordingError` where the file cannot be written.
     """
     started = time.monotonic()
-    counts = await partition_counts(brokers, security, [prefix + topic for topic in topics], Operation.READ)
-    require_all(counts, [prefix + topic for topic in topics])
-    partitions = {topic: require(counts, prefix + topic) for topic in topics}
+    names = {topic: prefix + topic for topic in topics}
+    counts = await partition_counts(brokers, security, list(names.values()), Operation.READ)
+    require_all(counts, list(names.values()))
+    partitions = {topic: counts[name] for topic, name in names.items()}
     consumer = AIOKafkaConsumer(
         bootstrap_servers=list(brokers),
         **security,

@@ -61,7 +61,7 @@ def require_alike(
     """Raises `TopicError` where a topic is missing, or has another number of partitions than was recorded."""
     require_all(counts, [prefix + topic for topic in recorded])
     for topic, partitions in recorded.items():
-        have = require(counts, prefix + topic)
+        have = counts[prefix + topic]
         if have != partitions and not repartition:
             raise TopicError(
                 f"topic {prefix + topic} has {have} partitions but the recording has {partitions}, so keys would lie "

@@ -208,7 +208,7 @@ class BatchConsumer(driver.Consumer):
         self._dropped = False  # a fetched batch, so that the fetch position is too far
         #: How many times it went back to the committed offsets. What was fetched before the last time is void.
         self.seeks = 0
-        #: The committed offsets when it first went back to them after an assignment, None where there is none.
+        #: The committed offsets at the first seek after an assignment; None for a partition without one.
         self.found: dict[TP, int | None] = {}
         self._resumed = asyncio.Event()
         #: How long records may gather before the next fetch, after one that brought few; in seconds.

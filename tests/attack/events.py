@@ -3,8 +3,8 @@
 import json
 import time
 
-from tests.attack.collisions import crafted
 from tests.attack.worker import Attacked
+from tests.stream_app.crafted import colliding, ending_alike
 from tests.stream_app.raw import record, stored, zstd
 
 #: Events in one batch.
@@ -63,7 +63,7 @@ def collisions(it: Attacked) -> None:
     """20,000 users of one public hash, on as many items whose hashes end alike, cost about as much as others."""
     n = 20_000
     ordinary = _clicks(it, [b"user-%011d" % i for i in range(n)], [b"item-%011d" % i for i in range(n)])
-    took = _clicks(it, crafted(n, 0x345678, 0x12345), crafted(n, 0x345678, 0))
+    took = _clicks(it, colliding(n), ending_alike(n))
     assert took < 4 * max(ordinary, 1.0), f"{took:.1f} s, and {ordinary:.1f} s for ordinary names"
 
 

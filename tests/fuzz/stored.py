@@ -203,8 +203,7 @@ def fuzz(
         ):  # fmt: skip
             # The rarer a kind was accepted up to now, the more of it is sent.
             least = sorted(kinds, key=lambda kind: taken[kind])[: len(kinds) // 2] if number % 2 else kinds
-            least = rare or least
-            one = Round(bootstrap, random.Random(f"{seed}-{number}"), least)
+            one = Round(bootstrap, random.Random(f"{seed}-{number}"), rare or least)
             one.produce(producer)
             ours = asyncio.run(read_ours(bootstrap, one.topic))
             try:

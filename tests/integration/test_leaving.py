@@ -121,7 +121,7 @@ async def test_workers_that_are_told_to_stop_in_a_rebalance(
         wait_for(
             "the rebalance", lambda worker=leaving, n=told: worker.text().count("partitions revoked") > n
         )
-        time.sleep(random.Random(turn).random() * 0.4)
+        time.sleep(random.Random(turn).random() * 0.4)  # to any moment of the rebalance: no event marks them
         began = time.monotonic()
         assert leaving.stop() == 0, leaving.text()[-3000:]
         took_s = time.monotonic() - began

@@ -18,7 +18,7 @@ from stream_app.records import INPUT_TOPICS, Record
 from stream_app.settings_rules import Rules
 from stream_app.state.rows import ROW
 from stream_app.state.users import META_KEY
-from tests.stream_app.crafted import colliding_names
+from tests.stream_app.crafted import colliding
 from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, state_keys, with_trouble
 from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
 
@@ -237,7 +237,7 @@ def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event
         ]
         return [(f.id, [(r.code, r.value) for r in f.reasons]) for f in said]
 
-    crafted = colliding_names(5)
+    crafted = [name.decode() for name in colliding(5)]
     assert len({stable_hash(name) for name in crafted}) == 1
     plain = [f"item {i}" for i in range(len(crafted))]
     assert flags(crafted) == flags(plain) == [(f"clicks-0-{i}", [("many_items", i + 1)]) for i in (3, 4)]

@@ -165,15 +165,23 @@ def test_replay_and_record(
     assert (stats["records"], stats["topics"]) == (7, {"clicks": 7})
 
 
+def shop_on(
+    kafka: EmbeddedKafka, prefix: str, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[str, ...]:
+    """Makes a recording, and topics for it; options that name the broker and these topics."""
+    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
+    run_json(capsys, "generate", "--out", recording, *SMALL)
+    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    return where
+
+
 @pytest.mark.kafka
 def test_record_since_a_time(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`record --since` takes what was stored from then on, whatever form the time has; the summary says the times."""
     a, b = tmp_path / "a.stream", tmp_path / "b.stream"
-    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
-    run_json(capsys, "generate", "--out", a, *SMALL)
-    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    where = shop_on(kafka, prefix, a, capsys)
     run_json(capsys, "replay", a, *where, "--limit", 1_000)
     assert run_json(capsys, "record", b, *where)["records"] == 1_000
     since = max(each.timestamp for each in RecordingReader(b)) + 1
@@ -195,9 +203,7 @@ def test_ctrl_c_ends_a_replay_after_what_is_under_way(
 ) -> None:
     """Ctrl-C while replaying waits for the broker's answers, says how far it came, and exits with 130."""
     a, b = tmp_path / "a.stream", tmp_path / "b.stream"
-    where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
-    run_json(capsys, "generate", "--out", a, *SMALL)
-    run_json(capsys, "topics", "--create", "--partitions", 2, *where)
+    where = shop_on(kafka, prefix, a, capsys)
     process = subprocess.Popen(
         [*FORECLICK, "replay", str(a), *where, "--rate", "20", "--json"],
         stdout=subprocess.PIPE,
