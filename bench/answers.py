@@ -7,8 +7,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.agents.recovery import ChangelogReader
-from stream_app.columns import RecordColumns
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.worker.changelog_reader import ChangelogReader
 
 #: What an output begins with, in front of the id of its event: `topic-partition-offset`.
 _BEFORE_ID = b'{"id":"'

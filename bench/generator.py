@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stream_app.generator import GeneratorSettings, generate, write
-from stream_app.importers import import_files
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.lab.generator import GeneratorSettings, generate, write
+from stream_app.recordings.importers import import_files
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 
 def measure(name: str, work: Callable[[], int], floor: float = 0.0) -> float:

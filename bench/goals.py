@@ -35,7 +35,7 @@ from bench.answers import delays, read
 from bench.model_step import write_model
 from bench.peers import generate
 from bench.running import ITEMS, Drained, Run, cpu_s, read_times, send, values
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 
 
 def check(run: Run, n: int) -> None:

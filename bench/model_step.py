@@ -19,17 +19,18 @@ import msgspec
 import numpy as np
 import torch
 
-from model import calibrate, candidates
-from model import folder as folders
-from model.cpu import CpuStep
-from model.features import NUMERIC, Scale
-from model.folder import Content, Settings
-from model.interactions import WINDOW_FEATURES
-from model.network import Network, Shape
-from model.rounds import arrange
-from model.runtime import Runtime, StepBatch
-from model.slab import Slab
-from model.vocabulary import Index, Vocabulary
+from model.artifact import model_folder as folders
+from model.artifact.model_folder import Content, Settings
+from model.data.features import NUMERIC, Scale
+from model.data.interactions import WINDOW_FEATURES
+from model.data.vocabulary import Index, Vocabulary
+from model.network.network import Network, Shape
+from model.ranking import candidates
+from model.serving.cpu_step import CpuStep
+from model.serving.hidden_states import Slab
+from model.serving.rounds import arrange
+from model.serving.runtime import Runtime, StepBatch
+from model.training import fit_calibration as calibrate
 
 EVENTS = 4096
 USERS = 20_000

@@ -23,13 +23,14 @@ import msgspec
 import numpy as np
 import torch
 
-from model import calibrate, evaluate, playback
-from model.interactions import Interactions
-from model.runtime import Runtime
-from model.settings import TrainSettings
-from model.train import Progress, train
-from stream_app.agents.offline import interactions
-from stream_app.importers import import_files
+from model.data.interactions import Interactions
+from model.evaluation import evaluate, playback
+from model.serving.runtime import Runtime
+from model.training import fit_calibration as calibrate
+from model.training.settings import TrainSettings
+from model.training.train import Progress, train
+from stream_app.recordings.importers import import_files
+from stream_app.recordings.offline.drive import interactions
 from stream_app.settings import load_settings
 
 FLOOR = {"recall@20": 0.655, "mrr@20": 0.36}

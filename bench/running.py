@@ -18,9 +18,9 @@ import psutil
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.kafka.topics import ensure_topics
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import load_settings
-from stream_app.topics import ensure_topics
 
 ITEMS = 40_000
 TOPICS = ("clicks", "browses", "purchases")

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model.runtime import Runtime, StepResult
+from model.serving.runtime import Runtime, StepResult
 from stream_app.cli import main
 
 FACTOR = 10

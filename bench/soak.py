@@ -33,8 +33,8 @@ from bench.model_step import write_model
 from bench.peers.environments import python_of
 from bench.running import ITEMS, TOPICS, Run
 from bench.soak_traffic import PARTITIONS, PREFIX, USERS, Follower, Sender, value
-from stream_app.broker import EmbeddedKafka
 from stream_app.errors import ForeclickError
+from stream_app.lab.broker import EmbeddedKafka
 
 EVERY_S = 5.0
 KEPT = {"retention.ms": "180000", "segment.ms": "30000", "file.delete.delay.ms": "1000"}

@@ -14,9 +14,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from bench import steady
 from bench.answers import _BEFORE_ID, _number_before
 from bench.running import ITEMS, TOPICS
-from stream_app.transport.closed import build
-from stream_app.transport.fetched import deliver_columns
-from stream_app.transport.internals import queue_batch
+from stream_app.kafka.record_batches.builder import build
+from stream_app.worker.transport.aiokafka_internals import queue_batch
+from stream_app.worker.transport.fetch_hook import deliver_columns
 
 PREFIX, PARTITIONS, USERS = "soak-", 4, 20_000
 SHARES = (0.7, 0.2, 0.1)  # of clicks, browses, purchases

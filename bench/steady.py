@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from stream_app.messages import MessageColumns
-from stream_app.replay.partitioner import partitions_of
-from stream_app.transport.closed import build
-from stream_app.transport.internals import queue_batch
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.partitioner import partitions_of
+from stream_app.kafka.record_batches.builder import build
+from stream_app.worker.transport.aiokafka_internals import queue_batch
 
 #: Seconds between two sends, as a producer's `linger.ms` of 5.
 TICK_S = 0.005

@@ -23,7 +23,7 @@ from bench import steady
 from bench.answers import delays, read
 from bench.model_step import write_model
 from bench.running import ITEMS, Run, send, values
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 
 PARTITIONS = 4
 BEFORE_S, AFTER_S = 6.0, 22.0

@@ -24,11 +24,11 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from stream_app.agents.recovery import FETCH_BYTES, ChangelogReader
-from stream_app.broker import EmbeddedKafka
-from stream_app.columns import RecordColumns
-from stream_app.transport.closed import ClosedBatch, build
-from stream_app.transport.reading import read
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.kafka.record_batches.builder import ClosedBatch, build
+from stream_app.kafka.record_batches.fetch_reader import read
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.changelog_reader import FETCH_BYTES, ChangelogReader
 
 KEY = b"user%04d"
 LIMIT = 512 * 1024

@@ -26,7 +26,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.running import ITEMS, TOPICS, Run, read_times, send, values
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 
 
 async def floor(bootstrap: str, prefix: str, n: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
-"""Everything that learns: features, vocabulary, network, training, evaluation, runtime.
+"""Everything that learns. Rooms from the ground up: data, kernels, network, ranking, artifact, serving, evaluation,
+training; each may import those before it.
 
-Knows nothing of Kafka: data come as the columns of `model.interactions`, live events as the columns of
-`model.runtime.StepBatch`. The stream processor imports `model.runtime` only; commands import the rest.
+Knows nothing of Kafka. Others use it through two doors: `model.serving.api` to run a model, `model.training.api` to
+make and judge one (and `model.training.settings`, which imports nothing).
 """

@@ -27,10 +27,11 @@ class Entry(NamedTuple):
 
 
 _HERE = "stream_app.commands"
+_LAB = "stream_app.lab.commands"  # needs the extra `lab`
 COMMANDS = {
-    "demo": Entry(f"{_HERE}.demo", "demo", "The whole job on this machine, start to end, with a live view."),
+    "demo": Entry(f"{_LAB}.demo", "demo", "The whole job on this machine, start to end, with a live view."),
     "broker": Entry(
-        f"{_HERE}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java."
+        f"{_LAB}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java."
     ),
     "worker": Entry(f"{_HERE}.worker", "worker", "The processor: events in, predictions and flags out."),
     "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
@@ -46,7 +47,7 @@ COMMANDS = {
         f"{_HERE}.evaluate", "evaluate", "Measure a model on a recording, beside simple baselines."
     ),
     "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
-    "bench": Entry(f"{_HERE}.bench", "bench", "The benchmarks behind the README's figures."),
+    "bench": Entry(f"{_LAB}.bench", "bench", "The benchmarks behind the README's figures."),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 
 # No test fails since the machine is busy with something else.
 settings.register_profile("foreclick", deadline=None)

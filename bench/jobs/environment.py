@@ -9,12 +9,12 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from stream_app.agents.processor import Processor
-from stream_app.app import app_around
+from stream_app.agents.shop import app_around
 from stream_app.commands.worker import serve
+from stream_app.kafka.topics import input_partitions
 from stream_app.ops.logging import setup_logging
+from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
-from stream_app.topics import input_partitions
 
 
 class JobSettings(Settings, frozen=True):

@@ -8,14 +8,14 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from stream_app.columns import RecordColumns
-from stream_app.event_columns import EVENT, Events
-from stream_app.events import BadRecord
-from stream_app.hashing import xxh64
-from stream_app.names import NOT_YET, Names, find, pointers, stable_hash
-from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
-from stream_app.records import EVENT_TYPES
-from stream_app.scan import INTEGER, NUMBER, STRING, Fields, number, scan
+from stream_app.contract.event_columns import EVENT, Events
+from stream_app.contract.events import BadRecord
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import EVENT_TYPES
+from stream_app.decoding.json_scanner import INTEGER, NUMBER, STRING, Fields, number, scan
+from stream_app.decoding.name_table import NOT_YET, Names, find, pointers, stable_hash
+from stream_app.kernels.hashing import xxh64
+from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
 
 
 class JobEvent(msgspec.Struct):

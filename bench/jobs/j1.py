@@ -7,14 +7,14 @@ import numpy as np
 
 from bench.jobs.environment import run
 from bench.jobs.events import JobDecoder
-from stream_app.agents.batches import StepOutput
-from stream_app.agents.json_kernel import INTEGER_BYTES, literal, put, put_integer, put_text
-from stream_app.agents.processor import Processor
-from stream_app.event_columns import Events, text_bytes
-from stream_app.messages import MessageColumns
-from stream_app.names import Names
-from stream_app.pointer import jit, pointer_to
-from stream_app.records import EVENT_TYPES
+from stream_app.contract.event_columns import Events, text_bytes
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.records import EVENT_TYPES
+from stream_app.decoding.name_table import Names
+from stream_app.kernels.memory import jit, pointer_to
+from stream_app.processing.micro_batch import StepOutput
+from stream_app.processing.prediction_json import INTEGER_BYTES, literal, put, put_integer, put_text
+from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
 from stream_app.state.layout import Layout, describe
 from stream_app.state.users import Rows

@@ -13,11 +13,11 @@ import torch
 from bench.jobs.environment import JobSettings, run
 from bench.jobs.events import JobDecoder
 from bench.model_step import write_model
-from model.runtime import ModelError, Runtime
-from stream_app.agents.answers import names_of
-from stream_app.agents.engine import Engine
-from stream_app.agents.offline import warm_up
-from stream_app.broker.installation import cache_dir
+from model.serving.runtime import ModelError, Runtime
+from stream_app.lab.broker.installation import cache_dir
+from stream_app.processing.model_host import names_of
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import Settings
 
 ITEMS = 40_000

@@ -16,8 +16,8 @@ from bench.peers.generate import produce, recent_start, traffic, truth
 from bench.peers.runner import Bed, Result, run
 from bench.peers.systems import System
 from bench.peers.topics import Topics
-from stream_app.broker import EmbeddedKafka
-from stream_app.commands.bench import BenchError
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.commands.bench import BenchError
 
 MODEL_ITEMS = 40_000
 PLOT_LIMIT_S = 120

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stream_app.broker.installation import cache_dir
-from stream_app.broker.locks import file_lock
-from stream_app.commands.bench import BenchError
+from stream_app.lab.broker.installation import cache_dir
+from stream_app.lab.broker.locks import file_lock
+from stream_app.lab.commands.bench import BenchError
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 INSTALL_LIMIT_S = 900

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.environments import peers_dir, python_of
-from stream_app.broker.locks import file_lock
-from stream_app.commands.bench import BenchError
+from stream_app.lab.broker.locks import file_lock
+from stream_app.lab.commands.bench import BenchError
 
 SOURCES = Path(__file__).parent / "java"
 RELEASE = "17"  # of the language

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bench.peers import environments, java
-from stream_app.broker.installation import KAFKA_VERSION
+from stream_app.lab.broker.installation import KAFKA_VERSION
 
 CALIBRATION_LOOPS = 3_000_000
 #: Which packages of which environment the report names.

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from bench.peers import environments, java
 from bench.peers.check import Answers
-from stream_app.broker.ports import free_port
-from stream_app.commands.bench import BenchError
+from stream_app.lab.broker.ports import free_port
+from stream_app.lab.commands.bench import BenchError
 
 APPS = Path(__file__).parent / "apps"
 SETUP_LIMIT_S = 60

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from stream_app.commands.bench import BenchError
+from stream_app.lab.commands.bench import BenchError
 
 PARTITIONS = 4
 LIMIT_S = 30.0

@@ -7,19 +7,19 @@ import msgspec
 import typer
 from rich.console import Console
 
-from stream_app import times
 from stream_app.commands import quality
 from stream_app.commands.learning import bar, begin, said_when_interrupted, tabulated
-from stream_app.commands.options import with_settings
 from stream_app.commands.train import FEATURES, held_out_title
+from stream_app.contract import times
 from stream_app.errors import ForeclickError
-from stream_app.replay.recording import RecordingReader
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
+from stream_app.settings.command_options import with_settings
 
 if TYPE_CHECKING:
-    from model.interactions import Interactions
-    from model.provenance import Provenance
-    from model.runtime import Runtime
+    from model.data.interactions import Interactions
+    from model.data.provenance import Provenance
+    from model.serving.runtime import Runtime
 
 
 class EvaluateError(ForeclickError):
@@ -50,10 +50,10 @@ def evaluate(
     Judged are the events after the time that the model learned from. Where the recording has none, the table that
     training stored is shown, of the events that were held out then.
     """
-    from model.evaluate import evaluate as judge
-    from model.provenance import provenance_of
-    from model.runtime import Runtime
-    from model.threads import threads as on_threads
+    from model.data.provenance import provenance_of
+    from model.evaluation.evaluate import evaluate as judge
+    from model.serving.runtime import Runtime
+    from model.training.threads import threads as on_threads
 
     if since is not None:
         times.check(since, "--since")

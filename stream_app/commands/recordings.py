@@ -17,20 +17,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stream_app import times
-from stream_app.commands.options import with_settings
+from stream_app.contract import times
+from stream_app.contract.records import INPUT_TOPICS
 from stream_app.errors import ForeclickError, RecordingError
-from stream_app.generator import GeneratorSettings, write
-from stream_app.generator.settings import GeneratorError
-from stream_app.generator.stream import labels_beside
-from stream_app.importers import import_files
-from stream_app.importers.lines import Source
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay import kafka
-from stream_app.replay.recording import RecordingReader
-from stream_app.security import security_options
+from stream_app.kafka.security import security_options
+from stream_app.lab.generator import GeneratorSettings, write
+from stream_app.lab.generator.settings import GeneratorError
+from stream_app.lab.generator.stream import labels_beside
+from stream_app.recordings.capture import CaptureStats
+from stream_app.recordings.capture import record as record_topics
+from stream_app.recordings.importers import import_files
+from stream_app.recordings.importers.lines import Source
+from stream_app.recordings.output_paths import check_inputs, check_recording
+from stream_app.recordings.publish import ReplayStats
+from stream_app.recordings.publish import replay as replay_recording
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
-from stream_app.targets import check_inputs, check_recording
+from stream_app.settings.command_options import with_settings
 
 _DEFAULTS = GeneratorSettings()
 Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
@@ -168,8 +171,8 @@ def record(
     since_ms = None if since is None else times.moment(since, int(time.time() * 1000), "--since")
     check_recording(recording, force=force)
 
-    async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> kafka.CaptureStats:
-        return await kafka.record(
+    async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> CaptureStats:
+        return await record_topics(
             settings.brokers,
             recording,
             topics=topic or INPUT_TOPICS,
@@ -218,8 +221,8 @@ def replay(
     """Send a recording to the partitions that it was recorded from."""
     count = RecordingReader(recording).count()
 
-    async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> kafka.ReplayStats:
-        return await kafka.replay(
+    async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> ReplayStats:
+        return await replay_recording(
             recording,
             settings.brokers,
             prefix=settings.topic_prefix,

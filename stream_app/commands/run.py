@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from stream_app import times
-from stream_app.commands.options import with_settings
+from stream_app.contract import times
 from stream_app.errors import ForeclickError
-from stream_app.replay.recording import RecordingReader
+from stream_app.recordings.output_paths import check_outputs
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
-from stream_app.targets import check_outputs
+from stream_app.settings.command_options import with_settings
 
 
 class RunError(ForeclickError):
@@ -80,9 +80,9 @@ def run(
 
 
 def _run(settings: Settings, reader: RecordingReader, out: Path, progress: Any) -> dict[str, Any]:
-    from stream_app.agents.engine import Engine
-    from stream_app.agents.offline import drive, partitions_of
-    from stream_app.ops.model_watch import load_model
+    from stream_app.processing.shop_processor import Engine
+    from stream_app.recordings.offline.drive import drive, partitions_of
+    from stream_app.worker.watches.model_watch import load_model
 
     runtime = load_model(settings) if settings.model is not None else None
     engine = Engine(settings, runtime, partitions=partitions_of(reader))

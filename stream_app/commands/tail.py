@@ -16,15 +16,15 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 from rich.console import Console
 from rich.text import Text
 
-from stream_app.commands.options import with_settings
+from stream_app.commands.printable import duration, printable, printable_json
+from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
+from stream_app.contract.times import shown
 from stream_app.errors import ForeclickError, TopicError
-from stream_app.printable import duration, printable, printable_json
-from stream_app.records import EVENT_TYPES, INPUT_TOPICS
-from stream_app.security import explain, identity, kafka_options, require_rights
-from stream_app.security.rights import Operation
+from stream_app.kafka.security import explain, identity, kafka_options, require_rights
+from stream_app.kafka.security.rights import Operation
+from stream_app.kafka.waiting import waiting_for
 from stream_app.settings import Settings
-from stream_app.times import shown
-from stream_app.waiting import waiting_for
+from stream_app.settings.command_options import with_settings
 
 #: `<topic>-<partition>-<offset>`, behind any prefix.
 _ID = re.compile(rf".*?({'|'.join(INPUT_TOPICS)})-(\d+-\d+)", re.DOTALL)

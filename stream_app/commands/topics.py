@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stream_app.commands.options import with_settings
+from stream_app.kafka.topic_problems import commands, merged
+from stream_app.kafka.topics import check_topics, ensure_topics
 from stream_app.settings import Settings
-from stream_app.topic_problems import commands, merged
-from stream_app.topics import check_topics, ensure_topics
+from stream_app.settings.command_options import with_settings
 
 
 @with_settings("brokers", "group", "topic_prefix", "partitions", "replication")

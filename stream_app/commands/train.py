@@ -8,7 +8,6 @@ import msgspec
 import typer
 from rich.console import Console
 
-from stream_app import times
 from stream_app.commands import quality
 from stream_app.commands.learning import (
     Interrupted,
@@ -19,12 +18,13 @@ from stream_app.commands.learning import (
     said_when_interrupted,
     tabulated,
 )
-from stream_app.commands.options import with_settings
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract import times
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import HORIZON_MS, Settings, fields
+from stream_app.settings.command_options import with_settings
 
 if TYPE_CHECKING:
-    from model.provenance import Part, Provenance
+    from model.data.provenance import Part, Provenance
 
 #: Settings that the features depend on.
 FEATURES = ("lateness_ms", "max_future_ms", "user_ttl_ms")
@@ -72,12 +72,12 @@ def train(
     The latest part of the events is held out to choose the number of epochs, to calibrate and for the table at the
     end; then the model is trained again on all events. Ctrl-C and SIGTERM keep the best model so far.
     """
-    from model.export import check_target, export_or_keep
-    from model.provenance import provenance_of
-    from model.runtime import choose_device
-    from model.threads import threads as on_threads
-    from model.train import Stopped
-    from model.train import train as fit
+    from model.data.provenance import provenance_of
+    from model.serving.runtime import choose_device
+    from model.training.export import check_target, export_or_keep
+    from model.training.threads import threads as on_threads
+    from model.training.train import Stopped
+    from model.training.train import train as fit
 
     # Hours before it is needed, and before a bar is shown.
     check_target(out, sign_key)

@@ -1,1 +1,4 @@
-"""Operations: logs, metrics and health of a worker. Knows nothing of Kafka, Faust or the model."""
+"""Operations: logs, metrics, health, and the HTTP pages of a worker with their access control.
+
+May import `contract` and `settings`. Knows nothing of Kafka clients, of state, or of the model.
+"""

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from stream_app.events import BadRecord
+from stream_app.contract.events import BadRecord
 from stream_app.ops.logging import get_logger
 
 log = get_logger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from stream_app.ops.sparing import SparingHandler
+from stream_app.ops.log_throttle import SparingHandler
 
 MASK = "***"
 

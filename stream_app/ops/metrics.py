@@ -22,8 +22,8 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from stream_app.contract.records import EVENT_TYPES
 from stream_app.ops.bad_records import BadRecordLog
-from stream_app.records import EVENT_TYPES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,5 +1,5 @@
-"""Per-user state: one fixed-size row a user, advanced by a compiled kernel, kept durable by a changelog.
+"""Per-user state: one row of fixed size for each user, advanced by a compiled kernel, kept in a changelog.
 
-Pure in-memory logic but for `recovery`, which reads the changelog topic. Nothing here knows of Faust except
-`table`, which shows the rows to Faust users.
+Pure and in memory: the worker reads and writes the changelog topic. May import `contract`, `kernels`, and the model
+through `model.serving.api`. Must not know Kafka clients, Faust, or rules.
 """

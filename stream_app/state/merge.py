@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.event_columns import Events
-from stream_app.records import INPUT_TOPICS
+from stream_app.contract.event_columns import Events
+from stream_app.contract.records import INPUT_TOPICS
 
 N = len(INPUT_TOPICS)
 _NEVER = -1  # below any time

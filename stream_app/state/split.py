@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.pointer import jit, pointer_to
-from stream_app.state import index
-from stream_app.state.index import UserIndex
+from stream_app.kernels.memory import jit, pointer_to
+from stream_app.state import user_index as index
+from stream_app.state.user_index import UserIndex
 
 #: Users looked at in one call: some 5 ms.
 MOST = 16_384

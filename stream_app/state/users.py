@@ -7,19 +7,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.slab import Slab
-from stream_app.checks import UNKNOWN_CHECK
-from stream_app.columns import RecordColumns
+from model.serving.hidden_states import Slab
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import EVENT_TYPES
 from stream_app.errors import StateError
-from stream_app.messages import MessageColumns
-from stream_app.records import EVENT_TYPES
-from stream_app.replay.partitioner import partitions_of
-from stream_app.state.index import UserIndex, packed_keys
+from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.state.layout import DescriptionError, Layout
-from stream_app.state.packing import gather, pack, told_apart
-from stream_app.state.plausible import Damaged, beyond, refusal, wrong_rows
-from stream_app.state.reading import Layouts, are_text, damaged_of, is_users, keys_of, why_of
-from stream_app.state.rows import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
+from stream_app.state.plausibility import Damaged, beyond, refusal, wrong_rows
+from stream_app.state.row_codec import gather, pack, told_apart
+from stream_app.state.row_layout import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
+from stream_app.state.row_reader import Layouts, are_text, damaged_of, is_users, keys_of, why_of
+from stream_app.state.user_index import UserIndex, packed_keys
 
 #: Key of the record that holds what is kept per partition. A user_id has at least one byte.
 META_KEY = b""

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from stream_app.names import Names
-from stream_app.records import EVENT_TYPES, INPUT_TOPICS
-from stream_app.state.rows import RECENT, START, WINDOWS
+from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
+from stream_app.decoding.name_table import Names
+from stream_app.state.row_layout import RECENT, START, WINDOWS
 from stream_app.state.users import Users
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.attack import batches, events
 from tests.attack.worker import attacked
 from tests.integration.harness import workers

@@ -2,7 +2,7 @@
 
 import time
 
-from stream_app.transport.wire import HEADER_BYTES
+from stream_app.kafka.record_batches.reader import HEADER_BYTES
 from tests.attack.worker import Attacked
 from tests.integration.harness import wait_for
 from tests.stream_app.raw import gzip, lz4, record, snappy, stored, varint, zstd

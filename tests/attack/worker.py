@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.fuzz.produce import RawProducer
 from tests.integration.harness import Reader, Start, Worker, make_topics, wait_for
 from tests.stream_app.raw import record, stored

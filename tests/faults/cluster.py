@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stream_app.broker import EmbeddedKafka, Listener
-from stream_app.broker.ports import free_port
+from stream_app.lab.broker import EmbeddedKafka, Listener
+from stream_app.lab.broker.ports import free_port
 from tests.faults.proxy import Gate
 from tests.integration.harness import Worker
 

@@ -11,8 +11,8 @@ from aiokafka.protocol.api import RequestHeader_v1
 from aiokafka.protocol.commit import OffsetCommitRequest_v2
 from aiokafka.protocol.transaction import EndTxnRequest_v0
 
-from stream_app.state.packing import pack
-from stream_app.state.rows import LAYOUT, ROW
+from stream_app.state.row_codec import pack
+from stream_app.state.row_layout import LAYOUT, ROW
 from tests.faults.changelog import Layout, State, user_of
 from tests.faults.checker import (
     check_dead_letters,

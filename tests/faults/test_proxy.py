@@ -7,9 +7,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from stream_app.broker import EmbeddedKafka, Listener
-from stream_app.broker.config import server_properties
-from stream_app.broker.ports import free_port
+from stream_app.lab.broker import EmbeddedKafka, Listener
+from stream_app.lab.broker.config import server_properties
+from stream_app.lab.broker.ports import free_port
 from tests.faults.proxy import Gate, Trap
 from tests.faults.steps import Step
 from tests.faults.topics import read_topic

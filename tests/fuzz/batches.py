@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_app.transport.streamed import LONGEST_RECORD
+from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD
 from tests.fuzz.fetches import Fetch, Fetches
 from tests.fuzz.guarded import GuardedBuffer
 from tests.fuzz.plain_reader import read

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from stream_app import checks
-from stream_app.columns import RecordColumns
-from stream_app.decoder import Decoder
-from stream_app.event_columns import EVENT, Events
-from stream_app.events import MAX_VALUE_BYTES
-from stream_app.fill import EVENT_ID, FIELDS, USER, fill
-from stream_app.names import Names
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.scan import scan
+from stream_app.contract.event_columns import EVENT, Events
+from stream_app.contract.events import MAX_VALUE_BYTES
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.event_filler import EVENT_ID, FIELDS, USER, fill
+from stream_app.decoding.json_scanner import scan
+from stream_app.decoding.name_table import Names
+from stream_app.kernels import item_checks as checks
 from tests.fuzz.guarded import GuardedBuffer
 from tests.fuzz.values import Values
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from aiokafka.record.util import calc_crc32c
 
-from stream_app.transport import wire
+from stream_app.kafka.record_batches import reader as wire
 from tests.fuzz.mutate import mutate
 from tests.stream_app.batches import CODECS, T0, Part, batch, marker
 from tests.stream_app.raw import varint

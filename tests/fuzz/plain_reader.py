@@ -11,8 +11,8 @@ from typing import NamedTuple
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.util import calc_crc32c
 
-from stream_app.transport import wire
-from stream_app.transport.compression import pieces
+from stream_app.kafka.record_batches import reader as wire
+from stream_app.kafka.record_batches.compression import pieces
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 

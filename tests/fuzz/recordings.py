@@ -12,10 +12,10 @@ import msgspec
 import xxhash
 import zstandard
 
+from stream_app.contract.records import Record
 from stream_app.errors import RecordingError
-from stream_app.records import Record
-from stream_app.replay import layout
-from stream_app.replay.recording import RecordingReader
+from stream_app.recordings import file_format as layout
+from stream_app.recordings.recording import RecordingReader
 from tests.fuzz.mutate import mutate
 
 PER_ROUND = 2000

@@ -24,10 +24,10 @@ from tempfile import TemporaryDirectory
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.columns import RecordColumns
-from stream_app.transport.fetched import deliver_columns
-from stream_app.transport.internals import stop_consumer
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transport.aiokafka_internals import stop_consumer
+from stream_app.worker.transport.fetch_hook import deliver_columns
 from tests.fuzz.java_consumer import JavaConsumer, Log, Seen
 from tests.fuzz.mutants import FIELDS, Mutant, mutant
 from tests.fuzz.produce import RawProducer

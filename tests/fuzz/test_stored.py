@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.attack import batches
 from tests.attack.worker import attacked
 from tests.integration.harness import workers

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from stream_app.events import MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, MIN_TS_MS, Event
-from stream_app.received import RECEIVED_HEADER
-from stream_app.records import Headers
+from stream_app.contract.events import MAX_PRICE, MAX_QUANTITY, MAX_TS_MS, MAX_VALUE_BYTES, MIN_TS_MS, Event
+from stream_app.contract.received import RECEIVED_HEADER
+from stream_app.contract.records import Headers
 from tests.fuzz.mutate import mutate
 
 T0 = 1_767_225_660_000

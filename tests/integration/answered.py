@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from stream_app.records import Record
+from stream_app.contract.records import Record
 from tests.integration.harness import Reader, Worker, wait_for
 
 #: Partitions of each topic, as `make_topics` and `clicks` have them.

@@ -9,12 +9,12 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.producer.message_accumulator import BatchBuilder
 from confluent_kafka import IsolationLevel
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.transport.cluster import Cluster
-from stream_app.transport.internals import member_of
-from stream_app.transport.lanes import Lanes
-from stream_app.transport.producer import BATCH_BYTES, Message, messages_built
-from stream_app.transport.transactions import Member, TransactionalProducer
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transactions.cluster import Cluster
+from stream_app.worker.transactions.partition_producers import Lanes
+from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
+from stream_app.worker.transport.aiokafka_internals import member_of
+from stream_app.worker.transport.producer import BATCH_BYTES, Message, messages_built
 from tests.faults.topics import ends
 from tests.integration.harness import committed, read_all
 from tests.integration.member import make, until

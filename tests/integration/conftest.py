@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Start, from_scratch, workers
 from tests.integration.member import Join, Member
 from tests.integration.secure import PASSWORD, SecureKafka, secure_kafka

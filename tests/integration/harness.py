@@ -18,9 +18,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream_app.records import Record
+from stream_app.contract.records import Record
+from stream_app.kafka.topics import ensure_topics
 from stream_app.settings import Settings, load_settings
-from stream_app.topics import ensure_topics
 from tests.integration.forked import ForkedProcess
 
 

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from faust.types import TP
 from yarl import URL
 
-from stream_app.transport import BatchConsumer, BatchProducer, FetchedBatch
+from stream_app.worker.transport import BatchConsumer, BatchProducer, FetchedBatch
 
 
 class Member:

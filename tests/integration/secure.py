@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from stream_app.broker import EmbeddedKafka, Listener
-from stream_app.broker.ports import free_port
+from stream_app.lab.broker import EmbeddedKafka, Listener
+from stream_app.lab.broker.ports import free_port
 from tests.stream_app.certificates import Pair
 
 #: With all that could take a log's masking apart: spaces, quotes, separators.

@@ -11,10 +11,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Producer
 from faust.types import TP
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.transport.closed import build
-from stream_app.transport.fetched import deliver_columns
-from stream_app.transport.internals import IncompatibleAiokafka
+from stream_app.kafka.record_batches.builder import build
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transport.aiokafka_internals import IncompatibleAiokafka
+from stream_app.worker.transport.fetch_hook import deliver_columns
 from tests.integration.harness import read_all
 from tests.integration.member import Join, end_offset, in_order, make, send, until
 

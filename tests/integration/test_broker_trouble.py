@@ -17,11 +17,11 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.broker.nodes import KafkaNodes
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay.recording import RecordingWriter
-from stream_app.topics import ensure_topics
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.kafka.topics import ensure_topics
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.broker.nodes import KafkaNodes
+from stream_app.recordings.recording import RecordingWriter
 from tests.integration.answered import PARTITIONS, all_answered, counts, idle, last_words
 from tests.integration.harness import (
     Reader,

@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.outputs import Prediction
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.kafka import record, replay
-from stream_app.replay.partitioner import partitions_of
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.outputs import Prediction
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.recordings.capture import record
+from stream_app.recordings.publish import replay
+from stream_app.recordings.recording import RecordingReader
 from tests.integration.answered import ids
 from tests.integration.harness import (
     Reader,

@@ -11,12 +11,12 @@ import pytest
 from aiokafka import TopicPartition
 from confluent_kafka import Producer
 
-from stream_app.app import create_app
-from stream_app.broker import EmbeddedKafka
-from stream_app.outputs import NO_HEADERS
-from stream_app.records import Record
-from stream_app.transport.fenced import FencedProducer
-from stream_app.transport.lanes import FENCE_KEY
+from stream_app.agents.shop import create_app
+from stream_app.contract.outputs import NO_HEADERS
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transactions.fenced_producer import FencedProducer
+from stream_app.worker.transactions.partition_producers import FENCE_KEY
 from tests.integration.answered import ids
 from tests.integration.harness import (
     Reader,

@@ -13,9 +13,9 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.transport.assignor import CopartitionedAssignor
-from stream_app.transport.group import GroupWatch
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transport.assignor import CopartitionedAssignor
+from stream_app.worker.transport.group import GroupWatch
 from tests.integration.answered import last_words
 from tests.integration.harness import Start, Worker, clicks, make_topics, produce, wait_for
 

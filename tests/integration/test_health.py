@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from stream_app.agents.engine import Engine
-from stream_app.app import create_app
-from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
+from stream_app.agents.shop import create_app
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.processing.shop_processor import Engine
 from tests.integration.harness import (
     Reader,
     Start,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.answered import ids
 from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 

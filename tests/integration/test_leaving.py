@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import RequestTimedOutError
 from aiokafka.protocol.fetch import FetchRequest
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.transport.internals import stop_consumer
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transport.aiokafka_internals import stop_consumer
 from tests.integration.harness import Start, clicks, make_topics, produce, wait_for
 from tests.integration.member import Join, Member, make, until
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from model.runtime import label_of
-from stream_app.broker import EmbeddedKafka
+from model.serving.runtime import label_of
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.answered import ids_of
 from tests.integration.harness import Reader, Start, Worker, clicks, committed, make_topics, produce, wait_for
 

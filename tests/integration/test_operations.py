@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
-from stream_app.app import create_app
-from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
+from stream_app.agents.shop import create_app
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import (
     Reader,
     Start,

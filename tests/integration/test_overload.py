@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_app.agents.engine import EVICT_EVERY, Engine
-from stream_app.broker import EmbeddedKafka
-from stream_app.columns import RecordColumns
-from stream_app.events import MAX_VALUE_BYTES
+from stream_app.contract.events import MAX_VALUE_BYTES
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.ops.bad_records import EXAMPLE_EVERY_S
-from stream_app.records import Record
+from stream_app.processing.shop_processor import EVICT_EVERY, Engine
 from stream_app.settings import Settings
 from tests.integration.harness import (
     Reader,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Reader, clicks, free_port, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]

@@ -8,10 +8,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 
-from stream_app.agents import recovery
-from stream_app.agents.recovery import ChangelogReader, RecoveryError
-from stream_app.broker import EmbeddedKafka
-from stream_app.columns import RecordColumns
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker import changelog_reader as recovery
+from stream_app.worker.changelog_reader import ChangelogReader, RecoveryError
 from tests.integration.member import make, send
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
-from stream_app.records import INPUT_TOPICS
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Start, make_topics, produce, read_all, settings_for, wait_for
 from tests.reference import data
 from tests.reference.data import MODEL, Changelog

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import (
     AdminClient,
     Reader,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.generator import GeneratorSettings, write
-from stream_app.security import RightsError
-from stream_app.topics import require_topics
+from stream_app.kafka.security import RightsError
+from stream_app.kafka.topics import require_topics
+from stream_app.lab.generator import GeneratorSettings, write
 from tests.integration.harness import Start, clicks, committed, make_topics, produce, wait_for
 from tests.integration.secure import PASSWORD, Right, SecureKafka
 from tests.integration.secured import answers_all, run, settings_of

@@ -10,11 +10,11 @@ from aiokafka.errors import MessageSizeTooLargeError
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.cutting import cut_dead_letter
-from stream_app.outputs import Message
-from stream_app.transport.lanes import FENCE_KEY
-from stream_app.transport.room import Room
+from stream_app.contract.outputs import Message
+from stream_app.kafka.record_batches.size_limits import Room
+from stream_app.kafka.record_batches.truncation import cut_dead_letter
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transactions.partition_producers import FENCE_KEY
 from tests.integration.bed import Bed, lanes
 from tests.integration.harness import Reader, Start, clicks, make_topics, produce, read_all, wait_for
 from tests.integration.member import Join, make, until

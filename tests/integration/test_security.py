@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from stream_app.generator import GeneratorSettings, write
-from stream_app.security import SecurityError
+from stream_app.kafka.security import SecurityError
+from stream_app.kafka.topics import check_topics, ensure_topics
+from stream_app.lab.generator import GeneratorSettings, write
 from stream_app.settings import Settings
-from stream_app.topics import check_topics, ensure_topics
 from tests.integration.harness import Start, clicks, make_topics, produce
 from tests.integration.secure import PASSWORD, Authority, SecureKafka, unsecured_token
 from tests.integration.secured import answers_all, run, settings_of

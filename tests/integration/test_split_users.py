@@ -7,8 +7,8 @@ from zlib import crc32
 import pytest
 from confluent_kafka import Producer
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.replay.partitioner import partitions_of
+from stream_app.contract.partitioner import partitions_of
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Start, make_topics, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]

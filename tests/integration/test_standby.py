@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Reader, Start, clicks, make_topics, produce, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]

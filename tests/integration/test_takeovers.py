@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.lab.broker import EmbeddedKafka
 from tests.faults.checker import check, check_positions
 from tests.faults.events import TOPICS, Plan, Sender
 from tests.faults.topics import Seen, committed, read_topic

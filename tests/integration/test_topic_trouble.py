@@ -21,10 +21,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.records import Record
+from stream_app.contract.records import Record
+from stream_app.kafka.topics import ensure_topics
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.state.users import META_KEY
-from stream_app.topics import ensure_topics
 from tests.integration.answered import (
     PARTITIONS,
     all_answered,
@@ -56,7 +56,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts workers that look at their topics every second, so that three looks do not take nine."""
-    quick = partial(ForkedProcess, constants={"stream_app.topic_watch.LOOK_EVERY_S": 1.0})
+    quick = partial(ForkedProcess, constants={"stream_app.worker.watches.topic_watch.LOOK_EVERY_S": 1.0})
     with workers(quick) as starter:
         yield starter
 

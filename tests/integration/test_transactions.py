@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 
-from stream_app.broker import EmbeddedKafka, Listener
-from stream_app.broker.ports import free_port
-from stream_app.transport.fenced import FencedProducer, ProducerLostError
-from stream_app.transport.lanes import FENCE_KEY
-from stream_app.transport.transactions import Member, TransactionalProducer
+from stream_app.lab.broker import EmbeddedKafka, Listener
+from stream_app.lab.broker.ports import free_port
+from stream_app.worker.transactions.fenced_producer import FencedProducer, ProducerLostError
+from stream_app.worker.transactions.partition_producers import FENCE_KEY
+from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
 from tests.faults.steps import END_TXN, PRODUCE
 from tests.integration.bed import IMPATIENT_MS, OPEN_MS, PATIENT_MS, Bed, batch, client, lanes, messages
 from tests.integration.harness import read_all

@@ -14,8 +14,8 @@ from faust.transport.drivers import by_url
 from faust.types import TP
 from yarl import URL
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.transport import Transport
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.transport import Transport
 from tests.integration.harness import committed, read_all
 from tests.integration.member import Join, Member, end_offset, in_order, make, numbers, send, until
 

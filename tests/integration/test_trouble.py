@@ -13,10 +13,10 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from model.runtime import ModelError, Runtime
-from stream_app.broker import EmbeddedKafka
+from model.serving.runtime import ModelError, Runtime
+from stream_app.kafka.topics import ensure_topics
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.state.users import META_KEY
-from stream_app.topics import ensure_topics
 from tests.integration.answered import ids, ids_of, sentence
 from tests.integration.harness import (
     Reader,

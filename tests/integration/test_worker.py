@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.agents.engine import Engine
-from stream_app.agents.offline import drive
-from stream_app.broker import EmbeddedKafka
-from stream_app.generator import GeneratorSettings, write
-from stream_app.ops.model_watch import load_model
-from stream_app.outputs import Flag, Prediction
-from stream_app.records import Record
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.outputs import Flag, Prediction
+from stream_app.contract.records import Record
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.generator import GeneratorSettings, write
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.offline.drive import drive
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import load_settings
+from stream_app.worker.watches.model_watch import load_model
 from tests.integration.answered import ids
 from tests.integration.harness import (
     Reader,

@@ -5,8 +5,8 @@ import gc
 import importlib
 import io
 
-from stream_app.agents.offline import warm_up
 from stream_app.cli import main
+from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import load_settings
 
 #: What only a worker that starts would load.
@@ -21,7 +21,7 @@ for name in (
     "faust.web.cache.backends.memory",
     "faust.web.drivers.aiohttp",
     "faust.worker",
-    "stream_app.transport",
+    "stream_app.worker.transport",
 ):
     importlib.import_module(name)
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):

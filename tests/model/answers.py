@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.batch import StepBatch
-from model.errors import ModelError
-from model.interactions import WINDOW_FEATURES
-from model.runtime import Runtime, finite
+from model.artifact.errors import ModelError
+from model.data.interactions import WINDOW_FEATURES
+from model.serving.runtime import Runtime, finite
+from model.serving.step_types import StepBatch
 
 
 def batch(runtime: Runtime, m: int = 40) -> StepBatch:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.runtime import Runtime
-from model.train import Trained
+from model.serving.runtime import Runtime
+from model.training.train import Trained
 from tests.model.tiny import tiny_model, tiny_trained
 
 

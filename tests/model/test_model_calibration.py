@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import calibration, evaluate
-from model.calibration import TAILS
-from model.runtime import Runtime
+from model.data import calibration_curves as calibration
+from model.data.calibration_curves import TAILS
+from model.evaluation import evaluate
+from model.serving.runtime import Runtime
 from tests.model.tiny import tiny_interactions
 
 
@@ -73,7 +74,7 @@ def test_window_tails_fall_with_the_value(runtime: Runtime) -> None:
 def test_surprise_p_values_are_calibrated_on_new_data(runtime: Runtime) -> None:
     """On another week of the same shop about a tenth of the events has p below 0.1."""
     data = tiny_interactions(9, users=150)
-    from model import playback
+    from model.evaluation import playback
 
     (found,) = [
         result.p_value[data.gap_s[rows] >= 0]

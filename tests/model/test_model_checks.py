@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from model import script
-from model.runtime import ModelError, Runtime
+from model.network import torchscript as script
+from model.serving.runtime import ModelError, Runtime
 
 LIMIT_S = 240
 TABLES = ("followers", "strength", "category_best", "popular", "successors")

@@ -9,13 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import narrow, playback, vector
-from model.cpu import CpuStep
-from model.gates import Gates
-from model.products import Products
-from model.rounds import arrange
-from model.runtime import Runtime, StepBatch, StepResult
-from model.sharing import WORTH_IT
+from model.evaluation import playback
+from model.kernels import simd_math as vector
+from model.kernels.helper_thread import WORTH_IT
+from model.serving import gru_kernel as narrow
+from model.serving.cpu_step import CpuStep
+from model.serving.embedding_products import Products
+from model.serving.input_gates import Gates
+from model.serving.rounds import arrange
+from model.serving.runtime import Runtime, StepBatch, StepResult
 from tests.model.tiny import tiny_interactions
 
 DATA = tiny_interactions(8, users=30)

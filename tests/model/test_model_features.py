@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import features, vocabulary
-from model.interactions import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
-from model.vocabulary import Index
+from model.data import features, vocabulary
+from model.data.interactions import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
+from model.data.vocabulary import Index
 from tests.model.tiny import tiny_interactions
 
 

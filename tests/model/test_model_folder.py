@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import calibrate, playback
-from model.export import export
-from model.folder import check_target
-from model.runtime import ModelError, Runtime
-from model.train import Trained
+from model.artifact.model_folder import check_target
+from model.evaluation import playback
+from model.serving.runtime import ModelError, Runtime
+from model.training import fit_calibration as calibrate
+from model.training.export import export
+from model.training.train import Trained
 from tests.model.tiny import tiny_interactions
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from model import metrics
+from model.evaluation import metrics
 
 # Few distinct values, so that ties are common.
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])

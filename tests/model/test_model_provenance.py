@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from model import fit, train
-from model.errors import ModelError, TrainingError
-from model.evaluate import evaluate
-from model.export import NotWritten, check_target, export, export_or_keep
-from model.interactions import Interactions, from_events
-from model.provenance import Provenance, provenance_of
-from model.runtime import Runtime
-from model.train import Progress, Stopped, Trained, split_time
+from model.artifact.errors import ModelError, TrainingError
+from model.data.interactions import Interactions, from_events
+from model.data.provenance import Provenance, provenance_of
+from model.evaluation.evaluate import evaluate
+from model.serving.runtime import Runtime
+from model.training import fit, train
+from model.training.export import NotWritten, check_target, export, export_or_keep
+from model.training.train import Progress, Stopped, Trained, split_time
 from tests.model.tiny import SETTINGS, tiny_interactions
 
 DATA = tiny_interactions(1, users=30)

@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import candidates, playback, ranking_device, ranking_exact
-from model.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, QUOTAS, SUCCESSORS, Tables
-from model.coarse import FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
-from model.ranking import Ranked, Ranker
-from model.runtime import Runtime
+from model.evaluation import playback
+from model.ranking import candidates
+from model.ranking import rank_all_items as ranking_exact
+from model.ranking import rank_on_gpu as ranking_device
+from model.ranking.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, QUOTAS, SUCCESSORS, Tables
+from model.ranking.quantised_items import FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.ranking.rank_candidates import Ranked, Ranker
+from model.serving.runtime import Runtime
 from tests.model.tiny import tiny_interactions
 
 CATEGORIES = 4

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from model.sharing import WORTH_IT, Sharing
+from model.kernels.helper_thread import WORTH_IT, Sharing
 
 
 @pytest.fixture(params=[True, False], ids=["two threads", "one"])

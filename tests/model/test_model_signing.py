@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from model import signing
-from model.export import export
-from model.runtime import ModelError, Runtime
-from model.train import Trained
+from model.artifact import signing
+from model.serving.runtime import ModelError, Runtime
+from model.training.export import export
+from model.training.train import Trained
 
 
 class Keys(NamedTuple):

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import playback
-from model.rounds import arrange
-from model.runtime import Runtime, StepResult
-from model.slab import Slab
-from model.train import Trained
+from model.evaluation import playback
+from model.serving.hidden_states import Slab
+from model.serving.rounds import arrange
+from model.serving.runtime import Runtime, StepResult
+from model.training.train import Trained
 from tests.model.tiny import tiny_interactions
 
 DATA = tiny_interactions(3, users=12)

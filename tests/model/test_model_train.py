@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import fit, sequences, train
-from model.errors import TrainingError
-from model.interactions import Interactions
-from model.train import Progress, Trained
+from model.artifact.errors import TrainingError
+from model.data import sequences
+from model.data.interactions import Interactions
+from model.training import fit, train
+from model.training.train import Progress, Trained
 from tests.model.tiny import SETTINGS, tiny_interactions, train_tiny
 
 DATA = tiny_interactions(1, users=30)

@@ -14,10 +14,10 @@ import numba
 import numpy as np
 import torch
 
-from model.export import export
-from model.interactions import Interactions, from_events
-from model.settings import TrainSettings
-from model.train import Trained, train
+from model.data.interactions import Interactions, from_events
+from model.training.export import export
+from model.training.settings import TrainSettings
+from model.training.train import Trained, train
 
 ROOT = Path(__file__).parents[2]
 #: Trained models, by seed and by the hash of all that made them.

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import zstandard
 
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.recordings.recording import RecordingReader
 from tests.reference.changes import EDGES, FIELDS, PLAIN
 
 HERE = Path(__file__).parent

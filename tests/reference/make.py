@@ -16,16 +16,16 @@ import msgspec
 import zstandard
 
 import stream_app
-from stream_app.agents.engine import Engine
-from stream_app.broker import EmbeddedKafka
-from stream_app.columns import RecordColumns
-from stream_app.generator.settings import GeneratorSettings
-from stream_app.generator.stream import generate
-from stream_app.ops.model_watch import load_model
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.partitioner import partitions_of as partitions_of_keys
-from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.contract.partitioner import partitions_of as partitions_of_keys
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.generator.settings import GeneratorSettings
+from stream_app.lab.generator.stream import generate
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 from stream_app.settings import Settings, load_settings
+from stream_app.worker.watches.model_watch import load_model
 from tests.integration import harness
 
 COMMIT = "3c99cd3"

@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError
 
-from stream_app.columns import RecordColumns
+from stream_app.contract.record_columns import RecordColumns
 from tests.simulation.broker import Broker
 from tests.simulation.network import Link, Reply
 

@@ -4,9 +4,9 @@ import struct
 from collections import deque
 from dataclasses import dataclass, field
 
-from stream_app.columns import RecordColumns
-from stream_app.records import Record
-from stream_app.transport.wire import ATTRIBUTES_AT, COUNT_AT, PRODUCER_AT, TRANSACTIONAL
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import Record
+from stream_app.kafka.record_batches.reader import ATTRIBUTES_AT, COUNT_AT, PRODUCER_AT, TRANSACTIONAL
 from tests.stream_app.batches import parse
 
 PRODUCER = struct.Struct(">qhi")  # id, epoch, sequence number of the first record

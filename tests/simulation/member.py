@@ -10,7 +10,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-from stream_app.transport.consumer import BatchConsumer, BatchConsumerThread
+from stream_app.worker.transport.consumer import BatchConsumer, BatchConsumerThread
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimConsumer
 from tests.simulation.network import Link

@@ -8,11 +8,11 @@ from unittest.mock import patch
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from faust.types import TP
 
-from stream_app.agents.checkpoints import Checkpoints
-from stream_app.agents.pipeline import Pipeline
-from stream_app.transport import fenced
-from stream_app.transport.cluster import UnansweredError
-from stream_app.transport.transactions import TransactionalProducer
+from stream_app.worker.checkpoints import Checkpoints
+from stream_app.worker.pipeline import Pipeline
+from stream_app.worker.transactions import fenced_producer as fenced
+from stream_app.worker.transactions.cluster import UnansweredError
+from stream_app.worker.transactions.transactional_producer import TransactionalProducer
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from stream_app.records import INPUT_TOPICS
+from stream_app.contract.records import INPUT_TOPICS
 
 FIRST_TS = 1_700_000_000_000
 STEP_MS = 1000

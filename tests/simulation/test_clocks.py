@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from stream_app.agents.engine import Engine
-from stream_app.columns import RecordColumns
-from stream_app.records import INPUT_TOPICS, Record
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Rules, Settings
 
 T0 = 1_700_000_000_000

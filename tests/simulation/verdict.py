@@ -6,7 +6,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from stream_app.records import INPUT_TOPICS
+from stream_app.contract.records import INPUT_TOPICS
 from tests.faults.changelog import BUCKETS, RECENT, User, read_state
 from tests.faults.checker import differences
 from tests.faults.truth import WINDOWS_MS

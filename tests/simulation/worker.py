@@ -11,14 +11,18 @@ from unittest.mock import patch
 
 import structlog
 
-from stream_app.agents import checkpoints, halves, ownership, pipeline, recovery, standby, telemetry
-from stream_app.agents.engine import Engine
+from stream_app.kafka.record_batches.size_limits import Room
 from stream_app.ops.bad_records import BadRecordLog
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
-from stream_app.transport import consumer, fenced, lanes, producer
-from stream_app.transport.room import Room
+from stream_app.worker import changelog_reader as recovery
+from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry
+from stream_app.worker import turn_stages as halves
+from stream_app.worker.transactions import fenced_producer as fenced
+from stream_app.worker.transactions import partition_producers as lanes
+from stream_app.worker.transport import consumer, producer
 from tests.simulation.broker import Broker
 from tests.simulation.client import SimClient, SimProducer
 from tests.simulation.consumer import SimConsumer

@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream_app.records import INPUT_TOPICS
-from stream_app.settings import OUTPUT_TOPICS, Settings
+from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
+from stream_app.settings import Settings
 from tests.simulation.broker import Broker
 from tests.simulation.loop import SimLoop
 from tests.simulation.records import Source

@@ -13,10 +13,10 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.transport import wire
-from stream_app.transport.reading import LegacyFormatError, read
-from stream_app.transport.streamed import Aside
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.kafka.record_batches import reader as wire
+from stream_app.kafka.record_batches.chunked_reader import Aside
+from stream_app.kafka.record_batches.fetch_reader import LegacyFormatError, read
 
 TP = TopicPartition("clicks", 3)
 T0 = 1_700_000_000_000

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.interactions import Interactions
-from stream_app.agents.offline import interactions
+from model.data.interactions import Interactions
+from stream_app.recordings.offline.drive import interactions
 from stream_app.settings import Settings
 from tests.stream_app.command_line import FAST, SMALL, run
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from stream_app.columns import RecordColumns
-from stream_app.records import CLICK, Record
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import CLICK, Record
 from tests.stream_app.strategies import T0, a_decoder
 
 GOOD: dict[str, Any] = {"user_id": "u", "ts": T0, "item_id": "i"}

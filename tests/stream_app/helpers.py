@@ -6,15 +6,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from model.runtime import Runtime
-from stream_app.agents.batches import Checkpoint, StepOutput
-from stream_app.agents.engine import Engine
-from stream_app.columns import RecordColumns
-from stream_app.outputs import Flag, Prediction
-from stream_app.records import INPUT_TOPICS, Record
+from model.serving.runtime import Runtime
+from stream_app.contract.outputs import Flag, Prediction
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.processing.micro_batch import Checkpoint, StepOutput
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
-from stream_app.settings_rules import Rules
-from stream_app.state.rows import ROW
+from stream_app.settings.rules import Rules
+from stream_app.state.row_layout import ROW
 from stream_app.state.users import META_KEY
 from tests.stream_app.strategies import T0
 

@@ -5,9 +5,9 @@ import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
-from stream_app.records import PURCHASE
-from stream_app.state import kernel
-from stream_app.state.rows import AMOUNT_WINDOW, AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
+from stream_app.contract.records import PURCHASE
+from stream_app.state import apply_events as kernel
+from stream_app.state.row_layout import AMOUNT_WINDOW, AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
 from tests.stream_app.strategies import DAY
 
 USERS = 4

@@ -8,7 +8,7 @@ import cramjam
 import xxhash
 import zstandard
 
-from stream_app.transport import wire
+from stream_app.kafka.record_batches import reader as wire
 from tests.stream_app.batches import T0, seal
 
 

@@ -8,15 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from model.runtime import Runtime
-from stream_app.agents.batches import StepOutput
-from stream_app.agents.engine import Engine
-from stream_app.columns import RecordColumns
-from stream_app.events import Event, encode_json
-from stream_app.outputs import Flag, Prediction
-from stream_app.records import INPUT_TOPICS, Record
+from model.serving.runtime import Runtime
+from stream_app.contract.events import Event, encode_json
+from stream_app.contract.outputs import Flag, Prediction
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.processing.micro_batch import StepOutput
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
-from stream_app.settings_rules import Rules
+from stream_app.settings.rules import Rules
 from tests.model.tiny import ITEMS
 from tests.stream_app.helpers import Log, changelog
 

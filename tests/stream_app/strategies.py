@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_app.decoder import Decoder
-from stream_app.event_columns import EVENT, Events
-from stream_app.events import Event, encode_json, encode_msgpack
-from stream_app.names import Names, stable_hash
-from stream_app.records import BROWSE, INPUT_TOPICS, Record
+from stream_app.contract.event_columns import EVENT, Events
+from stream_app.contract.events import Event, encode_json, encode_msgpack
+from stream_app.contract.records import BROWSE, INPUT_TOPICS, Record
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.name_table import Names, stable_hash
 
 T0 = 1_700_000_000_000  # Unix ms
 DAY = 86_400_000

@@ -4,7 +4,7 @@ from aiokafka.cluster import ClusterMetadata
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stream_app.transport.assignor import CopartitionedAssignor, balance, place_copies
+from stream_app.worker.transport.assignor import CopartitionedAssignor, balance, place_copies
 
 members = st.sets(st.sampled_from([f"w{i}" for i in range(8)]), min_size=1)
 sizes = st.integers(0, 24)

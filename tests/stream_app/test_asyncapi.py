@@ -8,15 +8,15 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from stream_app.columns import RecordColumns
-from stream_app.decoder import Decoder
-from stream_app.events import REASONS, BadRecord, Event, encode_json, encode_msgpack
-from stream_app.lenient import EXPECTED
-from stream_app.names import Names
-from stream_app.ops import asyncapi
-from stream_app.outputs import Flag, Prediction, ReasonCode
-from stream_app.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, Record
-from stream_app.settings import OUTPUT_TOPICS, Settings
+from stream_app.contract.events import REASONS, BadRecord, Event, encode_json, encode_msgpack
+from stream_app.contract.outputs import Flag, Prediction, ReasonCode
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.lenient import EXPECTED
+from stream_app.decoding.name_table import Names
+from stream_app.lab.pages import asyncapi
+from stream_app.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 DOCUMENT: dict[str, Any] = asyncapi.document()
@@ -62,7 +62,9 @@ def required(kind: int) -> set[str]:
 
 def test_the_page_is_up_to_date() -> None:
     """`docs/asyncapi.json` is what the types say today."""
-    assert PAGE.read_text() == asyncapi.page(), "run: python -m stream_app.ops.asyncapi > docs/asyncapi.json"
+    assert PAGE.read_text() == asyncapi.page(), (
+        "run: python -m stream_app.lab.pages.asyncapi > docs/asyncapi.json"
+    )
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -5,10 +5,10 @@ from io import StringIO
 
 import pytest
 
-from stream_app.events import BadRecord
+from stream_app.contract.events import BadRecord
+from stream_app.contract.records import Record
 from stream_app.ops.bad_records import EXAMPLE_EVERY_S, BadRecordLog
 from stream_app.ops.logging import setup_logging
-from stream_app.records import Record
 
 
 def bad(n: int, reason: str, offset: int) -> list[BadRecord]:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from stream_app.broker import (
+from stream_app.lab.broker import (
     BrokerExitedError,
     DownloadError,
     EmbeddedKafka,
@@ -29,14 +29,14 @@ from stream_app.broker import (
     status,
     storage,
 )
-from stream_app.broker.artifacts import PINS, check, is_private
-from stream_app.broker.config import server_properties
-from stream_app.broker.errors import ForgedJarError, InsecureRepositoryError
-from stream_app.broker.install import install
-from stream_app.broker.locks import file_lock
-from stream_app.broker.ports import FREE_PORTS, free_port, is_free
-from stream_app.broker.probe import missing
-from stream_app.commands.broker import app
+from stream_app.lab.broker.artifacts import PINS, check, is_private
+from stream_app.lab.broker.config import server_properties
+from stream_app.lab.broker.errors import ForgedJarError, InsecureRepositoryError
+from stream_app.lab.broker.install import install
+from stream_app.lab.broker.locks import file_lock
+from stream_app.lab.broker.ports import FREE_PORTS, free_port, is_free
+from stream_app.lab.broker.probe import missing
+from stream_app.lab.commands.broker import app
 
 pytestmark = pytest.mark.kafka
 

@@ -12,14 +12,14 @@ import pytest
 import structlog
 
 from stream_app import cli
-from stream_app.broker import EmbeddedKafka
 from stream_app.cli import COMMANDS, Entry, main
 from stream_app.commands import tail
-from stream_app.commands.options import with_settings
-from stream_app.replay.cluster import partition_counts
-from stream_app.security import PLAIN
-from stream_app.security.rights import Operation
+from stream_app.kafka.partition_counts import partition_counts
+from stream_app.kafka.security import PLAIN
+from stream_app.kafka.security.rights import Operation
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import fields, load_settings
+from stream_app.settings.command_options import with_settings
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -158,7 +158,9 @@ def test_a_command_with_settings_documents_and_gets_them(
     made_up(monkeypatch, tmp_path, "print(settings.k, settings.rules.clicks_1m, settings.group)")
     module = tmp_path / "made_up_command.py"
     body = module.read_text().replace("made_up():", "made_up(*, settings):")
-    module.write_text(f"from stream_app.commands.options import with_settings\n\n@with_settings()\n{body}")
+    module.write_text(
+        f"from stream_app.settings.command_options import with_settings\n\n@with_settings()\n{body}"
+    )
     config = tmp_path / "shop.toml"
     config.write_text('k = 3\ngroup = "file"\n[rules]\nclicks_1m = 7\n')
     monkeypatch.setenv("COLUMNS", "300")
@@ -235,7 +237,7 @@ async def test_a_silent_broker_is_waited_for_aloud(
 ) -> None:
     """`record`, `replay` and `tail` say it too, of a broker that accepts and does not answer."""
     structlog.reset_defaults()
-    monkeypatch.setattr("stream_app.waiting.SAID_AFTER_S", 0.05)
+    monkeypatch.setattr("stream_app.kafka.waiting.SAID_AFTER_S", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

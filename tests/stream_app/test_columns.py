@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import MOST_HEADERS, RecordColumns, read_headers, write_headers
-from stream_app.outputs import dead_letter
-from stream_app.received import RECEIVED_HEADER, received_of
-from stream_app.records import Record
+from stream_app.contract.outputs import dead_letter
+from stream_app.contract.received import RECEIVED_HEADER, received_of
+from stream_app.contract.record_columns import MOST_HEADERS, RecordColumns, read_headers, write_headers
+from stream_app.contract.records import Record
 from tests.stream_app.strategies import a_decoder
 
 _PART = st.one_of(st.none(), st.binary(max_size=200))

@@ -11,10 +11,10 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.cutting import at_most, batch_bytes, cut_dead_letter, cut_prediction
-from stream_app.events import BadRecord
-from stream_app.outputs import Prediction, dead_letter
-from stream_app.records import Record
+from stream_app.contract.events import BadRecord
+from stream_app.contract.outputs import Prediction, dead_letter
+from stream_app.contract.records import Record
+from stream_app.kafka.record_batches.truncation import at_most, batch_bytes, cut_dead_letter, cut_prediction
 
 Headers = list[tuple[str, bytes]]
 some_headers = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=40)), max_size=4)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.columns import RecordColumns
-from stream_app.records import CLICK
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import CLICK
 from tests.stream_app.contract import GOOD, record, without
 from tests.stream_app.strategies import T0, a_decoder
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.checks import UNKNOWN_CHECK, checks_of
-from stream_app.columns import RecordColumns
-from stream_app.event_columns import Events
-from stream_app.events import Event, encode_json
-from stream_app.fill import FIELDS
-from stream_app.generator import GeneratorSettings, write
-from stream_app.names import Names
-from stream_app.pointer import jit, pointer_to
-from stream_app.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
-from stream_app.replay.recording import RecordingReader
-from stream_app.scan import integer, number, scan
+from stream_app.contract.event_columns import Events
+from stream_app.contract.events import Event, encode_json
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
+from stream_app.decoding.event_filler import FIELDS
+from stream_app.decoding.json_scanner import integer, number, scan
+from stream_app.decoding.name_table import Names
+from stream_app.kernels.item_checks import UNKNOWN_CHECK, checks_of
+from stream_app.kernels.memory import jit, pointer_to
+from stream_app.lab.generator import GeneratorSettings, write
+from stream_app.recordings.recording import RecordingReader
 from tests.stream_app.strategies import T0, a_decoder, any_value, to_json
 
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.demo.measures import Answers, FlagMatch, NextItems, Rate, exactness
-from stream_app.demo.plan import Plan
-from stream_app.demo.processes import Running, runs, stop_left
-from stream_app.demo.traffic import write_history, write_live
-from stream_app.demo.truth import Truth
-from stream_app.generator import Label
-from stream_app.generator.stream import labels_beside, read_labels
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.lab.demo.measures import Answers, FlagMatch, NextItems, Rate, exactness
+from stream_app.lab.demo.plan import Plan
+from stream_app.lab.demo.processes import Running, runs, stop_left
+from stream_app.lab.demo.traffic import write_history, write_live
+from stream_app.lab.demo.truth import Truth
+from stream_app.lab.generator import Label
+from stream_app.lab.generator.stream import labels_beside, read_labels
+from stream_app.recordings.recording import RecordingReader
 
 NOW_MS = 1_790_000_000_000
 

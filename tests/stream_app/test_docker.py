@@ -15,7 +15,7 @@ import yaml
 
 from stream_app.cli import COMMANDS
 from stream_app.settings import fields, load_settings
-from stream_app.settings_sources import OTHER_VARIABLES
+from stream_app.settings.sources import OTHER_VARIABLES
 from tests.stream_app.certificates import self_signed
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import typer
 from prometheus_client.core import Metric
 
 from stream_app.cli import COMMANDS
-from stream_app.commands.bench import BENCHMARKS
-from stream_app.events import REASONS
+from stream_app.contract.events import REASONS
+from stream_app.contract.outputs import ReasonCode
+from stream_app.lab.commands.bench import BENCHMARKS
 from stream_app.ops.metrics import Metrics
-from stream_app.outputs import ReasonCode
 from stream_app.settings import fields
 
 ROOT = Path(__file__).parents[2]

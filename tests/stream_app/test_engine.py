@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.agents import engine as engine_module
-from stream_app.columns import RecordColumns
-from stream_app.events import Event, encode_json, encode_msgpack
-from stream_app.names import stable_hash
-from stream_app.outputs import Flag
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.settings_rules import Rules
-from stream_app.state.rows import ROW
+from stream_app.contract.events import Event, encode_json, encode_msgpack
+from stream_app.contract.outputs import Flag
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.decoding.name_table import stable_hash
+from stream_app.processing import shop_processor as engine_module
+from stream_app.settings.rules import Rules
+from stream_app.state.row_layout import ROW
 from stream_app.state.users import META_KEY
 from tests.stream_app.crafted import colliding
 from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, state_keys, with_trouble

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.interactions import Interactions
+from model.data.interactions import Interactions
 from stream_app.commands import quality
 from tests.reference import data as reference
 from tests.stream_app.command_line import TINY, run, run_json

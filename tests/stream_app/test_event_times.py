@@ -2,16 +2,16 @@
 
 import msgspec
 
-from stream_app.columns import RecordColumns
-from stream_app.decoder import Decoder
-from stream_app.events import (
+from stream_app.contract.events import (
     MAX_TS_MS,
     MIN_TS_MS,
     Event,
     encode_json,
 )
-from stream_app.names import Names
-from stream_app.records import CLICK
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import CLICK
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.name_table import Names
 from tests.stream_app.contract import GOOD, reasons, record
 from tests.stream_app.strategies import T0, a_decoder
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.event_columns import Events
-from stream_app.events import (
+from stream_app.contract.event_columns import Events
+from stream_app.contract.events import (
     MIN_TS_MS,
     REASONS,
     BadRecord,
@@ -16,8 +15,9 @@ from stream_app.events import (
     encode_json,
     encode_msgpack,
 )
-from stream_app.names import stable_hash
-from stream_app.records import BROWSE, CLICK, PURCHASE, Record
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import BROWSE, CLICK, PURCHASE, Record
+from stream_app.decoding.name_table import stable_hash
 from tests.stream_app.contract import record
 from tests.stream_app.strategies import FIELDS, T0, a_decoder, any_value, short_text
 

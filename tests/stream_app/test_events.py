@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.columns import RecordColumns
-from stream_app.events import (
+from stream_app.contract.events import (
     MAX_VALUE_BYTES,
     MIN_TS_MS,
 )
-from stream_app.names import stable_hash
-from stream_app.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE
+from stream_app.decoding.name_table import stable_hash
 from tests.stream_app.contract import GOOD, reasons, record, without
 from tests.stream_app.strategies import T0, a_decoder
 

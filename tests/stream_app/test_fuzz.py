@@ -13,13 +13,13 @@ import pytest
 import zstandard
 from aiokafka.errors import CorruptRecordException
 
-from stream_app.columns import RecordColumns
-from stream_app.events import MIN_TS_MS
-from stream_app.records import CLICK, Record
-from stream_app.replay import layout
-from stream_app.replay.errors import DamagedRecording
-from stream_app.replay.recording import RecordingReader
-from stream_app.transport import wire
+from stream_app.contract.events import MIN_TS_MS
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import CLICK, Record
+from stream_app.kafka.record_batches import reader as wire
+from stream_app.recordings import file_format as layout
+from stream_app.recordings.errors import DamagedRecording
+from stream_app.recordings.recording import RecordingReader
 from tests.fuzz.run import TARGETS, fuzz
 from tests.stream_app.batches import T0, Part, batch, parse, seal
 from tests.stream_app.strategies import a_decoder
@@ -40,8 +40,8 @@ def test_one_byte_too_far_ends_the_process() -> None:
     """What the fuzzers rely on: a kernel that reads one byte behind or before its buffer does not survive it."""
     program = """
 import numba
-from stream_app.hashing import xxh64
-from stream_app.pointer import pointer_to
+from stream_app.kernels.hashing import xxh64
+from stream_app.kernels.memory import pointer_to
 from tests.fuzz.guarded import GuardedBuffer
 
 hashed = numba.njit(lambda data, at, size: xxh64(pointer_to(data), at, size))

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.decoder import Decoder
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.name_table import Names
 from stream_app.errors import RecordingError
-from stream_app.generator import GeneratorSettings, Label, generate, read_labels, write
-from stream_app.generator.settings import GeneratorError
-from stream_app.generator.trouble import FAULTS
-from stream_app.names import Names
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.partitioner import partitions_of
-from stream_app.replay.recording import RecordingReader
+from stream_app.lab.generator import GeneratorSettings, Label, generate, read_labels, write
+from stream_app.lab.generator.settings import GeneratorError
+from stream_app.lab.generator.trouble import FAULTS
+from stream_app.recordings.recording import RecordingReader
 
 SMALL = GeneratorSettings(events=40_000, users=2_000, items=1_000, categories=40)
 Place = tuple[str, int, int]

@@ -6,9 +6,9 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stream_app.transport.assignor import CopartitionedAssignor, Owned
-from stream_app.transport.group import readable
-from stream_app.transport.group_refusals import PATIENCE_S, PAUSES_S, Patience, Who, meaning
+from stream_app.worker.transport.assignor import CopartitionedAssignor, Owned
+from stream_app.worker.transport.group import readable
+from stream_app.worker.transport.group_refusals import PATIENCE_S, PAUSES_S, Patience, Who, meaning
 from tests.stream_app.test_assignor import Topics
 
 WHO = Who("shop", "pod-0", 6000)

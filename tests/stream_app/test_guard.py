@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_app.agents.guard import FIRST_WAIT_S, LONGEST_WAIT_S, Guard
+from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S, Guard
 
 
 def test_trials_come_less_and_less_often() -> None:

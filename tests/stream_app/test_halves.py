@@ -6,10 +6,10 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.agents.halves import joined
-from stream_app.columns import RecordColumns
-from stream_app.records import Record
-from stream_app.transport.consumer import FetchedBatch
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import Record
+from stream_app.worker.transport.consumer import FetchedBatch
+from stream_app.worker.turn_stages import joined
 
 
 @st.composite

@@ -11,8 +11,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.hashing import siphash13, siphash13_word, xxh64
-from stream_app.pointer import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.kernels.hashing import siphash13, siphash13_word, xxh64
+from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
 
 
 @jit

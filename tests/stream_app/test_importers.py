@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.decoder import Decoder
-from stream_app.importers import FORMATS, ImportFailed, ImportStats, import_files
-from stream_app.importers.lines import Source
-from stream_app.names import Names
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.partitioner import partitions_of
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.decoding.decoder import Decoder
+from stream_app.decoding.name_table import Names
+from stream_app.recordings.importers import FORMATS, ImportFailed, ImportStats, import_files
+from stream_app.recordings.importers.lines import Source
+from stream_app.recordings.recording import RecordingReader
 
 
 def imported(

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stream_app.errors import StateError
-from stream_app.state import index as index_module
-from stream_app.state.index import UserIndex, packed_keys
-from stream_app.state.packing import gather, numbers, pack, unpack
+from stream_app.state import user_index as index_module
+from stream_app.state.row_codec import gather, numbers, pack, unpack
+from stream_app.state.user_index import UserIndex, packed_keys
 from tests.stream_app.crafted import colliding
 
 LIMIT = 12

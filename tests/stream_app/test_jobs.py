@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from bench.jobs.environment import settings_of
 from bench.jobs.events import JobDecoder
 from bench.jobs.j1 import Counts
-from stream_app.columns import RecordColumns
-from stream_app.names import Names
-from stream_app.records import EVENT_TYPES, Record
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import EVENT_TYPES, Record
+from stream_app.decoding.name_table import Names
 from tests.stream_app.helpers import changelog
 
 T0 = 1_760_000_000

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.interactions import WINDOW_FEATURES
-from stream_app.event_columns import Events
-from stream_app.names import Names
-from stream_app.records import EVENT_TYPES, PURCHASE
-from stream_app.state import kernel, view
-from stream_app.state.rows import AMOUNTS, RECENT, ROW, SEEDS, START, WINDOWS
+from model.data.interactions import WINDOW_FEATURES
+from stream_app.contract.event_columns import Events
+from stream_app.contract.records import EVENT_TYPES, PURCHASE
+from stream_app.decoding.name_table import Names
+from stream_app.state import apply_events as kernel
+from stream_app.state import view
+from stream_app.state.row_layout import AMOUNTS, RECENT, ROW, SEEDS, START, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 

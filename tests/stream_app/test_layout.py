@@ -8,15 +8,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stream_app.agents.engine import Engine
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.records import INPUT_TOPICS
 from stream_app.errors import StateError
-from stream_app.messages import MessageColumns
-from stream_app.records import INPUT_TOPICS
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
 from stream_app.state.evolve import convert, ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Description, Layout, decode, describe
-from stream_app.state.rows import LAYOUT
+from stream_app.state.row_layout import LAYOUT
 from stream_app.state.users import Rows
 from tests.stream_app.helpers import Log, changelog
 

@@ -12,8 +12,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.ops.log_throttle import MOST, SparingHandler
 from stream_app.ops.logging import MASK, get_logger, redact, setup_logging
-from stream_app.ops.sparing import MOST, SparingHandler
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.event_columns import EVENT, Events
+from stream_app.contract.event_columns import EVENT, Events
 from stream_app.state.merge import Merge
 
 NOW, IDLE = 100.0, 1.0  # seconds; nothing becomes idle unless a test says so

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from stream_app.agents import minute
-from stream_app.agents.minute import MinuteLog, web_url
 from stream_app.ops.health import Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
+from stream_app.worker.watches import minute_log as minute
+from stream_app.worker.watches.minute_log import MinuteLog, web_url
 
 
 def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.MonkeyPatch) -> None:

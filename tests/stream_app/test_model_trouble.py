@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.export import export
-from model.runtime import ModelError, Runtime
-from stream_app.agents.answers import step_batch
-from stream_app.agents.engine import Engine
-from stream_app.agents.guard import LONGEST_WAIT_S
-from stream_app.columns import RecordColumns
-from stream_app.state.rebuild import rebuild_hidden
+from model.serving.runtime import ModelError, Runtime
+from model.training.export import export
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.processing.hidden_rebuild import rebuild_hidden
+from stream_app.processing.model_breaker import LONGEST_WAIT_S
+from stream_app.processing.model_host import step_batch
+from stream_app.processing.shop_processor import Engine
 from tests.model.tiny import tiny_model, tiny_trained
 from tests.stream_app.shop import SETTINGS, Shop, break_down, click, close, ids
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.names import NAME_BYTES, Names, _place, stable_hash
+from stream_app.decoding.name_table import NAME_BYTES, Names, _place, stable_hash
 
 
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))

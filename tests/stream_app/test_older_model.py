@@ -8,11 +8,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from model.runtime import Runtime
-from stream_app.agents import telemetry
+from model.serving.runtime import Runtime
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.state.users import META_KEY, decode_meta, encode_meta
+from stream_app.worker import telemetry
 from tests.model.tiny import tiny_model
 from tests.stream_app.shop import Shop
 

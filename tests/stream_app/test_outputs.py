@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.runtime import StepResult
-from stream_app.agents.encode import PredictionEncoder
-from stream_app.agents.encode import predictions as as_objects
-from stream_app.events import REASONS, BadRecord
-from stream_app.outputs import (
+from model.serving.runtime import StepResult
+from stream_app.contract.events import REASONS, BadRecord
+from stream_app.contract.outputs import (
     Flag,
     ItemScore,
     NextEvent,
@@ -24,8 +22,10 @@ from stream_app.outputs import (
     encoder,
     output_id,
 )
-from stream_app.records import Record
-from stream_app.state.rows import REASON_CODES
+from stream_app.contract.records import Record
+from stream_app.processing.prediction_encoder import PredictionEncoder
+from stream_app.processing.prediction_encoder import predictions as as_objects
+from stream_app.state.row_layout import REASON_CODES
 from tests.stream_app.strategies import columns_of, happenings
 
 share = st.floats(0, 1)

@@ -19,9 +19,9 @@ from bench.peers.generate import KINDS, Traffic, produce, recent_start, records,
 from bench.peers.runner import Bed, Patience, Result, run
 from bench.peers.systems import SYSTEMS, System, chosen
 from bench.peers.topics import Topics
-from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
-from stream_app.commands.bench import BenchError
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.commands.bench import BenchError
 
 EVENTS = 3_000
 REFERENCE = Path(__file__).with_name("reference_job.py")

@@ -6,14 +6,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_app.agents.engine import Engine
-from stream_app.columns import RecordColumns
+from stream_app.contract.events import MAX_TS_MS
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import Record
 from stream_app.errors import StateError
-from stream_app.events import MAX_TS_MS
-from stream_app.records import Record
-from stream_app.replay.recording import RecordingReader
-from stream_app.state.plausible import WRONG, beyond, wrong_meta, wrong_rows
-from stream_app.state.rows import LAYOUT
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.recording import RecordingReader
+from stream_app.state.plausibility import WRONG, beyond, wrong_meta, wrong_rows
+from stream_app.state.row_layout import LAYOUT
 from stream_app.state.users import META_KEY, decode_meta, encode_meta
 from tests.reference import data
 from tests.stream_app.helpers import SETTINGS, Log, Worker, changelog

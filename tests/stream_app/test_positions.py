@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream_app.agents import positions
-from stream_app.agents.positions import Positions
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
-from stream_app.transport import BatchConsumer
+from stream_app.worker.transport import BatchConsumer
+from stream_app.worker.watches import positions
+from stream_app.worker.watches.positions import Positions
 
 SETTINGS = load_settings(env={})
 CLICKS, *OTHERS = (TP(topic, 0) for topic in SETTINGS.inputs)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from stream_app.agents.engine import Engine
-from stream_app.columns import RecordColumns
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.kafka.record_batches import reader as wire
+from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, STEP_BYTES, STEP_RECORDS
+from stream_app.kafka.record_batches.fetch_reader import read
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
-from stream_app.transport import wire
-from stream_app.transport.fetched import LETTER_BYTES, letters
-from stream_app.transport.reading import read
-from stream_app.transport.streamed import LONGEST_RECORD, STEP_BYTES, STEP_RECORDS
+from stream_app.worker.transport.fetch_hook import LETTER_BYTES, letters
 from tests.stream_app.batches import T0, TP, Parsed, Part, batch, parse, seal
 from tests.stream_app.raw import gzip, lz4, record, snappy, stored, varint, zstd
 

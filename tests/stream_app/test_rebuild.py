@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.export import export
-from model.interactions import WINDOW_FEATURES
-from model.runtime import Runtime, StepBatch
-from stream_app.events import encode_json
-from stream_app.names import stable_hash
-from stream_app.records import Record
-from stream_app.settings_rules import Rules
-from stream_app.state.rebuild import rebuild_hidden
-from stream_app.state.rows import RECENT, ROW
+from model.data.interactions import WINDOW_FEATURES
+from model.serving.runtime import Runtime, StepBatch
+from model.training.export import export
+from stream_app.contract.events import encode_json
+from stream_app.contract.records import Record
+from stream_app.decoding.name_table import stable_hash
+from stream_app.processing.hidden_rebuild import rebuild_hidden
+from stream_app.settings.rules import Rules
+from stream_app.state.row_layout import RECENT, ROW
 from stream_app.state.users import META_KEY, ItemIndex
 from tests.model.tiny import ITEMS, tiny_model, tiny_trained
 from tests.stream_app.helpers import SETTINGS, Worker

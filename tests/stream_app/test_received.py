@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.events import BadRecord, Event, encode_json
-from stream_app.outputs import dead_letter
-from stream_app.pointer import jit, pointer_to
-from stream_app.received import RECEIVED_HEADER, UNKNOWN, received_of, with_received
-from stream_app.received_kernel import received
-from stream_app.records import CLICK, Headers, Record
+from stream_app.contract.events import BadRecord, Event, encode_json
+from stream_app.contract.outputs import dead_letter
+from stream_app.contract.received import RECEIVED_HEADER, UNKNOWN, received_of, with_received
+from stream_app.contract.received_kernel import received
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import CLICK, Headers, Record
+from stream_app.kernels.memory import jit, pointer_to
 from tests.stream_app.strategies import T0, a_decoder
 
 

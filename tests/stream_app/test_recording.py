@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.contract.records import Record
 from stream_app.errors import RecordingError
-from stream_app.records import Record
-from stream_app.replay.errors import (
+from stream_app.recordings.errors import (
     DamagedRecording,
     NotARecordingError,
     TruncatedRecording,
 )
-from stream_app.replay.layout import MAGIC
-from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.recordings.file_format import MAGIC
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 TOPICS = {"clicks": 4, "browses": 4, "purchases": 2}
 

@@ -8,8 +8,8 @@ import zstandard
 
 from stream_app.errors import RecordingError
 from stream_app.ops.logging import redact
-from stream_app.replay import layout
-from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.recordings import file_format as layout
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 
 @pytest.mark.parametrize("partitions", [2**40, 2**31 - 1, -1])

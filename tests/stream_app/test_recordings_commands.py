@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.broker import EmbeddedKafka
-from stream_app.generator import read_labels
-from stream_app.received import received_of
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay.recording import RecordingReader, RecordingWriter
-from stream_app.times import span
+from stream_app.contract.received import received_of
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.contract.times import span
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.generator import read_labels
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 from tests.stream_app.command_line import FORECLICK, run, run_json
 
 SMALL = ("--events", "3000", "--users", "300", "--items", "200", "--categories", "10", "--partitions", "2")

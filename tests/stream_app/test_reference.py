@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.runtime import Runtime
-from stream_app.agents.engine import Engine
+from model.serving.runtime import Runtime
 from stream_app.cli import main
-from stream_app.columns import RecordColumns
-from stream_app.outputs import Message
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.outputs import Message
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
-from stream_app.state.rows import ROW
+from stream_app.state.row_layout import ROW
 from tests.reference import changes, data
 from tests.reference.data import MODEL, TOPICS, Answers, Changelog
 

@@ -11,15 +11,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.broker import EmbeddedKafka
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.errors import BrokerUnreachable, RecordingError, TopicError
-from stream_app.generator import GeneratorSettings, write
-from stream_app.records import INPUT_TOPICS, Record
-from stream_app.replay.errors import TruncatedRecording
-from stream_app.replay.kafka import record, replay
-from stream_app.replay.pacing import PaceError, due_times
-from stream_app.replay.partitioner import partitions_of
-from stream_app.replay.recording import RecordingReader, RecordingWriter
+from stream_app.lab.broker import EmbeddedKafka
+from stream_app.lab.generator import GeneratorSettings, write
+from stream_app.recordings.capture import record
+from stream_app.recordings.errors import TruncatedRecording
+from stream_app.recordings.pacing import PaceError, due_times
+from stream_app.recordings.publish import replay
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 START = 1_700_000_000_000
 

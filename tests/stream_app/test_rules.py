@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.interactions import WINDOW_FEATURES
-from stream_app.agents import rules
-from stream_app.settings_rules import Rules
-from stream_app.state.kernel import APPLIED_EVENT
-from stream_app.state.rows import REASON_CODES, ROW
+from model.data.interactions import WINDOW_FEATURES
+from stream_app.processing import rules
+from stream_app.settings.rules import Rules
+from stream_app.state.apply_events import APPLIED_EVENT
+from stream_app.state.row_layout import REASON_CODES, ROW
 
 LIMITS = Rules(
     clicks_1m=5, distinct_items=4, purchases_1h=3, amount_jump=2.0, surprise_p=0.01, flag_cooldown_ms=1000

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.errors import ForeclickError, SettingsError
-from stream_app.ops.reference import settings_page
+from stream_app.lab.pages.settings_page import settings_page
 from stream_app.settings import DAY_MS, Settings, fields, load_settings
-from stream_app.settings_sources import Field, expected
+from stream_app.settings.sources import Field, expected
 
 FIELDS = {field.name: field for field in fields()}
 
@@ -271,4 +271,6 @@ def test_settings_are_frozen() -> None:
 def test_the_reference_page_is_up_to_date() -> None:
     """`docs/settings.md` is what the declarations say today."""
     page = Path(__file__).parents[2] / "docs" / "settings.md"
-    assert page.read_text() == settings_page(), "run: python -m stream_app.ops.reference > docs/settings.md"
+    assert page.read_text() == settings_page(), (
+        "run: python -m stream_app.lab.pages.settings_page > docs/settings.md"
+    )

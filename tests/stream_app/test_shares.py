@@ -4,11 +4,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.agents.engine import Engine
-from stream_app.agents.processor import SHARE, shares
-from stream_app.columns import RecordColumns
-from stream_app.events import Event, encode_json
-from stream_app.records import INPUT_TOPICS, Record
+from stream_app.contract.events import Event, encode_json
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.processing.processor import SHARE, shares
+from stream_app.processing.shop_processor import Engine
 from tests.stream_app.helpers import SETTINGS
 from tests.stream_app.strategies import T0
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.pointer import jit, pointer_to
-from stream_app.replay.partitioner import partitions_of
+from stream_app.contract.partitioner import partitions_of
+from stream_app.kernels.memory import jit, pointer_to
 from stream_app.state import split
 from stream_app.state.split import Split, SplitUsers
 from tests.stream_app.test_users import some_users

@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from model.export import export
-from stream_app.ops.model_watch import try_model
+from model.training.export import export
 from stream_app.settings import load_settings
+from stream_app.worker.watches.model_watch import try_model
 from tests.model.tiny import tiny_trained
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
 
-from stream_app.broker import EmbeddedKafka
 from stream_app.cli import main
+from stream_app.commands.printable import duration, printable
 from stream_app.commands.tail import (
     dead_letter_json,
     dead_letter_line,
@@ -17,9 +17,9 @@ from stream_app.commands.tail import (
     prediction_line,
     value_json,
 )
-from stream_app.printable import duration, printable
+from stream_app.kafka.topics import ensure_topics
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import load_settings
-from stream_app.topics import ensure_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("restored")]
 

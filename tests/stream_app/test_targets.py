@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli import main
-from stream_app.records import INPUT_TOPICS
-from stream_app.replay.recording import RecordingReader
+from stream_app.contract.records import INPUT_TOPICS
+from stream_app.recordings.recording import RecordingReader
 
 MAIN = "from stream_app.cli import main; main()"
 OUTPUTS = ["dead-letters.jsonl", "flags.jsonl", "predictions.jsonl"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.train import Progress
-from stream_app import times
+from model.training.train import Progress
 from stream_app.commands.learning import Remaining, duration
+from stream_app.contract import times
 
 END = 1_767_316_773_000
 

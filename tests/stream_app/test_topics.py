@@ -13,11 +13,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream_app.broker import EmbeddedKafka
 from stream_app.errors import BrokerUnreachable, TopicError
+from stream_app.kafka.topic_problems import Problem, commands
+from stream_app.kafka.topics import check_topics, ensure_topics, require_topics
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import Settings, load_settings
-from stream_app.topic_problems import Problem, commands
-from stream_app.topics import check_topics, ensure_topics, require_topics
 
 pytestmark = pytest.mark.kafka
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.interactions import Interactions, from_events
-from model.provenance import provenance_of
-from model.runtime import Runtime
-from stream_app.agents.offline import tabulate
-from stream_app.generator import read_labels
+from model.data.interactions import Interactions, from_events
+from model.data.provenance import provenance_of
+from model.serving.runtime import Runtime
+from stream_app.lab.generator import read_labels
+from stream_app.recordings.offline.drive import tabulate
 from stream_app.settings import Settings
 from tests.stream_app.command_line import FAST, TINY, run, run_json
 

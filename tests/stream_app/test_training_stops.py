@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.provenance import provenance_of
-from model.runtime import Runtime
+from model.data.provenance import provenance_of
+from model.serving.runtime import Runtime
 from stream_app.commands import train as train_command
 from tests.stream_app.command_line import TINY, run
 

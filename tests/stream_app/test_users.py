@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model.slab import Slab
-from stream_app.names import stable_hash
-from stream_app.records import EVENT_TYPES
-from stream_app.state.rows import FORMAT, RECENT, ROW
+from model.serving.hidden_states import Slab
+from stream_app.contract.records import EVENT_TYPES
+from stream_app.decoding.name_table import stable_hash
+from stream_app.state.row_layout import FORMAT, RECENT, ROW
 from stream_app.state.users import (
     META_KEY,
     ItemIndex,

@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 from numba.core.dispatcher import Dispatcher
 
-from model.runtime import Runtime
-from stream_app.agents.engine import Engine
-from stream_app.agents.offline import warm_up
-from stream_app.columns import RecordColumns
-from stream_app.messages import MessageColumns
-from stream_app.records import Record
-from stream_app.settings import INPUT_TOPICS, Settings
-from stream_app.transport.closed import build
+from model.serving.runtime import Runtime
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.kafka.record_batches.builder import build
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.offline.drive import warm_up
+from stream_app.settings import Settings
 from tests.model.tiny import tiny_model
 
 

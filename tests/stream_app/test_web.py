@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import faust
 import pytest
 
-from stream_app.agents.engine import Engine
 from stream_app.errors import SettingsError
 from stream_app.ops.access import Access, is_loopback
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages, web_options
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings, load_settings
 from tests.integration.harness import free_port
 from tests.stream_app.certificates import self_signed

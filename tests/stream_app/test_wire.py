@@ -11,8 +11,9 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.columns import RecordColumns
-from stream_app.transport import closed, wire
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.kafka.record_batches import builder as closed
+from stream_app.kafka.record_batches import reader as wire
 from tests.fuzz.fetches import varint
 from tests.stream_app.batches import (
     CODECS,

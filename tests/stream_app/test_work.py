@@ -15,12 +15,12 @@ import pytest
 
 from bench.jobs.environment import settings_of
 from bench.jobs.j1 import Counts
-from model.runtime import Runtime
-from stream_app.agents.engine import Engine
-from stream_app.agents.processor import Processor
-from stream_app.columns import RecordColumns
-from stream_app.events import Event, encode_json
-from stream_app.records import INPUT_TOPICS, Record
+from model.serving.runtime import Runtime
+from stream_app.contract.events import Event, encode_json
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.processing.processor import Processor
+from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
 from tests.model.tiny import tiny_model
 from tests.stream_app.strategies import T0, a_decoder

@@ -12,8 +12,8 @@ import faust
 import numpy as np
 import torch
 
-from model.interactions import WINDOW_FEATURES
-from model.runtime import RECENT, Runtime, StepBatch, StepResult
+from model.data.interactions import WINDOW_FEATURES
+from model.serving.runtime import RECENT, Runtime, StepBatch, StepResult
 
 BROKER, SOURCE, OUT = os.environ["BROKER"], os.environ["IN"], os.environ["OUT"]
 BATCH, WITHIN_S, WINDOW_S = 4_096, 0.05, 60

@@ -1,0 +1,126 @@
+"""The training table: one row per event, in the order in which the stream processor applied them.
+
+The windows are defined here and nowhere else: the worker's state takes them from here.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+#: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
+#: length / buckets each, the current one included, on the user's own clock: the greatest `time` seen of them.
+WINDOWS = (
+    ("1m", 60_000, 6),
+    ("10m", 600_000, 10),
+    ("1h", 3_600_000, 6),
+    ("24h", 86_400_000, 24),
+    ("7d", 604_800_000, 7),
+)
+#: The window whose sum of money is a feature: 24 h.
+AMOUNT_WINDOW = 3
+#: Last events of a user that the state keeps, and that `distinct_items` looks at.
+LAST_EVENTS = 20
+#: Names of the window features of one event, in column order: counts of each event type in the windows (the
+#: event itself included), then money and variety.
+WINDOW_FEATURES = (
+    *(f"{kind}_{name}" for name, *_ in WINDOWS for kind in ("clicks", "browses", "purchases")),
+    "amount_24h",  # money spent in the last 24 h
+    "distinct_items",  # distinct items among the last LAST_EVENTS events
+)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Columns of n events; events of one user stand in the order they were applied.
+
+    `item` and `category` index into `items` and `categories`; -1 where the event names none.
+    """
+
+    user: npt.NDArray[np.int64]  # (n,) dense user number
+    ts: npt.NDArray[np.int64]  # (n,) Unix ms
+    kind: npt.NDArray[np.int8]  # (n,) 0 click, 1 browse, 2 purchase
+    item: npt.NDArray[np.int64]  # (n,)
+    category: npt.NDArray[np.int64]  # (n,)
+    price: npt.NDArray[np.float32]  # (n,) unit price, NaN where unknown
+    quantity: npt.NDArray[np.int32]  # (n,)
+    gap_s: npt.NDArray[np.float32]  # (n,) seconds since the user's event before, -1 for the first
+    windows: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
+    items: list[str]
+    categories: list[str]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Interactions":
+        """Return the rows chosen by a mask or by numbers; ids and user numbers stay as they are."""
+        names = ("user", "ts", "kind", "item", "category", "price", "quantity", "gap_s", "windows")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+
+def from_events(
+    user: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int8],
+    item: npt.NDArray[np.int64],
+    category: npt.NDArray[np.int64],
+    price: npt.NDArray[np.float32],
+    quantity: npt.NDArray[np.int32],
+    items: list[str],
+    categories: list[str],
+) -> Interactions:
+    """Return a table of events that never went through the stream processor, ordered by time.
+
+    Gaps and windows are those that the processor computes of events that come in order of time.
+    """
+    order = np.lexsort((np.arange(len(ts)), ts))
+    user, ts, kind = user[order], ts[order], kind[order]
+    item, category, price, quantity = item[order], category[order], price[order], quantity[order]
+    by_user = np.argsort(user, kind="stable")
+    gap_s = np.full(len(ts), -1.0, np.float32)
+    same = user[by_user][1:] == user[by_user][:-1]
+    gap_s[by_user[1:][same]] = (np.diff(ts[by_user])[same] / 1000.0).astype(np.float32)
+    windows = sliding_windows(user, ts, kind, item, np.nan_to_num(price) * quantity * (kind == 2))
+    return Interactions(
+        user, ts, kind, item, category, price, quantity, gap_s, windows, items, categories
+    )  # fmt: skip
+
+
+def sliding_windows(
+    user: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int8],
+    item: npt.NDArray[np.int64],
+    amount: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Return the window features (n, 17) of events in time order, from the buckets of `WINDOWS`."""
+    n = len(ts)
+    out = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
+    order = np.argsort(user, kind="stable")
+    user_s, ts_s = user[order], ts[order]
+    first = np.searchsorted(user_s, user_s, side="left")
+    # One sorted key for all users: a user's times, shifted so that users cannot meet.
+    base = int(ts.min(initial=0)) - WINDOWS[-1][1]
+    width = int(ts.max(initial=0)) - base + 2
+    key = user_s * width + (ts_s - base)
+    here = np.arange(n)
+    sums = [np.concatenate(([0.0], np.cumsum(kind[order] == number))) for number in range(3)]
+    money = np.concatenate(([0.0], np.cumsum(amount[order], dtype=np.float64)))
+    for number, (_, length, buckets) in enumerate(WINDOWS):
+        bucket = length // buckets
+        oldest = (ts_s // bucket - buckets + 1) * bucket  # where the window's first bucket begins
+        start = np.maximum(np.searchsorted(key, user_s * width + (oldest - base), side="left"), first)
+        for column in range(3):
+            out[order, 3 * number + column] = sums[column][here + 1] - sums[column][start]
+        if number == AMOUNT_WINDOW:
+            out[order, 3 * len(WINDOWS)] = money[here + 1] - money[start]
+    out[order, 3 * len(WINDOWS) + 1] = _distinct(item[order], first)
+    return out
+
+
+def _distinct(item: npt.NDArray[np.int64], first: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    out = np.zeros(len(item), np.float32)
+    for row in range(len(item)):
+        seen = set(item[max(first[row], row - LAST_EVENTS + 1) : row + 1].tolist())
+        out[row] = len(seen - {-1})
+    return out

@@ -1,0 +1,1 @@
+"""The most probable next items of each user: candidates, scores, the exact reference, the same on a GPU."""

@@ -1,0 +1,233 @@
+"""What the stream processor calls: load a model folder, advance micro-batches, rank, calibrate.
+
+A runtime and its slabs belong to one thread at a time; the heavy parts release the GIL.
+"""
+
+import copy
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.artifact import checks, files
+from model.artifact import model_folder as folders
+from model.artifact.errors import NOT_FINITE
+from model.artifact.model_folder import Content, ModelError
+from model.data.calibration_curves import TAILS, Calibration
+from model.data.features import Encoder, Inputs
+from model.data.interactions import WINDOW_FEATURES
+from model.network import torchscript as script
+from model.serving.cpu_step import CpuStep, column
+from model.serving.hidden_states import Slab
+from model.serving.rounds import arrange
+from model.serving.step_types import RECENT, StepBatch, StepResult, empty
+from model.serving.torch_step import DeviceStep
+
+__all__ = [
+    "NOT_FINITE", "RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult", "choose_device", "finite",
+    "label_of",
+]  # fmt: skip
+
+
+class Runtime:
+    """A model ready to run."""
+
+    def __init__(
+        self, content: Content, step: torch.jit.ScriptModule, label: str, device: torch.device, exact: bool
+    ) -> None:
+        self.content = content
+        self.label = label  #: "name@version", named in every output
+        self.created_ms = 0  #: Unix ms of its export, 0 where that is not known
+        self.device = device
+        self.exact = exact  #: rank all items instead of the candidates
+        #: Width of a slab row: the GRU's hidden state and the number of the last item (see `model.network.step`).
+        self.hidden = content.settings.shape.hidden + 1
+        self.horizon_ms = content.settings.horizon_ms
+        self.item_ids = content.vocabulary.items.ids
+        self.none_item = content.vocabulary.items.none
+        self.none_category = content.vocabulary.categories.none
+        self.item_index = content.vocabulary.items.of
+        self.category_index = content.vocabulary.categories.of
+        self._step = step
+        self._encoder = Encoder(content.settings.scale)
+        self._engine: CpuStep | DeviceStep = (
+            CpuStep(step, content) if device.type == "cpu" else DeviceStep(step, content, device)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        device: str = "auto",
+        exact: bool = False,
+        model_key: Path | None = None,
+        wanted: folders.Wanted = folders.ANY,
+    ) -> "Runtime":
+        """Return the model of a folder on a device: "auto" (CUDA where there is one), "cpu", "cuda" ...
+
+        Every checksum is verified, and with a file of public keys the signature too. Raises ModelError for a
+        missing, damaged, unsigned, foreign or unwanted folder, for one whose parts do not fit each other, and for a
+        device that this machine lacks.
+        """
+        manifest, content = folders.read(folder, model_key, wanted)
+        place = choose_device(device)
+        try:
+            files.check_archive(content.step)
+            step = script.from_bytes(content.step, place)
+            checks.check_weights(step, content.settings.shape)
+        except checks.MisfitError as error:
+            raise ModelError(f"The model at {folder} cannot be used: {error}; train it again.") from error
+        except ModelError as error:
+            raise ModelError(f"The model at {folder} cannot be used: {error}.") from error
+        except Exception as error:  # whatever torch says of bytes that are no script of its own
+            raise ModelError(
+                f"torch {torch.__version__} cannot read step.ts of the model at {folder}: train it again."
+            ) from error
+        runtime = cls(content, step, f"{manifest.name}@{manifest.version}", place, exact)
+        runtime.created_ms = manifest.created_ms
+        return runtime
+
+    def exactly(self) -> "Runtime":
+        """Return the same model with the ranking over all items; working memory is shared."""
+        other = copy.copy(self)
+        other.exact = True
+        return other
+
+    def plainly(self) -> "Runtime":
+        """Return the same model without what is special to a CPU: TorchScript and torch alone, the reference."""
+        other = copy.copy(self)
+        other._engine = DeviceStep(self._step, self.content, self.device)
+        return other
+
+    def calibrated(self, calibration: Calibration) -> "Runtime":
+        """Return the same model with other curves; working memory is shared."""
+        other = copy.copy(self)
+        other.content = msgspec.structs.replace(self.content, calibration=calibration)
+        return other
+
+    def slab(self, capacity: int) -> Slab:
+        """Return hidden states for `capacity` users, all zero, on the device.
+
+        On a CPU memory is taken only as slots are used, so ask at once for as many as there may ever be.
+        """
+        return Slab(capacity, self.hidden, self.device)
+
+    def warm_up(self) -> None:
+        """Run micro-batches of typical shapes, so that nothing is compiled when real events come."""
+        slab = self.slab(64)
+        for m in (1, 2, 64, 64, 64):
+            self.step(slab, self._blank(m))
+            self.replay(slab, self._blank(m))
+
+    def probe(self) -> None:
+        """Run a small step on states of its own. Raises ModelError where the answers are no numbers."""
+        if not finite(self.step(self.slab(1), self._blank(2))).all():
+            raise ModelError(NOT_FINITE)
+
+    def give_memory_back(self) -> None:
+        """Return what the device's allocator only keeps for later, after the device ran out of memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def step(self, slab: Slab, batch: StepBatch, k: int = 10) -> StepResult:
+        """Advance the slab by a micro-batch and return the answers for every event."""
+        if not len(batch):
+            return empty(k)
+        plan = arrange(batch.slots)
+        inputs = self._inputs(batch)
+        curves = self.content.calibration
+        answers = self._engine(slab.states, plan, inputs, batch, curves.boost, k, self.exact)
+        surprise = -(answers.log_kind + answers.log_item)
+        surprise[batch.first] = 0.0
+        log_p = curves.surprise(surprise)
+        known = np.flatnonzero(batch.item < len(self.item_ids))
+        log_p[known] = curves.surprise_item(surprise[known])
+        log_p[batch.first] = 0.0
+        return StepResult(
+            next_event=answers.next_event,
+            purchase=curves.purchase(answers.raw_purchase),
+            items=answers.items,
+            scores=answers.scores,
+            p_value=np.exp(log_p),
+            surprise=surprise,
+            type_probability=np.exp(answers.log_kind),
+            raw_purchase=answers.raw_purchase,
+        )
+
+    @torch.inference_mode()
+    def replay(self, slab: Slab, batch: StepBatch) -> None:
+        """Advance the slab only: to rebuild hidden states from the last events after a change of model."""
+        if len(batch):
+            self._engine.advance(slab.states, arrange(batch.slots), self._inputs(batch))
+
+    def tail(self, name: str, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Return the chance that an event's window feature is at least this value; `name` is one of TAILS."""
+        if name not in TAILS:
+            raise KeyError(f"no tail table for {name}: there are {', '.join(TAILS)}")
+        return np.exp(self.content.calibration.tails[name](values))
+
+    def _inputs(self, batch: StepBatch) -> Inputs:
+        return self._encoder.encode(
+            batch.kind,
+            column(batch.item, np.int32),
+            column(batch.category, np.int32),
+            batch.gap_s,
+            batch.ts,
+            batch.price,
+            batch.quantity,
+            batch.windows,
+        )
+
+    def _blank(self, m: int) -> StepBatch:
+        return StepBatch(
+            slots=np.arange(m, dtype=np.int64) // 2,
+            kind=np.zeros(m, np.int8),
+            item=np.full(m, self.none_item, np.int32),
+            category=np.full(m, self.none_category, np.int32),
+            gap_s=np.full(m, -1.0, np.float32),
+            ts=np.zeros(m, np.int64),
+            price=np.full(m, np.nan, np.float32),
+            quantity=np.ones(m, np.int32),
+            windows=np.zeros((m, len(WINDOW_FEATURES)), np.float32),
+            recent=np.full((m, RECENT), self.none_item, np.int32),
+            first=np.ones(m, np.bool_),
+        )
+
+
+def finite(result: StepResult) -> npt.NDArray[np.bool_]:
+    """Return for each of m events whether all its answers are numbers, (m,).
+
+    A hidden state that is not finite shows here: every head reads all of it.
+    """
+    numbers = np.column_stack(
+        (result.next_event, result.raw_purchase, result.purchase, result.p_value, result.scores)
+    )
+    return np.asarray(np.isfinite(numbers).all(axis=1), np.bool_)
+
+
+def label_of(folder: Path) -> str:
+    """Return "name@version" of a model folder, as its manifest says; nothing else is read.
+
+    Raises ModelError for a folder without a manifest that can be read.
+    """
+    try:
+        manifest = msgspec.json.decode(files.read_file(folder, folders.MANIFEST), type=folders.Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ModelError(f"There is no model at {folder} that can be read.") from error
+    return f"{manifest.name}@{manifest.version}"
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is CUDA where there is one. Raises ModelError if it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"The device {name!r} is not one torch knows: use auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"This machine offers no CUDA device ({name!r} was asked for): use auto or cpu.")
+    return device

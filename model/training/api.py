@@ -1,0 +1,25 @@
+"""What other packages use of training and evaluation."""
+
+from model.data.interactions import Interactions
+from model.data.provenance import Part, Provenance, provenance_of
+from model.evaluation.evaluate import evaluate
+from model.training.export import check_target, export, export_or_keep
+from model.training.threads import threads
+from model.training.train import Progress, Stopped, Trained, split_time, train
+
+__all__ = [
+    "Interactions",
+    "Part",
+    "Progress",
+    "Provenance",
+    "Stopped",
+    "Trained",
+    "check_target",
+    "evaluate",
+    "export",
+    "export_or_keep",
+    "provenance_of",
+    "split_time",
+    "threads",
+    "train",
+]

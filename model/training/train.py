@@ -1,0 +1,143 @@
+"""Training: a table of interactions in, a model ready to export out. The same data, settings and number of
+threads give the same model.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import torch
+
+from model.artifact.errors import TrainingError
+from model.data.interactions import Interactions
+from model.data.provenance import fingerprint, provenance
+from model.evaluation.evaluate import evaluate
+from model.training import fit_calibration as calibrate
+from model.training.fit import Progress, Report, Stop, Stopped, Trained, best_epoch, fit
+from model.training.settings import TrainSettings
+
+__all__ = ["Progress", "Report", "Stopped", "Trained", "fingerprint", "split_time", "train"]
+
+
+def split_time(data: Interactions, valid_share: float) -> int:
+    """Return the time (ms) from which on events belong to the validation part.
+
+    Events of one time are never divided. Where more than the learning part have the very first time, all others
+    are validation.
+    """
+    ts = np.sort(data.ts)
+    cut = int(ts[min(len(ts) - 1, int(len(ts) * (1.0 - valid_share)))])
+    if cut == ts[0]:
+        return int(ts[min(len(ts) - 1, int(np.searchsorted(ts, cut, side="right")))])
+    return cut
+
+
+def train(
+    data: Interactions,
+    settings: TrainSettings,
+    progress: Report | None = None,
+    *,
+    device: torch.device | None = None,
+    stop: Stop | None = None,
+    skipped: Mapping[str, int] | None = None,
+    late: int = 0,
+) -> Trained:
+    """Train, stop early, calibrate and validate on the latest `valid_share` of the events.
+
+    With `refit` a second training on all data follows, for as many epochs as the first needed; calibration and
+    validation table stay those of the first model, whose validation data the second has seen. Where `stop` says
+    so, the best model so far is returned: that of the first training. `skipped` and `late` are what the reader of
+    the data counted, for the model's folder.
+
+    Raises TrainingError for a table that nothing can be learned from, Stopped before the first epoch is complete.
+    """
+    cut = split_time(data, settings.valid_share) if len(data) else 0
+    early = data.take(data.ts < cut)
+    _check(data, early, settings)
+    place = device or torch.device("cpu")
+    report, asked = progress or (lambda _: None), stop or (lambda: False)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), _memory(settings):
+        first = fit(early, data, cut, settings, settings.epochs, device=place, report=report, stop=asked)
+        calibration = calibrate.calibrate(first.content, first.network, data, cut)
+        calibrated = msgspec.structs.replace(first.content, calibration=calibration)
+        table = evaluate(calibrate.runtime(calibrated, first.network), data, cut, exact=False)
+        epochs = best_epoch(first.history)
+        again = None
+        if settings.refit and not first.stopped:
+            again = _refit(data, cut, settings, epochs, place, report, asked)
+    chosen, stopped = again or first, first.stopped or asked()
+    history = first.history + (again.history if again else [])
+    made = provenance(
+        data, cut, refit=again is not None, epochs=epochs, stopped=stopped, skipped=skipped or {}, late=late
+    )
+    content = msgspec.structs.replace(
+        chosen.content,
+        calibration=calibration,
+        step=calibrate.step_bytes(chosen.content, chosen.network),
+        metrics={
+            "epochs": [msgspec.to_builtins(entry) for entry in history],
+            "data": msgspec.to_builtins(made),
+            "validation": table,
+        },
+    )
+    return Trained(content, chosen.network, history, stopped)
+
+
+def _refit(
+    data: Interactions,
+    cut: int,
+    settings: TrainSettings,
+    epochs: int,
+    place: torch.device,
+    report: Report,
+    stop: Stop,
+) -> Trained | None:
+    """Train on all data; None where that was stopped, since fewer epochs are not what validation chose."""
+    try:
+        found = fit(data, None, cut, settings, epochs, device=place, report=report, stop=stop)
+    except Stopped:
+        return None
+    return None if found.stopped else found
+
+
+def _check(data: Interactions, early: Interactions, settings: TrainSettings) -> None:
+    """Refuse a table that nothing can be learned from, or so little that a model would be worthless."""
+    users = len(np.unique(early.user))
+    learnable = len(early) - users  # each user's last event is followed by none
+    if len(data) < 2:
+        raise TrainingError(f"{len(data)} events are too few to train on: record more traffic first.")
+    if not len(early):
+        when = datetime.fromtimestamp(int(data.ts[0]) / 1000, UTC).isoformat(" ", "seconds")
+        raise TrainingError(
+            f"All {len(data):,} events have the same time ({when}), so there is no later part to validate on: "
+            "give each event the time at which it happened (ts, in Unix milliseconds)."
+        )
+    if not learnable:
+        raise TrainingError(
+            f"Each of the {users:,} users has one event only, and a model learns what comes after an event: "
+            "record more traffic, with one user_id for all events of a visit."
+        )
+    if learnable < settings.min_events:
+        raise TrainingError(
+            f"{learnable:,} events that another event of their user follows are too few to train on, at least "
+            f"{settings.min_events:,} are needed (without the latest {len(data) - len(early):,} events, which are "
+            f"held out): record more traffic first, or lower min_events."
+        )
+
+
+@contextmanager
+def _memory(settings: TrainSettings) -> Iterator[None]:
+    """Words for a machine or a device that has not enough memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(
+            sign in str(error) for sign in ("alloc", "out of memory", "Storage size calculation overflowed")
+        ):
+            raise
+        raise TrainingError(
+            f"There is not enough memory to train with hidden = {settings.hidden}, batch_events = "
+            f"{settings.batch_events} and max_items = {settings.max_items}: lower one of them."
+        ) from error

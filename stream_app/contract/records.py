@@ -1,0 +1,24 @@
+"""A Kafka record as every part of the system sees it: worker, recordings, importers, generator."""
+
+from typing import NamedTuple
+
+Headers = tuple[tuple[str, bytes], ...]
+
+#: The three input topics, in the order that breaks ties when they are merged by event time.
+INPUT_TOPICS = ("clicks", "browses", "purchases")
+OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
+#: Event types, at the index of their topic in `INPUT_TOPICS`.
+EVENT_TYPES = ("click", "browse", "purchase")
+CLICK, BROWSE, PURCHASE = range(3)
+
+
+class Record(NamedTuple):
+    """One record exactly as Kafka holds it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  #: Unix ms: the broker's append time, or the producer's where the topic says so
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()

@@ -1,0 +1,267 @@
+"""Decodes records of one topic partition into columns of events, a batch at a time. Nothing here raises on bytes.
+
+The compiled scanner takes what it understands completely, the general decoder (msgspec) the rest: escapes, msgpack,
+nested values, and everything that breaks the contract. Both give the same columns (tested).
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.contract.event_columns import EVENT, Events
+from stream_app.contract.events import (
+    MAX_ID_BYTES,
+    MAX_NAME_BYTES,
+    MAX_TS_MS,
+    MAX_VALUE_BYTES,
+    MIN_TS_MS,
+    BadRecord,
+)
+from stream_app.contract.received import UNKNOWN, received_of
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import BROWSE, Record
+from stream_app.decoding.event_filler import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
+from stream_app.decoding.json_scanner import scan
+from stream_app.decoding.lenient import EXPECTED, Fields, Loose, Problem, TimedFields, fields_of
+from stream_app.decoding.name_table import NOT_YET, Names, stable_hash
+from stream_app.decoding.refused_values import MSGPACK_MAP, description, key_description
+from stream_app.kernels import item_checks as checks
+
+_VALUE = "a JSON object or a msgpack map"
+#: Where msgspec saw what it says, if that is a field of the event.
+_PATH = re.compile(r".* - at `\$\.(\w+).*`", re.DOTALL)
+
+
+class Decoder:
+    """Turns records of one topic partition into `Events` and `BadRecord`s."""
+
+    def __init__(
+        self,
+        items: Names,
+        categories: Names,
+        *,
+        max_future_ms: int,
+        max_past_ms: int = 0,
+        correct_clock: bool = False,
+    ) -> None:
+        """`max_past_ms`: how far before a record's time an event may lie, 0 for any distance."""
+        self.items = items
+        self.categories = categories
+        self.max_future_ms = max_future_ms
+        self.max_past_ms = max_past_ms
+        self.correct_clock = correct_clock
+        usual: type[Fields] = TimedFields if correct_clock else Fields
+        self._json, self._msgpack = msgspec.json.Decoder(usual), msgspec.msgpack.Decoder(usual)
+        self._loose_json, self._loose_msgpack = msgspec.json.Decoder(Loose), msgspec.msgpack.Decoder(Loose)
+
+    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Decode records of the topic of `kind`, in order; never raises on their bytes."""
+        if not len(records):
+            return Events.concat([]), []
+        tokens, good = scan(records, FIELDS)
+        self.items.bound()
+        self.categories.bound()
+        data = np.empty(len(records), EVENT)
+        # Where the scanner gave up, sizes mean nothing.
+        sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
+        text = np.empty(int(sizes.clip(0, MAX_VALUE_BYTES).sum()), np.uint8)
+        filled, used = fill(
+            records.data,
+            records.spans,
+            tokens,
+            good,
+            kind,
+            records.partition,
+            self.max_future_ms,
+            self.max_past_ms,
+            self.correct_clock,
+            self.items.columns,
+            self.categories.columns,
+            checks.KEY,
+            data,
+            text,
+        )
+        events = Events(data[:filled], text[:used])
+        source = np.flatnonzero(good)
+        for names, column, field in (
+            (self.items, events.data["item"], ITEM),
+            (self.categories, events.data["category"], CATEGORY),
+        ):
+            hashes = events.data["item_hash" if field == ITEM else "category_hash"]
+            for i in np.flatnonzero(column == NOT_YET).tolist():
+                span, token = records.spans[source[i]], tokens[source[i], field]
+                at = span["value_at"] + token["at"]
+                name = records.data[at : at + token["size"]].tobytes().decode()
+                column[i] = names.add(int(hashes[i]), name)
+        if filled == len(records):
+            return events, []
+        unusual = [records.with_few_headers(i) for i in np.flatnonzero(~good).tolist()]
+        others, bad = self.decode_generally(kind, [record for record, _ in unusual])
+        told = {id(record): details for record, details in unusual if details}
+        bad = [msgspec.structs.replace(b, details=told.get(id(b.record), ())) for b in bad] if told else bad
+        together = Events.concat([events, others])
+        return together.take(np.argsort(together.data["offset"], kind="stable")).packed(), bad
+
+    def decode_generally(self, kind: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
+        """What `decode` does, without the scanner: the reference, and the way of all that is unusual."""
+        bad: list[BadRecord] = []
+        records, events = self._decode_each(records, bad)
+        if not records:
+            return Events.concat([]), bad
+        stored = np.array([received_of(r) for r in records], np.int64)
+        columns = self._columns(kind, records, events, stored)
+        wrong = self._wrong(kind, records, events, columns.data, stored)
+        if wrong:
+            bad.extend(wrong.values())
+            bad.sort(key=lambda b: b.record.offset)
+            keep = np.ones(len(records), bool)
+            keep[list(wrong)] = False
+            columns = columns.take(keep)
+        return columns, bad
+
+    def _decode_each(
+        self, records: Sequence[Record], bad: list[BadRecord]
+    ) -> tuple[list[Record], list[Fields]]:
+        good: list[Record] = []
+        events: list[Fields] = []
+        for r in records:
+            value = r.value
+            try:
+                if not value or len(value) > MAX_VALUE_BYTES:
+                    found: Fields | Problem = _unreadable(value)
+                elif value[0] in MSGPACK_MAP:
+                    found = self._msgpack.decode(value)
+                else:
+                    found = self._json.decode(value)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                found = self._loosely(value or b"", error)
+            if isinstance(found, Problem):
+                bad.append(BadRecord(r, *found))
+            else:
+                good.append(r)
+                events.append(found)
+        return good, events
+
+    def _loosely(self, value: bytes, error: Exception) -> Fields | Problem:
+        """Another look at a value that is not as most are."""
+        if isinstance(error, msgspec.ValidationError):
+            decoder = self._loose_msgpack if value[0] in MSGPACK_MAP else self._loose_json
+            try:
+                return fields_of(decoder.decode(value), self.correct_clock)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as again:
+                error = again
+        said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
+        place = _PATH.fullmatch(said)
+        if place and place[1] in EXPECTED:
+            return Problem("invalid_field", place[1], EXPECTED[place[1]], f"{place[1]} is out of range")
+        return Problem("malformed", "", _VALUE, description(value, said))
+
+    def _columns(
+        self, kind: int, records: Sequence[Record], events: list[Fields], stored: npt.NDArray[np.int64]
+    ) -> Events:
+        n = len(events)
+        data = np.zeros(n, EVENT)
+        data["offset"] = [r.offset for r in records]
+        data["received"] = [r.timestamp for r in records]
+        data["ts"] = [e.ts for e in events]
+        data["kind"] = kind
+        data["partition"] = records[0].partition
+        data["price"] = [math.nan if e.price is None else e.price for e in events]
+        data["price"] += 0.0  # minus zero is zero
+        data["quantity"] = [e.quantity for e in events]
+        data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
+        items = self.items.look_up([e.item_id for e in events])
+        data["item_hash"], data["item"] = items
+        data["item_check"] = checks.checks_of([e.item_id for e in events])
+        categories = self.categories.look_up([e.category_id for e in events])
+        data["category_hash"], data["category"] = categories
+        if self.correct_clock:
+            times = (e.sent_at if isinstance(e, TimedFields) else None for e in events)
+            sent = np.array([-1 if t is None else t for t in times], np.int64)
+            corrected = (sent >= 0) & (stored != UNKNOWN)
+            data["ts"] = np.where(corrected, stored - (sent - data["ts"]), data["ts"])
+        data["time"] = np.where(stored == UNKNOWN, data["ts"], np.minimum(data["ts"], stored))
+        return Events.of(data, [e.user_id for e in events], [e.event_id for e in events])
+
+    def _wrong(
+        self,
+        kind: int,
+        records: Sequence[Record],
+        events: list[Fields],
+        data: npt.NDArray[np.void],
+        stored: npt.NDArray[np.int64],
+    ) -> dict[int, BadRecord]:
+        """What one field alone cannot say: ids in bytes, the key, required items, times."""
+        wrong: dict[int, BadRecord] = {}
+
+        def add(i: int, reason: str, field: str, expected: str, got: str) -> None:
+            wrong.setdefault(i, BadRecord(records[i], reason, field, expected, got))
+
+        users = [e.user_id.encode() for e in events]
+        for field, most in _BYTES.items():
+            for i, e in enumerate(events):
+                text = getattr(e, field)
+                # A character takes at most four bytes in UTF-8; integers are no longer than text may be.
+                if (
+                    text is not None
+                    and len(str(text)) * 4 > most
+                    and (size := len(str(text).encode())) > most
+                ):
+                    add(i, "invalid_field", field, EXPECTED[field], f"{field} has {size} bytes")
+        if [r.key for r in records] != users:
+            for i, (r, user) in enumerate(zip(records, users, strict=True)):
+                if r.key != user:
+                    expected = "the user_id" if r.key is None else "the user_id in UTF-8"
+                    add(i, "key_mismatch", "user_id", expected, key_description(r.key, user))
+        if kind != BROWSE:
+            for i in np.flatnonzero(data["item_hash"] == 0).tolist():
+                add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
+        self._wrong_times(data["ts"], data["time"], stored, add)
+        return wrong
+
+    def _wrong_times(
+        self,
+        times: npt.NDArray[np.int64],
+        counted: npt.NDArray[np.int64],
+        stored: npt.NDArray[np.int64],
+        add: Callable[[int, str, str, str, str], None],
+    ) -> None:
+        corrected = "ts, corrected by the sender's clock, "
+        for i in np.flatnonzero((times < 0) | (times > MAX_TS_MS)).tolist():
+            add(
+                i,
+                "invalid_field",
+                "ts",
+                f"a time from {MIN_TS_MS} to {MAX_TS_MS}",
+                corrected + "is out of range",
+            )
+        for i in np.flatnonzero(times < MIN_TS_MS).tolist():
+            add(i, "past", "ts", f"a time from {MIN_TS_MS} on", corrected + "lies before 1973")
+        # Where the time that counts was not lowered, `ts` is not after the record's time, or that is not known.
+        for i in np.flatnonzero(times - self.max_future_ms > counted).tolist():
+            got = f"ts lies {int(times[i]) - int(counted[i])} ms after the record's time"
+            add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
+        if self.max_past_ms:
+            for i in np.flatnonzero((stored != UNKNOWN) & (times + self.max_past_ms < stored)).tolist():
+                got = f"ts lies {int(stored[i]) - int(times[i])} ms before the record's time"
+                add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)
+
+
+#: Most bytes of the ids that are read.
+_BYTES = {
+    "user_id": MAX_ID_BYTES,
+    "event_id": MAX_ID_BYTES,
+    "item_id": MAX_NAME_BYTES,
+    "category_id": MAX_NAME_BYTES,
+}
+
+
+def _unreadable(value: bytes | None) -> Problem:
+    """What is wrong with a value that is not even looked at."""
+    if value:
+        return Problem("too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes")
+    return Problem("empty", "", _VALUE, "the record has no value" if value is None else "the value is empty")

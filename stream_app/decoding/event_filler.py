@@ -1,0 +1,210 @@
+"""Compiled: from the tokens of JSON objects to the columns of events, for records that hold the contract.
+
+Whatever might break the contract is not decided here but handed to the general decoder, which says what is wrong.
+"""
+
+import msgspec
+import numpy as np
+
+from stream_app.contract.events import (
+    MAX_ID_BYTES,
+    MAX_NAME_BYTES,
+    MAX_PRICE,
+    MAX_QUANTITY,
+    MAX_TS_MS,
+    MAX_VALUE_BYTES,
+    MIN_TS_MS,
+)
+from stream_app.contract.received import UNKNOWN
+from stream_app.contract.received_kernel import received
+from stream_app.contract.records import BROWSE
+from stream_app.decoding.json_scanner import ABSENT, INTEGER, NULL, NUMBER, STRING, Fields, integer, number
+from stream_app.decoding.lenient import TimedFields
+from stream_app.decoding.name_table import find, pointers
+from stream_app.kernels.hashing import xxh64
+from stream_app.kernels.item_checks import UNKNOWN_CHECK, check
+from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
+
+_NAMES = [f.encode_name for f in msgspec.structs.fields(TimedFields)]
+FIELDS = Fields(_NAMES)
+USER, TS, EVENT_ID, ITEM, CATEGORY, SENT, PRICE, QUANTITY = (
+    _NAMES.index(name)
+    for name in ("user_id", "ts", "event_id", "item_id", "category_id", "sent_at", "price", "quantity")
+)
+
+
+@jit
+def _none(token):  # type: ignore[no-untyped-def]
+    return token.kind == ABSENT or token.kind == NULL
+
+
+@jit
+def _hash(data, at, size):  # type: ignore[no-untyped-def]
+    hashed = xxh64(data, at, size)
+    return hashed if hashed != 0 else np.uint64(1)
+
+
+@jit
+def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
+    """Whether a token is text, or an integer in decimal, of at most so many bytes."""
+    if token.kind == STRING:
+        return token.size <= most
+    # Minus zero is zero.
+    return token.kind == INTEGER and not (data[base + token.at] == 45 and data[base + token.at + 1] == 48)
+
+
+@jit
+def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
+    """The value of an integer, also of one that is written as 2.0 or 2e3, within its limits; -1 where it is none."""
+    if token.kind == INTEGER:
+        value = integer(data, base + token.at, token.size)
+    elif token.kind == NUMBER:
+        x, exact = number(data, base + token.at, token.size)
+        if not exact or not least <= x <= most or x != np.floor(x):
+            return -1
+        value = np.int64(x)
+    else:
+        return -1
+    return value if least <= value <= most else -1
+
+
+@jit
+def _event(  # type: ignore[no-untyped-def]
+    data,
+    span,
+    tokens,
+    kind,
+    max_future_ms,
+    max_past_ms,
+    correct_clock,
+    items,
+    categories,
+    key,
+    e,
+    text,
+    text_at,
+):
+    """Fills one event; returns where its text ends, or -1 where the general decoder must look."""
+    base = span.value_at
+    user, event_id, item, category = tokens[USER], tokens[EVENT_ID], tokens[ITEM], tokens[CATEGORY]
+    if span.value_bytes > MAX_VALUE_BYTES or not _is_id(data, base, user, MAX_ID_BYTES) or user.size == 0:
+        return -1
+    if span.key_bytes != user.size or not same_bytes(data, span.key_at, data, base + user.at, user.size):
+        return -1
+    if not (_none(event_id) or _is_id(data, base, event_id, MAX_ID_BYTES)):
+        return -1
+    if not (_none(category) or _is_id(data, base, category, MAX_NAME_BYTES)):
+        return -1
+    ts = _whole(data, base, tokens[TS], MIN_TS_MS, MAX_TS_MS)
+    if ts < 0:
+        return -1
+    stored = received(data, span)
+    if correct_clock and not _none(tokens[SENT]):
+        sent = _whole(data, base, tokens[SENT], 0, MAX_TS_MS)
+        if sent < 0:
+            return -1
+        if stored != UNKNOWN:
+            ts = stored - (sent - ts)
+    # What the correction took over the end of 64 bits is beyond one of these limits too.
+    if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
+        return -1
+    if max_past_ms > 0 and stored != UNKNOWN and ts + max_past_ms < stored:
+        return -1
+    price = tokens[PRICE]
+    e.price = np.nan
+    if not _none(price):
+        if price.kind != INTEGER and price.kind != NUMBER:
+            return -1
+        value, exact = number(data, base + price.at, price.size)
+        if not exact or not 0 <= value <= MAX_PRICE:
+            return -1
+        e.price = value + 0.0  # minus zero is zero
+    quantity = tokens[QUANTITY]
+    e.quantity = 1
+    if not _none(quantity):
+        e.quantity = _whole(data, base, quantity, 1, MAX_QUANTITY)
+        if e.quantity < 0:
+            return -1
+    e.item_hash = 0
+    e.item_check = UNKNOWN_CHECK
+    e.item = items[4]
+    if not _none(item):
+        if item.size == 0 or not _is_id(data, base, item, MAX_NAME_BYTES):
+            return -1
+        e.item_hash = _hash(data, base + item.at, item.size)
+        e.item_check = check(data, base + item.at, item.size, key[0], key[1])
+        e.item = find(items, e.item_hash)
+    elif kind != BROWSE:
+        return -1
+    e.category_hash = 0
+    e.category = categories[4]
+    if not _none(category) and category.size > 0:
+        e.category_hash = _hash(data, base + category.at, category.size)
+        e.category = find(categories, e.category_hash)
+    e.offset = span.offset
+    e.received = span.timestamp
+    e.ts = ts
+    e.time = ts if stored == UNKNOWN else min(ts, stored)
+    e.kind = kind
+    e.text_at = text_at
+    e.user_bytes = user.size
+    e.event_hash = 0
+    e.event_bytes = -1
+    end = copy_bytes(data, base + user.at, user.size, text, text_at)
+    if not _none(event_id):
+        e.event_bytes = event_id.size
+        if event_id.size > 0:
+            e.event_hash = _hash(data, base + event_id.at, event_id.size)
+        end = copy_bytes(data, base + event_id.at, event_id.size, text, end)
+    return end
+
+
+@jit
+def fill(  # type: ignore[no-untyped-def]
+    data,  # bytes of the records
+    spans,  # (n,) SPAN
+    tokens,  # (n, fields) TOKEN
+    good,  # (n,) bool, cleared where a record is not vouched for
+    kind,
+    partition,
+    max_future_ms,
+    max_past_ms,  # 0 for any distance
+    correct_clock,
+    items,  # `Names.columns`
+    categories,
+    key,  # of the items' checks
+    out,  # (n,) EVENT
+    text,  # bytes, enough for the ids of all
+):
+    """Fills the columns of the good records, one after the other; returns how many, and the bytes of text."""
+    bytes_, texts = pointer_to(data), pointer_to(text)
+    item_names = pointers(items)
+    category_names = pointers(categories)
+    filled = 0
+    text_at = 0
+    for i in range(len(spans)):
+        if not good[i]:
+            continue
+        e = out[filled]
+        end = _event(
+            bytes_,
+            spans[i],
+            tokens[i],
+            kind,
+            max_future_ms,
+            max_past_ms,
+            correct_clock,
+            item_names,
+            category_names,
+            key,
+            e,
+            texts,
+            text_at,
+        )
+        if end < 0:
+            good[i] = False
+            continue
+        e.partition = partition
+        text_at = end
+        filled += 1
+    return filled, text_at

@@ -1,0 +1,100 @@
+"""How large a record batch each topic takes, and what becomes of an output that is larger."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+from aiokafka.record.memory_records import MemoryRecords
+
+from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.outputs import NO_HEADERS, Message
+from stream_app.kafka.record_batches.truncation import BATCH_HEADER, Cut, at_most, batch_bytes
+from stream_app.ops.logging import get_logger
+
+log = get_logger(__name__)
+
+#: Size at which a record batch is closed, in bytes.
+BATCH_BYTES = 512 * 1024
+#: Kafka's default for the largest record batch of a topic, in bytes.
+MESSAGE_BYTES = 1_048_588
+#: Most bytes of a record without headers beside its key and value, that of its batch included.
+_BESIDE = BATCH_HEADER + 32
+
+
+class Room:
+    """What topics take. Asked by the threads that build batches, told by the event loop."""
+
+    def __init__(
+        self, cuts: Mapping[str, Cut] | None = None, counted: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`cuts`: how outputs of a topic are made smaller. `counted` is called with the topic of each that was."""
+        self._cuts = dict(cuts or {})
+        self._counted = counted
+        self._most: dict[str, int] = {}
+        #: Whether a broker refused what should have fitted: its topics take less than we know.
+        self.outdated = False
+
+    def learn(self, limits: Mapping[str, int]) -> None:
+        """Takes over what the broker says of its topics: bytes of the largest record batch."""
+        self._most.update(limits)
+        self.outdated = False
+
+    def most(self, topic: str) -> int:
+        """Bytes of the largest record batch of a topic, before it is compressed."""
+        return self._most.get(topic, MESSAGE_BYTES)
+
+    def batch(self, topic: str) -> int:
+        """Bytes at which a batch for a topic is closed."""
+        return min(BATCH_BYTES, self.most(topic))
+
+    def fitted(self, topic: str, message: Message) -> Message:
+        """The message, cut where the topic takes none of its size and it can be cut."""
+        cut, most = self._cuts.get(topic), self.most(topic)
+        if cut is None or at_most(message) <= most or batch_bytes(message) <= most:
+            return message
+        smaller = cut(message, most)
+        if batch_bytes(smaller) >= batch_bytes(message):
+            return message
+        self._counted(topic)
+        return smaller
+
+    def fitted_columns(
+        self, topic: str, columns: tuple[npt.NDArray[Any], ...]
+    ) -> tuple[npt.NDArray[Any], ...]:
+        """`MessageColumns.arrays()` of messages that all fit, the same arrays where they do."""
+        key_bytes, value_bytes = columns[2], columns[5]
+        if topic not in self._cuts or not len(key_bytes):
+            return columns
+        if int(key_bytes.max()) + int(value_bytes.max()) + _BESIDE <= self.most(topic):
+            return columns
+        each = [
+            self.fitted(topic, (key, value, NO_HEADERS)) for key, value in MessageColumns(*columns).each()
+        ]
+        return MessageColumns.of([(key, value) for key, value, _ in each]).arrays()
+
+    def refused(self, topic: str, batch: Any) -> list[Message]:
+        """The messages of a batch that its topic does not take, to be built again as smaller batches.
+
+        From now on the topic is taken to take half of it, until `learn` is told better. No messages where the batch
+        is one record that cannot be made smaller.
+        """
+        data = bytes(batch._build())
+        messages = messages_of(data)
+        self._most[topic] = min(self.most(topic), len(data) // 2)
+        self.outdated = True
+        log.warning(
+            "a batch is larger than its topic takes", topic=topic, bytes=len(data), records=len(messages)
+        )
+        if len(messages) > 1:
+            return messages
+        smaller = self.fitted(topic, messages[0])
+        return [smaller] if smaller is not messages[0] else []
+
+
+def messages_of(batch: bytes) -> list[Message]:
+    """The messages of a record batch that this process built."""
+    records = MemoryRecords(batch)
+    found: list[Message] = []
+    while (each := records.next_batch()) is not None:
+        found += [(record.key, record.value, list(record.headers)) for record in each]
+    return found

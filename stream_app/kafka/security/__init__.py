@@ -1,0 +1,24 @@
+"""The connection to Kafka: how its clients encrypt and log in, and in words what keeps a broker from taking them."""
+
+from stream_app.kafka.security.options import (
+    PLAIN,
+    SecurityError,
+    faust_credentials,
+    identity,
+    kafka_options,
+    security_options,
+)
+from stream_app.kafka.security.refusals import explain
+from stream_app.kafka.security.rights import RightsError, require_rights
+
+__all__ = [
+    "PLAIN",
+    "RightsError",
+    "SecurityError",
+    "explain",
+    "faust_credentials",
+    "identity",
+    "kafka_options",
+    "require_rights",
+    "security_options",
+]

@@ -1,0 +1,81 @@
+"""Kafka's jars: resolved and fetched by jgo, in pure Python, so that neither Maven nor Java is needed.
+
+Each jar must have the SHA-256 that stands in `jars.sha256`, whoever sent it: a mirror, or a program in between.
+After a change of `COORDINATES` that file is made again with `sha256sum *.jar` from a download over TLS.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stream_app.lab.broker.errors import DownloadError, ForgedJarError, InsecureRepositoryError
+from stream_app.lab.broker.installation import KAFKA_VERSION
+
+#: `!` keeps a project's own dependency management away from the others: without it, log4j's pom would
+#: bring kafka-clients 3.8.0 beside a 4.1.0 broker.
+COORDINATES = (
+    f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}!",
+    "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3!",
+)
+#: SHA-256 and name of each jar, as `sha256sum` writes them.
+PINS = Path(__file__).with_name("jars.sha256")
+DOWNLOADS_AT_ONCE = 8
+REQUEST_LIMIT_S = 30
+
+
+def download(folder: Path) -> tuple[str, ...]:
+    """Fetch all jars below `folder`; return their paths relative to it.
+
+    Raises DownloadError, ForgedJarError, InsecureRepositoryError, OSError.
+    """
+    # Only now: every later start does without jgo (0.2 s). Its `build` is not used: to sort jars into
+    # modules, of which the class path knows nothing, it would fetch a second Java.
+    import requests
+    from jgo.constants import MAVEN_CENTRAL_URL
+    from jgo.maven import MavenContext
+
+    url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL_URL).rstrip("/")
+    if not is_private(url):
+        raise InsecureRepositoryError(url)
+    context = MavenContext(repo_cache=folder / "maven", remote_repos={"maven": url}, timeout=REQUEST_LIMIT_S)
+    try:
+        wanted = [context.create_dependency(coordinate) for coordinate in COORDINATES]
+        named, brought = context.resolver.resolve(wanted)
+        needed = [d.artifact for d in (*named, *(d for d in brought if d.scope in ("compile", "runtime")))]
+        with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+            paths = list(pool.map(lambda artifact: artifact.resolve(), needed))
+    except (requests.RequestException, RuntimeError) as error:
+        raise DownloadError(url, folder.parent, _first_cause(error)) from error
+    check(paths, url)
+    return tuple(str(path.relative_to(folder)) for path in paths)
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the way can read or change what comes from there: TLS, or a server on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return True
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def check(jars: Sequence[Path], source: str) -> None:
+    """Raise ForgedJarError for a jar that is not the one that was published, or that nobody asked for."""
+    pins = {name: digest for digest, name in (line.split() for line in PINS.read_text().splitlines())}
+    for jar in jars:
+        if hashlib.sha256(jar.read_bytes()).hexdigest() != pins.get(jar.name):
+            raise ForgedJarError(jar.name, source)
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the words of the innermost error: that is where requests hides what happened."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {error}"

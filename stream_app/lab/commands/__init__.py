@@ -1,0 +1,1 @@
+"""The subcommands of `foreclick` that need the extra `lab`: demo, broker, generate, bench."""

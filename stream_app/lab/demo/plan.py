@@ -1,0 +1,93 @@
+"""What a demo runs and where it keeps things."""
+
+from pathlib import Path
+
+import msgspec
+
+from stream_app.errors import ForeclickError
+from stream_app.lab.generator import GeneratorSettings
+from stream_app.lab.generator.settings import DAY_S, EVENTS_PER_USER_DAY
+
+#: Events of the history for each user: about one day of the shop.
+_EVENTS_PER_USER = 32
+
+
+class DemoError(ForeclickError):
+    """The demo cannot go on."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Size and place of a demo."""
+
+    folder: Path
+    events: int = 160_000  #: records of the history that the model learns from
+    rate: int = 1_500  #: live records a second
+    seconds: int = 45  #: of live traffic
+    seed: int = 7
+    epochs: int = 6
+    partitions: int = 4
+
+    @property
+    def live(self) -> int:
+        """Records of live traffic."""
+        return self.rate * self.seconds
+
+    @property
+    def users(self) -> int:
+        """Users of the shop."""
+        return max(400, self.events // _EVENTS_PER_USER)
+
+    @property
+    def data_dir_option(self) -> str:
+        """What a command needs to find this demo again."""
+        return "" if self.folder == Path(".foreclick/demo") else f" --data-dir {self.folder.parent}"
+
+    @property
+    def history(self) -> Path:
+        """The recording that the model learns from."""
+        return self.folder / "history.stream"
+
+    @property
+    def live_recording(self) -> Path:
+        """The recording that is replayed."""
+        return self.folder / "live.stream"
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.folder / "model"
+
+    @property
+    def broker(self) -> Path:
+        """The broker's data folder, made anew for each demo."""
+        return self.folder / "broker"
+
+    @property
+    def worker_log(self) -> Path:
+        """What the worker says."""
+        return self.folder / "worker.log"
+
+    def shop(self, start_ms: int) -> GeneratorSettings:
+        """The shop from `start_ms` on: history first, live traffic behind it.
+
+        Without a daily rhythm the traffic is the same from whatever time it starts, only its times differ.
+        """
+        # More than is used in most cases, so that a longer live part does not change the history.
+        events = max(4 * self.events, self.events + self.live)
+        return GeneratorSettings(
+            events=events,
+            users=self.users,
+            items=min(3_000, max(300, self.events // 40)),
+            categories=60,
+            seed=self.seed,
+            partitions=self.partitions,
+            start_ms=start_ms,
+            span_s=events / (self.users * EVENTS_PER_USER_DAY) * DAY_S,
+            rhythm=0.0,
+            bot_share=0.02,  # more trouble than a shop has, so that a minute shows some
+            fraud_share=0.004,
+        )
+
+    def seconds_of(self, events: int) -> float:
+        """Shop time that so many records fill, s."""
+        return events / (self.users * EVENTS_PER_USER_DAY) * DAY_S

@@ -1,0 +1,203 @@
+"""The processes of a demo: broker and worker, started, found again, and ended by their ids."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from stream_app.lab.broker import EmbeddedKafka, NotRunningError
+from stream_app.lab.broker.ports import free_port
+from stream_app.lab.demo.plan import DemoError, Plan
+from stream_app.settings.sources import ENV_PREFIX
+
+#: Limits of an orderly end: together below the 15 s within which Ctrl-C must have ended everything.
+WORKER_END_S, BROKER_END_S = 7.0, 5.0
+_READY_S, _POLL_S = 90.0, 0.1
+_LAST_LINES = 6
+#: What of the user's own settings still counts: where Kafka is fetched from and kept.
+_PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
+
+
+class Running(msgspec.Struct, frozen=True):
+    """The worker of a demo that runs or was left running (`running.json`); the broker has a file of its own."""
+
+    worker: int
+    started: float  #: its time, so that its number on another process is recognised
+
+
+class Worker:
+    """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches us alone."""
+
+    def __init__(self, plan: Plan, bootstrap: str, device: str) -> None:
+        self.web = f"127.0.0.1:{free_port()}"
+        self._log = plan.worker_log
+        env = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX) or k in _PASSED_ON}
+        env |= {
+            "FORECLICK_BROKERS": bootstrap,
+            "FORECLICK_GROUP": "demo",
+            "FORECLICK_MODEL": str(plan.model),
+            "FORECLICK_DEVICE": device,
+            "FORECLICK_WEB": self.web,
+            "FORECLICK_DATA_DIR": str(plan.folder / "worker"),
+        }
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from stream_app.cli import main; main()", "worker"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises DemoError, with its last words, where the worker has ended."""
+        code = self._process.poll()
+        if code is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+            own = [line for line in lines if line.startswith("foreclick: ")]  # its one sentence
+            said = "\n  ".join(own[-1:] or lines) or "nothing"
+            raise DemoError(f"the worker ended with code {code} (its log: {self._log}), saying:\n  {said}")
+
+    def get(self, path: str, timeout_s: float = 5.0) -> str:
+        """A page of its port. Raises OSError where it does not answer."""
+        with urllib.request.urlopen(f"http://{self.web}{path}", timeout=timeout_s) as answer:
+            return str(answer.read().decode())
+
+    def wait_ready(self, waiting: Callable[[str], None]) -> None:
+        """Return once the worker is ready; `waiting` is told what for. Raises DemoError after the limit."""
+        deadline = time.monotonic() + _READY_S
+        why = "no answer yet"
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                self.get("/health/ready")
+            except urllib.error.HTTPError as error:
+                checks = json.loads(error.read())["checks"]
+                why = next((text for text in checks.values() if not text.startswith("ok")), why)
+                waiting(why)
+            except OSError:
+                waiting("loading")
+            else:
+                return
+            time.sleep(_POLL_S)
+        raise DemoError(f"the worker was not ready within {_READY_S:.0f} s ({why}): see {self._log}")
+
+    def stop(self) -> None:
+        """Ask it to commit and leave; kill it after the limit."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(WORKER_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+class Started:
+    """What runs for a demo; `end` stops it, the worker first, so that it can commit."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.broker = EmbeddedKafka(plan.broker)
+        self.worker: Worker | None = None
+        self.kept = False  #: whether to leave it all running
+
+    def start_worker(self, device: str) -> Worker:
+        """Start the worker on the broker, and note how to find both should this process be killed."""
+        self.worker = worker = Worker(self._plan, self.broker.bootstrap, device)
+        note = Running(worker.pid, psutil.Process(worker.pid).create_time())
+        _note(self._plan.folder).write_bytes(msgspec.json.encode(note))
+        return worker
+
+    def end(self) -> None:
+        """End what was started, unless it is kept."""
+        if self.kept:
+            return
+        try:
+            if self.worker is not None:
+                self.worker.stop()
+        finally:
+            self.broker.stop(BROKER_END_S)
+        _note(self._plan.folder).unlink(missing_ok=True)
+
+
+@contextmanager
+def started(plan: Plan) -> Iterator[Started]:
+    """Holds what is started; ends it however the block is left, undisturbed by another Ctrl-C."""
+    held = Started(plan)
+    # A closed terminal leaves in the same way as Ctrl-C; `nohup` has said that it should not.
+    closing = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else ()
+    with _handling(closing, lambda *_: sys.exit(128 + signal.SIGHUP)):
+        try:
+            yield held
+        finally:
+            with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
+                held.end()
+
+
+@contextmanager
+def _handling(signums: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
+    """The signals handled by `handler` within the block."""
+    before = [(signum, signal.signal(signum, handler)) for signum in signums]
+    try:
+        yield
+    finally:
+        for signum, old in before:
+            signal.signal(signum, old)
+
+
+def stop_left(plan: Plan) -> list[str]:
+    """End a demo that was kept, or what a killed one left behind; returns what was ended, in words."""
+    ended = []
+    worker = _left_worker(plan)
+    if worker is not None:
+        worker.terminate()
+        try:
+            worker.wait(WORKER_END_S)
+        except psutil.TimeoutExpired:
+            worker.kill()
+            worker.wait(WORKER_END_S)
+        ended.append(f"worker {worker.pid}")
+    _note(plan.folder).unlink(missing_ok=True)
+    try:
+        broker = EmbeddedKafka.attach(plan.broker)
+    except NotRunningError:
+        return ended
+    ended.append(f"broker {broker.pid}")
+    broker.stop(BROKER_END_S)
+    return ended
+
+
+def runs(plan: Plan) -> bool:
+    """Whether something of an earlier demo still runs in the folder."""
+    return _left_worker(plan) is not None or EmbeddedKafka(plan.broker).running
+
+
+def _note(folder: Path) -> Path:
+    return folder / "running.json"
+
+
+def _left_worker(plan: Plan) -> psutil.Process | None:
+    try:
+        note = msgspec.json.decode(_note(plan.folder).read_bytes(), type=Running)
+        worker = psutil.Process(note.worker)
+        return worker if abs(worker.create_time() - note.started) < 1.0 else None
+    except (FileNotFoundError, msgspec.DecodeError, psutil.NoSuchProcess):
+        return None

@@ -1,0 +1,102 @@
+"""What is known of the live traffic beforehand: the judge of what the worker answers."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.lab.generator import Label
+from stream_app.lab.generator.trouble import FAULTS
+
+#: What was planted in a record, at its index in `planted`.
+PLANTED = ("", "bot", "fraud")
+
+
+class _Body(msgspec.Struct):
+    user_id: str
+    event_id: str
+    item_id: str | None = None
+
+
+class Truth:
+    """Every record of the live traffic as a row: R rows in the order of topic, partition and offset."""
+
+    def __init__(self, records: Iterable[Record], labels: Iterable[Label], partitions: int) -> None:
+        rows = sorted(records, key=lambda r: (INPUT_TOPICS.index(r.topic), r.partition, r.offset))
+        n = len(rows)
+        place = np.array([self._place(r.topic, r.partition, partitions) for r in rows], np.int64)
+        self._partitions = partitions
+        # A partition's offsets begin at zero and have no gaps, so a row's number is its offset plus a start.
+        self._count = np.bincount(place, minlength=len(INPUT_TOPICS) * partitions)
+        self._start = np.cumsum(self._count) - self._count
+        planted = {"bot": 1, "fraud": 2}
+        self.planted = np.zeros(n, np.int8)  # (R,) index into PLANTED
+        self.repeat = np.zeros(n, np.bool_)  # (R,)
+        self.reasons: Counter[str] = Counter()  #: malformed records by the reason code they must get
+        self.late = 0
+        self.malformed = malformed = np.zeros(n, np.bool_)  # (R,)
+        for label in labels:
+            row = self.row(label.topic, label.partition, label.offset)
+            if row < 0:
+                raise ValueError(f"a label for a record that is not there: {label}")
+            if label.kind == "malformed":
+                malformed[row] = True
+                self.reasons[FAULTS[str(label.detail)]] += 1
+            elif label.kind == "late":
+                self.late += 1
+            elif label.kind in planted:
+                self.planted[row] = planted[label.kind]
+        self.users: list[str] = []
+        self.items: list[str] = []
+        self.user = np.full(n, -1, np.int32)  # (R,) index into `users`
+        self.item = np.full(n, -1, np.int32)  # (R,) index into `items`, -1 for none
+        self._name(rows, malformed)
+        self.good = ~malformed & ~self.repeat  # (R,) records that must be answered, once each
+
+    def __len__(self) -> int:
+        return len(self.good)
+
+    def row(self, topic: str, partition: int, offset: int) -> int:
+        """The row of a record, -1 where there is none."""
+        if topic not in INPUT_TOPICS or not 0 <= partition < self._partitions:
+            return -1
+        place = self._place(topic, partition, self._partitions)
+        return int(self._start[place]) + offset if 0 <= offset < self._count[place] else -1
+
+    def row_of_id(self, output_id: str) -> int:
+        """The row of an output's source, whose place is its id; -1 where there is none."""
+        parts = output_id.rsplit("-", 2)
+        if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+            return -1
+        return self.row(parts[0], int(parts[1]), int(parts[2]))
+
+    def users_of(self, kind: str, seen: npt.NDArray[np.bool_]) -> set[str]:
+        """Users in whose `seen` (R,) records `kind` was planted."""
+        rows = (self.planted == PLANTED.index(kind)) & seen & (self.user >= 0)
+        return {self.users[i] for i in np.unique(self.user[rows]).tolist()}
+
+    @staticmethod
+    def _place(topic: str, partition: int, partitions: int) -> int:
+        return INPUT_TOPICS.index(topic) * partitions + partition
+
+    def _name(self, rows: list[Record], malformed: npt.NDArray[np.bool_]) -> None:
+        """Users and items by number, and which records only repeat an earlier one of this traffic."""
+        json, packed = msgspec.json.Decoder(_Body), msgspec.msgpack.Decoder(_Body)
+        users: dict[str, int] = {}
+        items: dict[str, int] = {}
+        ids: set[str] = set()
+        for i in np.flatnonzero(~malformed).tolist():
+            value = rows[i].value or b""
+            body: Any = (json if value[:1] == b"{" else packed).decode(value)
+            # A repeat stands behind its original in the same partition; one whose original came before the
+            # traffic began is new to the worker.
+            self.repeat[i] = body.event_id in ids
+            ids.add(body.event_id)
+            self.user[i] = users.setdefault(body.user_id, len(users))
+            if body.item_id is not None:
+                self.item[i] = items.setdefault(body.item_id, len(items))
+        self.users, self.items = list(users), list(items)

@@ -1,0 +1,53 @@
+"""What the live part came to, as figures for view and summary alike."""
+
+import math
+
+import msgspec
+
+from stream_app.lab.demo.measures import Exactness, Found, exactness
+from stream_app.lab.demo.watch import Watch
+
+#: The codes by which each planted thing shows.
+SIGNS = {"bot": ("click_rate", "many_items"), "fraud": ("purchase_rate", "amount_jump")}
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Everything that is checked against what was planted."""
+
+    exact: Exactness
+    dead: dict[str, tuple[int, int]]  #: by reason: planted, found
+    malformed: tuple[int, int]  #: sent so far, found
+    duplicates: tuple[int, int]  #: sent so far, found
+    late: tuple[int, int]  #: planted, and those later than the allowed lateness
+    flags: dict[str, Found]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every good event has exactly one prediction, and every bad record its dead letter."""
+        return self.exact.exact and all(planted == found for planted, found in self.dead.values())
+
+
+def verdict(watch: Watch) -> Verdict:
+    """Judge the answers so far; planted users are those whose records have been answered."""
+    truth, answers = watch.truth, watch.answers
+    seen = answers.times > 0
+    flags = {kind: watch.flags.against(codes, truth.users_of(kind, seen)) for kind, codes in SIGNS.items()}
+    reasons = sorted(set(truth.reasons) | set(watch.dead))
+    return Verdict(
+        exactness(truth.good, answers.times, answers.strangers),
+        {reason: (truth.reasons[reason], watch.dead[reason]) for reason in reasons},
+        (int((truth.malformed & answers.present).sum()), sum(watch.dead.values())),
+        (int((truth.repeat & answers.present).sum()), int(watch.worker.get("duplicates_total", 0))),
+        (truth.late, int(watch.worker.get("late_events_total", 0))),
+        flags,
+    )
+
+
+def percent(share: float) -> str:
+    """A share for reading: "41.3 %", a dash where there was nothing to measure."""
+    return "-" if math.isnan(share) else f"{share * 100:.1f} %"
+
+
+def milliseconds(value: float) -> str:
+    """A time for reading."""
+    return "-" if math.isnan(value) else f"{value:,.0f} ms"

@@ -1,0 +1,94 @@
+"""What is planted to be found: bots that rush through the shop, bursts of purchases with stolen accounts."""
+
+import numpy as np
+
+from stream_app.contract.records import CLICK, PURCHASE
+from stream_app.lab.generator.catalogue import Floats, Ints
+from stream_app.lab.generator.columns import BOT, FRAUD, Rows, rows
+from stream_app.lab.generator.people import COUNTRIES, DEVICES, People
+
+#: Mean clicks of a bot's visit and purchases of a burst.
+BOT_EVENTS, FRAUD_EVENTS = 120, 8
+
+
+def bots(
+    wanted: float, span: tuple[float, float], people: People, *, session: int, rng: np.random.Generator
+) -> Rows:
+    """Visits of bots with about `wanted` clicks in all, starting within `span` (seconds).
+
+    `session` numbers the first one. A bot clicks items of the whole shop without regard to category or
+    popularity, two or three a second.
+    """
+    catalogue = people.catalogue
+    visits = rng.poisson(wanted / BOT_EVENTS)
+    clicks = rng.integers(BOT_EVENTS // 2, BOT_EVENTS * 3 // 2, visits)
+    visit, place = _spread(clicks)
+    gaps = np.exp(rng.normal(np.log(0.35), 0.4, len(visit)))
+    user = (people.users + rng.integers(0, people.bots, visits))[visit]
+    item = rng.integers(0, len(catalogue.category), len(visit), np.int32)
+    return rows(
+        len(visit),
+        time_s=_times(rng.uniform(*span, visits), visit, clicks, gaps),
+        session=session + visit,
+        user=user,
+        item=item,
+        category=catalogue.category[item],
+        kind=CLICK,
+        listing=1,
+        position=place % 20,
+        device=people.device[user],
+        country=people.country[user],
+        maker=BOT,
+    )
+
+
+def fraud(
+    wanted: float,
+    victims: Ints,
+    span: tuple[float, float],
+    people: People,
+    *,
+    session: int,
+    rng: np.random.Generator,
+) -> Rows:
+    """Bursts with about `wanted` purchases in all, with accounts out of `victims`, starting within `span`.
+
+    A burst buys dear items without a look at them, seconds apart, from a device and a country that are not
+    the owner's, often several pieces.
+    """
+    catalogue = people.catalogue
+    bursts = rng.poisson(wanted / FRAUD_EVENTS) if len(victims) else 0
+    lines = rng.integers(FRAUD_EVENTS // 2, FRAUD_EVENTS * 3 // 2 + 1, bursts)
+    burst, place = _spread(lines)
+    user = rng.choice(victims, bursts)[burst] if bursts else np.empty(0, np.int32)
+    item = rng.choice(catalogue.expensive, len(burst))
+    country = (people.country[user] + rng.integers(1, len(COUNTRIES), bursts)[burst]) % len(COUNTRIES)
+    return rows(
+        len(burst),
+        time_s=_times(
+            rng.uniform(*span, bursts), burst, lines, np.exp(rng.normal(np.log(4.0), 0.5, len(burst)))
+        ),
+        session=session + burst,
+        user=user,
+        item=item,
+        category=catalogue.category[item],
+        kind=PURCHASE,
+        order=place + 1,
+        quantity=rng.integers(1, 6, len(burst)),
+        device=(people.device[user] + 1) % len(DEVICES),
+        country=country,
+        maker=FRAUD,
+    )
+
+
+def _spread(counts: Ints) -> tuple[Ints, Ints]:
+    """For counts (n,): the group and the place within it of each of their sum."""
+    group = np.repeat(np.arange(len(counts)), counts)
+    return group, np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _times(start: Floats, group: Ints, counts: Ints, gaps: Floats) -> Floats:
+    """Start of the group plus the gaps so far."""
+    total = np.cumsum(gaps)
+    before = np.concatenate([[0.0], total])[np.cumsum(counts) - counts]
+    return np.asarray(start[group] + total - before[group])

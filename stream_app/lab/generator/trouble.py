@@ -1,0 +1,64 @@
+"""What goes wrong between the shop and Kafka: late events, repeated ones, malformed ones."""
+
+import numpy as np
+
+from stream_app.lab.generator.columns import Rows
+from stream_app.lab.generator.settings import GeneratorSettings
+
+#: Mean of how much older a late event is than its place in the stream says.
+LATE_MEAN_MS = 600_000.0
+_REPEAT_MEAN_MS = 2_000.0
+
+#: Faults of malformed records, and the reason code under which each ends in `dead-letters`.
+FAULTS = {
+    "broken_json": "malformed",
+    "broken_msgpack": "malformed",
+    "invalid_utf8": "malformed",
+    "empty": "empty",
+    "missing_user": "missing_field",
+    "missing_time": "missing_field",
+    "wrong_type": "invalid_field",
+    "negative_price": "invalid_field",
+    "too_large": "too_large",
+    "future_time": "future",
+    "other_key": "key_mismatch",
+}
+
+
+def append_times(events: Rows, rng: np.random.Generator) -> None:
+    """Set the broker's time: the event's, plus a log-normal delay of some 15 ms."""
+    delay = np.exp(rng.standard_normal(len(events), np.float32) * 0.5 + np.log(15.0))
+    events["append"] = events["ts"] + 1 + delay.astype(np.int64)
+
+
+def make_late(events: Rows, settings: GeneratorSettings, rng: np.random.Generator) -> None:
+    """Move the own time of some events back; their place in the stream stays."""
+    late = np.flatnonzero(rng.random(len(events)) < settings.late_share)
+    shift = 5_000 + rng.exponential(LATE_MEAN_MS, len(late)).astype(np.int64)
+    shift = np.minimum(shift, events["ts"][late])
+    events["late_ms"][late] = shift
+    events["ts"][late] -= shift
+
+
+def repeats(events: Rows, settings: GeneratorSettings, rng: np.random.Generator) -> Rows:
+    """Copies of some events that come a little later."""
+    share = _of_the_good(settings.duplicate_share, settings)
+    copies = events[rng.random(len(events)) < share]
+    copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
+    copies["repeat"] = True
+    return copies
+
+
+def malformed(events: Rows, serial: int, settings: GeneratorSettings, rng: np.random.Generator) -> Rows:
+    """Records that break the contract, made from some events, as events of their own from `serial` on."""
+    share = _of_the_good(settings.malformed_share, settings)
+    copies = events[rng.random(len(events)) < share]
+    copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
+    copies["serial"] = serial + np.arange(len(copies))
+    copies["fault"] = rng.integers(0, len(FAULTS), len(copies))
+    return copies
+
+
+def _of_the_good(share: float, settings: GeneratorSettings) -> float:
+    """What part of the good first-time events must be copied to make up `share` of all records."""
+    return share / (1 - settings.duplicate_share - settings.malformed_share)

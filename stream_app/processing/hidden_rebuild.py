@@ -1,0 +1,53 @@
+"""Hidden states made anew from the last events of each user, after the model has changed."""
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.interactions import WINDOW_FEATURES
+from model.serving.runtime import Runtime, Slab, StepBatch
+from stream_app.state.row_layout import RECENT
+from stream_app.state.users import ItemIndex, Users
+
+USERS_AT_ONCE = 4096
+
+
+def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, categories: ItemIndex) -> None:
+    """Replays the last events of every user of a partition through the model.
+
+    Window features of those moments are not kept, so they enter as zero: the states are those of a user who was
+    silent before, and come closer to exact ones with every further event.
+    """
+    slots = users.slots_of(partition)
+    for start in range(0, len(slots), USERS_AT_ONCE):
+        some = slots[start : start + USERS_AT_ONCE]
+        slab.reset(some)
+        runtime.replay(slab, last_events(users, runtime, some, categories))
+
+
+def last_events(
+    users: Users, runtime: Runtime, slots: npt.NDArray[np.int64], categories: ItemIndex
+) -> StepBatch:
+    """The last events of the users in some slots, those of each in their order."""
+    rows = users.rows[slots]
+    n = rows["events"]
+    age = np.arange(RECENT)[None, :]  # 0 is the oldest kept
+    kept = np.minimum(n, RECENT)[:, None]
+    place = (np.maximum(n - RECENT, 0)[:, None] + age) % RECENT
+    user, column = np.nonzero(age < kept)  # row by row: each user's events in order
+    at = place[user, column]
+    recent = rows["recent"][user, at]
+    m = len(user)
+    item = users.recent_item[slots][user, at]
+    return StepBatch(
+        slots=slots[user],
+        kind=recent["kind"].astype(np.int8),
+        item=item,
+        category=categories.of(recent["category_hash"]),
+        gap_s=np.ascontiguousarray(recent["gap_s"]),
+        ts=np.ascontiguousarray(recent["ts"]),
+        price=np.ascontiguousarray(recent["price"]),
+        quantity=np.ascontiguousarray(recent["quantity"]),
+        windows=np.zeros((m, len(WINDOW_FEATURES)), np.float32),
+        recent=item[:, None],
+        first=(column == 0) & (n[user] <= RECENT),
+    )

@@ -1,0 +1,126 @@
+"""Rows of any importer to a recording: sorted by time, partitioned as Kafka does it, with offsets from 0."""
+
+import heapq
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from stream_app.contract.partitioner import partitions_of
+from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.contract.times import Spread
+from stream_app.recordings.importers import taobao, yoochoose
+from stream_app.recordings.importers.lines import ImportFailed, Row, Source
+from stream_app.recordings.recording import RecordingReader, RecordingWriter
+
+#: What makes an event of a line, by the name that the command line knows.
+FORMATS: Mapping[str, Callable[[bytes], Row]] = {"taobao": taobao.row, "yoochoose": yoochoose.row}
+
+#: Rows sorted in memory; more are sorted in pieces of this size and merged from disk.
+SORT_ROWS = 500_000
+_WRITE_ROWS = 10_000
+
+
+class ImportStats(msgspec.Struct, frozen=True):
+    """What an import made."""
+
+    recording: str
+    records: int
+    topics: dict[str, int]  #: records of each
+    bad_lines: int
+    examples: list[str]  #: of the first bad lines: file, line number, what is wrong
+    first_ms: int  #: Unix ms of the first event
+    last_ms: int
+    warnings: list[str] = []
+
+
+def import_files(
+    format_name: str,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    partitions: int = 4,
+    on_progress: Callable[[int], None] = lambda _: None,
+    sort_rows: int = SORT_ROWS,
+) -> ImportStats:
+    """Write the events of all files to the recording `out`, in the order of their times.
+
+    Events of the same time keep the order of files and lines. A record's timestamp is the event's time, its
+    key the user. `on_progress` gets the bytes read so far. Bad lines are counted, never fatal.
+
+    Raises `ImportFailed` for an unknown format, an unreadable file, or files without a single good line, and
+    `RecordingError` where `out` cannot be written.
+    """
+    row_of = FORMATS.get(format_name)
+    if row_of is None:
+        raise ImportFailed(f"there is no format {format_name!r}: take one of {', '.join(FORMATS)}")
+    if partitions < 1:
+        raise ImportFailed(f"a topic needs a partition at least, not {partitions}")
+    source = Source(list(files), on_progress)
+    rows = chain.from_iterable(source.rows(path, row_of) for path in source.paths)
+    topics = dict.fromkeys(INPUT_TOPICS, 0)
+    names = [path.name for path in source.paths]
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=_folder(out)) as spill:
+        ordered = _by_time(rows, Path(spill), sort_rows)
+        if source.lines == source.bad:
+            why = f"; {source.examples[0]}" if source.examples else ""
+            raise ImportFailed(
+                f"{', '.join(names)}: none of {source.lines} lines is of format {format_name}{why}"
+            )
+        metadata = {"made_by": "import", "format": format_name, "files": names}
+        spread = Spread()
+        with RecordingWriter(out, dict.fromkeys(INPUT_TOPICS, partitions), metadata) as writer:
+            for batch in _records(ordered, partitions):
+                writer.extend(batch)
+                spread.add(np.array([record.timestamp for record in batch], np.int64))
+                for record in batch:
+                    topics[record.topic] += 1
+    far = spread.far_off()
+    return ImportStats(
+        str(out), sum(topics.values()), topics, source.bad, source.examples, spread.first_ms or 0,
+        spread.last_ms or 0, [] if far is None else [far],
+    )  # fmt: skip
+
+
+def _folder(out: Path) -> Path:
+    """Where the pieces of a large import are kept meanwhile: beside the result, where there must be room."""
+    if not out.parent.is_dir():
+        raise ImportFailed(f"there is no folder {out.parent}: make it first")
+    return out.parent
+
+
+def _by_time(rows: Iterator[Row], folder: Path, sort_rows: int) -> Iterable[Row]:
+    """All rows in the order of time, stable; reads `rows` to their end first."""
+    pieces: list[Iterable[Row]] = []
+    while piece := list(islice(rows, sort_rows)):
+        piece.sort(key=attrgetter("ts"))
+        if len(piece) < sort_rows and not pieces:
+            return piece
+        path = folder / f"{len(pieces)}.stream"
+        with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 1)) as writer:
+            writer.extend(Record(row.topic, 0, 0, row.ts, row.key, row.value) for row in piece)
+        pieces.append(_read_piece(path))
+    return heapq.merge(*pieces, key=attrgetter("ts"))
+
+
+def _read_piece(path: Path) -> Iterator[Row]:
+    for record in RecordingReader(path):
+        yield Row(record.timestamp, record.topic, record.key or b"", record.value or b"")
+
+
+def _records(rows: Iterable[Row], partitions: int) -> Iterator[list[Record]]:
+    """Rows as records, some thousand at a time."""
+    rows = iter(rows)
+    offsets = {topic: [0] * partitions for topic in INPUT_TOPICS}
+    while batch := list(islice(rows, _WRITE_ROWS)):
+        records = []
+        places = partitions_of([row.key for row in batch], partitions).tolist()
+        for (ts, topic, key, value), place in zip(batch, places, strict=True):
+            of_topic = offsets[topic]
+            records.append(Record(topic, place, of_topic[place], ts, key, value))
+            of_topic[place] += 1
+        yield records

@@ -1,0 +1,110 @@
+"""Lines of text in, rows out, and a note of each line that could not be read."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from stream_app.contract.events import MAX_ID_BYTES, MAX_TS_MS, MIN_TS_MS
+from stream_app.errors import ForeclickError
+
+_EXAMPLES = 5
+_GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+#: A first line of at least three names and no digit: no row of any format looks so.
+_HEADER = re.compile(rb"[A-Za-z_ \"-]+(?:[,;\t][A-Za-z_ \"-]+){2,}")
+
+
+class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
+    """The files cannot be read, or are not of the format that was named."""
+
+
+class Row(NamedTuple):
+    """An event on its way to a recording."""
+
+    ts: int  #: Unix ms
+    topic: str
+    key: bytes
+    value: bytes
+
+
+class Source:
+    """The files of an import: their lines, how far the reading is, what was bad."""
+
+    def __init__(self, paths: list[Path], on_progress: Callable[[int], None] = lambda _: None) -> None:
+        self.paths = paths
+        self.lines = 0
+        self.bad = 0
+        self.examples: list[str] = []  # of the first bad lines: file, line number, what is wrong
+        self._on_progress = on_progress
+        self._bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files; raises `ImportFailed` for one that cannot be read."""
+        try:
+            return sum(path.stat().st_size for path in self.paths)
+        except OSError as error:
+            raise ImportFailed(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def read(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """Numbers from 1 and lines without their ends, also of a file compressed with gzip.
+
+        Empty lines, a line of names at the beginning and a byte order mark are passed over.
+        """
+        try:
+            with path.open("rb") as raw:
+                packed = raw.read(2) == _GZIP
+                raw.seek(0)
+                for number, line in enumerate(_unpacked(raw, packed), 1):
+                    if not number % 10_000:
+                        self._on_progress(self._bytes + raw.tell())
+                    text = line.rstrip(b"\r\n")
+                    if number == 1:
+                        text = text.removeprefix(_BOM)
+                    if text and not (number == 1 and _HEADER.fullmatch(text)):
+                        self.lines += 1
+                        yield number, text
+                self._bytes += raw.tell()
+        except (OSError, EOFError, zlib.error) as error:
+            raise ImportFailed(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        self._on_progress(self._bytes)
+
+    def rows(self, path: Path, row_of: Callable[[bytes], Row]) -> Iterator[Row]:
+        """The events of one file in the order of its lines; bad lines are noted."""
+        for number, line in self.read(path):
+            try:
+                yield row_of(line)
+            except ValueError as error:
+                self.skip(path, number, error)
+
+    def skip(self, path: Path, number: int, why: object) -> None:
+        """Note a bad line."""
+        self.bad += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{path.name}, line {number}: {why}")
+
+
+def _unpacked(raw: BinaryIO, packed: bool) -> BinaryIO:
+    return gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[return-value]
+
+
+def number_id(raw: bytes, name: str) -> bytes:
+    """The digits of an id, safe inside JSON quotes; `ValueError` for anything else."""
+    if not raw.isdigit() or len(raw) > MAX_ID_BYTES:
+        raise ValueError(f"{name} must be a number, not {shown(raw)}")
+    return raw
+
+
+def in_range(ts: int) -> int:
+    """The time where the contract allows it, else `ValueError`."""
+    if not MIN_TS_MS <= ts <= MAX_TS_MS:
+        raise ValueError(f"the time lies outside the years 1973 to 9999: {ts} ms")
+    return ts
+
+
+def shown(raw: bytes) -> str:
+    """A piece of a line as a message can hold it."""
+    return repr(raw[:40].decode("utf-8", "replace"))

@@ -1,0 +1,68 @@
+"""What an output may replace: no input, no other file, and an earlier output where it can be made again."""
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from stream_app.errors import ForeclickError, RecordingError
+from stream_app.recordings.recording import RecordingReader
+
+
+class TargetError(ForeclickError):
+    """The output's path holds something that must stay."""
+
+
+def check_recording(
+    out: Path, inputs: Iterable[Path] = (), *, force: bool = False, made_by: str | None = None
+) -> None:
+    """Return where a recording may be written to `out`. Raises TargetError.
+
+    What stands there is replaced where it is empty, where `force` says so, and where it is a recording that the same
+    command makes again (`made_by`). An input, or what is no plain file, is never replaced.
+    """
+    check_inputs(out, inputs)
+    if not _is_filled(out) or force:
+        return
+    try:
+        found = RecordingReader(out, strict=False).metadata.get("made_by")
+    except RecordingError:
+        raise TargetError(
+            f"{out} exists and is not a recording: choose another path, or replace it with --force"
+        ) from None
+    if made_by is None or found != made_by:
+        raise TargetError(f"{out} is a recording already: choose another path, or replace it with --force")
+
+
+def check_outputs(outs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
+    """Return where the files of one output may be written: none stands there, all do (an earlier output), or `force`.
+
+    Raises TargetError.
+    """
+    outs, inputs = list(outs), list(inputs)
+    for out in outs:
+        check_inputs(out, inputs)
+    filled = [out for out in outs if _is_filled(out)]
+    if filled and not force and not all(out.exists() for out in outs):
+        raise TargetError(
+            f"{filled[0]} exists and is not of an earlier run: choose another folder, or replace it with --force"
+        )
+
+
+def check_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise TargetError where `out` is one of the inputs, by whatever name, or something else than a plain file."""
+    try:
+        found = out.stat()
+    except OSError:
+        return  # nothing stands there, or nothing that could be written over: that is said when it is written
+    if not stat.S_ISREG(found.st_mode):
+        raise TargetError(f"{out} is not a plain file: choose another path")
+    for each in inputs:
+        if each.exists() and each.samefile(out):
+            raise TargetError(f"{out} is read and would be written over: choose another path")
+
+
+def _is_filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

@@ -1,0 +1,396 @@
+"""Settings: each documented where it is declared; defaults < TOML file < environment < options.
+
+The options of `foreclick worker`, the names of the environment variables (`FORECLICK_` and the name in upper
+case; `FORECLICK_RULES_` for the rules) and the reference page derive from the declarations here.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+import msgspec
+
+from model.training.settings import TrainSettings
+from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
+from stream_app.errors import SettingsError
+from stream_app.settings.checks import FUTURE_MS, clashes
+from stream_app.settings.kafka import KafkaAccess
+from stream_app.settings.rules import Rules
+from stream_app.settings.sources import (
+    Field,
+    Secret,
+    convert,
+    from_env,
+    from_file,
+    from_options,
+    make_field,
+    moment_ms,
+    read_secrets,
+)
+from stream_app.settings.sources import doc as _doc
+
+DAY_MS = 86_400_000
+#: How far ahead the chance of a purchase looks where nothing else is said.
+HORIZON_MS = 1_800_000
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and int(match[2]) <= 65_535
+
+
+def _are_brokers(brokers: tuple[str, ...]) -> bool:
+    return all(_is_address(each) and int(each.rpartition(":")[2]) > 0 for each in brokers)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of a worker."""
+
+    brokers: Annotated[
+        tuple[str, ...],
+        _doc(
+            "Kafka brokers to start from",
+            takes="host:port, several separated by commas",
+            check=_are_brokers,
+            min_length=1,
+        ),
+    ] = ("127.0.0.1:9092",)
+    group: Annotated[
+        str,
+        _doc(
+            "consumer group: the workers of one group share the partitions",
+            takes="1 to 100 letters, digits, dots, dashes or underscores",
+            pattern=r"^[A-Za-z0-9._-]{1,100}\Z",
+        ),
+    ] = "foreclick"
+    topic_prefix: Annotated[
+        str,
+        _doc(
+            "put before the name of every topic",
+            takes="up to 100 letters, digits, dots, dashes or underscores",
+            pattern=r"^[A-Za-z0-9._-]{0,100}\Z",
+        ),
+    ] = ""
+    partitions: Annotated[
+        int, _doc("partitions of each topic that `foreclick topics --create` makes", ge=1, le=10_000)
+    ] = 4
+    replication: Annotated[
+        int, _doc("copies of each topic that `foreclick topics --create` makes", ge=1, le=15)
+    ] = 1
+    data_dir: Annotated[Path, _doc("folder for what this machine keeps between runs")] = Path(".foreclick")
+    web: Annotated[
+        str,
+        _doc(
+            "address of metrics, health and look-ups",
+            takes="host:port, or nothing to turn it off",
+            check=lambda web: not web or _is_address(web),
+        ),
+    ] = "127.0.0.1:6066"
+    web_hosts: Annotated[
+        tuple[str, ...],
+        _doc(
+            "names by which the web port is reached, besides addresses and this machine's own; others are refused",
+            takes="host names, several separated by commas",
+            check=lambda names: all(map(_NAME.fullmatch, names)),
+        ),
+    ] = ()
+    web_token: Annotated[
+        Secret | None,
+        _doc("bearer token of the web port; without one look-ups are answered on loopback only"),
+    ] = None
+    web_token_file: Annotated[Path | None, _doc("file that holds the token of the web port")] = None
+    web_protect: Annotated[
+        Literal["users", "all"],
+        _doc("what requires the token: look-ups, or metrics and the details of health as well"),
+    ] = "users"
+    web_cert: Annotated[
+        Path | None, _doc("certificate (PEM, with its chain) by which the web port speaks TLS")
+    ] = None
+    web_key: Annotated[Path | None, _doc("private key of that certificate (PEM, without a password)")] = None
+
+    model: Annotated[
+        Path | None,
+        _doc("model folder; without one there are windows and rules, and predictions without content"),
+    ] = None
+    model_key: Annotated[
+        Path | None, _doc("public keys (Ed25519, PEM); a model that none of them signed is then refused")
+    ] = None
+    model_name: Annotated[
+        str,
+        _doc(
+            "name that the model must have; a signed one that was meant for something else is then refused",
+            takes="a name as `foreclick train --name` gives it, or nothing for any",
+        ),
+    ] = ""
+    model_not_before: Annotated[
+        str,
+        _doc(
+            "time at which the model was made at the earliest; an older one, though signed, is then refused",
+            takes="a time such as 2026-11-27T08:00:00Z, or nothing for any",
+            check=lambda text: not text or moment_ms(text) is not None,
+        ),
+    ] = ""
+    start_without_model: Annotated[
+        bool,
+        _doc(
+            "let the first start of a group, which has committed nothing yet, continue while its model is missing"
+        ),
+    ] = False
+    device: Annotated[
+        str,
+        _doc(
+            "where the model runs; auto takes CUDA where there is one",
+            takes="auto, cpu, cuda or cuda:N",
+            pattern=r"^(auto|cpu|cuda(:\d+)?)\Z",
+        ),
+    ] = "auto"
+    model_trouble: Annotated[
+        Literal["degrade", "hold"],
+        _doc("while the model fails: answer without it and mark that, or hold events back until it answers"),
+    ] = "degrade"
+    model_slow_ms: Annotated[
+        int,
+        _doc("a longer model step is model trouble, with model_trouble = degrade", "ms", ge=10, le=DAY_MS),
+    ] = 10_000
+    k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
+    horizon_ms: Annotated[
+        int | None,
+        _doc(
+            "how far ahead a purchase is predicted: in a training (30 minutes if it is not given); in a "
+            "worker only to check that its model has the same horizon",
+            "ms",
+            ge=1000,
+            le=365 * DAY_MS,
+        ),
+    ] = None
+    emit: Annotated[
+        Literal["all", "latest"],
+        _doc("a prediction for each event, or only for a user's last event of a micro-batch"),
+    ] = "all"
+    output_format: Annotated[Literal["json", "msgpack"], _doc("encoding of predictions and flags")] = "json"
+    compression: Annotated[
+        Literal["none", "lz4", "zstd", "gzip"], _doc("compression of the record batches that are written")
+    ] = "none"
+
+    guarantee: Annotated[
+        Literal["at_least_once", "exactly_once"],
+        _doc(
+            "after a fault an output may come twice, recognisable by its id; or consumers of committed records "
+            "see each once. In both modes none is missing, and the state is exact"
+        ),
+    ] = "at_least_once"
+    transaction_timeout_ms: Annotated[
+        int,
+        _doc(
+            "after which the broker aborts a transaction that is not ended; at most its transaction.max.timeout.ms",
+            "ms",
+            ge=1000,
+            le=DAY_MS,
+        ),
+    ] = 60_000
+    commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
+    max_delay_ms: Annotated[
+        int, _doc("how long to collect records between two fetches while few arrive", "ms", ge=0, le=10_000)
+    ] = 3
+    max_batch: Annotated[int, _doc("most events in a micro-batch", "events", ge=1, le=1_000_000)] = 4096
+    buffered_records: Annotated[
+        int,
+        _doc("records held of an input topic's partition before its fetch pauses", "records", ge=1, le=10**8),
+    ] = 20_000
+    buffer_bytes: Annotated[
+        int,
+        _doc(
+            "bytes held of all input topics' partitions, which share them evenly, before their fetches pause",
+            "bytes",
+            ge=1 << 20,
+            le=1 << 40,
+        ),
+    ] = 64 << 20
+
+    lateness_ms: Annotated[
+        int,
+        _doc(
+            "how far behind its user's newest event an event still counts in its window",
+            "ms",
+            ge=0,
+            le=30 * DAY_MS,
+        ),
+    ] = 300_000
+    max_idle_ms: Annotated[
+        int, _doc("how long the merge waits for a topic that has nothing to read", "ms", ge=0, le=60_000)
+    ] = 20
+    max_future_ms: Annotated[
+        int,
+        _doc(
+            f"how far ahead of its record's time an event may be; above {FUTURE_MS} at most a tenth of lateness_ms",
+            "ms",
+            ge=0,
+            le=3 * DAY_MS,
+        ),
+    ] = FUTURE_MS
+    record_time: Annotated[
+        Literal["broker", "producer"],
+        _doc(
+            "whose time the records of the inputs carry: the broker's (message.timestamp.type=LogAppendTime), or, "
+            "trusting the clocks of all who write there, the producers' as well"
+        ),
+    ] = "broker"
+    max_past_ms: Annotated[
+        int,
+        _doc(
+            "how far before its record's time an event may be; 0 for any distance, as recordings and replays need it",
+            "ms",
+            ge=0,
+            le=3650 * DAY_MS,
+        ),
+    ] = 0
+    correct_clock: Annotated[
+        bool, _doc("correct the time of an event by the sender's clock where it carries sent_at")
+    ] = False
+
+    resident_users: Annotated[
+        int, _doc("users held in memory, shared evenly by the partitions", "users", ge=1, le=10**9)
+    ] = 1_000_000
+    user_ttl_ms: Annotated[
+        int, _doc("event time after which a silent user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS)
+    ] = 30 * DAY_MS
+
+    skip_damaged_state: Annotated[
+        bool, _doc("continue without state records with impossible values: their users begin again")
+    ] = False
+
+    standby_replicas: Annotated[
+        int,
+        _doc(
+            "how many other workers keep a copy of a partition's state, so that they take it over at once",
+            "workers",
+            ge=0,
+            le=10,
+        ),
+    ] = 0
+    instance_id: Annotated[
+        str,
+        _doc(
+            "fixed name of this worker in its group: restarted under it before its session ends, it gets its "
+            "partitions back without a rebalance; no two workers may share one",
+            takes="letters, digits and ._-",
+            pattern=r"^[A-Za-z0-9._-]{0,249}\Z",
+        ),
+    ] = ""
+    session_timeout_ms: Annotated[
+        int, _doc("silence after which the broker presumes a worker dead", "ms", ge=1000, le=1_800_000)
+    ] = 6000
+    heartbeat_ms: Annotated[
+        int, _doc("time between two heartbeats to the broker", "ms", ge=100, le=600_000)
+    ] = 1000
+    ready_max_age_ms: Annotated[
+        int, _doc("not ready while the oldest unprocessed record is older", "ms", ge=100, le=DAY_MS)
+    ] = 30_000
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _doc("least severe message that is logged")
+    ] = "info"
+    log_format: Annotated[
+        Literal["console", "json"], _doc("logs for a person, or one JSON object a line")
+    ] = "console"
+
+    kafka: KafkaAccess = KafkaAccess()
+    rules: Rules = Rules()
+    train: TrainSettings = TrainSettings()
+
+    @property
+    def bootstrap(self) -> str:
+        """The brokers as one string, as Kafka clients take them."""
+        return ",".join(self.brokers)
+
+    def topic(self, name: str) -> str:
+        """The full name of one of our topics: `topic("clicks")`."""
+        return self.topic_prefix + name
+
+    @property
+    def model_not_before_ms(self) -> int:
+        """`model_not_before` as Unix time, 0 for any."""
+        return moment_ms(self.model_not_before) or 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Full names of the input topics, in the order that breaks ties of the merge."""
+        return tuple(map(self.topic, INPUT_TOPICS))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Full names of predictions, flags and dead letters."""
+        return tuple(map(self.topic, OUTPUT_TOPICS))
+
+    @property
+    def changelog(self) -> str:
+        """Full name of the compacted topic that holds the state of the users."""
+        return self.topic(f"{self.group}-users-changelog")
+
+    @property
+    def web_address(self) -> tuple[str, int] | None:
+        """Host and port of the web server, None where it is off."""
+        if not self.web:
+            return None
+        host, _, port = self.web.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+#: Settings that stand together: a table of the TOML file, and the beginning of a name elsewhere.
+GROUPS: Mapping[str, type[msgspec.Struct]] = {"kafka": KafkaAccess, "rules": Rules, "train": TrainSettings}
+
+
+def fields() -> tuple[Field, ...]:
+    """All settings in the order in which they are declared, those of the groups last."""
+    plain = (each for each in msgspec.structs.fields(Settings) if each.name not in GROUPS)
+    return (
+        *(make_field(each.name, (each.name,), each.type, each.default) for each in plain),
+        *(
+            make_field(f"{group}_{each.name}", (group, each.name), each.type, each.default)
+            for group, struct in GROUPS.items()
+            for each in msgspec.structs.fields(struct)
+            if get_origin(each.type) is Annotated  # what has no description is set elsewhere
+        ),
+    )
+
+
+def load_settings(
+    config: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings from defaults, TOML file, environment and options; the later ones win.
+
+    `env` is the process's where None; `config` falls back to `FORECLICK_CONFIG`. `options` maps the name of a
+    field to a value or its text, None where it was not given. Raises SettingsError with all mistakes at once.
+    """
+    env = os.environ if env is None else env
+    known = {field.name: field for field in fields()}
+    problems: list[str] = []
+    if config is None and env.get("FORECLICK_CONFIG"):
+        config = Path(env["FORECLICK_CONFIG"])
+    chosen = dict(from_file(config, known, problems)) if config is not None else {}
+    chosen.update(from_env(env, known, problems))
+    chosen.update(from_options(options or {}, known, problems))
+    values: dict[str, Any] = {}
+    for name, (source, value) in chosen.items():
+        try:
+            values[name] = convert(known[name], value)
+        except ValueError as error:
+            problems.append(f"{source} {error}")
+    read_secrets(known, values, problems)
+    if not problems:
+        problems.extend(clashes({name: field.default for name, field in known.items()} | values))
+    if problems:
+        raise SettingsError(problems)
+    found: dict[str, Any] = {}
+    grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        *group, key = known[name].path
+        (grouped[group[0]] if group else found)[key] = value
+    found |= {group: GROUPS[group](**members) for group, members in grouped.items()}
+    return Settings(**found)

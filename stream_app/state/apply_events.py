@@ -1,0 +1,309 @@
+"""The state machine of a user, compiled: applies events one after the other to the rows.
+
+Plain Python that numba compiles; `apply.py_func` is the same code uncompiled, for the tests. An event sees what
+the one before it left, however the stream was cut into micro-batches.
+"""
+
+import numba
+import numpy as np
+
+from stream_app.kernels.item_checks import UNKNOWN_CHECK
+from stream_app.state.row_layout import (
+    AMOUNT_WINDOW,
+    AMOUNTS,
+    RECENT,
+    SEEDS,
+    SESSION_GAP_MS,
+    START,
+    WIDTH_MS,
+    WINDOWS,
+)
+
+# What became of an event.
+APPLIED, LATE, DUPLICATE, REPLAYED = range(4)
+
+_N_WINDOWS = len(WINDOWS)
+_PURCHASE = 2
+_FEATURES = 3 * _N_WINDOWS + 2
+_FEW = 3  # purchases, from which on there is something usual
+_MAX_RATIO = 1e30  # finite in 32 bit, also times a mean
+
+#: What the kernel says of each event, beside the window features.
+APPLIED_EVENT = np.dtype(
+    [
+        ("gap_s", "f4"),  # seconds since the user's clock before, -1 for their first event
+        (
+            "amount_ratio",
+            "f4",
+        ),  # amount of a purchase over what the user usually spends, 0 where that is unknown
+        ("amount_usual", "f4"),  # what the user usually spends, before this purchase
+        ("status", "i4"),
+        ("first", "i4"),  # 1 where the user had no event before
+        ("fresh", "i4"),  # 1 where a row was forgotten (expired) just before this event
+    ],
+    align=True,
+)
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_jit
+def forget(row):  # type: ignore[no-untyped-def]
+    """Empties a row but for its source offsets, which guard against a second application."""
+    row.clock = 0
+    row.events = 0
+    row.late = 0
+    row.session_start = 0
+    row.purchases = 0
+    row.spent = 0.0
+    row.kept = 0
+    row.amounts[:] = 0.0
+    row.last_ts[:] = 0
+    row.head[:] = 0
+    row.count[:, :] = 0
+    row.amount[:] = 0.0
+    row.flagged[:] = 0
+    for i in range(RECENT):
+        e = row.recent[i]
+        e.ts = 0
+        e.item_hash = 0
+        e.category_hash = 0
+        e.event_hash = 0
+        e.price = 0.0
+        e.quantity = 0
+        e.kind = 0
+        e.gap_s = 0.0
+
+
+@_jit
+def _seen(row, checks, e):  # type: ignore[no-untyped-def]
+    """Whether one of the last events had this one's id, type and item.
+
+    One id of several is no repeat: an order number that stands in each line of the order, for one.
+    """
+    for i in range(min(row.events, RECENT)):
+        r = row.recent[i]
+        if r.event_hash != e.event_hash or r.kind != e.kind or r.item_hash != e.item_hash:
+            continue
+        if checks[i] == e.item_check or checks[i] == UNKNOWN_CHECK or e.item_check == UNKNOWN_CHECK:
+            return True
+    return False
+
+
+@_jit
+def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
+    """Moves the rings to the user's clock and counts the event in its bucket of each window."""
+    for w in range(_N_WINDOWS):
+        start = START[w]
+        n = START[w + 1] - start
+        head = row.clock // WIDTH_MS[w]
+        passed = head - row.head[w]
+        if passed > 0:
+            for b in range(head - min(passed, n) + 1, head + 1):
+                i = start + b % n
+                row.count[i, 0] = 0
+                row.count[i, 1] = 0
+                row.count[i, 2] = 0
+                row.amount[i] = 0.0
+            row.head[w] = head
+        bucket = time // WIDTH_MS[w]
+        if not late and bucket > head - n:
+            i = start + bucket % n
+            row.count[i, kind] += 1
+            row.amount[i] += amount
+
+
+@_jit
+def _usual(row):  # type: ignore[no-untyped-def]
+    """What a user with purchases usually spends: the median of the last amounts, which one large one hardly moves.
+
+    The mean of all, where too few were kept: of the purchases before the first version that kept amounts.
+    """
+    n = min(row.kept, AMOUNTS)
+    if n < min(row.purchases, _FEW):
+        return row.spent / row.purchases
+    return (_smallest(row.amounts, n, (n - 1) // 2) + _smallest(row.amounts, n, n // 2)) / 2.0
+
+
+@_jit
+def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
+    """The amount that would stand at `place` if the first n were sorted."""
+    for i in range(n):
+        below = 0
+        equal = 0
+        for j in range(n):
+            if amounts[j] < amounts[i]:
+                below += 1
+            elif amounts[j] == amounts[i]:
+                equal += 1
+        if below <= place < below + equal:
+            return np.float64(amounts[i])
+    return 0.0
+
+
+@_jit
+def _distinct(row, checks):  # type: ignore[no-untyped-def]
+    """How many items are among the last events, at least: an unknown check is taken for any other of its hash."""
+    distinct = 0
+    n = min(row.events, RECENT)
+    for i in range(n):
+        item = row.recent[i].item_hash
+        new = item != 0
+        for j in range(i):
+            if row.recent[j].item_hash == item and checks[j] == checks[i]:
+                new = False
+                break
+        if new and checks[i] == UNKNOWN_CHECK:
+            for j in range(n):
+                if row.recent[j].item_hash == item and checks[j] != UNKNOWN_CHECK:
+                    new = False
+                    break
+        if new:
+            distinct += 1
+    return distinct
+
+
+@_jit
+def _features(row, checks, out):  # type: ignore[no-untyped-def]
+    """Sums of the windows, the money of the last day, and the number of distinct recent items."""
+    for w in range(_N_WINDOWS):
+        a = 0
+        b = 0
+        c = 0
+        for i in range(START[w], START[w + 1]):
+            a += row.count[i, 0]
+            b += row.count[i, 1]
+            c += row.count[i, 2]
+        out[3 * w] = a
+        out[3 * w + 1] = b
+        out[3 * w + 2] = c
+    money = 0.0
+    for i in range(START[AMOUNT_WINDOW], START[AMOUNT_WINDOW + 1]):
+        money += row.amount[i]
+    out[3 * _N_WINDOWS] = money
+    out[3 * _N_WINDOWS + 1] = _distinct(row, checks)
+
+
+@_jit
+def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
+    """The model's indexes of the last distinct items, newest first, padded with `none`."""
+    found = 0
+    n = min(row.events, RECENT)
+    for back in range(n):
+        item = recent_item[(row.events - 1 - back) % RECENT]
+        if item == none:
+            continue
+        known = False
+        for j in range(found):
+            if out[j] == item:
+                known = True
+                break
+        if not known:
+            out[found] = item
+            found += 1
+            if found == SEEDS:
+                return
+    for j in range(found, SEEDS):
+        out[j] = none
+
+
+@_jit
+def apply(  # type: ignore[no-untyped-def]
+    rows,  # (slots,) ROW, changed
+    recent_item,  # (slots, RECENT) int32, the model's index of each recent item it knows, changed
+    recent_check,  # (slots, RECENT) uint32, the check of each recent item, changed
+    dirty,  # (slots,) bool, set where a row changed
+    touched,  # (slots,) int64, number of the last micro-batch that touched the row, changed
+    slots,  # (n,) int64
+    events,  # (n,) EVENT
+    watermark,  # (partitions,) int64 ms, changed
+    sequence,  # (partitions,) int64, changed
+    lateness_ms,
+    ttl_ms,
+    none_item,
+    known_items,
+    batch,  # number of this micro-batch
+    out,  # (n,) APPLIED_EVENT
+    features,  # (n, 17) float32
+    seeds,  # (n, SEEDS) int32
+):
+    """Applies events in order; returns how many.
+
+    It stops before an event whose user expired within this very micro-batch: the hidden state, which is
+    advanced afterwards, can be emptied only between two calls.
+    """
+    for i in range(len(events)):
+        e = events[i]
+        slot = slots[i]
+        row = rows[slot]
+        p = e.partition
+        o = out[i]
+        before = watermark[p]
+        expired = row.events > 0 and before - row.clock > ttl_ms
+        if expired and touched[slot] == batch:
+            return i
+        sequence[p] += 1
+        watermark[p] = max(before, e.time)
+        o.first = 0
+        o.fresh = 0
+        o.gap_s = 0.0
+        o.amount_ratio = 0.0
+        o.amount_usual = 0.0
+        if e.offset <= row.source[e.kind]:
+            o.status = REPLAYED
+            continue
+        touched[slot] = batch
+        dirty[slot] = True
+        row.source[e.kind] = e.offset
+        if expired:
+            forget(row)
+            recent_item[slot, :] = none_item
+            recent_check[slot, :] = UNKNOWN_CHECK
+            o.fresh = 1
+        if e.event_hash != 0 and _seen(row, recent_check[slot], e):
+            o.status = DUPLICATE
+            continue
+        late = e.time < row.clock - lateness_ms  # no other user's clock makes an event late
+        o.status = LATE if late else APPLIED
+        if row.events == 0:
+            o.first = 1
+            gap = np.float32(-1.0)
+        else:
+            gap = np.float32(max(e.time - row.clock, 0) / 1000.0)
+        o.gap_s = gap
+        if row.events == 0 or e.time - row.clock > SESSION_GAP_MS:
+            row.session_start = e.time
+        row.clock = max(row.clock, e.time)
+        row.sequence = sequence[p]
+        row.last_ts[e.kind] = max(row.last_ts[e.kind], e.time)
+        amount = 0.0
+        if e.kind == _PURCHASE and e.price == e.price:  # a price that is not NaN
+            amount = e.price * e.quantity
+            if row.purchases > 0:
+                usual = _usual(row)
+                o.amount_usual = usual
+                if usual > 0 and row.purchases >= _FEW:
+                    o.amount_ratio = min(amount / usual, _MAX_RATIO)
+            row.purchases += 1
+            row.spent += amount
+            row.amounts[row.kept % AMOUNTS] = amount
+            row.kept += 1
+        _count(row, e.kind, e.time, amount, late)
+        place = row.events % RECENT
+        r = row.recent[place]
+        r.ts = e.ts
+        r.item_hash = e.item_hash
+        r.category_hash = e.category_hash
+        r.event_hash = e.event_hash
+        r.price = e.price
+        r.quantity = e.quantity
+        r.kind = e.kind
+        r.gap_s = gap
+        recent_item[slot, place] = e.item if e.item < known_items else none_item
+        recent_check[slot, place] = e.item_check
+        row.events += 1
+        if late:
+            row.late += 1
+        _features(row, recent_check[slot], features[i])
+        _seeds(row, recent_item[slot], none_item, seeds[i])
+    return len(events)

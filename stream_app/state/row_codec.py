@@ -1,0 +1,144 @@
+"""Rows as changelog values: only the words that are not zero, since most of a row is empty for most users.
+
+A value is the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then
+those words whose bit is set as they stand in memory, then the hidden state as 32-bit floats, all little-endian. Up to
+three zeros follow, so that its size is two more than a multiple of four: by that it is told from a value of format 2,
+which is the same without number and zeros and whose size is another (`Layout.first` has a bitmap that fits).
+"""
+
+import sys
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.kernels.memory import contiguous, copy_bytes, jit, load64, pointer_to, store64
+
+if sys.byteorder != "little":
+    raise ImportError("the changelog's format is that of little-endian machines")
+
+
+#: Bytes of the number before a row, and what is left of the size of a value, divided by `_GRAIN`, where it has one.
+NUMBER_BYTES, _NUMBERED, _GRAIN = 2, 2, 4
+
+
+def bitmap_bytes(row_bytes: int) -> int:
+    """Bytes of the bitmap of a row."""
+    return (row_bytes // 8 + 7) // 8
+
+
+def told_apart(row_bytes: int) -> bool:
+    """Whether values without a number, of rows of this size, have other sizes than those with one."""
+    return bitmap_bytes(row_bytes) % _GRAIN != _NUMBERED
+
+
+def numbers(
+    data: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """The number (n,) of the layout of each value, -1 where it has none since it is of format 2."""
+    found = np.full(len(at), -1, np.int32)
+    there = np.flatnonzero(size % _GRAIN == _NUMBERED)
+    start = at[there]
+    found[there] = data[start].astype(np.int32) | data[start + 1].astype(np.int32) << 8
+    return found
+
+
+def pack(
+    rows: npt.NDArray[np.void],
+    slots: npt.NDArray[np.int64],
+    hidden: npt.NDArray[np.uint8],
+    number: int,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """A buffer with the values of n slots, and where (n + 1,) each ends, 0 first.
+
+    `hidden` (n, a multiple of four bytes) follows on each row. The size of a row must be a multiple of eight bytes.
+    `number`: of the layout.
+    """
+    words, bitmap = _words(rows), bitmap_bytes(rows.dtype.itemsize)
+    pad = -bitmap % _GRAIN
+    most = len(slots) * (NUMBER_BYTES + bitmap + 8 * words.shape[1] + hidden.shape[1] + pad)
+    out = np.empty(most, np.uint8)  # what is not written takes no memory
+    ends = np.zeros(len(slots) + 1, np.int64)
+    _pack(words, slots, hidden, number, pad, out, ends)
+    return out[: ends[-1]], ends
+
+
+def unpack(
+    rows: npt.NDArray[np.void],
+    slots: npt.NDArray[np.int64],
+    data: npt.NDArray[np.uint8],
+    at: npt.NDArray[np.int64],
+    size: npt.NDArray[np.int32],
+) -> npt.NDArray[np.int64]:
+    """Writes n values into the rows of their slots; returns where (n,) the hidden state of each begins.
+
+    -1 stands for a value that ends before its row does.
+    """
+    behind = np.empty(len(slots), np.int64)
+    _unpack(_words(rows), slots, data, *contiguous(at, size), behind)
+    return behind
+
+
+def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+    return rows.view(np.uint64).reshape(len(rows), rows.dtype.itemsize // 8)
+
+
+@jit
+def _pack(words, slots, hidden, number, pad, out, ends):  # type: ignore[no-untyped-def]
+    width = words.shape[1]
+    behind, target = pointer_to(hidden), pointer_to(out)
+    at = 0
+    for i in range(len(slots)):
+        row = words[slots[i]]
+        out[at] = number & 255
+        out[at + 1] = number >> 8
+        at += 2
+        bitmap = at
+        at += (width + 7) // 8
+        for b in range(bitmap, at):
+            out[b] = 0
+        for w in range(width):
+            word = row[w]
+            if word != 0:
+                out[bitmap + w // 8] |= np.uint8(1 << (w % 8))
+                store64(target, at, word)
+                at += 8
+        at = copy_bytes(behind, i * hidden.shape[1], hidden.shape[1], target, at)
+        for _ in range(pad):
+            out[at] = 0
+            at += 1
+        ends[i + 1] = at
+
+
+@jit
+def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-def]
+    width = words.shape[1]
+    bitmap_bytes = (width + 7) // 8
+    source = pointer_to(data)
+    for i in range(len(slots)):
+        start = at[i]
+        place = start + bitmap_bytes
+        end = start + size[i]
+        behind[i] = -1
+        if place > end:
+            continue
+        row = words[slots[i]]
+        whole = True
+        for w in range(width):
+            if data[start + w // 8] & (1 << (w % 8)):
+                if place + 8 > end:
+                    whole = False
+                    break
+                row[w] = load64(source, place)
+                place += 8
+            else:
+                row[w] = 0
+        if whole:
+            behind[i] = place
+
+
+@jit
+def gather(data, at, size, out):  # type: ignore[no-untyped-def]
+    """Copies n pieces of `size` bytes into the rows of `out` (n, size)."""
+    source, target = pointer_to(data), pointer_to(out)
+    for i in range(len(at)):
+        copy_bytes(source, at[i], size, target, i * size)

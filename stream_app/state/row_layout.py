@@ -1,0 +1,106 @@
+"""The layout of a user's row, as it stands in memory and in the changelog.
+
+A field may be added or dropped: rows of other versions are read by field name (`evolve` says what goes by itself, and
+what needs a function in `LAYOUT.migrations`). `FORMAT` changes only with how values are written at all.
+"""
+
+from typing import get_args
+
+import numpy as np
+
+from model.data import interactions
+from stream_app.contract.outputs import ReasonCode
+from stream_app.contract.records import EVENT_TYPES
+from stream_app.state.evolve import ring
+from stream_app.state.format_2 import FORMAT_2
+from stream_app.state.layout import Layout
+
+#: Of the changelog. 2: the row of `format_2`, and no number before it. 3: the number of a layout, see `layout`.
+FORMAT = 3
+FORMATS_READ = (2, 3)
+
+#: Sliding windows: (name, length in ms, buckets).
+WINDOWS = interactions.WINDOWS
+BUCKETS = sum(n for *_, n in WINDOWS)
+WIDTH_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
+START = np.array(
+    [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
+)  # first bucket of each window, then the end
+AMOUNT_WINDOW = interactions.AMOUNT_WINDOW
+
+#: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
+RECENT = interactions.LAST_EVENTS
+#: Last amounts kept of a user, for what the user usually spends.
+AMOUNTS = 8
+#: Distinct items handed to the model as seeds of candidates, newest first.
+SEEDS = 5
+#: A pause after which a new session starts.
+SESSION_GAP_MS = 1_800_000
+
+#: Reasons of flags, in the order of the columns of `flagged`.
+REASON_CODES: tuple[ReasonCode, ...] = get_args(ReasonCode)
+
+RECENT_EVENT = np.dtype(
+    [
+        ("ts", "i8"),
+        ("item_hash", "u8"),
+        ("category_hash", "u8"),
+        ("event_hash", "u8"),
+        ("price", "f4"),
+        ("quantity", "i4"),
+        ("kind", "i4"),
+        ("gap_s", "f4"),
+    ],
+    align=True,
+)
+
+ROW = np.dtype(
+    [
+        ("clock", "i8"),  # greatest time seen, Unix ms; what windows and gaps are measured against
+        (
+            "source",
+            "i8",
+            (len(EVENT_TYPES),),
+        ),  # last source offset applied, for each input topic; -1 for none
+        ("sequence", "i8"),  # number of the user's last event within the partition, for eviction
+        ("events", "i8"),  # events applied since the user was last forgotten
+        ("late", "i8"),  # of them, those too late for their window
+        ("session_start", "i8"),
+        ("last_ts", "i8", (len(EVENT_TYPES),)),  # time of the last event of each type, 0 for none
+        ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
+        ("count", "i4", (BUCKETS, len(EVENT_TYPES))),
+        ("amount", "f4", (BUCKETS,)),  # money spent
+        ("purchases", "i8"),  # with a price, of all time
+        ("spent", "f8"),
+        ("kept", "i8"),  # of them, those whose amounts were put into `amounts`
+        ("amounts", "f4", (AMOUNTS,)),  # of the last purchases, number n stands at n % AMOUNTS
+        ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
+        ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
+    ],
+    align=True,
+)
+
+#: Names of the places of arrays, for `evolve`: what is kept of each event type, reason and window goes with its name.
+_TYPES = tuple((name, 1) for name in EVENT_TYPES)
+_RINGS = tuple((f"{n} x {length // n} ms", n) for _, length, n in WINDOWS)
+
+
+def _empty() -> np.ndarray:
+    row = np.zeros(1, ROW)
+    row["source"] = -1
+    return row
+
+
+LAYOUT = Layout(
+    _empty(),
+    axes={
+        "source": (_TYPES,),
+        "last_ts": (_TYPES,),
+        "head": (tuple((name, 1) for name, _ in _RINGS),),
+        "count": (_RINGS, _TYPES),
+        "amount": (_RINGS,),
+        "flagged": (tuple((reason, 1) for reason in REASON_CODES),),
+    },
+    migrations={"recent": ring("recent", "events"), "amounts": ring("amounts", "kept")},
+    first=FORMAT_2,
+)

@@ -1,0 +1,146 @@
+"""Reads the changelog of some partitions from its beginning to its end, in batches."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.errors import ForeclickError
+from stream_app.worker.transport.aiokafka_internals import stop_consumer
+from stream_app.worker.transport.fetch_hook import deliver_columns
+
+#: Called with a partition, some of its records, how many were read so far, these included, and how many at most
+#: there are.
+Apply = Callable[[int, RecordColumns, int, int], Awaitable[None]]
+
+#: Largest fetch of one partition. As much again is read while the one before is applied.
+FETCH_BYTES = 8 * 1024 * 1024
+#: How long no record may come before recovery gives up, in seconds.
+STALL_S = 60.0
+_POLL_MS = 500
+#: How long the broker holds a fetch that finds nothing: at the end of one reading there is one, and the next reading
+#: waits behind it, on the same connection.
+_FETCH_WAIT_MS = 50
+
+
+class RecoveryError(ForeclickError):
+    """The changelog could not be read to its end."""
+
+
+def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:
+    """What a consumer takes that reads a changelog; `client`: brokers and security."""
+    return {
+        **client,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": FETCH_BYTES,
+        "fetch_max_bytes": 4 * FETCH_BYTES,
+    }
+
+
+def check_readable(records: RecordColumns) -> None:
+    """Raises RecoveryError where something of a changelog could not be read: only workers write there."""
+    for bad in records.aside:
+        raise RecoveryError(
+            f"the changelog {records.topic}-{records.partition} holds a batch at offset {bad.record.offset} that "
+            f"cannot be read ({bad.expected}), which no worker wrote: look for who else may write there, and start "
+            "the workers with another FORECLICK_GROUP"
+        )
+
+
+class ChangelogReader:
+    """A consumer outside any group for one changelog topic."""
+
+    def __init__(self, topic: str, **client: Any) -> None:
+        """`client`: brokers and security, as an aiokafka client takes them."""
+        self.topic = topic
+        self._consumer = AIOKafkaConsumer(**reader_of(client), fetch_max_wait_ms=_FETCH_WAIT_MS)
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connects."""
+        await self._consumer.start()
+        deliver_columns(self._consumer)
+
+    async def stop(self) -> None:
+        """Disconnects."""
+        await stop_consumer(self._consumer)
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The end offset of each partition."""
+        tps = [TopicPartition(self.topic, p) for p in partitions]
+        ends = await self._consumer.end_offsets(tps)
+        return {tp.partition: end for tp, end in ends.items()}
+
+    async def input_ends(self, topics: Sequence[str], partitions: Iterable[int]) -> dict[int, list[int]]:
+        """The end offsets of other topics, in their order, for each partition."""
+        wanted = list(partitions)
+        ends = await self._consumer.end_offsets([TopicPartition(t, p) for t in topics for p in wanted])
+        return {p: [ends[TopicPartition(t, p)] for t in topics] for p in wanted}
+
+    async def read(
+        self, partitions: Iterable[int], apply: Apply, start: Mapping[int, int] = MappingProxyType({})
+    ) -> tuple[int, dict[int, int]]:
+        """Hands every record up to the present ends to `apply`; returns how many there were, and the ends.
+
+        `start`: the first offset that is wanted of some partitions; of the others it is the first there is. Reading
+        goes on while `apply` is awaited. Raises RecoveryError when nothing comes for a minute.
+        """
+        async with self._lock:
+            tps = [TopicPartition(self.topic, p) for p in partitions]
+            consumer = self._consumer
+            consumer.assign(tps)
+            try:
+                begin = await consumer.beginning_offsets(tps)
+                begin = {tp: max(offset, start.get(tp.partition, 0)) for tp, offset in begin.items()}
+                end = await consumer.end_offsets(tps)
+                # `seek_to_beginning` right after `assign` may leave the position at the end, so that
+                # nothing is read: seek to the numbers.
+                for tp in tps:
+                    consumer.seek(tp, begin[tp])
+                count = await self._read(begin, end, apply)
+                return count, {tp.partition: offset for tp, offset in end.items()}
+            finally:
+                consumer.unsubscribe()
+
+    async def _read(
+        self, begin: dict[TopicPartition, int], end: dict[TopicPartition, int], apply: Apply
+    ) -> int:
+        total = sum(end[tp] - begin[tp] for tp in end)
+        left = {tp for tp in end if end[tp] > begin[tp]}
+        if not left:
+            return 0
+        loop = asyncio.get_running_loop()
+        count, quiet_since = 0, loop.time()
+        ahead = loop.create_task(self._fetch(left))
+        try:
+            while left:
+                fetched = await ahead
+                left = {tp for tp in left if await self._consumer.position(tp) < end[tp]}
+                if left:
+                    ahead = loop.create_task(self._fetch(left))
+                for tp, records in fetched.items():
+                    # What was appended since belongs to whoever wrote it after us, or to nobody.
+                    wanted = records.below(end[tp])
+                    check_readable(wanted)
+                    count += len(wanted)
+                    if wanted:
+                        await apply(tp.partition, wanted, count, total)
+                if fetched:
+                    quiet_since = loop.time()
+                elif loop.time() - quiet_since > STALL_S:
+                    where = ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(left))
+                    raise RecoveryError(f"no record came of {where} for {STALL_S:.0f} s: is the broker well?")
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)  # its error, if any, was raised above
+        return count
+
+    async def _fetch(self, tps: set[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
+        fetched = await self._consumer.getmany(*tps, timeout_ms=_POLL_MS)
+        # A partition's records come in one piece.
+        return {tp: records[0] for tp, records in fetched.items()}

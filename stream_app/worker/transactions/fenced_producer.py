@@ -1,0 +1,327 @@
+"""A producer that its successor fences: of all that share its transactional id only the last one can write.
+
+Of an id the broker counts epochs. `initialise` asks for a new one, and what carries an older one is refused: once the
+new owner of a partition has written to it, nothing of an earlier owner arrives there any more, however long it was
+on its way. Batches carry sequence numbers within the epoch, so that one which is sent twice is appended once.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.client import CoordinationType
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.transaction import InitProducerIdRequest
+
+from stream_app.errors import ForeclickError
+from stream_app.ops.logging import get_logger
+from stream_app.worker.transactions.cluster import (
+    BACKOFF_S,
+    TRANSACTION,
+    Cluster,
+    NotSentError,
+    UnansweredError,
+    name_of,
+)
+from stream_app.worker.transactions.requests import Produce
+
+log = get_logger(__name__)
+
+# Kafka's protocol guide, "Error codes".
+_DUPLICATE_SEQUENCE = 46
+_TOO_LARGE = {10, 18}  # MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE: nothing of the batch was appended
+_NO_COORDINATOR = {15, 16}  # COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
+# UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH
+_STALE_LEADER = {3, 5, 6, 74}
+# REQUEST_TIMED_OUT, COORDINATOR_LOAD_IN_PROGRESS, NOT_ENOUGH_REPLICAS(_AFTER_APPEND), CONCURRENT_TRANSACTIONS,
+# KAFKA_STORAGE_ERROR: answered, so none of them is still on its way; batches that were appended all the same are
+# known by their sequence number.
+_NOT_NOW = {7, 14, 19, 20, 51, 56} | _NO_COORDINATOR | _STALE_LEADER
+
+# ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS, OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH,
+# INVALID_TXN_STATE, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID, FENCED_INSTANCE_ID, PRODUCER_FENCED,
+# TRANSACTION_ABORTABLE: another epoch may do better, if the partition is still ours.
+_NOT_THIS_EPOCH = {22, 25, 27, 45, 47, 48, 49, 59, 82, 90, 120}
+
+#: How long "not now" is put up with, in seconds.
+GIVE_UP_S = 30.0
+#: How long the broker may take for a produce request, in ms.
+PRODUCE_TIMEOUT_MS = 10_000
+#: Bytes of one produce request, at most, unless one batch is larger.
+_REQUEST_BYTES = 4 * 1024 * 1024
+
+
+class ProducerLostError(ForeclickError):
+    """The producer may write no more, or nobody knows what became of what it wrote."""
+
+
+class Written(NamedTuple):
+    """Where a record batch stands."""
+
+    partition: int
+    offset: int  #: of its first record
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A record batch that is not acknowledged, and the future of where it stands."""
+
+    batch: Any
+    written: "asyncio.Future[Written]"
+    sealed: Any = None  # its bytes, once they carry an epoch and a sequence number
+
+
+class FencedProducer:
+    """Writes record batches, those of one partition in order. Not safe for threads: one event loop runs it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        transactional_id: str,
+        timeout_ms: int,
+        smaller: Callable[[str, Any], list[Any]] = lambda _topic, _batch: [],
+    ) -> None:
+        """`timeout_ms`: after which the broker aborts a transaction that nobody ends.
+
+        `smaller`: closed batches in place of one that its topic refuses as too large, none where that cannot be done.
+        """
+        self.id = transactional_id
+        self._smaller = smaller
+        #: Why it cannot write. A KafkaError is final: nothing that this process may do would help.
+        self.lost: ProducerLostError | KafkaError | None = ProducerLostError("not initialised")
+        self._cluster = cluster
+        self._timeout_ms = timeout_ms
+        self._producer_id, self._epoch = -1, -1
+        self._sequences: dict[TopicPartition, int] = {}
+        self._queue: dict[TopicPartition, deque[Waiting]] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._give_up_at = 0.0  # unless something is acknowledged before
+
+    # --- its life
+
+    async def initialise(self) -> None:
+        """Gets a new epoch; a transaction that an earlier one left open is aborted when this returns.
+
+        Waits as long as the broker does not answer. Raises ProducerLostError or KafkaError where it refuses.
+        """
+        await self._stop_sending()
+        request = lambda: InitProducerIdRequest(self.id, self._timeout_ms)  # noqa: E731
+        while True:
+            try:
+                answer = await self._ask(TRANSACTION, self.id, request, lambda a: [a.error_code])
+                break
+            except UnansweredError as error:
+                # To ask again does no harm: at worst there is one epoch more.
+                log.warning("no producer id yet", transactional_id=self.id, error=str(error))
+                self._cluster.forget_coordinator(TRANSACTION, self.id)
+                await asyncio.sleep(BACKOFF_S)
+        self._begin(answer.producer_id, answer.producer_epoch)
+        self.lost = None
+
+    def lose(self, error: ForeclickError | KafkaError) -> None:
+        """Nothing more is written until `initialise`; all that waits fails."""
+        if self.lost is not None:
+            return
+        final = isinstance(error, ProducerLostError | KafkaError)
+        self.lost = error if final else ProducerLostError(str(error))
+        for each in self._take_all():
+            _fail(each.written, self.lost)
+
+    async def close(self) -> None:
+        """Stops sending. A transaction that is open stays so until its time is over or somebody initialises."""
+        self.lose(ProducerLostError(f"{self.id} was closed"))
+        await self._stop_sending()
+
+    def _take_all(self) -> list[Waiting]:
+        waiting = [w for queue in self._queue.values() for w in queue]
+        self._queue.clear()
+        return waiting
+
+    async def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+            self._sending = None
+
+    def _begin(self, producer_id: int, epoch: int) -> None:
+        if (producer_id, epoch) != (self._producer_id, self._epoch):
+            self._sequences.clear()  # they count within an epoch
+        self._producer_id, self._epoch = producer_id, epoch
+
+    # --- writing
+
+    def queue(self, tp: TopicPartition, batch: Any) -> "asyncio.Future[Written]":
+        """Queues a closed record batch; a future of where it stands once it is acknowledged.
+
+        The future fails with what the producer was lost by.
+        """
+        waiting = Waiting(batch, asyncio.get_running_loop().create_future())
+        if self.lost is not None:
+            _fail(waiting.written, self.lost)
+        else:
+            self._enqueue(tp, waiting)
+        return waiting.written
+
+    def _enqueue(self, tp: TopicPartition, waiting: Waiting) -> None:
+        self._queue.setdefault(tp, deque()).append(waiting)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        """Sends until nothing waits. One request to a broker at a time, so that order and sequence hold."""
+        self._give_up_at = time.monotonic() + GIVE_UP_S
+        try:
+            while self._queue:
+                await self._before_sending()
+                by_node = await self._heads_by_leader()
+                await asyncio.gather(*(self._produce(node, chosen) for node, chosen in by_node.items()))
+        except asyncio.CancelledError:
+            raise
+        except (ForeclickError, KafkaError) as error:
+            self.lose(error)
+        except Exception as error:
+            log.exception("unexpected error of a producer", transactional_id=self.id)
+            self.lose(ProducerLostError(f"{self.id}: {error!r}"))
+
+    async def _before_sending(self) -> None:
+        """What the broker has to be told before the batches at the heads of the queues."""
+
+    def _may_send(self, tp: TopicPartition) -> bool:
+        """Whether the broker knows what it has to know before a batch of a partition."""
+        return True
+
+    async def _heads_by_leader(self) -> dict[int, dict[TopicPartition, Waiting]]:
+        """The first batch of each partition by the node that leads it, as many as a request takes."""
+        while True:
+            try:
+                by_node: dict[int, dict[TopicPartition, Waiting]] = {}
+                for tp, queue in self._queue.items():
+                    if not self._may_send(tp):
+                        continue  # it was queued while the broker was told of the others
+                    chosen = by_node.setdefault(self._cluster.leader(tp), {})
+                    if not chosen or sum(w.batch.size() for w in chosen.values()) < _REQUEST_BYTES:
+                        chosen[tp] = queue[0]
+                return by_node
+            except NotSentError as error:
+                await self._patience(self._give_up_at, str(error))
+                await self._cluster.refresh()
+
+    async def _produce(self, node: int, batches: dict[TopicPartition, Waiting]) -> None:
+        while batches:
+            for tp, waiting in batches.items():
+                if waiting.sealed is None:
+                    batch, sequence = waiting.batch, self._sequences.get(tp, 0)
+                    batch._set_producer_state(self._producer_id, self._epoch, sequence)
+                    waiting.sealed = batch._build()
+            refused: set[int] = set()
+            try:
+                answer = await self._cluster.ask(
+                    node, self._request({tp: w.sealed for tp, w in batches.items()})
+                )
+            except (NotSentError, UnansweredError) as error:
+                if isinstance(error, UnansweredError):
+                    self._unanswered(error)
+                await self._patience(self._give_up_at, str(error))
+                await self._cluster.refresh()
+                return  # the next round asks who leads, and sends them again
+            for topic, partitions, _ in answer.responses:
+                for partition, code, offset, *_ in partitions:
+                    tp = TopicPartition(topic, partition)
+                    if code in (0, _DUPLICATE_SEQUENCE):
+                        self._acknowledge(tp, batches.pop(tp), offset)
+                    elif code in _TOO_LARGE and (pieces := self._smaller(topic, batches[tp].batch)):
+                        self._replace(tp, batches.pop(tp), pieces)
+                    else:
+                        refused.add(code)
+                        _refuse(code, f"{topic}-{partition}")
+            if refused:
+                await self._patience(self._give_up_at, ", ".join(map(name_of, refused)))
+            if refused & _STALE_LEADER:
+                await self._cluster.refresh()
+                return
+
+    def _request(self, batches: dict[TopicPartition, Any]) -> Produce:
+        return Produce(False, None, PRODUCE_TIMEOUT_MS, batches)
+
+    def _unanswered(self, error: UnansweredError) -> None:
+        """Raises where a request that was not answered must not be sent again."""
+
+    def _replace(self, tp: TopicPartition, waiting: Waiting, pieces: list[Any]) -> None:
+        """Puts smaller batches in the place of one at the head of its queue, whose sequence number is free again."""
+        queue = self._queue.get(tp)
+        if not queue:
+            return  # the producer was lost meanwhile
+        queue.popleft()
+        new = [Waiting(piece, asyncio.get_running_loop().create_future()) for piece in pieces]
+
+        def all_are_written(whole: "asyncio.Future[list[Written]]") -> None:
+            if whole.exception() is not None:
+                _fail(waiting.written, self.lost or ProducerLostError(f"{self.id} is lost"))
+            elif not waiting.written.done():
+                waiting.written.set_result(whole.result()[0])
+
+        asyncio.gather(*(each.written for each in new)).add_done_callback(all_are_written)
+        queue.extendleft(reversed(new))
+
+    def _acknowledge(self, tp: TopicPartition, waiting: Waiting, offset: int) -> None:
+        self._give_up_at = time.monotonic() + GIVE_UP_S
+        count = waiting.batch.record_count()
+        self._sequences[tp] = (self._sequences.get(tp, 0) + count) & 0x7FFFFFFF
+        queue = self._queue.get(tp)
+        if queue:  # none if the producer was lost meanwhile
+            queue.popleft()
+            if not queue:
+                del self._queue[tp]
+        if not waiting.written.done():
+            waiting.written.set_result(Written(tp.partition, offset))
+
+    # --- requests
+
+    async def _ask(
+        self,
+        kind: CoordinationType,
+        key: str,
+        request: Callable[[], Any],
+        codes: Callable[[Any], Iterable[int]],
+    ) -> Any:
+        """The coordinator's answer without an error. Asks again only where the answer was "not now"."""
+        end = time.monotonic() + GIVE_UP_S
+        while True:
+            try:
+                node = await self._cluster.coordinator(kind, key)
+                answer = await self._cluster.ask(node, request(), of_coordinator=True)
+            except NotSentError as error:
+                self._cluster.forget_coordinator(kind, key)
+                await self._patience(end, str(error))
+                continue
+            wrong = set(codes(answer)) - {0}
+            if not wrong:
+                return answer
+            for code in wrong:
+                _refuse(code, key)
+            if wrong & _NO_COORDINATOR:
+                self._cluster.forget_coordinator(kind, key)
+            await self._patience(end, ", ".join(map(name_of, wrong)))
+
+    async def _patience(self, end: float, why: str) -> None:
+        if time.monotonic() > end:
+            raise ProducerLostError(f"the broker put {self.id} off for {GIVE_UP_S:g} s: {why}")
+        await asyncio.sleep(BACKOFF_S)
+
+
+def _fail(written: "asyncio.Future[Written]", error: Exception) -> None:
+    if not written.done():
+        written.set_exception(error)
+        written.exception()  # seen: whoever needs to know asks the producer
+
+
+def _refuse(code: int, about: str) -> None:
+    """Raises unless the answer means "not now": KafkaError where no other epoch would do better."""
+    if code in _NOT_THIS_EPOCH:
+        raise ProducerLostError(f"the broker refuses with {name_of(code)} ({about})")
+    if code not in _NOT_NOW:
+        raise for_code(code)(about)

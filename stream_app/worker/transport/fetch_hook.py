@@ -1,0 +1,193 @@
+"""The seam into aiokafka's fetcher: a consumer that hands out `RecordColumns` instead of records.
+
+aiokafka goes on doing all that makes a consumer (fetch sessions, positions, resets, pauses, rebalances). Only what it
+would unpack record by record is unpacked here at once, from the bytes of the fetch response. Unpacking happens when
+the records are asked for, in the consumer's own thread; where they expand to much, a piece at each call.
+"""
+
+import collections
+from functools import partial
+from typing import Any
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CorruptRecordException, KafkaError
+
+from stream_app.contract.events import BadRecord
+from stream_app.contract.record_columns import RecordColumns
+from stream_app.contract.records import Record
+from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, Aside
+from stream_app.kafka.record_batches.fetch_reader import LegacyFormatError, read
+from stream_app.kafka.record_batches.reader import records_of
+from stream_app.worker.transport.aiokafka_internals import (
+    READ_COMMITTED,
+    FetchRequest,
+    FetchResult,
+    PartitionRecords,
+    fetcher_of,
+)
+
+
+def deliver_columns(consumer: AIOKafkaConsumer) -> None:
+    """From now on `getmany` and `fetched_records` of this consumer return one `RecordColumns` for each partition.
+
+    The consumer has started, and no partition has been assigned to it yet. Limits on the number of records and
+    deserializers are not heeded. Raises IncompatibleAiokafka.
+    """
+    fetcher = fetcher_of(consumer)
+    # Compiles the kernels where that has not been done yet, before anything waits for a heartbeat.
+    list(read(b"", 0))
+    records_of(np.empty(0, np.uint8), 0, 0, 0)
+    fetcher._client = client = _Client(fetcher._client)
+    fetcher._records = _Records(client)
+
+
+class _Client:
+    """aiokafka's client, which also keeps the record batches of the last fetch response."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.raw: dict[TopicPartition, bytes] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        response = await self._client.send(node_id, request, **options)
+        if isinstance(request, FetchRequest):
+            # The fetcher takes them in the same step of the loop, so no other response comes between.
+            self.raw = {
+                TopicPartition(topic, partition): part[-1]
+                for topic, partitions in response.topics
+                for partition, *part in partitions
+            }
+        return response
+
+
+class _Records(collections.OrderedDict[TopicPartition, Any]):
+    """The fetcher's results by partition; gives those that come in the bytes they came from."""
+
+    def __init__(self, client: _Client) -> None:
+        super().__init__()
+        self._client = client
+
+    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
+        if type(result) is FetchResult:  # and no error
+            raw = self._client.raw.pop(tp)
+            result._partition_records = PartitionColumns(result._partition_records, raw)
+            result.getall = partial(_one_piece, result)
+        super().__setitem__(tp, result)
+
+
+def _one_piece(result: Any, max_records: int | None = None) -> list[RecordColumns]:
+    """In the place of `FetchResult.getall`, which takes all there is: one piece, and the rest at the next calls."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more():
+        return []
+    records: PartitionColumns = result._partition_records
+    piece = next(records, None)
+    result._update_position()
+    if records.done:
+        result._partition_records = None
+    return [] if piece is None else [piece]
+
+
+class PartitionColumns:
+    """In the place of `PartitionRecords`: an iterator of `RecordColumns`, mostly of one."""
+
+    def __init__(self, records: PartitionRecords, raw: bytes) -> None:
+        self._records = records
+        #: Where the next fetch goes on, or the next piece.
+        self.next_fetch_offset: int = records.next_fetch_offset
+        #: Whether nothing more comes.
+        self.done = False
+        self._pieces = read(
+            raw,
+            self.next_fetch_offset,
+            check_crcs=records._check_crcs,
+            committed=records._isolation_level == READ_COMMITTED,
+            aborted=records._aborted_transactions,
+        )
+
+    def __iter__(self) -> "PartitionColumns":
+        return self
+
+    def __next__(self) -> RecordColumns:
+        """The next piece, which may be empty; raises StopIteration where nothing of the fetch is left.
+
+        Batches before a damaged one are delivered. Raises what aiokafka would, CorruptRecordException, where the
+        first batch is damaged: the next fetch begins with it.
+        """
+        if self.done:
+            raise StopIteration
+        tp = self._records._tp
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self.done = True
+            raise
+        except LegacyFormatError:
+            self.done = True
+            return self._legacy()
+        except CorruptRecordException as error:
+            self.done = True
+            raise CorruptRecordException(f"{error.args[0]} - {tp}") from None
+        self.done = not piece.more
+        self.next_fetch_offset = piece.next
+        if self.done and not len(piece.spans) and not piece.aside:
+            raise StopIteration
+        aside = [letter for each in piece.aside for letter in letters(tp.topic, tp.partition, each)]
+        return RecordColumns(tp.topic, tp.partition, piece.data, piece.spans, aside)
+
+    def _legacy(self) -> RecordColumns:
+        """Message formats 0 and 1, which Kafka 4 has no more, by aiokafka's own reader; format 0 has no times: -1."""
+        try:
+            unpacked = [
+                Record(
+                    r.topic,
+                    r.partition,
+                    r.offset,
+                    -1 if r.timestamp is None else r.timestamp,
+                    r.key,
+                    r.value,
+                )
+                for r in self._records
+            ]
+        except KafkaError:
+            raise
+        except Exception as error:  # bytes that are no messages lead it anywhere
+            raise CorruptRecordException(f"Invalid record structure - {self._records._tp}") from error
+        self.next_fetch_offset = self._records.next_fetch_offset
+        if not unpacked:
+            raise StopIteration
+        return RecordColumns.of(unpacked)
+
+
+#: Largest piece of a stored batch that goes into one dead letter.
+LETTER_BYTES = 512 * 1024
+
+
+def letters(topic: str, partition: int, aside: Aside) -> list[BadRecord]:
+    """The dead letters of what was set aside: together they hold all its bytes, a long record's but its value.
+
+    Each stands at the last offset that it is for, so that a checkpoint never passes it before it is out.
+    """
+    if aside.sha256:
+        record = Record(topic, partition, aside.last, aside.timestamp, aside.key, aside.data)
+        expected = f"records of at most {LONGEST_RECORD} bytes in a compressed batch, got {aside.value_bytes}"
+        details = (
+            ("foreclick.value.length", str(aside.value_bytes)),
+            ("foreclick.value.sha256", aside.sha256),
+        )
+        return [BadRecord(record, "too_large", "", expected, details=details)]
+    count = -(-len(aside.data) // LETTER_BYTES)
+    found = []
+    for i in range(count):
+        part = aside.data[i * LETTER_BYTES : (i + 1) * LETTER_BYTES]
+        record = Record(topic, partition, aside.last, aside.timestamp, None, part)
+        expected = f"a record batch that Kafka's consumer reads as a whole: {aside.why}"
+        details = (
+            ("foreclick.offsets", f"{aside.first}-{aside.last}"),
+            ("foreclick.part", f"{i + 1}/{count}"),
+        )
+        found.append(BadRecord(record, "unreadable", "", expected, details=details))
+    return found

@@ -1,0 +1,169 @@
+"""Watches a worker's membership of its group.
+
+aiokafka joins a group in a task that nobody awaits. Where the broker refuses, it keeps the error until a reader asks
+for it, which Faust's way of reading never does, and does nothing more until then; what it does not expect ends the
+task. So somebody has to look: this does, tries again where that may help, and else says why.
+
+It also stands between aiokafka's coordinator and the broker:
+- a member with a fixed name sends it with its heartbeats, so that it learns that another one has taken its place
+  rather than taking it back;
+- what other members say of themselves is read with care, so that none of them can end the member that leads.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
+
+from stream_app.ops.logging import get_logger
+from stream_app.worker.transport.aiokafka_internals import Coordination, coordination_of
+from stream_app.worker.transport.group_refusals import (
+    REBALANCING,
+    UNKNOWN_MEMBER,
+    GroupRefusal,
+    Patience,
+    Who,
+    meaning,
+)
+from stream_app.worker.transport.group_requests import StaticHeartbeat
+
+log = get_logger(__name__)
+
+#: Seconds between two looks.
+LOOK_EVERY_S = 0.2
+#: Looks from one question for topics that the broker did not know to the next.
+LOOKS_AT_TOPICS = 5
+#: Kafka's codes that are the ordinary life of a group: aiokafka deals with them.
+_ORDINARY = frozenset({0, 14, 15, 16, 22, UNKNOWN_MEMBER, REBALANCING, 79})
+
+
+class GroupWatch:
+    """Watches one consumer, in the thread and on the loop of that consumer."""
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        *,
+        trouble: Callable[[str | None], None],
+        ended: Callable[[GroupRefusal], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`trouble` is told of each refusal, and None once the group takes this worker; `ended` of the last one.
+
+        The consumer has started and is in no group yet. Raises IncompatibleAiokafka.
+        """
+        self._group: Coordination = coordination_of(consumer)
+        self._who = Who(self._group.name, self._group.instance or "", self._group.session_ms)
+        self._trouble, self._ended, self._now = trouble, ended, clock
+        self._patience = Patience()
+        self._code: int | None = None  # of the last refusal
+        self._said = ""  # what was logged last
+        self._send = self._group.put_between(self._ask)
+
+    async def run(self) -> None:
+        """Looks until the membership has ended for good, or it is cancelled."""
+        for look in itertools.count(1):
+            await asyncio.sleep(LOOK_EVERY_S)
+            error = self._group.failure()
+            if error is None:
+                if look % LOOKS_AT_TOPICS == 0:
+                    self._group.ask_for_unknown_topics()
+                continue
+            found = meaning(self._code_of(error), self._who, _words(error))
+            pause = self._patience.next_pause(self._now()) if found.passes else None
+            if pause is None:
+                self._ended(GroupRefusal(found.sentence))
+                return
+            self._trouble(found.sentence)
+            if found.sentence != self._said:
+                log.warning("the group refuses this worker: it is tried again", why=found.sentence)
+                self._said = found.sentence
+            await asyncio.sleep(pause)
+            self._code = None
+            self._group.go_on()
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the coordination stands still: readers get its error, which is not theirs."""
+        return self._group.failure() is not None
+
+    def _code_of(self, error: BaseException) -> int | None:
+        code = getattr(error, "errno", None)  # -1: unknown, 0: a KafkaError that is no answer of a broker
+        return code if isinstance(code, int) and code > 0 else self._code
+
+    # --- between aiokafka and the broker
+
+    async def _ask(self, request: Any) -> Any:
+        if isinstance(request, HeartbeatRequest) and self._who.instance:
+            request = StaticHeartbeat(self._who.group, *self._group.membership, self._who.instance)
+        answer = await self._send(request)
+        if isinstance(request, OffsetCommitRequest):
+            if self._who.instance:
+                _join_under_the_same_id(answer)
+            return answer
+        code = getattr(answer, "error_code", 0)
+        if code not in _ORDINARY:
+            self._code = code
+        if isinstance(request, JoinGroupRequest) and not code:
+            answer.members = [(*rest, readable(said, self._group.topics)) for *rest, said in answer.members]
+        if isinstance(request, SyncGroupRequest) and not code:
+            self._patience.renew()
+            self._said = ""
+            self._trouble(None)
+        return answer
+
+
+def watch_group(app: faust.App, loop: asyncio.AbstractEventLoop, consumer: AIOKafkaConsumer) -> GroupWatch:
+    """The watch of a worker's consumer: trouble shows in the worker's health, the end stops its app, on `loop`."""
+    health = getattr(app, "health", None)  # an app of another kind has none
+
+    def trouble(why: str | None) -> None:
+        if health is not None:
+            health.set_group_trouble(why)
+
+    def ended(error: GroupRefusal) -> None:
+        if health is not None:
+            health.end_group(str(error))
+        asyncio.run_coroutine_threadsafe(app.crash(error), loop)
+
+    return GroupWatch(consumer, trouble=trouble, ended=ended)
+
+
+def readable(said: Any, topics: Iterable[str]) -> bytes:
+    """What a member said when it joined, as far as the leader can use it: of other topics, or of none, nothing.
+
+    A member may be any client that has the right to join, and its bytes are its own.
+    """
+    try:
+        metadata = ConsumerProtocolMemberMetadata.decode(said or b"")
+        version, wanted, user_data = metadata.version, metadata.subscription, metadata.user_data
+    # From bytes that are none of its own the reader gets into all of these.
+    except (ValueError, TypeError, LookupError, OverflowError, MemoryError):
+        version, wanted, user_data = 0, None, None
+    ours = set(topics)
+    kept = sorted({topic for topic in wanted or () if topic in ours})
+    return ConsumerProtocolMemberMetadata(version, kept, user_data or b"").encode()
+
+
+def _join_under_the_same_id(answer: Any) -> None:
+    """A commit that an unknown member sent makes a member with a fixed name join again, but not as a new one.
+
+    aiokafka's commits do not carry the fixed name, so the broker cannot say that another one has taken it. As a new
+    member this one would take the name back. With its present id the broker says at the join what has happened.
+    """
+    answer.topics = [
+        (topic, [(p, REBALANCING if code == UNKNOWN_MEMBER else code) for p, code in partitions])
+        for topic, partitions in answer.topics
+    ]
+
+
+def _words(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,148 @@
+"""The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches.
+
+A batch never has more bytes than its topic takes; see `room`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import aiokafka
+import numpy as np
+import numpy.typing as npt
+from aiokafka import TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.transport.drivers import aiokafka as driver
+
+from stream_app.kafka.record_batches.builder import ClosedBatch, build
+from stream_app.kafka.record_batches.size_limits import BATCH_BYTES, Room
+from stream_app.worker.transport.aiokafka_internals import batching_of, builder_of, queue_batch
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+class Built(NamedTuple):
+    """A closed record batch."""
+
+    batch: BatchBuilder | ClosedBatch
+    size: int  #: records in it
+
+
+class BatchProducer(driver.Producer):
+    """Faust's producer with `acks=all`, idempotence and a batch interface."""
+
+    mundane_level = "debug"  # of "Starting..." and "Stopping..."
+
+    def _settings_default(self) -> Mapping[str, Any]:
+        return {
+            **super()._settings_default(),
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 0,
+            "max_batch_size": BATCH_BYTES,
+            "max_request_size": MAX_REQUEST_BYTES,
+        }
+
+    async def on_start(self) -> None:
+        """Connects, and learns who leads the topics that are to be written.
+
+        aiokafka asks for that when it first writes to a topic, which would stop the worker in mid-stream where no
+        broker answers just then.
+        """
+        await super().on_start()
+        partitions_for = self._ensure_producer().partitions_for
+        await asyncio.gather(*map(partitions_for, getattr(self.app, "output_topics", ())))
+
+    @property
+    def room(self) -> Room:
+        """What the topics take."""
+        room: Room = getattr(self.app, "room", None) or _ANY_ROOM
+        return room
+
+    def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
+        """Record batches of messages (key, value, headers) for a topic, in order: for the few that have headers.
+
+        May be called in any thread.
+        """
+        new_batch = builder_of(self._ensure_producer(), self.room.batch(topic))
+        return messages_built(new_batch, [self.room.fitted(topic, each) for each in messages])
+
+    def build_columns(
+        self,
+        keys: npt.NDArray[np.uint8],
+        key_at: npt.NDArray[np.int64],
+        key_bytes: npt.NDArray[np.int32],
+        values: npt.NDArray[np.uint8],
+        value_at: npt.NDArray[np.int64],
+        value_bytes: npt.NDArray[np.int32],
+        *,
+        topic: str = "",
+    ) -> list[Built]:
+        """Record batches of n records without headers for a topic, in order, of `BATCH_BYTES` at most.
+
+        Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1, and
+        likewise its value; the time of all is now. A record larger than `BATCH_BYTES` gets a batch of its own.
+        May be called in any thread. Raises ValueError where a record lies outside its array.
+        """
+        compression, transactional = batching_of(self._ensure_producer())
+        columns = (keys, key_at, key_bytes, values, value_at, value_bytes)
+        return columns_built(
+            *self.room.fitted_columns(topic, columns),
+            compression=compression, transactional=transactional, limit=self.room.batch(topic),
+        )  # fmt: skip
+
+    async def send_built(
+        self, topic: str, partition: int, batches: Sequence[Built]
+    ) -> list["asyncio.Future[Any]"]:
+        """Queue record batches for one partition, in order; a future of each one's acknowledgement.
+
+        The future's result names the offset of the batch's first record. What the broker refuses as too large is
+        sent again in smaller batches, with records cut where they have to be.
+        """
+        producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
+        await producer.partitions_for(topic)  # known already, unless the topic was made anew
+        tp = TopicPartition(topic, partition)
+
+        def smaller(batch: Any) -> list[Any]:
+            return [built.batch for built in self.build(self.room.refused(topic, batch), topic)]
+
+        return [queue_batch(producer, tp, built.batch, smaller) for built in batches]
+
+
+#: For a producer whose app does not say what its topics take.
+_ANY_ROOM = Room()
+
+
+def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Message]) -> list[Built]:
+    """Record batches of messages, in order, each begun by `new_batch`."""
+    built = []
+    i = 0
+    while i < len(messages):
+        batch = new_batch()
+        first = i
+        append = batch.append
+        while i < len(messages):
+            key, value, headers = messages[i]
+            if append(key=key, value=value, timestamp=None, headers=headers) is None:
+                break
+            i += 1
+        batch.close()
+        built.append(Built(batch, i - first))
+    return built
+
+
+def columns_built(
+    *columns: Any, compression: int, transactional: bool, limit: int = BATCH_BYTES
+) -> list[Built]:
+    """Record batches of `MessageColumns.arrays()`, with the time of now."""
+    batches = build(
+        *columns,
+        timestamp=int(time.time() * 1000),
+        limit=limit,
+        compression=compression,
+        transactional=transactional,
+    )
+    return [Built(batch, batch.record_count()) for batch in batches]

@@ -1,0 +1,103 @@
+"""Loads the worker's model, and while there is trouble with it looks whether the folder holds another one."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import torch
+
+from model.artifact.model_folder import Wanted
+from model.serving.runtime import ModelError, Runtime, label_of
+from stream_app.ops.logging import get_logger
+from stream_app.ops.metrics import Metrics
+from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.offline.drive import warm_up
+from stream_app.settings import Settings
+from stream_app.worker.telemetry import tell_older_model
+
+log = get_logger(__name__)
+
+
+class HorizonError(ModelError):
+    """The settings want another horizon than the model has: wrong settings, no trouble of the model."""
+
+
+def load_model(settings: Settings) -> Runtime:
+    """The settings' model. Raises ModelError where the folder is missing, damaged, or not what the settings want."""
+    assert settings.model is not None
+    # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
+    # each operation waits for it (measured: 9 us an event with one thread, 240 with two beside a broker).
+    torch.set_num_threads(1)
+    runtime = Runtime.load(
+        settings.model,
+        settings.device,
+        model_key=settings.model_key,
+        wanted=Wanted(settings.model_name, settings.model_not_before_ms),
+    )
+    if settings.horizon_ms is not None and settings.horizon_ms != runtime.horizon_ms:
+        raise HorizonError(
+            f"horizon_ms is {settings.horizon_ms}, and the model at {settings.model} was trained to look "
+            f"{runtime.horizon_ms} ms ahead: leave FORECLICK_HORIZON_MS out, or train a model for it."
+        )
+    return runtime
+
+
+def try_model(settings: Settings) -> tuple[Runtime | None, str]:
+    """The settings' model, warm; or None and why it cannot be used. Raises HorizonError."""
+    try:
+        runtime = load_model(settings)
+        runtime.probe()
+        warm_up(settings, runtime)
+    except HorizonError:
+        raise
+    except ModelError as error:
+        return None, str(error)
+    except Exception as error:  # whatever a broken model or a full device makes torch say
+        log.error("the model cannot be used", exc_info=error)
+        said = str(error).strip().splitlines()
+        return None, f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    return runtime, ""
+
+
+def show_model(metrics: Metrics, runtime: Runtime) -> None:
+    """Names the model in the metrics."""
+    name, _, version = runtime.label.partition("@")
+    metrics.set_model(name, version, str(runtime.device), runtime.created_ms)
+    if runtime.created_ms:
+        made = datetime.fromtimestamp(runtime.created_ms / 1000, UTC).isoformat(timespec="seconds")
+        log.info("the model was made", model=runtime.label, at=made)
+
+
+async def watch_model(settings: Settings, engine: Engine, metrics: Metrics) -> None:
+    """While there is trouble, offers the engine what the folder holds if it is another model. Never ends."""
+    assert settings.model is not None
+    wait_s, shown = FIRST_WAIT_S, engine.label
+    while True:
+        await asyncio.sleep(wait_s)
+        if engine.trouble is None:
+            wait_s = FIRST_WAIT_S
+            if engine.runtime is not None and engine.label != shown:
+                show_model(metrics, engine.runtime)
+                tell_older_model(engine, engine.partitions)
+                shown = engine.label
+            continue
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        if engine.runtime is not None and not _another(settings, engine.label):
+            continue  # the engine tries its own model again by itself
+        try:
+            runtime, why = await asyncio.to_thread(try_model, settings)
+        except HorizonError as error:
+            runtime, why = None, str(error)
+        if runtime is not None:
+            engine.offer(runtime)
+            wait_s = FIRST_WAIT_S
+        elif engine.runtime is None:
+            engine.survive_trouble(why)
+
+
+def _another(settings: Settings, label: str) -> bool:
+    assert settings.model is not None
+    try:
+        return label_of(settings.model) != label
+    except ModelError:
+        return False
