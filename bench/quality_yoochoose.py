@@ -30,7 +30,7 @@ from model.training import fit_calibration as calibrate
 from model.training.settings import TrainSettings
 from model.training.train import Progress, train
 from stream_app.recordings.importers import import_files
-from stream_app.recordings.offline.drive import interactions
+from stream_app.recordings.offline.training_table import interactions
 from stream_app.settings import load_settings
 
 FLOOR = {"recall@20": 0.655, "mrr@20": 0.36}

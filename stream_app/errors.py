@@ -15,19 +15,3 @@ class SettingsError(ForeclickError):
         count = len(self.problems)
         head = "1 setting is wrong" if count == 1 else f"{count} settings are wrong"
         super().__init__("\n".join((f"{head}:", *(f"  - {problem}" for problem in self.problems))))
-
-
-class BrokerUnreachable(ForeclickError):  # noqa: N818 - reads as what happened
-    """No broker of the list answered within the wait."""
-
-
-class TopicError(ForeclickError):
-    """A topic is missing, or is not shaped as the worker needs it."""
-
-
-class RecordingError(ForeclickError):
-    """A recorded stream cannot be read or written."""
-
-
-class StateError(ForeclickError):
-    """The state of the users cannot be kept or restored."""

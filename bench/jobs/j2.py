@@ -17,8 +17,8 @@ from model.serving.runtime import ModelError, Runtime
 from stream_app.lab.broker.installation import cache_dir
 from stream_app.processing.model_host import names_of
 from stream_app.processing.shop_processor import Engine
-from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import Settings
+from stream_app.worker.warm_up import warm_up
 
 ITEMS = 40_000
 

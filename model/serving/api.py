@@ -2,14 +2,17 @@
 
 from model.artifact.errors import NOT_FINITE, ModelError
 from model.artifact.model_folder import Wanted
-from model.data.interactions import WINDOW_FEATURES
+from model.data.window_features import AMOUNT_WINDOW, LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 from model.serving.hidden_states import Slab
 from model.serving.runtime import RECENT, Runtime, StepResult, choose_device, finite, label_of
 from model.serving.step_types import StepBatch
 
 __all__ = [
+    "AMOUNT_WINDOW",
+    "LAST_EVENTS",
     "NOT_FINITE",
     "RECENT",
+    "WINDOWS",
     "WINDOW_FEATURES",
     "ModelError",
     "Runtime",

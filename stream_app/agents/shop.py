@@ -6,7 +6,7 @@ import faust
 from faust.types import EventT, StreamT
 from yarl import URL
 
-from model.serving.runtime import Runtime
+from model.serving.api import Runtime
 from stream_app.kafka.record_batches.size_limits import Room
 from stream_app.kafka.record_batches.truncation import cut_dead_letter, cut_prediction
 from stream_app.kafka.security import faust_credentials

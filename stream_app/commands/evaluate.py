@@ -17,9 +17,8 @@ from stream_app.settings import Settings
 from stream_app.settings.command_options import with_settings
 
 if TYPE_CHECKING:
-    from model.data.interactions import Interactions
-    from model.data.provenance import Provenance
-    from model.serving.runtime import Runtime
+    from model.serving.api import Runtime
+    from model.training.api import Interactions, Provenance
 
 
 class EvaluateError(ForeclickError):
@@ -50,10 +49,10 @@ def evaluate(
     Judged are the events after the time that the model learned from. Where the recording has none, the table that
     training stored is shown, of the events that were held out then.
     """
-    from model.data.provenance import provenance_of
-    from model.evaluation.evaluate import evaluate as judge
-    from model.serving.runtime import Runtime
-    from model.training.threads import threads as on_threads
+    from model.serving.api import Runtime
+    from model.training.api import evaluate as judge
+    from model.training.api import provenance_of
+    from model.training.api import threads as on_threads
 
     if since is not None:
         times.check(since, "--since")

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:
-    from model.training.train import Progress as At
-    from stream_app.recordings.offline.drive import Recorded
+    from model.training.api import Progress as At
+    from stream_app.recordings.offline.training_table import Recorded
 
 #: Seconds of training before the time that is left is worth saying.
 _TOO_EARLY_S = 2.0
@@ -143,7 +143,7 @@ def reader(shown: Progress, task: TaskID, stopper: Stopper, refit: bool) -> Call
 
 def tabulated(recording: Path, settings: Settings, shown: Progress) -> "Recorded":
     """The training table of a recording, with a line of the bar."""
-    from stream_app.recordings.offline.drive import tabulate
+    from stream_app.recordings.offline.training_table import tabulate
 
     task = begin(shown, "reading")
     return tabulate(recording, settings, lambda n, of: shown.update(task, completed=n, total=of))

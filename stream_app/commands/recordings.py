@@ -19,13 +19,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stream_app.contract import times
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.errors import ForeclickError, RecordingError
+from stream_app.errors import ForeclickError
 from stream_app.kafka.security import security_options
 from stream_app.lab.generator import GeneratorSettings, write
 from stream_app.lab.generator.settings import GeneratorError
 from stream_app.lab.generator.stream import labels_beside
 from stream_app.recordings.capture import CaptureStats
 from stream_app.recordings.capture import record as record_topics
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.importers import import_files
 from stream_app.recordings.importers.lines import Source
 from stream_app.recordings.output_paths import check_inputs, check_recording

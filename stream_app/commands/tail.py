@@ -19,7 +19,8 @@ from rich.text import Text
 from stream_app.commands.printable import duration, printable, printable_json
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.contract.times import shown
-from stream_app.errors import ForeclickError, TopicError
+from stream_app.errors import ForeclickError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.security import explain, identity, kafka_options, require_rights
 from stream_app.kafka.security.rights import Operation
 from stream_app.kafka.waiting import waiting_for

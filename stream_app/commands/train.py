@@ -24,7 +24,7 @@ from stream_app.settings import HORIZON_MS, Settings, fields
 from stream_app.settings.command_options import with_settings
 
 if TYPE_CHECKING:
-    from model.data.provenance import Part, Provenance
+    from model.training.api import Part, Provenance
 
 #: Settings that the features depend on.
 FEATURES = ("lateness_ms", "max_future_ms", "user_ttl_ms")
@@ -72,12 +72,10 @@ def train(
     The latest part of the events is held out to choose the number of epochs, to calibrate and for the table at the
     end; then the model is trained again on all events. Ctrl-C and SIGTERM keep the best model so far.
     """
-    from model.data.provenance import provenance_of
-    from model.serving.runtime import choose_device
-    from model.training.export import check_target, export_or_keep
-    from model.training.threads import threads as on_threads
-    from model.training.train import Stopped
-    from model.training.train import train as fit
+    from model.serving.api import choose_device
+    from model.training.api import Stopped, check_target, export_or_keep, provenance_of
+    from model.training.api import threads as on_threads
+    from model.training.api import train as fit
 
     # Hours before it is needed, and before a bar is shown.
     check_target(out, sign_key)

@@ -17,14 +17,14 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from model.serving.runtime import choose_device
+from model.serving.api import choose_device
 from stream_app.agents.shop import create_app
 from stream_app.errors import ForeclickError
 from stream_app.kafka.topics import MESSAGE_BYTES, batch_limits, has_begun, input_partitions, require_topics
 from stream_app.ops.logging import get_logger, setup_logging
-from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import Settings
 from stream_app.settings.command_options import with_settings
+from stream_app.worker.warm_up import warm_up
 from stream_app.worker.watches.model_watch import show_model, try_model, watch_model
 from stream_app.worker.watches.size_watch import RoomWatch
 from stream_app.worker.watches.topic_watch import TopicWatch, input_ids, look

@@ -6,7 +6,7 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError
 
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.security import explain, require_rights
 from stream_app.kafka.security.rights import Operation
 from stream_app.kafka.topic_problems import missing

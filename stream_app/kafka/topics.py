@@ -17,7 +17,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.security import explain, identity, kafka_options, require_rights
 from stream_app.kafka.security.refusals import refusal
 from stream_app.kafka.security.rights import Needs, Operation

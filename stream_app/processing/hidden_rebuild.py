@@ -3,8 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.data.interactions import WINDOW_FEATURES
-from model.serving.runtime import Runtime, Slab, StepBatch
+from model.serving.api import WINDOW_FEATURES, Runtime, Slab, StepBatch
 from stream_app.state.row_layout import RECENT
 from stream_app.state.users import ItemIndex, Users
 

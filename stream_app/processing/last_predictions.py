@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.runtime import Runtime, StepResult
+from model.serving.api import Runtime, StepResult
 from stream_app.contract.outputs import ItemScore, NextEvent
 from stream_app.processing.prediction_encoder import rounded, scored
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.step_types import StepBatch
+from model.serving.api import StepBatch
 from stream_app.contract.event_columns import Events
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import NO_HEADERS, Message

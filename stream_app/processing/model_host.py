@@ -6,7 +6,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.runtime import NOT_FINITE, ModelError, Runtime, Slab, StepBatch, StepResult, finite
+from model.serving.api import NOT_FINITE, ModelError, Runtime, Slab, StepBatch, StepResult, finite
 from stream_app.contract.event_columns import Events
 from stream_app.decoding.name_table import Names, stable_hash
 from stream_app.processing.hidden_rebuild import last_events

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.runtime import Runtime, StepResult
+from model.serving.api import Runtime, StepResult
 from stream_app.contract.event_columns import Events, text_bytes
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import ItemScore, NextEvent, Prediction, encoder, output_id

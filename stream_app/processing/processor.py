@@ -19,9 +19,9 @@ from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import dead_letter
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.errors import StateError
 from stream_app.processing.micro_batch import Checkpoint, Outputs, StepOutput
 from stream_app.settings import Settings
+from stream_app.state.errors import StateError
 from stream_app.state.merge import Merge
 from stream_app.state.plausibility import Damaged, refusal, wrong_meta
 from stream_app.state.row_layout import FORMAT

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from model.data.interactions import WINDOW_FEATURES
+from model.serving.api import WINDOW_FEATURES
 from stream_app.contract.outputs import FlagKind, Reason
 from stream_app.settings.rules import Rules
 from stream_app.state.row_layout import REASON_CODES

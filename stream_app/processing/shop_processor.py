@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.data.interactions import WINDOW_FEATURES
-from model.serving.runtime import Runtime, StepResult
+from model.serving.api import WINDOW_FEATURES, Runtime, StepResult
 from stream_app.contract.event_columns import Events
 from stream_app.contract.outputs import NO_HEADERS, Flag, Prediction, encoder
 from stream_app.decoding.decoder import Decoder

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.contract.times import span
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.partition_counts import partition_counts, require_all
 from stream_app.kafka.security import PLAIN, explain
 from stream_app.kafka.security.rights import Operation

@@ -2,7 +2,27 @@
 
 from pathlib import Path
 
-from stream_app.errors import RecordingError
+from stream_app.errors import ForeclickError
+
+
+class RecordingError(ForeclickError):
+    """A recorded stream cannot be read or written."""
+
+
+class PaceError(ForeclickError):
+    """The pace that was asked for cannot be."""
+
+
+class TargetError(ForeclickError):
+    """The output's path holds something that must stay."""
+
+
+class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
+    """The files cannot be read, or are not of the format that was named."""
+
+
+class ReplayError(ForeclickError):
+    """A recording that the processor cannot be fed from."""
 
 
 class NotARecordingError(RecordingError):

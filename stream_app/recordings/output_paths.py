@@ -4,12 +4,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from stream_app.errors import ForeclickError, RecordingError
+from stream_app.recordings.errors import RecordingError, TargetError
 from stream_app.recordings.recording import RecordingReader
-
-
-class TargetError(ForeclickError):
-    """The output's path holds something that must stay."""
 
 
 def check_recording(

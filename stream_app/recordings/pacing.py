@@ -2,14 +2,10 @@
 
 from collections.abc import Callable
 
-from stream_app.errors import ForeclickError
+from stream_app.recordings.errors import PaceError
 
 #: Seconds since the start of the replay at which a record is due, by its number and its timestamp (Unix ms).
 Due = Callable[[int, int], float]
-
-
-class PaceError(ForeclickError):
-    """The pace that was asked for cannot be."""
 
 
 def due_times(speed: float | None, rate: float | None) -> Due:

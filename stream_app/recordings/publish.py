@@ -16,10 +16,11 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.received import with_received
 from stream_app.contract.records import Record
-from stream_app.errors import RecordingError, TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.partition_counts import partition_counts, require, require_alike
 from stream_app.kafka.security import PLAIN, explain
 from stream_app.kafka.security.rights import Operation
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.pacing import due_times
 from stream_app.recordings.recording import RecordingReader
 from stream_app.recordings.replay_targets import Targets

@@ -14,12 +14,12 @@ import xxhash
 import zstandard
 
 from stream_app.contract.records import Record
-from stream_app.errors import RecordingError
 from stream_app.recordings import file_format as layout
 from stream_app.recordings.errors import (
     BrokenRecordingError,
     DamagedRecording,
     NotARecordingError,
+    RecordingError,
     TruncatedRecording,
 )
 

@@ -7,7 +7,8 @@ its records go: not into the changelog, for one.
 from collections.abc import Iterable, Iterator, Sequence
 
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.errors import RecordingError, TopicError
+from stream_app.kafka.errors import TopicError
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingReader
 
 

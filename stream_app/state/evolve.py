@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.errors import StateError
+from stream_app.state.errors import StateError
 from stream_app.state.layout import Axis, Description, Field, Layout, Migration
 
 _Axes = tuple[Axis, ...]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream_app.errors import StateError
+from stream_app.state.errors import StateError
 
 #: First byte of the key of a record that describes a layout; the description follows. No user_id begins with it,
 #: since it is no UTF-8. The value is empty, which no version before format 3 takes for a row.

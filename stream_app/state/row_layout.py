@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 
-from model.data import interactions
+from model.serving import api as model
 from stream_app.contract.outputs import ReasonCode
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.state.evolve import ring
@@ -20,16 +20,16 @@ FORMAT = 3
 FORMATS_READ = (2, 3)
 
 #: Sliding windows: (name, length in ms, buckets).
-WINDOWS = interactions.WINDOWS
+WINDOWS = model.WINDOWS
 BUCKETS = sum(n for *_, n in WINDOWS)
 WIDTH_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
 START = np.array(
     [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
 )  # first bucket of each window, then the end
-AMOUNT_WINDOW = interactions.AMOUNT_WINDOW
+AMOUNT_WINDOW = model.AMOUNT_WINDOW
 
 #: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
-RECENT = interactions.LAST_EVENTS
+RECENT = model.LAST_EVENTS
 #: Last amounts kept of a user, for what the user usually spends.
 AMOUNTS = 8
 #: Distinct items handed to the model as seeds of candidates, newest first.

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.errors import StateError
 from stream_app.kernels.memory import contiguous
+from stream_app.state.errors import StateError
 from stream_app.state.evolve import convert
 from stream_app.state.layout import LAYOUT_KEY, Description, Layout, decode
 from stream_app.state.plausibility import WRONG, Damaged, ascii_only

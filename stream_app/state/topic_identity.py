@@ -7,7 +7,7 @@ of: another topic of the same name has other records at the same offsets.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 
 #: For how long a log must end before the state's position until it counts, in seconds: a new leader may for a moment
 #: not know how far the records are replicated. Longer than `TopicWatch` needs, which knows more.

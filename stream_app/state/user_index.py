@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.errors import StateError
 from stream_app.kernels.hashing import Key, random_key, siphash13
 from stream_app.kernels.memory import contiguous, copy_bytes, jit, pointer_to, same_bytes
+from stream_app.state.errors import StateError
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)

@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.hidden_states import Slab
+from model.serving.api import Slab
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import EVENT_TYPES
-from stream_app.errors import StateError
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
+from stream_app.state.errors import StateError
 from stream_app.state.layout import DescriptionError, Layout
 from stream_app.state.plausibility import Damaged, beyond, refusal, wrong_rows
 from stream_app.state.row_codec import gather, pack, told_apart

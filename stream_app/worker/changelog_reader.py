@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.errors import ForeclickError
+from stream_app.worker.errors import RecoveryError
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
 from stream_app.worker.transport.fetch_hook import deliver_columns
 
@@ -24,10 +24,6 @@ _POLL_MS = 500
 #: How long the broker holds a fetch that finds nothing: at the end of one reading there is one, and the next reading
 #: waits behind it, on the same connection.
 _FETCH_WAIT_MS = 50
-
-
-class RecoveryError(ForeclickError):
-    """The changelog could not be read to its end."""
 
 
 def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import faust
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from stream_app.errors import ForeclickError
 from stream_app.ops.health import Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.micro_batch import Checkpoint
 from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
-from stream_app.worker.transactions.fenced_producer import ProducerLostError
+from stream_app.worker.errors import FencedError, ProducerLostError
 from stream_app.worker.transactions.partition_producers import Lanes
 from stream_app.worker.transactions.transactional_producer import Member
 from stream_app.worker.transport.consumer import BatchConsumer
@@ -31,10 +30,6 @@ EXPIRE_EVERY_S = 30.0
 
 #: A partition's part of a checkpoint, and its state records as they are written.
 Part = tuple[Checkpoint, list[Built]]
-
-
-class FencedError(ForeclickError):
-    """This worker may own its partitions no longer, so it must not write."""
 
 
 class Checkpoints:

@@ -14,18 +14,18 @@ from typing import Any
 import faust
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.errors import StateError
 from stream_app.kafka.security import kafka_options
 from stream_app.ops.health import Health
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
+from stream_app.state.errors import StateError
 from stream_app.state.plausibility import Damaged, refusal
 from stream_app.worker.changelog_reader import ChangelogReader
+from stream_app.worker.errors import ProducerLostError
 from stream_app.worker.standby import Standby
 from stream_app.worker.telemetry import tell_older_model
-from stream_app.worker.transactions.fenced_producer import ProducerLostError
 from stream_app.worker.transactions.partition_producers import Lanes
 from stream_app.worker.transport.consumer import BatchConsumer
 

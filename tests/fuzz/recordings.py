@@ -13,8 +13,8 @@ import xxhash
 import zstandard
 
 from stream_app.contract.records import Record
-from stream_app.errors import RecordingError
 from stream_app.recordings import file_format as layout
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingReader
 from tests.fuzz.mutate import mutate
 

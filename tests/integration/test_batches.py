@@ -13,7 +13,7 @@ from faust.types import TP
 
 from stream_app.kafka.record_batches.builder import build
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.worker.transport.aiokafka_internals import IncompatibleAiokafka
+from stream_app.worker.errors import IncompatibleAiokafka
 from stream_app.worker.transport.fetch_hook import deliver_columns
 from tests.integration.harness import read_all
 from tests.integration.member import Join, end_offset, in_order, make, send, until

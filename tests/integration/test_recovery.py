@@ -11,7 +11,8 @@ from confluent_kafka import Producer
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker import changelog_reader as recovery
-from stream_app.worker.changelog_reader import ChangelogReader, RecoveryError
+from stream_app.worker.changelog_reader import ChangelogReader
+from stream_app.worker.errors import RecoveryError
 from tests.integration.member import make, send
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]

@@ -8,7 +8,8 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from stream_app.lab.broker import EmbeddedKafka, Listener
 from stream_app.lab.broker.ports import free_port
-from stream_app.worker.transactions.fenced_producer import FencedProducer, ProducerLostError
+from stream_app.worker.errors import ProducerLostError
+from stream_app.worker.transactions.fenced_producer import FencedProducer
 from stream_app.worker.transactions.partition_producers import FENCE_KEY
 from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
 from tests.faults.steps import END_TXN, PRODUCE

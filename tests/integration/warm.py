@@ -6,8 +6,8 @@ import importlib
 import io
 
 from stream_app.cli import main
-from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import load_settings
+from stream_app.worker.warm_up import warm_up
 
 #: What only a worker that starts would load.
 for name in (

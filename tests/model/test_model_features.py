@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data import features, vocabulary
-from model.data.interactions import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 from model.data.vocabulary import Index
+from model.data.window_features import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 from tests.model.tiny import tiny_interactions
 
 

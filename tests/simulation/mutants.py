@@ -9,9 +9,9 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from faust.types import TP
 
 from stream_app.worker.checkpoints import Checkpoints
+from stream_app.worker.errors import UnansweredError
 from stream_app.worker.pipeline import Pipeline
 from stream_app.worker.transactions import fenced_producer as fenced
-from stream_app.worker.transactions.cluster import UnansweredError
 from stream_app.worker.transactions.transactional_producer import TransactionalProducer
 
 

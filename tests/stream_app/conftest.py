@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.data.interactions import Interactions
-from stream_app.recordings.offline.drive import interactions
+from stream_app.recordings.offline.training_table import interactions
 from stream_app.settings import Settings
 from tests.stream_app.command_line import FAST, SMALL, run
 

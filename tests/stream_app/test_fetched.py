@@ -9,7 +9,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from hypothesis import given, settings
 
 from stream_app.kafka.record_batches import reader as wire
-from stream_app.worker.transport.aiokafka_internals import IncompatibleAiokafka
+from stream_app.worker.errors import IncompatibleAiokafka
 from stream_app.worker.transport.fetch_hook import PartitionColumns, deliver_columns
 from tests.stream_app.batches import T0, Log, Part, batch, logs, reference, seal, seen
 

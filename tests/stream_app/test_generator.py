@@ -16,10 +16,10 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import Names
-from stream_app.errors import RecordingError
 from stream_app.lab.generator import GeneratorSettings, Label, generate, read_labels, write
 from stream_app.lab.generator.settings import GeneratorError
 from stream_app.lab.generator.trouble import FAULTS
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingReader
 
 SMALL = GeneratorSettings(events=40_000, users=2_000, items=1_000, categories=40)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from stream_app.errors import StateError
 from stream_app.state import user_index as index_module
+from stream_app.state.errors import StateError
 from stream_app.state.row_codec import gather, numbers, pack, unpack
 from stream_app.state.user_index import UserIndex, packed_keys
 from tests.stream_app.crafted import colliding

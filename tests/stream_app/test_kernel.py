@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.interactions import WINDOW_FEATURES
+from model.data.window_features import WINDOW_FEATURES
 from stream_app.contract.event_columns import Events
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.decoding.name_table import Names

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.errors import StateError
 from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
+from stream_app.state.errors import StateError
 from stream_app.state.evolve import convert, ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Description, Layout, decode, describe

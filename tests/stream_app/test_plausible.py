@@ -9,9 +9,9 @@ import pytest
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
-from stream_app.errors import StateError
 from stream_app.processing.shop_processor import Engine
 from stream_app.recordings.recording import RecordingReader
+from stream_app.state.errors import StateError
 from stream_app.state.plausibility import WRONG, beyond, wrong_meta, wrong_rows
 from stream_app.state.row_layout import LAYOUT
 from stream_app.state.users import META_KEY, decode_meta, encode_meta

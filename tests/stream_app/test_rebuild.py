@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.interactions import WINDOW_FEATURES
+from model.data.window_features import WINDOW_FEATURES
 from model.serving.runtime import Runtime, StepBatch
 from model.training.export import export
 from stream_app.contract.events import encode_json

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.contract.records import Record
-from stream_app.errors import RecordingError
 from stream_app.recordings.errors import (
     DamagedRecording,
     NotARecordingError,
+    RecordingError,
     TruncatedRecording,
 )
 from stream_app.recordings.file_format import MAGIC

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from stream_app.errors import RecordingError
 from stream_app.ops.logging import redact
 from stream_app.recordings import file_format as layout
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.errors import BrokerUnreachable, RecordingError, TopicError
+from stream_app.kafka.errors import BrokerUnreachable, TopicError
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.lab.generator import GeneratorSettings, write
 from stream_app.recordings.capture import record
-from stream_app.recordings.errors import TruncatedRecording
-from stream_app.recordings.pacing import PaceError, due_times
+from stream_app.recordings.errors import PaceError, RecordingError, TruncatedRecording
+from stream_app.recordings.pacing import due_times
 from stream_app.recordings.publish import replay
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.interactions import WINDOW_FEATURES
+from model.data.window_features import WINDOW_FEATURES
 from stream_app.processing import rules
 from stream_app.settings.rules import Rules
 from stream_app.state.apply_events import APPLIED_EVENT

@@ -16,8 +16,8 @@ from aiokafka.protocol.admin import SaslAuthenticateRequest_v1
 
 from stream_app.commands.worker import worker
 from stream_app.errors import SettingsError
+from stream_app.kafka.errors import TokenError
 from stream_app.kafka.security import SecurityError, faust_credentials, identity, kafka_options, tokens
-from stream_app.kafka.security.errors import TokenError
 from stream_app.kafka.security.options import tls_context
 from stream_app.settings import Settings, fields, load_settings
 from stream_app.settings.kafka import KafkaAccess

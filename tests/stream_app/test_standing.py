@@ -5,7 +5,7 @@ import re
 import msgspec
 import pytest
 
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.state.row_layout import FORMAT
 from stream_app.state.topic_identity import BEHIND_S, Behind, HeldBack, LogEnd, check_ids, compare
 from stream_app.state.users import PartitionMeta, decode_meta, encode_meta

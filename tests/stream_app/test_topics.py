@@ -13,7 +13,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream_app.errors import BrokerUnreachable, TopicError
+from stream_app.kafka.errors import BrokerUnreachable, TopicError
 from stream_app.kafka.topic_problems import Problem, commands
 from stream_app.kafka.topics import check_topics, ensure_topics, require_topics
 from stream_app.lab.broker import EmbeddedKafka

@@ -10,7 +10,7 @@ from model.data.interactions import Interactions, from_events
 from model.data.provenance import provenance_of
 from model.serving.runtime import Runtime
 from stream_app.lab.generator import read_labels
-from stream_app.recordings.offline.drive import tabulate
+from stream_app.recordings.offline.training_table import tabulate
 from stream_app.settings import Settings
 from tests.stream_app.command_line import FAST, TINY, run, run_json
 

@@ -14,8 +14,8 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.kafka.record_batches.builder import build
 from stream_app.processing.shop_processor import Engine
-from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import Settings
+from stream_app.worker.warm_up import warm_up
 from tests.model.tiny import tiny_model
 
 

@@ -12,7 +12,7 @@ import faust
 import numpy as np
 import torch
 
-from model.data.interactions import WINDOW_FEATURES
+from model.data.window_features import WINDOW_FEATURES
 from model.serving.runtime import RECENT, Runtime, StepBatch, StepResult
 
 BROKER, SOURCE, OUT = os.environ["BROKER"], os.environ["IN"], os.environ["OUT"]

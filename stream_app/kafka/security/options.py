@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.protocol.admin import SaslAuthenticateRequest_v0, SaslAuthenticateRequest_v1
 
-from stream_app.kafka.security.errors import SecurityError
+from stream_app.kafka.errors import SecurityError
 from stream_app.kafka.security.tokens import EndpointToken, FileToken
 from stream_app.settings import Settings
 from stream_app.settings.kafka import OAUTH, KafkaAccess, variable

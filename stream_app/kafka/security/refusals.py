@@ -19,9 +19,8 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from stream_app.errors import BrokerUnreachable
+from stream_app.kafka.errors import BrokerUnreachable, SecurityError, TokenError
 from stream_app.kafka.security.advertised import Address, unreachable
-from stream_app.kafka.security.errors import SecurityError, TokenError
 from stream_app.settings.kafka import OAUTH, variable
 
 #: How long each step may take, in seconds.

@@ -16,7 +16,7 @@ from aiokafka.protocol.admin import DescribeGroupsRequest_v0, DescribeGroupsResp
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
-from stream_app.kafka.security.errors import RightsError
+from stream_app.kafka.errors import RightsError
 
 __all__ = ["Operation", "RightsError", "require_rights"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from aiokafka.abc import AbstractTokenProvider
 
-from stream_app.kafka.security.errors import TokenError
+from stream_app.kafka.errors import TokenError
 from stream_app.settings.kafka import variable
 from stream_app.settings.sources import Secret
 

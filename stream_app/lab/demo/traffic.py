@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.errors import RecordingError
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.lab.demo.truth import Truth
 from stream_app.lab.generator import Block, GeneratorSettings, Label, generate
 from stream_app.lab.generator.stream import labels_beside
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingWriter
 
 _DAY_MS = 86_400_000

@@ -7,18 +7,14 @@ from typing import Any
 import msgspec
 import xxhash
 
-from model.artifact.model_folder import ModelError
-from model.evaluation.evaluate import evaluate
-from model.serving.runtime import Runtime
-from model.training.export import export
+from model.serving.api import ModelError, Runtime
+from model.training.api import Progress as Epoch
+from model.training.api import evaluate, export, split_time, threads, train
 from model.training.settings import TrainSettings
-from model.training.threads import threads
-from model.training.train import Progress as Epoch
-from model.training.train import split_time, train
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.lab.demo.steps import Step
 from stream_app.lab.demo.traffic import write_history
-from stream_app.recordings.offline.drive import tabulate
+from stream_app.recordings.offline.training_table import tabulate
 from stream_app.settings import HORIZON_MS, Settings
 
 #: Part of the history, the latest, that the model never sees: it is judged on it.

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.errors import RecordingError
 from stream_app.lab.generator import abuse, trouble
 from stream_app.lab.generator.catalogue import Catalogue, Floats, Ints
 from stream_app.lab.generator.columns import BOT, FRAUD, Rows, rows
@@ -16,6 +15,7 @@ from stream_app.lab.generator.encoding import Encoder
 from stream_app.lab.generator.people import People
 from stream_app.lab.generator.sessions import Visits, draw_lengths, shop
 from stream_app.lab.generator.settings import DAY_S, SESSION_EVENTS, THINK_MEAN_S, GeneratorSettings
+from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingWriter
 
 Longs = npt.NDArray[np.int64]

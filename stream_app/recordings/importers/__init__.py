@@ -4,7 +4,7 @@
 nothing: a field that the data set lacks stays away.
 """
 
+from stream_app.recordings.errors import ImportFailed
 from stream_app.recordings.importers.assemble import FORMATS, ImportStats, import_files
-from stream_app.recordings.importers.lines import ImportFailed
 
 __all__ = ["FORMATS", "ImportFailed", "ImportStats", "import_files"]

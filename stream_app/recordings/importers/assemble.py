@@ -13,8 +13,9 @@ import numpy as np
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.contract.times import Spread
+from stream_app.recordings.errors import ImportFailed
 from stream_app.recordings.importers import taobao, yoochoose
-from stream_app.recordings.importers.lines import ImportFailed, Row, Source
+from stream_app.recordings.importers.lines import Row, Source
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 #: What makes an event of a line, by the name that the command line knows.

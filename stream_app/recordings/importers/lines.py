@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stream_app.contract.events import MAX_ID_BYTES, MAX_TS_MS, MIN_TS_MS
-from stream_app.errors import ForeclickError
+from stream_app.recordings.errors import ImportFailed
 
 _EXAMPLES = 5
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 #: A first line of at least three names and no digit: no row of any format looks so.
 _HEADER = re.compile(rb"[A-Za-z_ \"-]+(?:[,;\t][A-Za-z_ \"-]+){2,}")
-
-
-class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
-    """The files cannot be read, or are not of the format that was named."""
 
 
 class Row(NamedTuple):

@@ -15,21 +15,13 @@ from aiokafka.errors import (
     for_code,
 )
 
-from stream_app.errors import ForeclickError
+from stream_app.worker.errors import NotSentError, UnansweredError
 from stream_app.worker.transactions.requests import ApiVersions, transaction_version
 
 TRANSACTION = CoordinationType.TRANSACTION
 GROUP = CoordinationType.GROUP
 #: Seconds between two attempts.
 BACKOFF_S = 0.02
-
-
-class NotSentError(ForeclickError):
-    """A request that was certainly not sent: there is no connection, or nobody knows where to."""
-
-
-class UnansweredError(ForeclickError):
-    """A request that was sent and not answered: the broker may act on it now, later or never."""
 
 
 class Cluster:

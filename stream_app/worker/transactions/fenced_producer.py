@@ -19,14 +19,8 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from stream_app.errors import ForeclickError
 from stream_app.ops.logging import get_logger
-from stream_app.worker.transactions.cluster import (
-    BACKOFF_S,
-    TRANSACTION,
-    Cluster,
-    NotSentError,
-    UnansweredError,
-    name_of,
-)
+from stream_app.worker.errors import NotSentError, ProducerLostError, UnansweredError
+from stream_app.worker.transactions.cluster import BACKOFF_S, TRANSACTION, Cluster, name_of
 from stream_app.worker.transactions.requests import Produce
 
 log = get_logger(__name__)
@@ -53,10 +47,6 @@ GIVE_UP_S = 30.0
 PRODUCE_TIMEOUT_MS = 10_000
 #: Bytes of one produce request, at most, unless one batch is larger.
 _REQUEST_BYTES = 4 * 1024 * 1024
-
-
-class ProducerLostError(ForeclickError):
-    """The producer may write no more, or nobody knows what became of what it wrote."""
 
 
 class Written(NamedTuple):

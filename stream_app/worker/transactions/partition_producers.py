@@ -20,9 +20,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from stream_app.contract.outputs import NO_HEADERS
 from stream_app.errors import ForeclickError
 from stream_app.kafka.record_batches.size_limits import Room
+from stream_app.worker.errors import ProducerLostError
 from stream_app.worker.gather import together
 from stream_app.worker.transactions.cluster import Cluster
-from stream_app.worker.transactions.fenced_producer import FencedProducer, ProducerLostError, Written
+from stream_app.worker.transactions.fenced_producer import FencedProducer, Written
 from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
 from stream_app.worker.transport.producer import Built, Message, columns_built, messages_built
 

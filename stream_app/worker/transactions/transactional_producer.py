@@ -19,11 +19,11 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 
 from stream_app.errors import ForeclickError
-from stream_app.worker.transactions.cluster import GROUP, TRANSACTION, Cluster, UnansweredError
+from stream_app.worker.errors import ProducerLostError, UnansweredError
+from stream_app.worker.transactions.cluster import GROUP, TRANSACTION, Cluster
 from stream_app.worker.transactions.fenced_producer import (
     PRODUCE_TIMEOUT_MS,
     FencedProducer,
-    ProducerLostError,
     Waiting,
     Written,
 )

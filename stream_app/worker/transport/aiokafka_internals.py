@@ -21,7 +21,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.record.memory_records import MemoryRecords
 
-from stream_app.errors import ForeclickError
+from stream_app.worker.errors import IncompatibleAiokafka
 from stream_app.worker.transactions.transactional_producer import Member
 
 __all__ = [
@@ -48,10 +48,6 @@ _ACCUMULATOR = (
 
 #: How long a task may take to end before it is told again, in seconds.
 _STOP_S = 0.2
-
-
-class IncompatibleAiokafka(ForeclickError):  # noqa: N818 - reads as what happened
-    """The installed aiokafka is not built as this transport needs it."""
 
 
 def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:

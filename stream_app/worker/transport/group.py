@@ -23,15 +23,9 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
 from stream_app.ops.logging import get_logger
+from stream_app.worker.errors import GroupRefusal
 from stream_app.worker.transport.aiokafka_internals import Coordination, coordination_of
-from stream_app.worker.transport.group_refusals import (
-    REBALANCING,
-    UNKNOWN_MEMBER,
-    GroupRefusal,
-    Patience,
-    Who,
-    meaning,
-)
+from stream_app.worker.transport.group_refusals import REBALANCING, UNKNOWN_MEMBER, Patience, Who, meaning
 from stream_app.worker.transport.group_requests import StaticHeartbeat
 
 log = get_logger(__name__)

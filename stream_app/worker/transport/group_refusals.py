@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from aiokafka.errors import for_code
 
-from stream_app.errors import ForeclickError
-
 #: Codes of Kafka's protocol guide; aiokafka does not know all of them.
 REBALANCING, UNKNOWN_MEMBER = 27, 25
 GROUP_FULL, FENCED_INSTANCE = 81, 82
@@ -16,10 +14,6 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 10.0)
 #: For how long one refusal after the other is waited out, in seconds: Kafka gives a new member that stands in the way
 #: of all others up after five minutes.
 PATIENCE_S = 600.0
-
-
-class GroupRefusal(ForeclickError):  # noqa: N818 - reads as what happened
-    """The consumer group does not take this worker, or its coordination has ended."""
 
 
 class Who(NamedTuple):

@@ -5,15 +5,14 @@ from datetime import UTC, datetime
 
 import torch
 
-from model.artifact.model_folder import Wanted
-from model.serving.runtime import ModelError, Runtime, label_of
+from model.serving.api import ModelError, Runtime, Wanted, label_of
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S
 from stream_app.processing.shop_processor import Engine
-from stream_app.recordings.offline.drive import warm_up
 from stream_app.settings import Settings
 from stream_app.worker.telemetry import tell_older_model
+from stream_app.worker.warm_up import warm_up
 
 log = get_logger(__name__)
 

@@ -27,7 +27,7 @@ from aiokafka.protocol.types import (
 )
 from mode import Service
 
-from stream_app.errors import TopicError
+from stream_app.kafka.errors import TopicError
 from stream_app.kafka.security import kafka_options
 from stream_app.kafka.topics import admin_client, topic_specs
 from stream_app.ops.logging import get_logger

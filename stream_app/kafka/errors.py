@@ -1,8 +1,16 @@
-"""What can be wrong with the way to Kafka."""
+"""What can be wrong between Foreclick and a Kafka cluster."""
 
 from aiokafka.errors import KafkaConnectionError
 
 from stream_app.errors import ForeclickError
+
+
+class BrokerUnreachable(ForeclickError):  # noqa: N818 - reads as what happened
+    """No broker of the list answered within the wait."""
+
+
+class TopicError(ForeclickError):
+    """A topic is missing, or is not shaped as the worker needs it."""
 
 
 class SecurityError(ForeclickError):

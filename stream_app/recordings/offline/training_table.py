@@ -1,0 +1,107 @@
+"""The training table of a recording: every event as the worker's own state sees it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from model.training.api import Interactions
+from stream_app.contract.outputs import REASON_HEADER
+from stream_app.decoding.name_table import Names
+from stream_app.processing.micro_batch import Outputs
+from stream_app.processing.shop_processor import Engine
+from stream_app.recordings.errors import ReplayError
+from stream_app.recordings.offline.drive import Progress, drive, partitions_of
+from stream_app.recordings.recording import RecordingReader
+from stream_app.settings import Settings
+from stream_app.state.apply_events import LATE
+
+
+class _Growing(dict[str, int]):
+    """Numbers names in the order in which they come."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """The training table of a recording, and what of the recording is not in it."""
+
+    events: Interactions
+    skipped: dict[str, int]  # records that are not in the table, by reason: duplicate, malformed ...
+    late: npt.NDArray[np.bool_]  # (events,) that came too late to count in their windows
+
+    def until(self, ts: int) -> "Recorded":
+        """The same without the events of time `ts` (ms) or later, which are skipped as `after_until`."""
+        kept = self.events.ts < ts
+        left_out = int((~kept).sum())
+        return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late[kept])
+
+
+def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
+    """The training table of a recording alone, as of `tabulate`."""
+    return tabulate(path, settings, progress).events
+
+
+def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -> Recorded:
+    """The training table of a recording: every good event as the worker's own state sees it.
+
+    Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
+    differ. Raises ReplayError where no event is good.
+    """
+    reader = RecordingReader(path)
+    items, categories = _Growing(), _Growing()
+    names = Names(items.__getitem__, -1), Names(categories.__getitem__, -1)
+    # Everyone stays, however unevenly the users lie on the partitions: who is forgotten for lack of room is
+    # a matter of serving.
+    partitions, records = partitions_of(reader), max(1, reader.count())
+    unbounded = msgspec.structs.replace(settings, resident_users=records * partitions, model=None)
+    engine = Engine(unbounded, partitions=partitions, names=names, publish=False, slots=records)
+    users: dict[str, int] = {}
+    parts: list[tuple[np.ndarray, ...]] = []
+    skipped: Counter[str] = Counter()
+    for output in drive(engine, reader, progress):
+        skipped.update(_reasons(engine.dead_letters()))
+        if output is not None:
+            skipped.update(duplicate=output.duplicates, repeated_offset=output.replayed)
+        for batch in output.batches if output else ():
+            number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
+            d = batch.events.data
+            parts.append(
+                (
+                    np.array(number, np.int64),
+                    d["ts"].copy(),
+                    d["kind"].astype(np.int8),
+                    d["item"].astype(np.int64),
+                    d["category"].astype(np.int64),
+                    d["price"].copy(),
+                    d["quantity"].copy(),
+                    batch.applied["gap_s"].copy(),
+                    batch.features,
+                    batch.applied["status"] == LATE,
+                )
+            )
+    if not parts:
+        raise ReplayError(f"{path} holds no good event{_listed(+skipped)}")
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    late = columns.pop()
+    table = Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]
+    return Recorded(table, dict(sorted((+skipped).items())), late)
+
+
+def _reasons(dead: Outputs) -> Iterator[str]:
+    """Why each dead letter is one."""
+    for messages in dead.values():
+        for _, _, headers in messages:
+            yield dict(headers)[REASON_HEADER].decode()  # nobody else's header has this name
+
+
+def _listed(skipped: Counter[str]) -> str:
+    return (
+        f" ({', '.join(f'{count:,} {reason}' for reason, count in skipped.most_common())})" if skipped else ""
+    )
