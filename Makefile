@@ -12,7 +12,7 @@ help:
 	@echo "make test-slow  run the slow ones: faults, take-overs, trouble, overload, security, the demo"
 	@echo "make faults  half an hour of faults under load, judged from outside (FAULTS_SECONDS, FAULTS_SEED, FAULTS_GUARANTEE)"
 	@echo "make attack  what a hostile producer can send, against a real worker"
-	@echo "make check   lint, formatting, types"
+	@echo "make check   lint, formatting, types, which room may import which"
 	@echo "make bench   the benchmarks behind the README's figures"
 	@echo "make audit   known vulnerabilities of the packages that are pinned (needs the network)"
 
@@ -45,6 +45,7 @@ check: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo
 
 format: $(READY)
 	@$(PY) -m ruff check --fix .

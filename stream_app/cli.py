@@ -37,7 +37,7 @@ COMMANDS = {
     "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
     "import": Entry(f"{_HERE}.recordings", "import_", "Turn a public data set into a recording."),
     "generate": Entry(
-        f"{_HERE}.recordings", "generate", "Make a recording of synthetic, labelled shop traffic."
+        f"{_LAB}.generate", "generate", "Make a recording of synthetic, labelled shop traffic."
     ),
     "record": Entry(f"{_HERE}.recordings", "record", "Write what Kafka holds to a recording."),
     "replay": Entry(f"{_HERE}.recordings", "replay", "Send a recording to Kafka, at recorded or any speed."),

@@ -9,7 +9,6 @@ from yarl import URL
 from model.serving.api import Runtime
 from stream_app.kafka.record_batches.size_limits import Room
 from stream_app.kafka.record_batches.truncation import cut_dead_letter, cut_prediction
-from stream_app.kafka.security import faust_credentials
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages, web_options
@@ -18,6 +17,7 @@ from stream_app.processing.shop_processor import Engine
 from stream_app.settings import Settings
 from stream_app.worker.faust_table import UserTable, UserTableManager
 from stream_app.worker.pipeline import Pipeline
+from stream_app.worker.transport.credentials import faust_credentials
 
 #: Faust's own commit timer and its watchdog are not needed: the pipeline commits after each checkpoint.
 _NEVER_S = 10 * 365 * 86_400.0

@@ -17,11 +17,12 @@ from aiokafka.protocol.admin import SaslAuthenticateRequest_v1
 from stream_app.commands.worker import worker
 from stream_app.errors import SettingsError
 from stream_app.kafka.errors import TokenError
-from stream_app.kafka.security import SecurityError, faust_credentials, identity, kafka_options, tokens
+from stream_app.kafka.security import SecurityError, identity, kafka_options, tokens
 from stream_app.kafka.security.options import tls_context
 from stream_app.settings import Settings, fields, load_settings
 from stream_app.settings.kafka import KafkaAccess
 from stream_app.settings.sources import Secret
+from stream_app.worker.transport.credentials import faust_credentials
 from tests.stream_app.certificates import self_signed
 
 SECRETS = [field for field in fields() if field.secret]

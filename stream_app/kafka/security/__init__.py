@@ -3,7 +3,6 @@
 from stream_app.kafka.security.options import (
     PLAIN,
     SecurityError,
-    faust_credentials,
     identity,
     kafka_options,
     security_options,
@@ -16,7 +15,6 @@ __all__ = [
     "RightsError",
     "SecurityError",
     "explain",
-    "faust_credentials",
     "identity",
     "kafka_options",
     "require_rights",

@@ -15,7 +15,7 @@ from stream_app.kafka.security.tokens import EndpointToken, FileToken
 from stream_app.settings import Settings
 from stream_app.settings.kafka import OAUTH, KafkaAccess, variable
 
-__all__ = ["PLAIN", "SecurityError", "faust_credentials", "identity", "kafka_options", "security_options"]
+__all__ = ["PLAIN", "SecurityError", "identity", "kafka_options", "security_options"]
 
 #: The options of a client without any security.
 PLAIN: Mapping[str, Any] = MappingProxyType({"security_protocol": "PLAINTEXT"})
@@ -44,25 +44,6 @@ def security_options(access: KafkaAccess) -> dict[str, Any]:
             options["sasl_plain_username"] = access.sasl_user
             options["sasl_plain_password"] = access.sasl_password.reveal()
     return options
-
-
-def faust_credentials(settings: Settings) -> Any:
-    """The same as `security_options`, as Faust's `broker_credentials`; None for plain connections."""
-    import faust
-
-    access = settings.kafka
-    options = security_options(access)
-    context = options.get("ssl_context")
-    if not access.login:
-        return faust.SSLCredentials(context) if access.encrypted else None
-    if access.sasl_mechanism == OAUTH:
-        return faust.auth.OAuthCredentials(oauth_cb=options["sasl_oauth_token_provider"], ssl_context=context)
-    return faust.SASLCredentials(
-        username=options["sasl_plain_username"],
-        password=options["sasl_plain_password"],
-        mechanism=options["sasl_mechanism"],
-        ssl_context=context,
-    )
 
 
 def identity(access: KafkaAccess) -> str:

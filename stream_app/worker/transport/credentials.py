@@ -1,0 +1,26 @@
+"""The connection's security as Faust takes it."""
+
+from typing import Any
+
+import faust
+
+from stream_app.kafka.security import security_options
+from stream_app.settings import Settings
+from stream_app.settings.kafka import OAUTH
+
+
+def faust_credentials(settings: Settings) -> Any:
+    """The same as `security_options`, as Faust's `broker_credentials`; None for plain connections."""
+    access = settings.kafka
+    options = security_options(access)
+    context = options.get("ssl_context")
+    if not access.login:
+        return faust.SSLCredentials(context) if access.encrypted else None
+    if access.sasl_mechanism == OAUTH:
+        return faust.auth.OAuthCredentials(oauth_cb=options["sasl_oauth_token_provider"], ssl_context=context)
+    return faust.SASLCredentials(
+        username=options["sasl_plain_username"],
+        password=options["sasl_plain_password"],
+        mechanism=options["sasl_mechanism"],
+        ssl_context=context,
+    )
