@@ -100,7 +100,7 @@ def test_a_mistyped_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     "error",
     [
-        "from stream_app.errors import TopicError; raise TopicError('one clear sentence')",
+        "from stream_app.kafka.errors import TopicError; raise TopicError('one clear sentence')",
         "error = type('ModelError', (Exception,), {'__module__': 'model.registry'}); "
         "raise error('one clear sentence')",
     ],
