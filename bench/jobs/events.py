@@ -12,8 +12,8 @@ from stream_app.contract.event_columns import EVENT, Events
 from stream_app.contract.events import BadRecord
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import EVENT_TYPES
-from stream_app.decoding.json_scanner import INTEGER, NUMBER, STRING, Fields, number, scan
-from stream_app.decoding.name_table import NOT_YET, Names, find, pointers, stable_hash
+from stream_app.decoding.json_scanner import INTEGER, NUMBER, STRING, FieldNames, number, scan
+from stream_app.decoding.name_table import NOT_YET, NameTable, find, pointers, stable_hash
 from stream_app.kernels.hashing import xxh64
 from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
 
@@ -28,7 +28,7 @@ class JobEvent(msgspec.Struct):
     ts: float  #: Unix seconds
 
 
-FIELDS = Fields([f.name for f in msgspec.structs.fields(JobEvent)])
+FIELDS = FieldNames([f.name for f in msgspec.structs.fields(JobEvent)])
 _EVENT_ID, _USER, _TYPE, _ITEM, _TS = range(5)
 _TYPES = np.frombuffer("".join(EVENT_TYPES).encode() + bytes(8), np.uint8)
 _TYPE_ENDS = np.cumsum([0, *map(len, EVENT_TYPES)])
@@ -37,7 +37,7 @@ _TYPE_ENDS = np.cumsum([0, *map(len, EVENT_TYPES)])
 class JobDecoder:
     """Decodes events of the comparison into the columns that the product's own decoder fills."""
 
-    def __init__(self, items: Names, none_category: int) -> None:
+    def __init__(self, items: NameTable, none_category: int) -> None:
         self.items = items
         self.none_category = none_category
         self._general = msgspec.json.Decoder(JobEvent)

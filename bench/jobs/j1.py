@@ -10,7 +10,7 @@ from bench.jobs.events import JobDecoder
 from stream_app.contract.event_columns import Events, text_bytes
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.records import EVENT_TYPES
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.kernels.memory import jit, pointer_to
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.prediction_json import INTEGER_BYTES, literal, put, put_integer, put_text
@@ -42,9 +42,9 @@ class Counts(Processor):
 
     def __init__(self, settings: Settings, partitions: int) -> None:
         rows = Rows(settings.resident_users, _layout())
-        super().__init__(settings, rows, JobDecoder(Names(lambda _: 0, 0), 0), partitions, "none")
+        super().__init__(settings, rows, JobDecoder(NameTable(lambda _: 0, 0), 0), partitions, "none")
 
-    def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
+    def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Counts one micro-batch and writes the answers."""
         taken = self.take(now, ended)
         if not taken:
@@ -56,7 +56,7 @@ class Counts(Processor):
             new = _count(self.rows.rows, self.rows.dirty, self.slots([(number, came)]), came.data, counts)
             events = came
             if not new.all():
-                out.replayed += int(len(came) - np.count_nonzero(new))
+                out.already_applied += int(len(came) - np.count_nonzero(new))
                 events, counts = came.take(new), counts[new]
             counted = time.perf_counter()
             out.events += len(events)
@@ -68,7 +68,7 @@ class Counts(Processor):
             out.seconds["encode"] = out.seconds.get("encode", 0.0) + encoded - counted
         return out
 
-    def finish(self, out: StepOutput) -> None:
+    def predict_batch(self, out: StepOutput) -> None:
         """All is done by then."""
 
     def model_changed(self, partition: int) -> None:

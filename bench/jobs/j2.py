@@ -16,7 +16,7 @@ from bench.model_step import write_model
 from model.serving.runtime import ModelError, Runtime
 from stream_app.lab.broker.installation import cache_dir
 from stream_app.processing.model_host import names_of
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.warm_up import warm_up
 
@@ -35,13 +35,13 @@ def runtime() -> Runtime:
         return Runtime.load(write_model(ITEMS, folder), device)
 
 
-def engine(settings: JobSettings, partitions: int) -> Engine:
-    """The product's engine behind the decoder of the comparison."""
+def processor(settings: JobSettings, partitions: int) -> ShopProcessor:
+    """The product's processor behind the decoder of the comparison."""
     model = runtime()
     names = names_of(model)
     decoder = JobDecoder(names[0], model.none_category)
-    return Engine(settings, model, partitions=partitions, names=names, decoder=decoder)
+    return ShopProcessor(settings, model, partitions=partitions, names=names, decoder=decoder)
 
 
 if __name__ == "__main__":
-    run(engine, lambda settings: warm_up(Settings(), runtime()))
+    run(processor, lambda settings: warm_up(Settings(), runtime()))

@@ -13,7 +13,7 @@ from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages, web_options
 from stream_app.processing.processor import Processor
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.faust_table import UserTable, UserTableManager
 from stream_app.worker.pipeline import Pipeline
@@ -28,9 +28,9 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
     The pipeline is at `app.pipeline`, the state at `app.tables["users"]`.
     """
-    engine = Engine(settings, runtime, partitions=partitions)
-    app = app_around(settings, engine, partitions=partitions)
-    app.tables.add(UserTable(app, engine))
+    processor = ShopProcessor(settings, runtime, partitions=partitions)
+    app = app_around(settings, processor, partitions=partitions)
+    app.tables.add(UserTable(app, processor))
     return app
 
 

@@ -80,19 +80,19 @@ def run(
 
 
 def _run(settings: Settings, reader: RecordingReader, out: Path, progress: Any) -> dict[str, Any]:
-    from stream_app.processing.shop_processor import Engine
+    from stream_app.processing.shop_processor import ShopProcessor
     from stream_app.recordings.offline.drive import drive, partitions_of
     from stream_app.worker.watches.model_watch import load_model
 
     runtime = load_model(settings) if settings.model is not None else None
-    engine = Engine(settings, runtime, partitions=partitions_of(reader))
+    processor = ShopProcessor(settings, runtime, partitions=partitions_of(reader))
     written: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     spread = times.Spread()
     start = time.perf_counter()
     with _written(out) as files:
-        for output in drive(engine, reader, progress):
-            outputs = engine.dead_letters()
+        for output in drive(processor, reader, progress):
+            outputs = processor.dead_letters()
             if output is not None:
                 outputs.update(output.outputs)
                 counts.update(events=output.events, late=output.late, duplicates=output.duplicates)
@@ -109,8 +109,8 @@ def _run(settings: Settings, reader: RecordingReader, out: Path, progress: Any) 
         "dead-letters": written["dead-letters"],
         "duplicates": counts["duplicates"],
         "late": counts["late"],
-        "users": len(engine.users),
-        "model": engine.label,
+        "users": len(processor.users),
+        "model": processor.label,
         "seconds": round(time.perf_counter() - start, 3),
         "first_ms": spread.first_ms,
         "last_ms": spread.last_ms,

@@ -101,11 +101,11 @@ async def _run(settings: Settings) -> None:
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
     app = create_app(settings, runtime, partitions=await input_partitions(settings))
-    engine, metrics = app.pipeline.engine, app.pipeline.metrics
-    engine.survive_trouble(missing or None)
+    processor, metrics = app.pipeline.processor, app.pipeline.metrics
+    processor.survive_trouble(missing or None)
     if runtime is not None:
         show_model(metrics, runtime)
-    watch = asyncio.create_task(watch_model(settings, engine, metrics))
+    watch = asyncio.create_task(watch_model(settings, processor, metrics))
     try:
         await serve(settings, app)
     finally:
@@ -121,11 +121,11 @@ async def _may_start_without(settings: Settings) -> bool:
 
 async def serve(settings: Settings, app: faust.App) -> None:
     """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
-    app.pipeline.health.set_model(app.pipeline.engine.trouble)
+    app.pipeline.health.set_model(app.pipeline.processor.trouble)
     # Before it listens to signals: where the broker is gone, each of these tries for 10 s.
     app.room.learn(await batch_limits(settings))
     topics = await look(settings)
-    app.pipeline.engine.topic_ids = input_ids(settings, topics)
+    app.pipeline.processor.topic_ids = input_ids(settings, topics)
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what the libraries hold is never garbage: a collection need not look through it
@@ -134,7 +134,7 @@ async def serve(settings: Settings, app: faust.App) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
     log.info(
-        "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.engine.label
+        "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.processor.label
     )
     app.service(TopicWatch(app, settings, topics))
     app.service(RoomWatch(app, settings, app.room))

@@ -26,8 +26,15 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, Record
 from stream_app.decoding.event_filler import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.decoding.json_scanner import scan
-from stream_app.decoding.lenient import EXPECTED, Fields, Loose, Problem, TimedFields, fields_of
-from stream_app.decoding.name_table import NOT_YET, Names, stable_hash
+from stream_app.decoding.lenient import (
+    EXPECTED,
+    LenientFields,
+    LenientTimedFields,
+    LooseFields,
+    RecordProblem,
+    fields_of,
+)
+from stream_app.decoding.name_table import NOT_YET, NameTable, stable_hash
 from stream_app.decoding.refused_values import MSGPACK_MAP, description, key_description
 from stream_app.kernels import item_checks as checks
 
@@ -41,8 +48,8 @@ class Decoder:
 
     def __init__(
         self,
-        items: Names,
-        categories: Names,
+        items: NameTable,
+        categories: NameTable,
         *,
         max_future_ms: int,
         max_past_ms: int = 0,
@@ -54,9 +61,12 @@ class Decoder:
         self.max_future_ms = max_future_ms
         self.max_past_ms = max_past_ms
         self.correct_clock = correct_clock
-        usual: type[Fields] = TimedFields if correct_clock else Fields
+        usual: type[LenientFields] = LenientTimedFields if correct_clock else LenientFields
         self._json, self._msgpack = msgspec.json.Decoder(usual), msgspec.msgpack.Decoder(usual)
-        self._loose_json, self._loose_msgpack = msgspec.json.Decoder(Loose), msgspec.msgpack.Decoder(Loose)
+        self._loose_json, self._loose_msgpack = (
+            msgspec.json.Decoder(LooseFields),
+            msgspec.msgpack.Decoder(LooseFields),
+        )
 
     def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
         """Decode records of the topic of `kind`, in order; never raises on their bytes."""
@@ -125,28 +135,28 @@ class Decoder:
 
     def _decode_each(
         self, records: Sequence[Record], bad: list[BadRecord]
-    ) -> tuple[list[Record], list[Fields]]:
+    ) -> tuple[list[Record], list[LenientFields]]:
         good: list[Record] = []
-        events: list[Fields] = []
+        events: list[LenientFields] = []
         for r in records:
             value = r.value
             try:
                 if not value or len(value) > MAX_VALUE_BYTES:
-                    found: Fields | Problem = _unreadable(value)
+                    found: LenientFields | RecordProblem = _unreadable(value)
                 elif value[0] in MSGPACK_MAP:
                     found = self._msgpack.decode(value)
                 else:
                     found = self._json.decode(value)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 found = self._loosely(value or b"", error)
-            if isinstance(found, Problem):
+            if isinstance(found, RecordProblem):
                 bad.append(BadRecord(r, *found))
             else:
                 good.append(r)
                 events.append(found)
         return good, events
 
-    def _loosely(self, value: bytes, error: Exception) -> Fields | Problem:
+    def _loosely(self, value: bytes, error: Exception) -> LenientFields | RecordProblem:
         """Another look at a value that is not as most are."""
         if isinstance(error, msgspec.ValidationError):
             decoder = self._loose_msgpack if value[0] in MSGPACK_MAP else self._loose_json
@@ -157,11 +167,11 @@ class Decoder:
         said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         place = _PATH.fullmatch(said)
         if place and place[1] in EXPECTED:
-            return Problem("invalid_field", place[1], EXPECTED[place[1]], f"{place[1]} is out of range")
-        return Problem("malformed", "", _VALUE, description(value, said))
+            return RecordProblem("invalid_field", place[1], EXPECTED[place[1]], f"{place[1]} is out of range")
+        return RecordProblem("malformed", "", _VALUE, description(value, said))
 
     def _columns(
-        self, kind: int, records: Sequence[Record], events: list[Fields], stored: npt.NDArray[np.int64]
+        self, kind: int, records: Sequence[Record], events: list[LenientFields], stored: npt.NDArray[np.int64]
     ) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
@@ -180,7 +190,7 @@ class Decoder:
         categories = self.categories.look_up([e.category_id for e in events])
         data["category_hash"], data["category"] = categories
         if self.correct_clock:
-            times = (e.sent_at if isinstance(e, TimedFields) else None for e in events)
+            times = (e.sent_at if isinstance(e, LenientTimedFields) else None for e in events)
             sent = np.array([-1 if t is None else t for t in times], np.int64)
             corrected = (sent >= 0) & (stored != UNKNOWN)
             data["ts"] = np.where(corrected, stored - (sent - data["ts"]), data["ts"])
@@ -191,7 +201,7 @@ class Decoder:
         self,
         kind: int,
         records: Sequence[Record],
-        events: list[Fields],
+        events: list[LenientFields],
         data: npt.NDArray[np.void],
         stored: npt.NDArray[np.int64],
     ) -> dict[int, BadRecord]:
@@ -260,8 +270,12 @@ _BYTES = {
 }
 
 
-def _unreadable(value: bytes | None) -> Problem:
+def _unreadable(value: bytes | None) -> RecordProblem:
     """What is wrong with a value that is not even looked at."""
     if value:
-        return Problem("too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes")
-    return Problem("empty", "", _VALUE, "the record has no value" if value is None else "the value is empty")
+        return RecordProblem(
+            "too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes"
+        )
+    return RecordProblem(
+        "empty", "", _VALUE, "the record has no value" if value is None else "the value is empty"
+    )

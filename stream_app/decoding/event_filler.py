@@ -18,15 +18,24 @@ from stream_app.contract.events import (
 from stream_app.contract.received import UNKNOWN
 from stream_app.contract.received_kernel import received
 from stream_app.contract.records import BROWSE
-from stream_app.decoding.json_scanner import ABSENT, INTEGER, NULL, NUMBER, STRING, Fields, integer, number
-from stream_app.decoding.lenient import TimedFields
+from stream_app.decoding.json_scanner import (
+    ABSENT,
+    INTEGER,
+    NULL,
+    NUMBER,
+    STRING,
+    FieldNames,
+    integer,
+    number,
+)
+from stream_app.decoding.lenient import LenientTimedFields
 from stream_app.decoding.name_table import find, pointers
 from stream_app.kernels.hashing import xxh64
 from stream_app.kernels.item_checks import UNKNOWN_CHECK, check
 from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
 
-_NAMES = [f.encode_name for f in msgspec.structs.fields(TimedFields)]
-FIELDS = Fields(_NAMES)
+_NAMES = [f.encode_name for f in msgspec.structs.fields(LenientTimedFields)]
+FIELDS = FieldNames(_NAMES)
 USER, TS, EVENT_ID, ITEM, CATEGORY, SENT, PRICE, QUANTITY = (
     _NAMES.index(name)
     for name in ("user_id", "ts", "event_id", "item_id", "category_id", "sent_at", "price", "quantity")
@@ -170,7 +179,7 @@ def fill(  # type: ignore[no-untyped-def]
     max_future_ms,
     max_past_ms,  # 0 for any distance
     correct_clock,
-    items,  # `Names.columns`
+    items,  # `NameTable.columns`
     categories,
     key,  # of the items' checks
     out,  # (n,) EVENT

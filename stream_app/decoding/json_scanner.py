@@ -20,7 +20,7 @@ ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT = range(7)
 #: A value as a number from 1 to 1e18 holds it exactly.
 MAX_DIGITS = 18
 _MAX_EXPONENT = 22
-#: Fields of a record whose place in the one before is remembered.
+#: FieldNames of a record whose place in the one before is remembered.
 _PLACES = 32
 
 # Classes of bytes inside a string.
@@ -32,7 +32,7 @@ _CLASS[ord('"')] = _QUOTE
 _CLASS[0x80:] = _HIGH
 
 
-class Fields:
+class FieldNames:
     """Names of the fields of interest, as the scanner takes them."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class Fields:
         self.ends = np.cumsum([0, *map(len, packed)])
 
 
-def scan(records: RecordColumns, fields: Fields) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+def scan(records: RecordColumns, fields: FieldNames) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
     """Tokens (n, fields) of each record, and which records (n,) the scanner vouches for."""
     n = len(records)
     tokens = np.empty((n, fields.count), TOKEN)

@@ -24,7 +24,7 @@ from stream_app.contract.events import (
 _EXACT = 2**53  # up to here a double holds every integer
 
 
-class Fields(msgspec.Struct, gc=False, frozen=True):
+class LenientFields(msgspec.Struct, gc=False, frozen=True):
     """The fields of an event that are read, in the forms that most senders write."""
 
     user_id: Id
@@ -36,13 +36,13 @@ class Fields(msgspec.Struct, gc=False, frozen=True):
     quantity: Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)] = 1
 
 
-class TimedFields(Fields, gc=False, frozen=True):
-    """As `Fields`, where the sender's clock is read too."""
+class LenientTimedFields(LenientFields, gc=False, frozen=True):
+    """As `LenientFields`, where the sender's clock is read too."""
 
     sent_at: Timestamp | None = None
 
 
-class Loose(msgspec.Struct, gc=False, frozen=True):
+class LooseFields(msgspec.Struct, gc=False, frozen=True):
     """The same fields in any form."""
 
     user_id: Any = msgspec.UNSET
@@ -55,7 +55,7 @@ class Loose(msgspec.Struct, gc=False, frozen=True):
     sent_at: Any = None
 
 
-class Problem(NamedTuple):
+class RecordProblem(NamedTuple):
     """What `BadRecord` says, without the record."""
 
     reason: str
@@ -66,7 +66,7 @@ class Problem(NamedTuple):
 
 class _Refused(Exception):  # noqa: N818 - carries a problem out of the reading of one field
     def __init__(self, field: str, got: str, reason: str = "invalid_field", expected: str = "") -> None:
-        self.problem = Problem(reason, field, expected or EXPECTED[field], f"{field} {got}")
+        self.problem = RecordProblem(reason, field, expected or EXPECTED[field], f"{field} {got}")
 
 
 #: What each field should be, for people.
@@ -82,7 +82,7 @@ EXPECTED = {
 }
 
 
-def fields_of(loose: Loose, correct_clock: bool) -> Fields | Problem:
+def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | RecordProblem:
     """The event's fields in the contract's own forms, or the first one that has none."""
     try:
         user = _id("user_id", _required("user_id", loose.user_id), MAX_ID_BYTES, 1)
@@ -94,9 +94,9 @@ def fields_of(loose: Loose, correct_clock: bool) -> Fields | Problem:
         quantity = 1 if loose.quantity is None else _whole("quantity", loose.quantity, 1, MAX_QUANTITY)
         assert user is not None
         if not correct_clock:
-            return Fields(user, ts, event_id, item, category, price, quantity)
+            return LenientFields(user, ts, event_id, item, category, price, quantity)
         sent_at = None if loose.sent_at is None else _whole("sent_at", loose.sent_at, 0, MAX_TS_MS)
-        return TimedFields(user, ts, event_id, item, category, price, quantity, sent_at)
+        return LenientTimedFields(user, ts, event_id, item, category, price, quantity, sent_at)
     except _Refused as refused:
         return refused.problem
 

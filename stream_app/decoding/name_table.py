@@ -25,7 +25,7 @@ def stable_hash(name: str) -> int:
     return xxhash.xxh64_intdigest(name.encode()) or 1
 
 
-class Names:
+class NameTable:
     """A table of the names seen, bounded in number and in bytes: each costs the model's look-up once.
 
     A name has its place by its stable hash under a secret key, so that nobody can choose names that collide.
@@ -147,7 +147,7 @@ def find(names, hashed):  # type: ignore[no-untyped-def]
 
 @jit
 def pointers(columns):  # type: ignore[no-untyped-def]
-    """`Names.columns` as `find` takes them; the index of none stands at place 4."""
+    """`NameTable.columns` as `find` takes them; the index of none stands at place 4."""
     table, hashes, model, none, k0, k1 = columns
     return pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(model), none, k0, k1
 

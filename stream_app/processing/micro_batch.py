@@ -1,4 +1,4 @@
-"""What passes between the engine and whoever drives it."""
+"""What passes between the processor and whoever drives it."""
 
 from dataclasses import dataclass, field, fields
 
@@ -15,15 +15,15 @@ Outputs = dict[tuple[str, int], list[Message]]
 
 
 @dataclass(slots=True)
-class Replay:
+class HiddenRebuild:
     """Earlier events of users whose hidden states have to be made anew."""
 
     slots: npt.NDArray[np.int64]  # of these users; not all need have events
     events: StepBatch
 
-    def without(self, free: npt.NDArray[np.bool_]) -> "Replay":
+    def without(self, free: npt.NDArray[np.bool_]) -> "HiddenRebuild":
         """The same less the slots that are `free` (slots,)."""
-        return Replay(self.slots[~free[self.slots]], taken(self.events, ~free[self.events.slots]))
+        return HiddenRebuild(self.slots[~free[self.slots]], taken(self.events, ~free[self.events.slots]))
 
 
 def taken(events: StepBatch, which: npt.NDArray[np.bool_]) -> StepBatch:
@@ -32,7 +32,7 @@ def taken(events: StepBatch, which: npt.NDArray[np.bool_]) -> StepBatch:
 
 
 @dataclass(slots=True)
-class Applied:
+class AppliedBatch:
     """A micro-batch after the state: its good events and what the state said of each."""
 
     events: Events
@@ -43,21 +43,21 @@ class Applied:
     serial: npt.NDArray[np.int64]  # (n,) of the user who had the slot then
     reset: npt.NDArray[np.int64]  # slots to empty before these events: their users are new
     model: object = None  # the runtime whose numbers of items stand in the columns
-    replay: Replay | None = None  # for users whose hidden states are made anew first
+    rebuild: HiddenRebuild | None = None  # for users whose hidden states are made anew first
     degraded: bool = False  # no model answered, though there should be one
     before: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None  # slots, their hidden states
 
-    def without(self, partition: int, free: npt.NDArray[np.bool_]) -> "Applied":
+    def without(self, partition: int, free: npt.NDArray[np.bool_]) -> "AppliedBatch":
         """The same less a partition; `free` (slots,) says which slots have no user any more."""
         keep = np.flatnonzero(self.events.data["partition"] != partition)
         before = self.before
         if before is not None:
             known = ~free[before[0]]
             before = before[0][known], before[1][known]
-        return Applied(
+        return AppliedBatch(
             self.events.take(keep), self.slots[keep], self.applied[keep], self.features[keep], self.seeds[keep],
             self.serial[keep], self.reset[~free[self.reset]], self.model,
-            self.replay.without(free) if self.replay is not None else None, self.degraded, before,
+            self.rebuild.without(free) if self.rebuild is not None else None, self.degraded, before,
         )  # fmt: skip
 
 
@@ -67,11 +67,11 @@ class StepOutput:
 
     columns: list[tuple[str, int, MessageColumns]] = field(default_factory=list)  # topic, partition, messages
     others: Outputs = field(default_factory=dict)  # the few that have no columns
-    batches: list[Applied] = field(default_factory=list)
+    batches: list[AppliedBatch] = field(default_factory=list)
     events: int = 0  # taken from the merge
     late: int = 0
     duplicates: int = 0
-    replayed: int = 0
+    already_applied: int = 0
     out_of_order: int = 0  # came after the merge had passed their place
     evicted: int = 0
     trial: bool = (

@@ -14,7 +14,7 @@ log = get_logger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
-class Guard:
+class ModelBreaker:
     """What is known of the model's trouble. The thread of the rows asks, that of the model reports."""
 
     def __init__(self, *, hold: bool, slow_s: float) -> None:

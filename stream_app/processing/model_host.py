@@ -8,23 +8,23 @@ import numpy.typing as npt
 
 from model.serving.api import NOT_FINITE, ModelError, Runtime, Slab, StepBatch, StepResult, finite
 from stream_app.contract.event_columns import Events
-from stream_app.decoding.name_table import Names, stable_hash
+from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.processing.hidden_rebuild import last_events
-from stream_app.processing.micro_batch import Applied, Replay, StepOutput, taken
-from stream_app.processing.model_breaker import Guard
+from stream_app.processing.micro_batch import AppliedBatch, HiddenRebuild, StepOutput, taken
+from stream_app.processing.model_breaker import ModelBreaker
 from stream_app.state.users import ItemIndex, Users
 
 
-class Answers:
+class ModelHost:
     """A model and the hidden states of the users, advanced by one thread."""
 
-    def __init__(self, runtime: Runtime, slab: Slab, users: Users, guard: Guard, k: int) -> None:
+    def __init__(self, runtime: Runtime, slab: Slab, users: Users, guard: ModelBreaker, k: int) -> None:
         self.runtime, self.slab = runtime, slab
         self._users, self._guard, self._k = users, guard, k
         ids = runtime.content.vocabulary.categories.ids
         self.categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
 
-    def replay_for(self, slots: npt.NDArray[np.int64]) -> Replay | None:
+    def take_rebuild(self, slots: npt.NDArray[np.int64]) -> HiddenRebuild | None:
         """The last events of those users whose hidden state is stale; once they are replayed it is no longer.
 
         To be called before events of these users are applied to the rows.
@@ -33,7 +33,7 @@ class Answers:
         if not len(stale):
             return None
         self._users.stale[stale] = False
-        return Replay(stale, last_events(self._users, self.runtime, stale, self.categories))
+        return HiddenRebuild(stale, last_events(self._users, self.runtime, stale, self.categories))
 
     def renumber(self, events: Events) -> None:
         """Gives the items and categories of events this model's numbers, found by their hashes."""
@@ -48,14 +48,14 @@ class Answers:
             numbers[unknown] = index.known + hashes[unknown] % np.uint64(index.buckets)
             events.data[name] = numbers
 
-    def mark_stale(self, batch: Applied) -> None:
+    def mark_stale(self, batch: AppliedBatch) -> None:
         """The hidden states of a micro-batch's users are unknown, since its step was left out or failed."""
         self._users.stale[batch.slots] = True
         self._users.stale[batch.reset] = True
-        if batch.replay is not None:
-            self._users.stale[batch.replay.slots] = True
+        if batch.rebuild is not None:
+            self._users.stale[batch.rebuild.slots] = True
 
-    def __call__(self, batch: Applied, out: StepOutput) -> StepResult | None:
+    def predict(self, batch: AppliedBatch, out: StepOutput) -> StepResult | None:
         """The answers; None where the model is in trouble. Raises what the model raises where nobody guards it."""
         guard = self._guard
         if guard.reason is not None:
@@ -79,7 +79,7 @@ class Answers:
             guard.answered()
         return result
 
-    def _step(self, batch: Applied, out: StepOutput) -> StepResult:
+    def _step(self, batch: AppliedBatch, out: StepOutput) -> StepResult:
         users, slab = self._users, self.slab
         users.make_room(int(batch.slots.max()) + 1)
         if self._guard.on and self._guard.hold:  # a step may fail half-way, and is to be done again
@@ -88,10 +88,10 @@ class Answers:
                 batch.before = slots, slab.read(slots)
             else:
                 slab.write(*batch.before)
-        if batch.replay is not None:
-            users.make_room(int(batch.replay.slots.max(initial=0)) + 1)
-            slab.reset(batch.replay.slots)
-            self.runtime.replay(slab, batch.replay.events)
+        if batch.rebuild is not None:
+            users.make_room(int(batch.rebuild.slots.max(initial=0)) + 1)
+            slab.reset(batch.rebuild.slots)
+            self.runtime.replay(slab, batch.rebuild.events)
         users.empty_hidden(batch.reset)
         step = step_batch(batch)
         result = self.runtime.step(slab, step, self._k)
@@ -116,7 +116,7 @@ class Answers:
         return len(slots)
 
 
-def step_batch(batch: Applied) -> StepBatch:
+def step_batch(batch: AppliedBatch) -> StepBatch:
     """What the model wants to know of the events of a micro-batch."""
     d = batch.events.data
     return StepBatch(
@@ -134,18 +134,18 @@ def step_batch(batch: Applied) -> StepBatch:
     )
 
 
-def names_of(runtime: Runtime | None) -> tuple[Names, Names]:
+def names_of(runtime: Runtime | None) -> tuple[NameTable, NameTable]:
     """Items and categories as the model numbers them."""
     if runtime is None:
-        return Names(lambda _: 0, 0), Names(lambda _: 0, 0)
+        return NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0)
     vocabulary = runtime.content.vocabulary
     return (
-        Names(
+        NameTable(
             runtime.item_index,
             runtime.none_item,
             vocabulary={stable_hash(n): n for n in vocabulary.items.ids},
         ),
-        Names(
+        NameTable(
             runtime.category_index,
             runtime.none_category,
             vocabulary={stable_hash(n): n for n in vocabulary.categories.ids},

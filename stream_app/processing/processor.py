@@ -2,7 +2,7 @@
 
 A processor owns some partitions. Of each it buffers decoded events, takes micro-batches of them, and at a
 checkpoint hands over the state records of what changed. It is not thread-safe: whoever owns it calls it from one
-thread at a time, but for `finish`.
+thread at a time, but for `predict_batch`.
 """
 
 from abc import ABC, abstractmethod
@@ -275,25 +275,25 @@ class Processor(ABC):
         return out
 
     @abstractmethod
-    def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
+    def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """The first half of a micro-batch of what may go: the rows. None where nothing may go.
 
         `now`: seconds, steady. `ended`: nothing more will come, so no topic is waited for.
         """
 
     @abstractmethod
-    def finish(self, out: StepOutput) -> None:
-        """The second half: fills in the messages. May run in another thread than the next `advance`.
+    def predict_batch(self, out: StepOutput) -> None:
+        """The second half: fills in the messages. May run in another thread than the next `apply_batch`.
 
         Micro-batches are finished in the order in which they were advanced, and all of them before anything but
-        `advance` is called.
+        `apply_batch` is called.
         """
 
     def step(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Both halves of one micro-batch."""
-        out = self.advance(now, ended=ended)
+        out = self.apply_batch(now, ended=ended)
         if out is not None:
-            self.finish(out)
+            self.predict_batch(out)
         return out
 
     def take(self, now: float, ended: bool) -> list[tuple[int, Events]]:

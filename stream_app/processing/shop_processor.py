@@ -14,13 +14,13 @@ from model.serving.api import WINDOW_FEATURES, Runtime, StepResult
 from stream_app.contract.event_columns import Events
 from stream_app.contract.outputs import NO_HEADERS, Flag, Prediction, encoder
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names, stable_hash
+from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.processing import rules
 from stream_app.processing.hidden_rebuild import rebuild_hidden
 from stream_app.processing.last_predictions import LastPredictions
-from stream_app.processing.micro_batch import Applied, Checkpoint, StepOutput
-from stream_app.processing.model_breaker import Guard
-from stream_app.processing.model_host import Answers, names_of
+from stream_app.processing.micro_batch import AppliedBatch, Checkpoint, StepOutput
+from stream_app.processing.model_breaker import ModelBreaker
+from stream_app.processing.model_host import ModelHost, names_of
 from stream_app.processing.prediction_encoder import PredictionEncoder
 from stream_app.processing.processor import NO_MODEL, EventDecoder, Processor
 from stream_app.settings import Settings
@@ -34,7 +34,7 @@ from stream_app.state.users import ItemIndex, Users
 EVICT_EVERY = 4096
 
 
-class Engine(Processor):
+class ShopProcessor(Processor):
     """State, model and outputs of the partitions that were assigned."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Engine(Processor):
         runtime: Runtime | None = None,
         *,
         partitions: int = 4,
-        names: tuple[Names, Names] | None = None,
+        names: tuple[NameTable, NameTable] | None = None,
         publish: bool = True,
         slots: int | None = None,
         decoder: EventDecoder | None = None,
@@ -72,8 +72,8 @@ class Engine(Processor):
         self._publishes = publish
         self._encode = encoder(settings.output_format)
         self._predictions, self._flags, _ = settings.outputs
-        self.guard = Guard(hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000)
-        self._held: list[Applied] = []  # applied to the rows, and waiting for the model
+        self.guard = ModelBreaker(hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000)
+        self._held: list[AppliedBatch] = []  # applied to the rows, and waiting for the model
         self._offered: Runtime | None = None
         self._own_names = names is not None
         self._use(runtime)
@@ -97,8 +97,8 @@ class Engine(Processor):
                 self.decoder.items, self.decoder.categories = self.items, self.categories
         self._encoder = PredictionEncoder(runtime, self.settings.output_format, self.settings.topic_prefix)
         self._last = LastPredictions(limit, self.settings.k) if runtime else None
-        self._answers = (
-            Answers(runtime, self.slab, self.users, self.guard, self.settings.k)
+        self._model_host = (
+            ModelHost(runtime, self.slab, self.users, self.guard, self.settings.k)
             if runtime and self.slab
             else None
         )
@@ -126,8 +126,8 @@ class Engine(Processor):
         self._use(runtime)
         for number, p in self._partitions.items():
             p.model_created = before or p.model_created
-            if self._answers is not None:
-                p.merge.renumber(self._answers.renumber)
+            if self._model_host is not None:
+                p.merge.renumber(self._model_host.renumber)
             slots = self.users.slots_of(number)
             self.users.number_recent(slots)
             self.users.stale[slots] = True
@@ -163,7 +163,7 @@ class Engine(Processor):
 
     # --- events out
 
-    def advance(self, now: float, *, ended: bool = False) -> StepOutput | None:
+    def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Applies one micro-batch to the rows, evicts; what the model and the rules need is in `batches`."""
         guard = self.guard
         guard.now = now
@@ -215,8 +215,8 @@ class Engine(Processor):
         self._batch += 1
         users = self.users
         # While there is trouble nothing is replayed. This is asked once: the model may fail at any moment.
-        asked = self._answers is not None and (self.guard.reason is None or self.guard.hold)
-        replay = self._answers.replay_for(slots) if self._answers and asked else None
+        asked = self._model_host is not None and (self.guard.reason is None or self.guard.hold)
+        rebuild = self._model_host.take_rebuild(slots) if self._model_host and asked else None
         n = kernel.apply(
             users.rows, users.recent_item, users.recent_check, users.dirty, users.touched, slots, events.data,
             self.watermark, self.sequence, self.settings.lateness_ms, self.settings.user_ttl_ms,
@@ -226,22 +226,22 @@ class Engine(Processor):
         good = np.flatnonzero(status <= kernel.LATE)
         out.late += int(np.count_nonzero(status == kernel.LATE))
         out.duplicates += int(np.count_nonzero(status == kernel.DUPLICATE))
-        out.replayed += int(np.count_nonzero(status == kernel.REPLAYED))
+        out.already_applied += int(np.count_nonzero(status == kernel.ALREADY_APPLIED))
         users.fresh.append(slots[:n][applied["fresh"][:n] == 1])
         if len(good):
             chosen = slots[good]
             out.batches.append(
-                Applied(
+                AppliedBatch(
                     events.take(good), chosen, applied[good], features[good], seeds[good],
-                    users.serial[chosen], users.take_fresh(), self.runtime, replay,
+                    users.serial[chosen], users.take_fresh(), self.runtime, rebuild,
                 )
             )  # fmt: skip
-        elif replay is not None:
-            users.stale[replay.slots] = True
+        elif rebuild is not None:
+            users.stale[rebuild.slots] = True
         _spend(out, "state", t0)
         return n
 
-    def finish(self, out: StepOutput) -> None:
+    def predict_batch(self, out: StepOutput) -> None:
         """Model, flags and encoding of a micro-batch that was applied. The next one may be applied meanwhile.
 
         What the model holds up leaves `batches`, and comes back in that of a later micro-batch.
@@ -249,7 +249,7 @@ class Engine(Processor):
         waiting, out.batches = [*self._held, *out.batches], []
         if out.trial:
             self._try_again(out)
-        held: list[Applied] = []
+        held: list[AppliedBatch] = []
         for batch in waiting:
             t0 = time.perf_counter()
             result = self._predict(batch, out)
@@ -263,11 +263,11 @@ class Engine(Processor):
             _spend(out, "encode", t1)
         self._held = held
 
-    def _predict(self, batch: Applied, out: StepOutput) -> StepResult | None:
+    def _predict(self, batch: AppliedBatch, out: StepOutput) -> StepResult | None:
         """The model's answers, None where it gives none."""
         self.users.flagged[batch.reset] = 0
-        answers = self._answers
-        result = answers(batch, out) if answers is not None and batch.model is self.runtime else None
+        host = self._model_host
+        result = host.predict(batch, out) if host is not None and batch.model is self.runtime else None
         if result is not None:
             if self._last is not None:
                 self._last.keep(batch.slots, batch.serial, result)
@@ -276,11 +276,11 @@ class Engine(Processor):
                 return None
             batch.degraded = True
             out.degraded += len(batch.events)
-            if answers is not None:
-                answers.mark_stale(batch)
+            if host is not None:
+                host.mark_stale(batch)
         return result
 
-    def _publish(self, batch: Applied, result: StepResult | None, out: StepOutput) -> None:
+    def _publish(self, batch: AppliedBatch, result: StepResult | None, out: StepOutput) -> None:
         events = batch.events
         everyone = np.arange(len(events))
         wanted = everyone if self.settings.emit == "all" else _latest(batch.slots)
@@ -314,8 +314,8 @@ class Engine(Processor):
             out.others.setdefault(place, []).append((user.encode(), self._encode(flag), NO_HEADERS))
 
     def model_changed(self, partition: int) -> None:
-        """Hidden states of another model mean nothing to this one: replay each user's last events."""
-        if self.runtime is None or self.slab is None or self._answers is None:
+        """Hidden states of another model mean nothing to this one: rebuild each user's last events."""
+        if self.runtime is None or self.slab is None or self._model_host is None:
             return
         slots = self.users.slots_of(partition)
         # The next checkpoint names this model, so it must hold the states of all users as this model has them.
@@ -323,7 +323,7 @@ class Engine(Processor):
         self.users.stale[slots] = True
         if self.guard.on:  # each before the user's next event: nobody waits for all of them, or for the model
             return
-        rebuild_hidden(self.users, self.slab, self.runtime, partition, self._answers.categories)
+        rebuild_hidden(self.users, self.slab, self.runtime, partition, self._model_host.categories)
         self.users.stale[slots] = False
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:

@@ -11,16 +11,16 @@ from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.state.row_layout import (
     AMOUNT_WINDOW,
     AMOUNTS,
+    BUCKET_MS,
+    FIRST_BUCKET,
     RECENT,
     SEEDS,
     SESSION_GAP_MS,
-    START,
-    WIDTH_MS,
     WINDOWS,
 )
 
 # What became of an event.
-APPLIED, LATE, DUPLICATE, REPLAYED = range(4)
+APPLIED, LATE, DUPLICATE, ALREADY_APPLIED = range(4)
 
 _N_WINDOWS = len(WINDOWS)
 _PURCHASE = 2
@@ -48,7 +48,7 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_jit
-def forget(row):  # type: ignore[no-untyped-def]
+def reset_row(row):  # type: ignore[no-untyped-def]
     """Empties a row but for its source offsets, which guard against a second application."""
     row.clock = 0
     row.events = 0
@@ -94,9 +94,9 @@ def _seen(row, checks, e):  # type: ignore[no-untyped-def]
 def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
     """Moves the rings to the user's clock and counts the event in its bucket of each window."""
     for w in range(_N_WINDOWS):
-        start = START[w]
-        n = START[w + 1] - start
-        head = row.clock // WIDTH_MS[w]
+        start = FIRST_BUCKET[w]
+        n = FIRST_BUCKET[w + 1] - start
+        head = row.clock // BUCKET_MS[w]
         passed = head - row.head[w]
         if passed > 0:
             for b in range(head - min(passed, n) + 1, head + 1):
@@ -106,7 +106,7 @@ def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
                 row.count[i, 2] = 0
                 row.amount[i] = 0.0
             row.head[w] = head
-        bucket = time // WIDTH_MS[w]
+        bucket = time // BUCKET_MS[w]
         if not late and bucket > head - n:
             i = start + bucket % n
             row.count[i, kind] += 1
@@ -170,7 +170,7 @@ def _features(row, checks, out):  # type: ignore[no-untyped-def]
         a = 0
         b = 0
         c = 0
-        for i in range(START[w], START[w + 1]):
+        for i in range(FIRST_BUCKET[w], FIRST_BUCKET[w + 1]):
             a += row.count[i, 0]
             b += row.count[i, 1]
             c += row.count[i, 2]
@@ -178,7 +178,7 @@ def _features(row, checks, out):  # type: ignore[no-untyped-def]
         out[3 * w + 1] = b
         out[3 * w + 2] = c
     money = 0.0
-    for i in range(START[AMOUNT_WINDOW], START[AMOUNT_WINDOW + 1]):
+    for i in range(FIRST_BUCKET[AMOUNT_WINDOW], FIRST_BUCKET[AMOUNT_WINDOW + 1]):
         money += row.amount[i]
     out[3 * _N_WINDOWS] = money
     out[3 * _N_WINDOWS + 1] = _distinct(row, checks)
@@ -250,13 +250,13 @@ def apply(  # type: ignore[no-untyped-def]
         o.amount_ratio = 0.0
         o.amount_usual = 0.0
         if e.offset <= row.source[e.kind]:
-            o.status = REPLAYED
+            o.status = ALREADY_APPLIED
             continue
         touched[slot] = batch
         dirty[slot] = True
         row.source[e.kind] = e.offset
         if expired:
-            forget(row)
+            reset_row(row)
             recent_item[slot, :] = none_item
             recent_check[slot, :] = UNKNOWN_CHECK
             o.fresh = 1

@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.contract.event_columns import Events
-from stream_app.contract.records import INPUT_TOPICS
 
-N = len(INPUT_TOPICS)
 _NEVER = -1  # below any time
 _FOREVER = np.iinfo(np.int64).max  # above any time
 

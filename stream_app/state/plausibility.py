@@ -13,7 +13,7 @@ import xxhash
 
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.kernels.memory import jit
-from stream_app.state.row_layout import BUCKETS, REASON_CODES, RECENT, WIDTH_MS, WINDOWS
+from stream_app.state.row_layout import BUCKET_MS, BUCKETS, REASON_CODES, RECENT, WINDOWS
 
 #: What is wrong with a row, by the number that `wrong_rows` gives; 0 stands for nothing.
 WRONG = (
@@ -101,7 +101,7 @@ def _wrong(rows, slots, types, found):  # type: ignore[no-untyped-def]
             if _time(row.flagged[k]):
                 wrong = _TIME
         for w in range(len(WINDOWS)):
-            if row.head[w] < 0 or row.head[w] > MAX_TS_MS // WIDTH_MS[w]:
+            if row.head[w] < 0 or row.head[w] > MAX_TS_MS // BUCKET_MS[w]:
                 wrong = _TIME
         if row.sequence < 0 or row.events < 0 or row.late < 0 or row.purchases < 0 or row.kept < 0:
             wrong = _COUNT

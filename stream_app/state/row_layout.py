@@ -22,8 +22,8 @@ FORMATS_READ = (2, 3)
 #: Sliding windows: (name, length in ms, buckets).
 WINDOWS = model.WINDOWS
 BUCKETS = sum(n for *_, n in WINDOWS)
-WIDTH_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
-START = np.array(
+BUCKET_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
+FIRST_BUCKET = np.array(
     [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
 )  # first bucket of each window, then the end
 AMOUNT_WINDOW = model.AMOUNT_WINDOW

@@ -22,7 +22,7 @@ _ONE = np.uint64(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitUser:
     """A user with two rows."""
 
     user: str
@@ -38,7 +38,7 @@ class SplitUsers:
         self._seen = 0  # serial of the last user looked at
         self._others(np.empty(0, np.int64))  # compiles it before anything waits
 
-    def look(self) -> list[Split]:
+    def look(self) -> list[SplitUser]:
         """Those among the next `MOST` new users that have an older row in another partition."""
         users = self._users
         if users.newest == self._seen or self._partitions == 1:
@@ -53,7 +53,7 @@ class SplitUsers:
         others = self._others(new)
         pairs = zip(new[others >= 0].tolist(), others[others >= 0].tolist(), strict=True)
         where = users.partition
-        return [Split(users.name(slot), (int(where[other]), int(where[slot]))) for slot, other in pairs]
+        return [SplitUser(users.name(slot), (int(where[other]), int(where[slot]))) for slot, other in pairs]
 
     def _others(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The older row (n,) of each slot's user in another partition, -1 where there is none."""

@@ -39,7 +39,7 @@ def check_ids(topics: Sequence[str], then: Sequence[bytes], now: Sequence[bytes]
         raise TopicError("; ".join(map(made_again, other)))
 
 
-class Behind:
+class StateAheadOfLog:
     """Notices a log that ends before the position of a state."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Behind:
         self._since.clear()
 
 
-class HeldBack:
+class HeldBackRecords:
     """Notices partitions whose records wait for the end of a transaction of somebody else."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class HeldBack:
         self._since.clear()
 
 
-class Told(NamedTuple):
+class Comparison(NamedTuple):
     """What differs between a state and the offsets of its group."""
 
     sentences: list[str]
@@ -101,7 +101,7 @@ def compare(
     topics: Sequence[str],
     positions: Sequence[int] | None,
     committed: Mapping[str, int | None],
-) -> Told:
+) -> Comparison:
     """How the state of a partition, as it was read back, and the group's offsets differ; a sentence for each kind.
 
     `positions`: the next source offset of each topic, None where there is no state.
@@ -132,7 +132,7 @@ def compare(
             f"there is no state of partition {partition}, though the group has committed {_listed(unknown)}: what "
             "lies below is in no answer; to process it use another FORECLICK_GROUP"
         )
-    return Told(sentences, bool(known))
+    return Comparison(sentences, bool(known))
 
 
 def _listed(places: Sequence[str]) -> str:

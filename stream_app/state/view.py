@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
-from stream_app.decoding.name_table import Names
-from stream_app.state.row_layout import RECENT, START, WINDOWS
+from stream_app.decoding.name_table import NameTable
+from stream_app.state.row_layout import FIRST_BUCKET, RECENT, WINDOWS
 from stream_app.state.users import Users
 
 
@@ -15,14 +15,14 @@ def windows(row: np.void) -> dict[str, dict[str, float]]:
     """Counts of each event type and money spent in each sliding window, on the user's own clock."""
     shown = {}
     for w, (name, *_) in enumerate(WINDOWS):
-        part = slice(START[w], START[w + 1])
+        part = slice(FIRST_BUCKET[w], FIRST_BUCKET[w + 1])
         counts = row["count"][part].sum(axis=0).tolist()
         amount = round(float(row["amount"][part].sum()), 2)
         shown[name] = {**dict(zip(EVENT_TYPES, counts, strict=True)), "amount": amount}
     return shown
 
 
-def recent_events(row: np.void, items: Names, categories: Names) -> list[dict[str, Any]]:
+def recent_events(row: np.void, items: NameTable, categories: NameTable) -> list[dict[str, Any]]:
     """The last events, newest first. A name this process has not met is "#" and its hash."""
     n = int(row["events"])
     shown = []
@@ -43,7 +43,7 @@ def recent_events(row: np.void, items: Names, categories: Names) -> list[dict[st
 
 
 def user(
-    users: Users, slot: int, items: Names, categories: Names, others: Sequence[int] = ()
+    users: Users, slot: int, items: NameTable, categories: NameTable, others: Sequence[int] = ()
 ) -> dict[str, Any]:
     """All that is kept of a user, as plain data; `others`: the user's slots in other partitions."""
     row = users.rows[slot]

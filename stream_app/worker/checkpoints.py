@@ -39,7 +39,7 @@ class Checkpoints:
         self,
         app: faust.App,
         settings: Settings,
-        engine: Processor,
+        processor: Processor,
         metrics: Metrics,
         health: Health,
         lanes: Lanes,
@@ -47,11 +47,11 @@ class Checkpoints:
         drain: Callable[[], Awaitable[None]],
         in_thread: Callable[..., Awaitable[Any]],
     ) -> None:
-        """`turn` is held by whoever uses the engine; `in_thread` calls a function in the engine's thread.
+        """`turn` is held by whoever uses the processor; `in_thread` calls a function in the processor's thread.
 
         `lanes` write the state. `drain` finishes what is half done.
         """
-        self._app, self._settings, self._engine = app, settings, engine
+        self._app, self._settings, self._processor = app, settings, processor
         self._metrics, self._health, self._lanes = metrics, health, lanes
         self._turn, self._drain, self._in_thread = turn, drain, in_thread
         self._one_at_a_time = asyncio.Lock()
@@ -72,8 +72,8 @@ class Checkpoints:
 
     def lost(self) -> list[int]:
         """Partitions whose state here is worth nothing, since their lane was lost after it was read."""
-        engine, lanes = self._engine, self._lanes
-        return [p for p in engine.partitions if engine.is_restored(p) and not lanes.is_open(p)]
+        processor, lanes = self._processor, self._lanes
+        return [p for p in processor.partitions if processor.is_restored(p) and not lanes.is_open(p)]
 
     async def room(self, most: int) -> None:
         """Returns once no more than `most` micro-batches have outputs that are not acknowledged.
@@ -216,14 +216,14 @@ class Checkpoints:
         return parts
 
     def _snapshot(self, generation: int) -> list[Part]:
-        engine = self._engine
+        processor = self._processor
         now = time.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_EVERY_S
-            for partition in engine.partitions:
-                if engine.is_restored(partition):
-                    self._metrics.evictions.labels("age").inc(engine.expire(partition))
-        taken = [engine.checkpoint(p, generation) for p in engine.partitions if self._lanes.is_open(p)]
+            for partition in processor.partitions:
+                if processor.is_restored(partition):
+                    self._metrics.evictions.labels("age").inc(processor.expire(partition))
+        taken = [processor.checkpoint(p, generation) for p in processor.partitions if self._lanes.is_open(p)]
         changelog = self._settings.changelog
         return [
             (c, self._lanes.build_columns(*c.records.arrays(), topic=changelog))

@@ -13,41 +13,41 @@ from faust.tables import TableManager
 from faust.tables.table import Table
 from faust.types import TP
 
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.state import view
 
 NAME = "users"
 
 
 class UserStore(Store):
-    """A mapping from user_id to what is kept of the user, over the engine's columns.
+    """A mapping from user_id to what is kept of the user, over the processor's columns.
 
     A value read while a micro-batch is being applied may show some of its events and not others.
     """
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
-    engine: Engine
+    processor: ShopProcessor
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Nothing is persisted on this machine."""
         return None
 
     def __getitem__(self, user_id: str) -> dict[str, Any]:
-        slot = self.engine.users.find_anywhere(user_id)
+        slot = self.processor.users.find_anywhere(user_id)
         if slot is None:
             raise KeyError(user_id)
-        return view.user(self.engine.users, slot, self.engine.items, self.engine.categories)
+        return view.user(self.processor.users, slot, self.processor.items, self.processor.categories)
 
     def __iter__(self) -> Iterator[str]:
-        for partition in list(self.engine.users.count):
-            yield from self.engine.users.mapping(partition)
+        for partition in list(self.processor.users.count):
+            yield from self.processor.users.mapping(partition)
 
     def __len__(self) -> int:
-        return len(self.engine.users)
+        return len(self.processor.users)
 
     def __contains__(self, user_id: object) -> bool:
-        return isinstance(user_id, str) and self.engine.users.find_anywhere(user_id) is not None
+        return isinstance(user_id, str) and self.processor.users.find_anywhere(user_id) is not None
 
     def __setitem__(self, key: str, value: Any) -> NoReturn:
         raise TypeError("the table of users is for reading: it changes by events only")
@@ -76,10 +76,10 @@ class UserTable(Table):
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
-    def __init__(self, app: Any, engine: Engine, **kwargs: Any) -> None:
+    def __init__(self, app: Any, processor: ShopProcessor, **kwargs: Any) -> None:
         super().__init__(app, name=NAME, help="Windows, last events and counters of each user.", **kwargs)
         store = UserStore("memory://", app, self, table_name=NAME)
-        store.engine = engine
+        store.processor = processor
         self._data = store
 
     async def on_start(self) -> None:
@@ -94,7 +94,7 @@ class UserTable(Table):
 
     def info(self) -> dict[str, Any]:
         """Attributes for a clone."""
-        return {**super().info(), "engine": self.data.engine}
+        return {**super().info(), "processor": self.data.processor}
 
 
 class UserTableManager(TableManager):

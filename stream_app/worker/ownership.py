@@ -44,7 +44,7 @@ class Ownership:
         self,
         app: faust.App,
         settings: Settings,
-        engine: Processor,
+        processor: Processor,
         metrics: Metrics,
         health: Health,
         lanes: Lanes,
@@ -56,10 +56,10 @@ class Ownership:
     ) -> None:
         """`log_end`: of each partition that is this worker's, the end of its changelog after the last own write.
 
-        `turn` is held by whoever uses the engine; `in_thread` calls a function in the engine's thread. `recovered` is
+        `turn` is held by whoever uses the processor; `in_thread` calls a function in the state thread. `recovered` is
         called once all state is there, `failed` where it cannot be read.
         """
-        self._app, self._settings, self._engine = app, settings, engine
+        self._app, self._settings, self._processor = app, settings, processor
         self._metrics, self._health = metrics, health
         self._lanes, self._log_end = lanes, log_end
         self._turn, self._in_thread = turn, in_thread
@@ -75,17 +75,17 @@ class Ownership:
 
         Returns those of `mine` that have to be read back, each with the first changelog offset that is wanted.
         """
-        engine = self._engine
+        processor = self._processor
         new_copies = copies - self._standby.partitions
         # What was copied so far of those that are copied no longer.
         had = await self._standby.follow(copies)
-        not_mine = set(engine.partitions) - mine
+        not_mine = set(processor.partitions) - mine
         for partition in not_mine:
             self._metrics.forget_partition(self._settings.inputs, partition)
             self._log_end.pop(partition, None)
         await self._lanes.close(not_mine)
         for partition in not_mine - copies:
-            await self._in_thread(engine.drop, partition)
+            await self._in_thread(processor.drop, partition)
         stale = await self._stale(mine)
         await self.empty(new_copies | (stale - had.keys()))
         return {partition: had.get(partition, 0) for partition in sorted(stale)}
@@ -96,13 +96,13 @@ class Ownership:
 
     def _empty(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
-            self._engine.drop(partition)
-            self._engine.assign(partition, [0] * len(self._settings.inputs))
+            self._processor.drop(partition)
+            self._processor.assign(partition, [0] * len(self._settings.inputs))
 
     async def _stale(self, partitions: set[int]) -> set[int]:
         """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
         log_end, lanes = self._log_end, self._lanes
-        have = {p for p in partitions if self._engine.is_restored(p) and p in log_end and lanes.is_open(p)}
+        have = {p for p in partitions if self._processor.is_restored(p) and p in log_end and lanes.is_open(p)}
         if not have:
             return partitions
         ends = await self._reader.ends(have)
@@ -155,7 +155,7 @@ class Ownership:
 
     async def _restore(self, partition: int, records: RecordColumns) -> None:
         async with self._turn:
-            damaged = await self._in_thread(self._engine.restore, partition, records)
+            damaged = await self._in_thread(self._processor.restore, partition, records)
         self._skipped(partition, damaged)
 
     def _skipped(self, partition: int, damaged: list[Damaged]) -> None:
@@ -172,7 +172,7 @@ class Ownership:
         for left in reversed(range(ENDS_TRIES)):
             ends = await self._reader.input_ends(self._settings.inputs, partitions)
             async with self._turn:
-                found = {p: await self._in_thread(self._engine.beyond, p, ends[p]) for p in partitions}
+                found = {p: await self._in_thread(self._processor.beyond, p, ends[p]) for p in partitions}
             ahead = {p: damaged for p, damaged in found.items() if damaged}
             if not ahead:
                 return
@@ -201,7 +201,7 @@ class Ownership:
             await self._check_ends(wanted)
             async with self._turn:
                 for partition in wanted:
-                    await self._in_thread(self._engine.restored, partition)
+                    await self._in_thread(self._processor.restored, partition)
                     self._log_end[partition] = ends[partition]
         except asyncio.CancelledError:
             raise
@@ -212,6 +212,6 @@ class Ownership:
         self._metrics.recovered_records.inc(records)
         self._metrics.recovery_seconds.inc(seconds)
         self._health.set_recovered()
-        tell_older_model(self._engine, wanted)
+        tell_older_model(self._processor, wanted)
         log.info("state recovered", partitions=list(wanted), records=records, seconds=round(seconds, 2))
         self._recovered()

@@ -1,4 +1,4 @@
-"""Drives the engine in a worker: batches from the agent in, outputs and checkpoints out.
+"""Drives the processor in a worker: batches from the agent in, outputs and checkpoints out.
 
 Work goes in turns of two halves, side by side in two threads: one ingests what has come and applies a micro-batch to
 the rows; the other takes the micro-batch before it through the model and queues its outputs. While few events come,
@@ -66,7 +66,7 @@ GAUGES_EVERY_S = 1.0
 
 
 class Pipeline(Service):
-    """The loop of a worker around its engine."""
+    """The loop of a worker around its processor."""
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
@@ -74,18 +74,18 @@ class Pipeline(Service):
         self,
         app: faust.App,
         settings: Settings,
-        engine: Processor,
+        processor: Processor,
         metrics: Metrics,
         health: Health,
         room: Room,
     ) -> None:
         """`room`: what the topics that are written take."""
         super().__init__()
-        self.app, self.settings, self.engine = app, settings, engine
+        self.app, self.settings, self.processor = app, settings, processor
         self.metrics, self.health = metrics, health
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._halves = Halves(app, settings, engine, health, lambda: self._producer)
+        self._halves = Halves(app, settings, processor, health, lambda: self._producer)
         self._pending: StepOutput | None = None  # advanced and not yet finished
         self._lanes = Lanes(
             settings.group,
@@ -96,13 +96,13 @@ class Pipeline(Service):
             transactional=settings.guarantee == "exactly_once",
             room=room,
         )
-        self._turn = asyncio.Lock()  # held by whoever uses the engine or the buffers below
+        self._turn = asyncio.Lock()  # held by whoever uses the processor or the buffers below
         self._checkpoints = Checkpoints(
-            app, settings, engine, metrics, health, self._lanes, self._turn, self._drain, self._in_thread
+            app, settings, processor, metrics, health, self._lanes, self._turn, self._drain, self._in_thread
         )
         self._work = asyncio.Event()
         self._ownership = Ownership(
-            app, settings, engine, metrics, health, self._lanes, self._checkpoints.log_end,
+            app, settings, processor, metrics, health, self._lanes, self._checkpoints.log_end,
             self._turn, self._in_thread, self._work.set, self._fail,
         )  # fmt: skip
         self._backlog = Backlog(Budget(settings.buffered_records, settings.buffer_bytes))
@@ -110,9 +110,9 @@ class Pipeline(Service):
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
-        self._split = SplitWatch(engine, metrics, health)
-        self._positions = Positions(app, settings, engine, metrics, health)
-        self._minute = MinuteLog(settings, engine, metrics, health)
+        self._split = SplitWatch(processor, metrics, health)
+        self._positions = Positions(app, settings, processor, metrics, health)
+        self._minute = MinuteLog(settings, processor, metrics, health)
         self._closing = False
 
     # --- what the agent and Faust call
@@ -124,7 +124,7 @@ class Pipeline(Service):
         await self._settled.wait()
         if (batch.generation, batch.seek) != (self._generation, self._consumer.seeks):
             return
-        if batch.tp.partition not in self.engine.partitions:
+        if batch.tp.partition not in self.processor.partitions:
             return
         if self._backlog.add(batch):
             self._consumer.pause_partitions({batch.tp})
@@ -169,7 +169,7 @@ class Pipeline(Service):
         await self._checkpoints.make()
         async with self._turn:
             self._backlog.drop()
-            await self._in_thread(self.engine.rewind)
+            await self._in_thread(self.processor.rewind)
         if revoked:  # Faust calls this at each start too
             log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
 
@@ -190,11 +190,11 @@ class Pipeline(Service):
                 waited_s=LAST_CHECKPOINT_S,
             )
         else:
-            log.info("stopped cleanly", partitions=self.engine.partitions)
+            log.info("stopped cleanly", partitions=self.processor.partitions)
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
         """All that is kept of a user, None where this worker does not hold them, or no longer."""
-        return None if self._closing else await self._in_thread(self.engine.look_up, user_id)
+        return None if self._closing else await self._in_thread(self.processor.look_up, user_id)
 
     # --- the loop
 
@@ -226,7 +226,7 @@ class Pipeline(Service):
                     self._positions.look()
                     await self._in_thread(self._split.look)
                     end_of = self._consumer.end_of
-                    telemetry.gauges(self.engine, end_of, self._kind, self.metrics, self.health)
+                    telemetry.gauges(self.processor, end_of, self._kind, self.metrics, self.health)
                     self._minute.look()
         except asyncio.CancelledError:
             raise
@@ -313,8 +313,8 @@ class Pipeline(Service):
     def _resume_drained(self) -> None:
         """Resumes the topic partitions of which less is held now."""
         kept: list[tuple[TP, int, int]] = []
-        for partition in self.engine.partitions:
-            buffered, bad = self.engine.merge(partition).buffered, self.engine.bad_bytes(partition)
+        for partition in self.processor.partitions:
+            buffered, bad = self.processor.merge(partition).buffered, self.processor.bad_bytes(partition)
             for topic, kind in self._kind.items():
                 if buffered[kind] or bad[kind]:
                     kept.append((TP(topic, partition), buffered[kind], bad[kind]))

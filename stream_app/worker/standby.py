@@ -1,6 +1,6 @@
 """Copies of the state of partitions that other workers own, so that to take one over is to read its last records.
 
-A copy follows the changelog of its partition. In the engine it is a partition that was never restored: nothing is
+A copy follows the changelog of its partition. In the processor it is a partition that was never restored: nothing is
 processed, answered or written of it.
 """
 

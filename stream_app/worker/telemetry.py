@@ -49,22 +49,22 @@ def acknowledged(metrics: Metrics, output: StepOutput | None, built: Sequence[Bu
         metrics.observe_latency(batch.events.data["received"], now_ms)
 
 
-def tell_older_model(engine: Processor, partitions: Iterable[int]) -> None:
+def tell_older_model(processor: Processor, partitions: Iterable[int]) -> None:
     """Warns of partitions whose state a newer model wrote: the folder may have been replaced by an old one."""
     for partition in partitions:
-        newer = engine.newer_model(partition)
+        newer = processor.newer_model(partition)
         if newer is not None:
             log.warning(
                 "the model is older than the one before it",
                 partition=partition,
-                model=engine.label,
-                made=shown(engine.created_ms) if engine.created_ms else "unknown",
+                model=processor.label,
+                made=shown(processor.created_ms) if processor.created_ms else "unknown",
                 before=shown(newer),
             )
 
 
 def gauges(
-    engine: Processor,
+    processor: Processor,
     end_of: Callable[[TP], int | None],
     kinds: Mapping[str, int],
     metrics: Metrics,
@@ -73,12 +73,12 @@ def gauges(
     """Sets lag, watermark delay, users and readiness; tells health the age of the oldest waiting record."""
     now_ms = time.time() * 1000
     oldest: list[int] = []
-    for partition in engine.partitions:
-        merge = engine.merge(partition)
+    for partition in processor.partitions:
+        merge = processor.merge(partition)
         head = merge.oldest_received()
         if head is not None:
             oldest.append(head)
-        watermark = int(engine.watermark[partition])
+        watermark = int(processor.watermark[partition])
         if watermark >= 0:
             metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
         for topic, kind in kinds.items():
@@ -86,8 +86,8 @@ def gauges(
             if end is not None:
                 metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[kind]))
     health.set_oldest(min(oldest) if oldest else None)
-    health.set_model(engine.trouble)
-    metrics.model_trouble.set(engine.trouble is not None)
-    metrics.model_older.set(any(engine.newer_model(p) is not None for p in engine.partitions))
-    metrics.resident_users.set(len(engine.rows))
+    health.set_model(processor.trouble)
+    metrics.model_trouble.set(processor.trouble is not None)
+    metrics.model_older.set(any(processor.newer_model(p) is not None for p in processor.partitions))
+    metrics.resident_users.set(len(processor.rows))
     metrics.ready.set(health.ready()[0])

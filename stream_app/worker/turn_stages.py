@@ -56,7 +56,7 @@ class Halves:
         """`producer`: gives the one that is to send, which builds the batches."""
         self._app = app
         self._producer_now = producer
-        self.engine = processor
+        self.processor = processor
         self.health = health
         self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
 
@@ -76,7 +76,7 @@ class Halves:
         start = time.perf_counter()
         for batch in joined(incoming):
             kind = self._kind[batch.tp.topic]
-            expected = self.engine.merge(batch.tp.partition).read(kind)
+            expected = self.processor.merge(batch.tp.partition).read(kind)
             if 0 < expected < batch.start:
                 # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
                 log.warning(
@@ -86,18 +86,18 @@ class Halves:
                     expected=expected,
                     found=batch.start,
                 )
-            bad += self.engine.ingest(batch.tp.partition, kind, batch.records, batch.next)
+            bad += self.processor.ingest(batch.tp.partition, kind, batch.records, batch.next)
         decoded = time.perf_counter()
         now = time.monotonic()
         self._mark_idle(now)
-        output = self.engine.advance(now)
+        output = self.processor.apply_batch(now)
         if output is not None:
             output.seconds["decode"] = decoded - start
-        return output, bad, self._build(self.engine.dead_letters())
+        return output, bad, self._build(self.processor.dead_letters())
 
     def finish(self, output: StepOutput) -> list[BuiltFor]:
         """The second half, in the thread of the model."""
-        self.engine.finish(output)
+        self.processor.predict_batch(output)
         columns = [
             (topic, partition, self._producer.build_columns(*messages.arrays(), topic=topic))
             for topic, partition, messages in output.columns
@@ -112,8 +112,8 @@ class Halves:
 
     def _mark_idle(self, now: float) -> None:
         """Tells the merges which topics have nothing more to read."""
-        for partition in self.engine.partitions:
-            merge = self.engine.merge(partition)
+        for partition in self.processor.partitions:
+            merge = self.processor.merge(partition)
             for topic, kind in self._kind.items():
                 # The end is known from the fetch that brought the last records, so what is on its way
                 # between that fetch and here counts as something to read.

@@ -14,7 +14,7 @@ from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.event_filler import EVENT_ID, FIELDS, USER, fill
 from stream_app.decoding.json_scanner import scan
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.kernels import item_checks as checks
 from tests.fuzz.guarded import GuardedBuffer
 from tests.fuzz.values import Values
@@ -27,7 +27,7 @@ def _index(name: str) -> int:
 
 
 def _decoder(correct_clock: bool) -> Decoder:
-    names = (Names(_index, 0, limit=3000), Names(_index, 0, limit=3000))
+    names = (NameTable(_index, 0, limit=3000), NameTable(_index, 0, limit=3000))
     # A limit for the past too, in one of the two.
     past = 0 if correct_clock else 200_000
     return Decoder(*names, max_future_ms=300_000, max_past_ms=past, correct_clock=correct_clock)

@@ -15,7 +15,7 @@ import pytest
 from stream_app.agents.shop import create_app
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from tests.integration.harness import (
     Reader,
     Start,
@@ -42,12 +42,12 @@ def fetch(port: int, path: str) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
-def hold(engine: Engine, when: Callable[[], bool]) -> tuple[threading.Event, threading.Event]:
-    """Lets the engine's thread stand still at its next step once `when` is true.
+def hold(processor: ShopProcessor, when: Callable[[], bool]) -> tuple[threading.Event, threading.Event]:
+    """Lets the processor's thread stand still at its next step once `when` is true.
 
     Returns two events: one is set when it stands, the other lets it go.
     """
-    stands, free, advance = threading.Event(), threading.Event(), engine.advance
+    stands, free, advance = threading.Event(), threading.Event(), processor.apply_batch
 
     def held(now: float, *, ended: bool = False) -> Any:
         if when():
@@ -55,7 +55,7 @@ def hold(engine: Engine, when: Callable[[], bool]) -> tuple[threading.Event, thr
             assert free.wait(60), "the test did not let the thread go within 60 s"
         return advance(now, ended=ended)
 
-    engine.advance = held
+    processor.apply_batch = held
     return stands, free
 
 
@@ -67,10 +67,12 @@ async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
             broker.bootstrap, "p-", web="", commit_interval_ms=100, data_dir=str(tmp_path / "data")
         )
         app = create_app(settings, None, partitions=1)
-        health, engine = app.pipeline.health, app.pipeline.engine
+        health, processor = app.pipeline.health, app.pipeline.processor
         health.set_model(None)
         health.commit_grace_s = 1.0
-        stands, free = hold(engine, lambda: bool(engine.partitions) and engine.merge(0).read(0) == 11)
+        stands, free = hold(
+            processor, lambda: bool(processor.partitions) and processor.merge(0).read(0) == 11
+        )
         await asyncio.to_thread(produce, broker.bootstrap, "p-", clicks(10, partitions=1))
         await app.start()
         try:
@@ -133,7 +135,7 @@ async def test_a_stuck_processing_thread(kafka: EmbeddedKafka, prefix: str, tmp_
     health.set_model(None)
     health.stuck_s = 3.0
     sticks = threading.Event()
-    _, free = hold(app.pipeline.engine, sticks.is_set)
+    _, free = hold(app.pipeline.processor, sticks.is_set)
 
     def status(path: str) -> int:
         return fetch(port, path)[0]

@@ -19,7 +19,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.ops.bad_records import EXAMPLE_EVERY_S
-from stream_app.processing.shop_processor import EVICT_EVERY, Engine
+from stream_app.processing.shop_processor import EVICT_EVERY, ShopProcessor
 from stream_app.settings import Settings
 from tests.integration.harness import (
     Reader,
@@ -212,13 +212,13 @@ async def test_more_users_than_may_stay(
         assert len(reader.read_to_end()) == n
 
 
-def test_a_million_users_through_one_engine() -> None:
-    """Fifty times as many users as may stay: the engine's memory does not depend on how many pass through."""
-    engine = Engine(Settings(resident_users=20_000, max_idle_ms=0), partitions=1)
-    engine.assign(0, [0, 0, 0])
-    engine.restored(0)
+def test_a_million_users_through_one_processor() -> None:
+    """Fifty times as many users as may stay: the processor's memory does not depend on how many pass through."""
+    processor = ShopProcessor(Settings(resident_users=20_000, max_idle_ms=0), partitions=1)
+    processor.assign(0, [0, 0, 0])
+    processor.restored(0)
     for kind in (1, 2):
-        engine.merge(0).finish(kind)
+        processor.merge(0).finish(kind)
     taken = evicted = 0
     sizes = []
     statm = Path("/proc/self/statm")
@@ -234,15 +234,15 @@ def test_a_million_users_through_one_engine() -> None:
             )
             for n in range(start, start + 20_000)
         ]
-        engine.ingest(0, 0, RecordColumns.of(records), start + 20_000)
-        while (out := engine.step(0.0)) is not None:
+        processor.ingest(0, 0, RecordColumns.of(records), start + 20_000)
+        while (out := processor.step(0.0)) is not None:
             taken += out.events
             evicted += out.evicted
-        made = engine.checkpoint(0, 1)
+        made = processor.checkpoint(0, 1)
         assert made is not None
         sizes.append(int(statm.read_text().split()[1]) * resource.getpagesize())
     assert taken == 1_000_000
-    assert len(engine.users) == taken - evicted <= 20_000 + EVICT_EVERY
+    assert len(processor.users) == taken - evicted <= 20_000 + EVICT_EVERY
     assert max(sizes[10:]) - sizes[9] < 50e6, "the first fifth has met all that is ever needed"
 
 

@@ -12,7 +12,7 @@ from stream_app.contract.outputs import Flag, Prediction
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.lab.generator import GeneratorSettings, write
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.offline.drive import drive
 from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import load_settings
@@ -50,12 +50,12 @@ class Expected:
     def __init__(self, path: Path, model: Path | None, partitions: int = 4) -> None:
         settings = load_settings(env={}, options={"model": model} if model else {})
         runtime = load_model(settings) if model else None
-        self.engine = Engine(settings, runtime, partitions=partitions)
+        self.processor = ShopProcessor(settings, runtime, partitions=partitions)
         self.predictions: dict[str, Prediction] = {}
         self.flags: dict[str, Flag] = {}
         self.bad: Counter[str] = Counter()
-        for output in drive(self.engine, RecordingReader(path)):
-            for letters in self.engine.dead_letters().values():
+        for output in drive(self.processor, RecordingReader(path)):
+            for letters in self.processor.dead_letters().values():
                 self.bad.update(dict(headers)["foreclick.reason"].decode() for _, _, headers in letters)
             for (topic, _), messages in (output.outputs if output else {}).items():
                 for _, value, _ in messages:
@@ -235,7 +235,7 @@ async def test_killed_and_restarted(
     reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     wait_for("the worker to be ready", last.ready)
     # The state of every user is that of a run that was never interrupted.
-    held = expected.engine.users
+    held = expected.processor.users
     users = [user for partition in held.count for user in held.mapping(partition)][::20]
     for user in users:
         status, shown = last.get(f"/users/{user}/")

@@ -22,7 +22,7 @@ from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.lab.generator.settings import GeneratorSettings
 from stream_app.lab.generator.stream import generate
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 from stream_app.settings import Settings, load_settings
 from stream_app.worker.watches.model_watch import load_model
@@ -219,30 +219,30 @@ def _committed(bootstrap: str, prefix: str) -> list[list[int]]:
 
 def _frontier(settings: Settings, records: list[Record]) -> list[list[int]]:
     """How far a worker comes in each topic's partitions that never stops waiting for a topic."""
-    engine = Engine(settings, None, partitions=2)
+    processor = ShopProcessor(settings, None, partitions=2)
     for partition in range(2):
-        engine.assign(partition, [0, 0, 0])
-        engine.restored(partition)
+        processor.assign(partition, [0, 0, 0])
+        processor.restored(partition)
         for kind, topic in enumerate(INPUT_TOPICS):
             mine = [r for r in records if (r.topic, r.partition) == (topic, partition)]
             if mine:
-                engine.ingest(partition, kind, RecordColumns.of(mine), mine[-1].offset + 1)
-    while engine.step(0.0) is not None:
+                processor.ingest(partition, kind, RecordColumns.of(mine), mine[-1].offset + 1)
+    while processor.step(0.0) is not None:
         pass
-    positions = [engine.merge(partition).positions for partition in range(2)]
+    positions = [processor.merge(partition).positions for partition in range(2)]
     return [[p[kind] for p in positions] for kind in range(len(INPUT_TOPICS))]
 
 
 def _look_ups(settings: Settings, log: str, topic: str) -> dict[str, Any]:
     """What the pages of a worker that has just read the changelog back show of each user."""
-    engine = Engine(settings, load_model(settings) if settings.model else None, partitions=2)
+    processor = ShopProcessor(settings, load_model(settings) if settings.model else None, partitions=2)
     records = list(RecordingReader(HERE / f"{log}.stream"))
     for partition in range(2):
-        engine.assign(partition, [0, 0, 0])
-        engine.restore(partition, RecordColumns.of([r for r in records if r.partition == partition]))
-        engine.restored(partition)
-    names = sorted(name for p in range(2) for name in engine.users.mapping(p))
-    return {name: engine.look_up(name) for name in names}
+        processor.assign(partition, [0, 0, 0])
+        processor.restore(partition, RecordColumns.of([r for r in records if r.partition == partition]))
+        processor.restored(partition)
+    names = sorted(name for p in range(2) for name in processor.users.mapping(p))
+    return {name: processor.look_up(name) for name in names}
 
 
 def _store(name: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Rules, Settings
 
 T0 = 1_700_000_000_000
@@ -30,14 +30,14 @@ class Outcome(NamedTuple):
 class Shop:
     """Steady browses, a click now and then, a bot; all of them reach the broker `delay_ms` after they happen.
 
-    The engine gets what the broker has in each millisecond, and steps as a worker that is never busy.
+    The processor gets what the broker has in each millisecond, and steps as a worker that is never busy.
     """
 
     def __init__(self, delay_ms: int, attack: bool) -> None:
         self._delay_ms, self._attack = delay_ms, attack
-        self._engine = Engine(SETTINGS, partitions=1)
-        self._engine.assign(0, [0] * len(INPUT_TOPICS))
-        self._engine.restored(0)
+        self._processor = ShopProcessor(SETTINGS, partitions=1)
+        self._processor.assign(0, [0] * len(INPUT_TOPICS))
+        self._processor.restored(0)
         self._arriving: list[list[Record]] = [[] for _ in INPUT_TOPICS]
         self._offsets = [0] * len(INPUT_TOPICS)
         self._seen: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Shop:
             if ms < LENGTH_MS:
                 self._traffic(ms)
             self._work(ms)
-        held, rows = self._engine.users.mapping(0), self._engine.users.rows
+        held, rows = self._processor.users.mapping(0), self._processor.users.rows
         late = sum(int(rows["late"][slot]) for name, slot in held.items() if name != "mallory")
         return Outcome(_others(self._seen), _others(self._flags), late)
 
@@ -72,13 +72,13 @@ class Shop:
         self._offsets[kind] += 1
 
     def _work(self, ms: int) -> None:
-        engine, now = self._engine, ms / 1000
+        processor, now = self._processor, ms / 1000
         for kind, records in enumerate(self._arriving):
             if records:
-                engine.ingest(0, kind, RecordColumns.of(records), self._offsets[kind])
+                processor.ingest(0, kind, RecordColumns.of(records), self._offsets[kind])
                 records.clear()
-            engine.merge(0).idle(kind, True, now)
-        while (output := engine.step(now)) is not None:
+            processor.merge(0).idle(kind, True, now)
+        while (output := processor.step(now)) is not None:
             for (topic, _), messages in output.outputs.items():
                 for _, body, _ in messages:
                     said: Any = json.loads(body or b"")

@@ -15,7 +15,7 @@ from stream_app.kafka.record_batches.size_limits import Room
 from stream_app.ops.bad_records import BadRecordLog
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker import changelog_reader as recovery
 from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry
@@ -67,10 +67,10 @@ class Worker:
         raw = SimConsumer(broker, link)
         app = self.app = App(self.name, settings, raw, SimProducer(SimClient(broker, link)), self._crashed)
         raw._coordinator = Coordination(broker, link, raw, settings.inputs, app)
-        engine = Engine(settings, None, partitions=broker.partitions, slots=_SLOTS)
+        processor = ShopProcessor(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
         metrics = _metrics(self.loop.time)
-        app.pipeline = pipeline.Pipeline(app, settings, engine, metrics, health, Room())
+        app.pipeline = pipeline.Pipeline(app, settings, processor, metrics, health, Room())
         await app.consumer._thread.on_start()
         await app.pipeline.start()
         for work in (app.agent(), app.drain(), raw._coordinator.run(settings.heartbeat_ms / 1000)):

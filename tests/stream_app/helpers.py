@@ -1,4 +1,4 @@
-"""An engine driven by hand: records arrive in any order and chunks, micro-batches are taken, the worker crashes."""
+"""A processor driven by hand: records arrive in any order and chunks, micro-batches are taken, the worker crashes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from stream_app.contract.outputs import Flag, Prediction
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import Checkpoint, StepOutput
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.settings.rules import Rules
 from stream_app.state.row_layout import ROW
@@ -37,7 +37,7 @@ def changelog(log: Log, partition: int = 0) -> RecordColumns:
 
 
 class Worker:
-    """One partition through one engine after the other, with everything that left them."""
+    """One partition through one processor after the other, with everything that left them."""
 
     def __init__(
         self,
@@ -56,26 +56,26 @@ class Worker:
         self.start([0, 0, 0])
 
     def start(self, positions: Sequence[int], log: Log | None = None, at_once: int = 1000) -> None:
-        """A new engine: reads the changelog, then the topics from `positions`."""
-        self.engine = Engine(self.settings, self.runtime, partitions=1)
-        self.engine.assign(0, positions)
+        """A new processor: reads the changelog, then the topics from `positions`."""
+        self.processor = ShopProcessor(self.settings, self.runtime, partitions=1)
+        self.processor.assign(0, positions)
         self.next = list(positions)
         log = self.log if log is None else log
         for start in range(0, len(log), at_once):
-            self.engine.restore(0, changelog(log[start : start + at_once]))
-        self.engine.restored(0)
+            self.processor.restore(0, changelog(log[start : start + at_once]))
+        self.processor.restored(0)
 
     def feed(self, kind: int, n: int) -> None:
         """The next n records of a topic arrive."""
         records = self.topics[kind][self.next[kind] : self.next[kind] + n]
         self.next[kind] += len(records)
         if records:
-            self.engine.ingest(0, kind, RecordColumns.of(records), self.next[kind])
+            self.processor.ingest(0, kind, RecordColumns.of(records), self.next[kind])
         self.keep_dead_letters()
 
     def keep_dead_letters(self) -> None:
         """Takes the dead letters that are due."""
-        for (topic, _), messages in self.engine.dead_letters().items():
+        for (topic, _), messages in self.processor.dead_letters().items():
             for _, value, headers in messages:
                 source = dict(headers)
                 place = (source[f"__streams.errors.{name}"].decode() for name in ("topic", "offset"))
@@ -83,10 +83,10 @@ class Worker:
 
     def step(self) -> StepOutput | None:
         """One micro-batch."""
-        output = self.engine.step(0.0)
+        output = self.processor.step(0.0)
         self.keep_dead_letters()
         if output is not None:
-            self.totals += [output.late, output.duplicates, output.replayed, output.evicted]
+            self.totals += [output.late, output.duplicates, output.already_applied, output.evicted]
             for (topic, _), messages in output.outputs.items():
                 kind = Prediction if topic == "predictions" else Flag
                 for key, body, _ in messages:
@@ -105,7 +105,7 @@ class Worker:
 
     def checkpoint(self) -> Checkpoint | None:
         """State records to the log, then the offsets."""
-        made = self.engine.checkpoint(0, 1)
+        made = self.processor.checkpoint(0, 1)
         if made is not None:
             self.log += made.records.each()
             self.committed.append(made.positions)
@@ -113,7 +113,7 @@ class Worker:
 
     def crash_during_checkpoint(self, share: float) -> None:
         """The process dies when a part of the state records is written."""
-        made = self.engine.checkpoint(0, 1)
+        made = self.processor.checkpoint(0, 1)
         if made is not None:
             self.log += made.records.each()[: int(share * len(made.records))]
         self.start(self.committed[-1])
@@ -122,20 +122,20 @@ class Worker:
         """All that is left arrives and is processed."""
         for kind in range(len(INPUT_TOPICS)):
             self.feed(kind, len(self.topics[kind]))
-            self.engine.merge(0).finish(kind)
+            self.processor.merge(0).finish(kind)
         while self.step() is not None:
             pass
         return self
 
     def rows(self) -> dict[str, bytes]:
         """The row of each user, byte for byte."""
-        users = self.engine.users
+        users = self.processor.users
         users.rows["flagged"] = users.flagged  # as a checkpoint does
         return {user: users.rows[slot].tobytes() for user, slot in users.mapping(0).items()}
 
     def hidden(self) -> dict[str, bytes]:
         """The hidden state of each user, byte for byte."""
-        users = self.engine.users
+        users = self.processor.users
         assert users.hidden is not None
         return {
             user: users.hidden.read(np.array([slot])).tobytes() for user, slot in users.mapping(0).items()
@@ -143,8 +143,8 @@ class Worker:
 
     def ends(self) -> tuple[int, int, list[int]]:
         """What is kept of the partition itself."""
-        engine = self.engine
-        return int(engine.watermark[0]), int(engine.sequence[0]), engine.merge(0).positions
+        processor = self.processor
+        return int(processor.watermark[0]), int(processor.sequence[0]), processor.merge(0).positions
 
 
 def state_keys(made: Checkpoint) -> set[bytes]:
@@ -161,10 +161,10 @@ def move(worker: Worker, what: str, a: int, b: int) -> None:
     elif what == "checkpoint":
         worker.checkpoint()
     elif what == "expire":
-        worker.engine.expire(0)
+        worker.processor.expire(0)
     elif what == "rewind":
-        worker.engine.rewind()
-        worker.next = worker.engine.merge(0).positions
+        worker.processor.rewind()
+        worker.next = worker.processor.merge(0).positions
     else:
         worker.start(worker.committed[-1 - a % len(worker.committed)], at_once=b)
 

@@ -78,7 +78,7 @@ class NaiveKernel:
         self.sequence[p] += 1
         said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_usual": 0.0, "first": 0, "fresh": 0}
         if e["offset"] <= user.source[kind]:
-            return {**said, "status": kernel.REPLAYED}
+            return {**said, "status": kernel.ALREADY_APPLIED}
         user.source[kind] = int(e["offset"])
         if user.past and before - user.clock > TTL:
             user.forget()

@@ -14,7 +14,7 @@ from stream_app.contract.outputs import Flag, Prediction
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import StepOutput
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.settings.rules import Rules
 from tests.model.tiny import ITEMS
@@ -58,29 +58,29 @@ class Shop:
 
     def start(self) -> None:
         """A new process: state from the changelog, records from the committed offsets."""
-        self.engine = Engine(self.settings, self.runtime, partitions=2)
-        self.engine.survive_trouble(self.missing)
+        self.processor = ShopProcessor(self.settings, self.runtime, partitions=2)
+        self.processor.survive_trouble(self.missing)
         for partition, log in enumerate(self.logs):
-            self.engine.assign(partition, [self.committed[partition], 0, 0])
+            self.processor.assign(partition, [self.committed[partition], 0, 0])
             if log:
-                self.engine.restore(partition, changelog(log, partition))
-            self.engine.restored(partition)
+                self.processor.restore(partition, changelog(log, partition))
+            self.processor.restored(partition)
             for kind in (1, 2):
-                self.engine.merge(partition).finish(kind)
+                self.processor.merge(partition).finish(kind)
         self.next = list(self.committed)
 
     def feed(self, n: int) -> None:
         """The next n clicks of each partition arrive."""
         for partition, at in enumerate(self.next):
             records = [click(i, i % 7, partition) for i in range(at, at + n)]
-            self.engine.ingest(partition, 0, RecordColumns.of(records), at + n)
+            self.processor.ingest(partition, 0, RecordColumns.of(records), at + n)
             self.next[partition] += n
         self.fed = max(self.fed, *self.next)
 
     def step(self, after_s: float = 0.0) -> StepOutput | None:
         """One micro-batch, some seconds later."""
         self.now += after_s
-        out = self.engine.step(self.now)
+        out = self.processor.step(self.now)
         if out is not None:
             self.keep(out)
         return out
@@ -109,7 +109,7 @@ class Shop:
 
     def checkpoint(self) -> bool:
         """State records to the logs, then the offsets; whether there was anything."""
-        made = [self.engine.checkpoint(partition, 1) for partition in (0, 1)]
+        made = [self.processor.checkpoint(partition, 1) for partition in (0, 1)]
         for checkpoint in made:
             if checkpoint is not None:
                 self.logs[checkpoint.partition] += checkpoint.records.each()
@@ -118,7 +118,7 @@ class Shop:
 
     def rows(self) -> dict[str, bytes]:
         """The row of each user but for the times of flags, byte for byte."""
-        users = self.engine.users
+        users = self.processor.users
         held = {u: users.rows[s].copy() for p in (0, 1) for u, s in users.mapping(p).items()}
         for row in held.values():
             row["flagged"] = 0
@@ -126,7 +126,7 @@ class Shop:
 
     def hidden(self) -> dict[str, np.ndarray]:
         """The hidden state of each user."""
-        users = self.engine.users
+        users = self.processor.users
         assert users.hidden is not None
         return {u: users.hidden.read(np.array([s]))[0] for p in (0, 1) for u, s in users.mapping(p).items()}
 

@@ -14,7 +14,7 @@ from stream_app.contract.event_columns import EVENT, Events
 from stream_app.contract.events import Event, encode_json, encode_msgpack
 from stream_app.contract.records import BROWSE, INPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names, stable_hash
+from stream_app.decoding.name_table import NameTable, stable_hash
 
 T0 = 1_700_000_000_000  # Unix ms
 DAY = 86_400_000
@@ -152,7 +152,7 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
 
 def a_decoder(max_future_ms: int = 300_000, correct_clock: bool = False) -> Decoder:
     """A decoder without a model."""
-    names = (Names(lambda _: 0, 0), Names(lambda _: 0, 0))
+    names = (NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
     return Decoder(*names, max_future_ms=max_future_ms, correct_clock=correct_clock)
 
 

@@ -14,7 +14,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.lenient import EXPECTED
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.lab.pages import asyncapi
 from stream_app.settings import Settings
 
@@ -27,7 +27,7 @@ KINDS = range(len(EVENT_TYPES))
 
 def decode(kind: int, value: bytes) -> list[BadRecord]:
     """What the decoder has against a value of the topic of `kind`."""
-    names = Names(lambda _: 0, 0)
+    names = NameTable(lambda _: 0, 0)
     decoder = Decoder(names, names, max_future_ms=Settings().max_future_ms)
     ts = asyncapi.event_example(kind).ts
     events, bad = decoder.decode(

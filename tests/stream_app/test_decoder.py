@@ -16,7 +16,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE, Record
 from stream_app.decoding.event_filler import FIELDS
 from stream_app.decoding.json_scanner import integer, number, scan
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.kernels.item_checks import UNKNOWN_CHECK, checks_of
 from stream_app.kernels.memory import jit, pointer_to
 from stream_app.lab.generator import GeneratorSettings, write
@@ -241,7 +241,7 @@ def test_checks_follow_the_name(names: list[str | int | None]) -> None:
 def test_names_are_numbered_once() -> None:
     """A name met by either decoder has one index, and the table grows as it must."""
     seen: list[str] = []
-    names = Names(lambda name: seen.append(name) or len(seen), 0)  # type: ignore[func-returns-value]
+    names = NameTable(lambda name: seen.append(name) or len(seen), 0)  # type: ignore[func-returns-value]
     decoder = a_decoder()
     decoder.items = names
     for start in range(0, 6000, 1000):

@@ -47,9 +47,9 @@ def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
 def expire_for_good(*workers: Worker) -> None:
     """Users whose time is over go, and so do their tombstones once they are written."""
     for worker in workers:
-        worker.engine.expire(0)
+        worker.processor.expire(0)
         worker.checkpoint()
-        worker.engine.expire(0)
+        worker.processor.expire(0)
 
 
 @given(streams, trouble, moves, st.integers(1, 20))
@@ -70,7 +70,7 @@ def test_same_stream_same_answer(
     assert len([1 for topic, _ in plain.outputs if topic == "dead-letters"]) == len(bad)
     restored = Worker(topics)
     restored.start(worker.committed[-1], worker.log)
-    restored.engine.expire(0)  # their tombstones were to come with the next checkpoint
+    restored.processor.expire(0)  # their tombstones were to come with the next checkpoint
     assert restored.rows() == worker.rows()
     assert restored.ends() == worker.ends()
 
@@ -105,14 +105,14 @@ def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int,
     worker.checkpoint()
     log, positions = worker.log, worker.committed[-1]
     worker.start(positions, log=[])
-    worker.engine.drop(0)
-    worker.engine.assign(0, [0, 0, 0])
+    worker.processor.drop(0)
+    worker.processor.assign(0, [0, 0, 0])
     for kind in range(3):
         worker.feed(kind, early[kind])
-    assert worker.engine.step(0.0) is None
+    assert worker.processor.step(0.0) is None
     if log:
-        worker.engine.restore(0, changelog(log))
-    worker.engine.restored(0)
+        worker.processor.restore(0, changelog(log))
+    worker.processor.restored(0)
     same(plain, worker.finish())
 
 
@@ -135,7 +135,7 @@ def test_who_is_evicted_depends_on_the_stream_alone(
         worker = Worker(topics, msgspec.structs.replace(limits, max_batch=batch))
         for what, a, b in moves:
             move(worker, what, a, b)
-            assert len(worker.engine.users) <= room + 8
+            assert len(worker.processor.users) <= room + 8
         worker.finish()
         expire_for_good(plain, worker)
         same(plain, worker, ignore=("source",))
@@ -148,13 +148,13 @@ def test_who_expired_takes_no_place_of_another(expires: bool) -> None:
         patch.setattr(engine_module, "EVICT_EVERY", 4)
         stream = [click(T0, 0), click(T0, 1), click(T0 - 40 * DAY, 2), click(T0, 1), click(T0, 0)]
         worker = Worker(topics_of(stream), msgspec.structs.replace(SETTINGS, resident_users=2, max_batch=3))
-        worker.engine.merge(0).finish(1)
-        worker.engine.merge(0).finish(2)
+        worker.processor.merge(0).finish(1)
+        worker.processor.merge(0).finish(2)
         worker.feed(0, 3)
         worker.step()
         if expires:
             worker.checkpoint()
-            assert worker.engine.expire(0) == 1
+            assert worker.processor.expire(0) == 1
         worker.finish()
         assert {u: int(np.frombuffer(row, ROW)[0]["events"]) for u, row in worker.rows().items()} == {
             "u0": 2,
@@ -183,7 +183,7 @@ def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
         worker = Worker(topics_of(stream), limits)
         worker.feed(0, 60)
         for kind in (1, 2):
-            worker.engine.merge(0).finish(kind)
+            worker.processor.merge(0).finish(kind)
         while worker.step():
             pass
         worker.checkpoint()
@@ -227,7 +227,7 @@ def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event
         if restarted:
             worker.feed(0, 4)
             for other in (1, 2):
-                worker.engine.merge(0).finish(other)
+                worker.processor.merge(0).finish(other)
             while worker.step() is not None:
                 pass
             assert worker.checkpoint() is not None
@@ -260,8 +260,8 @@ def test_predictions_of_a_user_come_in_order() -> None:
 def test_a_checkpoint_holds_each_changed_user_once() -> None:
     """Only users changed since the last one, the partition's own record last, nothing when nothing happened."""
     worker = Worker(topics_of([click(T0 + i, user=i % 3) for i in range(9)]))
-    worker.engine.merge(0).finish(1)
-    worker.engine.merge(0).finish(2)
+    worker.processor.merge(0).finish(1)
+    worker.processor.merge(0).finish(2)
     assert worker.checkpoint() is not None
     assert worker.checkpoint() is None
     worker.feed(0, 7)
@@ -281,13 +281,13 @@ def test_a_checkpoint_holds_each_changed_user_once() -> None:
 def test_expired_users_leave_a_tombstone() -> None:
     """A silent user is forgotten, with a tombstone in the next checkpoint; one who came back has a row."""
     worker = Worker(topics_of([click(T0, 0), click(T0, 1), click(T0 + 31 * DAY, 2), click(T0 + 31 * DAY, 1)]))
-    worker.engine.merge(0).finish(1)
-    worker.engine.merge(0).finish(2)
+    worker.processor.merge(0).finish(1)
+    worker.processor.merge(0).finish(2)
     worker.feed(0, 3)
     worker.step()
-    assert worker.engine.expire(0) == 0  # not yet written to the log
+    assert worker.processor.expire(0) == 0  # not yet written to the log
     worker.checkpoint()
-    assert worker.engine.expire(0) == 2
+    assert worker.processor.expire(0) == 2
     worker.feed(0, 1)
     worker.step()
     made = worker.checkpoint()
@@ -295,7 +295,7 @@ def test_expired_users_leave_a_tombstone() -> None:
     written = dict(made.records.each())
     assert written[b"u0"] is None
     assert written[b"u1"] is not None
-    assert len(worker.engine.users) == 2
+    assert len(worker.processor.users) == 2
 
 
 def test_dead_letters_of_a_partition() -> None:
@@ -305,33 +305,33 @@ def test_dead_letters_of_a_partition() -> None:
     worker = Worker([[bad, good], [], []]).finish()
     assert worker.outputs["dead-letters", "clicks-0"] == b"\x00"
     assert worker.order == ["clicks-0-1"]
-    assert worker.engine.merge(0).positions == [2, 0, 0]
+    assert worker.processor.merge(0).positions == [2, 0, 0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), streams), min_size=1, max_size=3, unique_by=lambda x: x[0]))
 @settings(max_examples=30, deadline=None)
 def test_partitions_do_not_touch_each_other(parts: list[tuple[int, list[Happening]]]) -> None:
-    """Several partitions in one engine give what each gives alone; dropping one leaves the others."""
-    engine = engine_module.Engine(SETTINGS, partitions=3)
+    """Several partitions in one processor give what each gives alone; dropping one leaves the others."""
+    processor = engine_module.ShopProcessor(SETTINGS, partitions=3)
     said: dict[int, set[bytes]] = {n: set() for n, _ in parts}
     for n, stream in parts:
-        engine.assign(n, [0, 0, 0])
-        engine.restored(n)
+        processor.assign(n, [0, 0, 0])
+        processor.restored(n)
         for kind, log in enumerate(topics_of(stream, n)):
-            engine.ingest(n, kind, RecordColumns.of(log), len(log))
-    while (output := engine.step(0.0, ended=True)) is not None:
+            processor.ingest(n, kind, RecordColumns.of(log), len(log))
+    while (output := processor.step(0.0, ended=True)) is not None:
         for (_, n), messages in output.outputs.items():
             said[n] |= {body for _, body, _ in messages if body}
     for n, stream in parts:
         alone = Worker(topics_of(stream)).finish()
         renamed = {body.replace(b"-0-", f"-{n}-".encode(), 1) for body in alone.outputs.values()}
         assert said[n] == renamed
-        engine.users.rows["flagged"] = engine.users.flagged
-        ours = {u: engine.users.rows[slot].tobytes() for u, slot in engine.users.mapping(n).items()}
+        processor.users.rows["flagged"] = processor.users.flagged
+        ours = {u: processor.users.rows[slot].tobytes() for u, slot in processor.users.mapping(n).items()}
         assert ours == alone.rows()
-        engine.drop(n)
-        assert n not in engine.partitions
-    assert len(engine.users) == 0
+        processor.drop(n)
+        assert n not in processor.partitions
+    assert len(processor.users) == 0
 
 
 def test_the_latest_prediction_of_each_user() -> None:

@@ -11,7 +11,7 @@ from stream_app.contract.events import (
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import CLICK
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from tests.stream_app.contract import GOOD, reasons, record
 from tests.stream_app.strategies import T0, a_decoder
 
@@ -58,7 +58,7 @@ def test_the_past_ends_at_the_limit() -> None:
         record(encode_json(Event("u", T0 - back, item_id="i")), i) for i, back in enumerate((1000, 1001))
     ]
     for limit, wanted in ((1000, [1]), (0, [])):
-        names = (Names(lambda _: 0, 0), Names(lambda _: 0, 0))
+        names = (NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
         decoder = Decoder(*names, max_future_ms=0, max_past_ms=limit)
         events, bad = decoder.decode(CLICK, RecordColumns.of(batch))
         assert [b.record.offset for b in bad] == wanted

@@ -15,7 +15,7 @@ from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.lab.generator import GeneratorSettings, Label, generate, read_labels, write
 from stream_app.lab.generator.settings import GeneratorError
 from stream_app.lab.generator.trouble import FAULTS
@@ -112,7 +112,7 @@ def test_order_offsets_and_partitions(traffic: Traffic) -> None:
 
 def decoded(records: list[Record]) -> tuple[int, list[str]]:
     """How many of the records our own decoder takes, and the reasons of the others."""
-    decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=60_000)
+    decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=60_000)
     good, reasons = 0, []
     for kind, topic in enumerate(INPUT_TOPICS):
         events, bad = decoder.decode(

@@ -2,12 +2,12 @@
 
 import pytest
 
-from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S, Guard
+from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S, ModelBreaker
 
 
 def test_trials_come_less_and_less_often() -> None:
     """Waits double up to a limit, and begin anew once the model has answered real events."""
-    guard = Guard(hold=False, slow_s=1.0)
+    guard = ModelBreaker(hold=False, slow_s=1.0)
     waits = []
     for _ in range(10):
         guard.failed("broken")

@@ -13,7 +13,7 @@ from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.recordings.importers import FORMATS, ImportFailed, ImportStats, import_files
 from stream_app.recordings.importers.lines import Source
 from stream_app.recordings.recording import RecordingReader
@@ -38,7 +38,7 @@ def event(record: Record) -> dict[str, Any]:
 
 def check_contract(records: list[Record], partitions: int = 4) -> None:
     """Every record is what the worker's decoder takes, in its right partition, offsets without a gap."""
-    decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=0)
+    decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=0)
     offsets: dict[tuple[str, int], int] = {}
     for record in records:
         place = record.topic, record.partition
@@ -169,7 +169,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, lines: l
     source = Source([path])
     rows = list(source.rows(path, FORMATS[name]))
     assert len(rows) + source.bad == source.lines
-    decoder = Decoder(Names(lambda _: 0, 0), Names(lambda _: 0, 0), max_future_ms=0)
+    decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=0)
     for row in rows:
         record = Record(row.topic, 0, 0, row.ts, row.key, row.value)
         events, bad = decoder.decode(INPUT_TOPICS.index(row.topic), RecordColumns.of([record]))

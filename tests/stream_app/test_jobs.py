@@ -14,7 +14,7 @@ from bench.jobs.events import JobDecoder
 from bench.jobs.j1 import Counts
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import EVENT_TYPES, Record
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from tests.stream_app.helpers import changelog
 
 T0 = 1_760_000_000
@@ -119,7 +119,7 @@ def test_job_events_that_are_none() -> None:
     values = [json.dumps(good).encode(), b"{", json.dumps({**good, "event_type": "x"}).encode()]
     values.append(json.dumps({**good, "user_id": "u"}).encode())
     records = [Record("in", 3, i, 9, b"u", value) for i, value in enumerate(values)]
-    found, bad = JobDecoder(Names(lambda _: 0, 0), 7).decode(0, RecordColumns.of(records))
+    found, bad = JobDecoder(NameTable(lambda _: 0, 0), 7).decode(0, RecordColumns.of(records))
     assert found.user.tolist() == ['u"', "u"]
     assert found.event_id.tolist() == ["a", "a"]
     assert [b.record.offset for b in bad] == [1, 2]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from model.data.window_features import WINDOW_FEATURES
 from stream_app.contract.event_columns import Events
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.state import apply_events as kernel
 from stream_app.state import view
-from stream_app.state.row_layout import AMOUNTS, RECENT, ROW, SEEDS, START, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, FIRST_BUCKET, RECENT, ROW, SEEDS, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 
@@ -49,7 +49,7 @@ class Rows:
 
 
 class Compiled:
-    """The rows of a few users and the kernel over them, driven as the engine drives it."""
+    """The rows of a few users and the kernel over them, driven as the processor drives it."""
 
     def __init__(self, apply: Any = kernel.apply, wrap: Any = np.asarray) -> None:
         self.apply = apply
@@ -148,7 +148,7 @@ def check_row(user: NaiveUser, row: np.void) -> None:
         head = user.clock // (length // n)
         assert row["head"][w] == head
         for bucket in range(head - n + 1, head + 1):
-            at = START[w] + bucket % n
+            at = FIRST_BUCKET[w] + bucket % n
             assert [*row["count"][at].tolist(), row["amount"][at]] == user.buckets[w, bucket]
     for number, (e, gap) in list(enumerate(user.past))[-RECENT:]:
         kept = row["recent"][number % RECENT]
@@ -156,7 +156,7 @@ def check_row(user: NaiveUser, row: np.void) -> None:
             assert kept[name] == e[name]
         assert np.array_equal(kept["price"], e["price"], equal_nan=True)
         assert kept["gap_s"] == np.float32(gap)
-    shown_events = view.recent_events(row, Names(lambda _: 0, 0), Names(lambda _: 0, 0))
+    shown_events = view.recent_events(row, NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
     assert [e["ts"] for e in shown_events] == [int(e["ts"]) for e, _ in reversed(user.past[-RECENT:])]
 
 
@@ -185,7 +185,16 @@ def test_compiled_equals_plain_python(stream: list[Happening], again: list[int],
     slots, compiled = slots_of(events), Compiled()
     wanted = compiled.feed(slots, events.data)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("forget", "_seen", "_count", "_usual", "_smallest", "_distinct", "_features", "_seeds"):
+        for name in (
+            "reset_row",
+            "_seen",
+            "_count",
+            "_usual",
+            "_smallest",
+            "_distinct",
+            "_features",
+            "_seeds",
+        ):
             patch.setattr(kernel, name, getattr(kernel, name).py_func)
         plain = Compiled(kernel.apply.py_func, Rows)
         got = plain.feed(slots, events.data)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.state.errors import StateError
 from stream_app.state.evolve import convert, ring
@@ -287,11 +287,11 @@ def test_an_earlier_version_refuses_this_changelog() -> None:
 
     The reader of format 2 in a few lines: a bitmap and the words it names, then the hidden state.
     """
-    engine = Engine(Settings(max_idle_ms=60_000), partitions=1)
-    engine.assign(0, [0] * len(INPUT_TOPICS))
-    engine.restored(0)
-    engine.merge(0).skip([1, 0, 0])
-    made = engine.checkpoint(0, 1)
+    processor = ShopProcessor(Settings(max_idle_ms=60_000), partitions=1)
+    processor.assign(0, [0] * len(INPUT_TOPICS))
+    processor.restored(0)
+    processor.merge(0).skip([1, 0, 0])
+    made = processor.checkpoint(0, 1)
     assert made is not None
     (key, value), *_, (last, meta) = made.records.each()
     assert key is not None and value == b"" and last == b""

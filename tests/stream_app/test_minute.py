@@ -19,8 +19,8 @@ def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.Mon
     monkeypatch.setattr(minute, "log", get_logger("test"))  # one that nobody has used before
     settings, now = load_settings(env={}), [0.0]
     metrics, health = Metrics(), Health(1_000)
-    engine: Any = SimpleNamespace(partitions=[0, 1], label="gru@1")
-    told = MinuteLog(settings, engine, metrics, health, clock=lambda: now[0])
+    processor: Any = SimpleNamespace(partitions=[0, 1], label="gru@1")
+    told = MinuteLog(settings, processor, metrics, health, clock=lambda: now[0])
 
     def lines(at: float) -> list[dict[str, Any]]:
         now[0] = at

@@ -16,7 +16,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.processing.hidden_rebuild import rebuild_hidden
 from stream_app.processing.model_breaker import LONGEST_WAIT_S
 from stream_app.processing.model_host import step_batch
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from tests.model.tiny import tiny_model, tiny_trained
 from tests.stream_app.shop import SETTINGS, Shop, break_down, click, close, ids
 
@@ -63,16 +63,16 @@ def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, 
     well, shop = Shop(Runtime.load(folder, "cpu")), Shop(runtime)
     for each in (well, shop):
         each.run(20)
-    assert shop.engine.trouble is None
+    assert shop.processor.trouble is None
     mend = break_down(runtime, error, half_way=half_way)
     shop.run(30)
-    assert shop.engine.trouble is not None
-    assert type(error).__name__ in shop.engine.trouble
-    assert "\n" not in shop.engine.trouble
+    assert shop.processor.trouble is not None
+    assert type(error).__name__ in shop.processor.trouble
+    assert "\n" not in shop.processor.trouble
     assert shop.checkpoint()
     mend()
     assert shop.step(LATER) is not None  # the trial
-    assert shop.engine.trouble is None
+    assert shop.processor.trouble is None
     shop.run(20)
     for each in (30, 20):
         well.run(each)
@@ -106,16 +106,16 @@ def test_states_after_trouble_are_made_of_the_last_events(runtime: Runtime) -> N
     shop.run(14)
     mend()
     shop.step(LATER)
-    users = shop.engine.users
+    users = shop.processor.users
     assert users.stale[[s for p in (0, 1) for s in users.mapping(p).values()]].all()
     assert shop.checkpoint()
     restarted = Shop(runtime)
     restarted.logs, restarted.committed = shop.logs, list(shop.committed)
     restarted.start()
     by_hand = runtime.slab(users.limit)
-    assert shop.engine._answers is not None
+    assert shop.processor._model_host is not None
     for partition in (0, 1):
-        rebuild_hidden(users, by_hand, runtime, partition, shop.engine._answers.categories)
+        rebuild_hidden(users, by_hand, runtime, partition, shop.processor._model_host.categories)
     for each in (shop, restarted):
         each.feed(7)
         out = each.step()
@@ -148,13 +148,13 @@ def test_held_answers_are_those_of_a_run_without_trouble(
     mend = break_down(runtime, RuntimeError("broken"), half_way=half_way)
     # Two micro-batches are applied before the first of them fails, as in a worker's two threads.
     shop.feed(60)
-    first, second = shop.engine.advance(0.0), shop.engine.advance(0.0)
+    first, second = shop.processor.apply_batch(0.0), shop.processor.apply_batch(0.0)
     assert first is not None
     assert second is not None
     for out in (first, second):
-        shop.engine.finish(out)
+        shop.processor.predict_batch(out)
         shop.keep(out)
-    assert shop.engine.trouble is not None
+    assert shop.processor.trouble is not None
     for _ in range(5):
         shop.step(0.001)
     assert set(shop.seen) == ids(0, 20), "nothing leaves while it is held"
@@ -170,7 +170,7 @@ def test_held_answers_are_those_of_a_run_without_trouble(
         assert set(shop.seen) > ids(0, 20), "the trial lets go what was held"
     while shop.step() is not None:
         pass
-    assert shop.engine.trouble is None
+    assert shop.processor.trouble is None
     well.run(60)
     assert set(shop.seen) == ids(0, 80)
     assert set(shop.seen.values()) == {1}
@@ -189,15 +189,15 @@ def test_what_is_held_of_a_partition_goes_with_it(runtime: Runtime) -> None:
     shop.run(7)
     mend = break_down(runtime, RuntimeError("broken"))
     shop.run(20)
-    shop.engine.rewind()
-    shop.engine.drop(0)
+    shop.processor.rewind()
+    shop.processor.drop(0)
     mend()
     while shop.step(LATER) is not None:
         pass
     assert set(shop.seen) == ids(0, 7) | {i for i in ids(7, 27) if i.startswith("clicks-1-")}
     assert not shop.degraded()
-    assert set(shop.engine.users.mapping(1)) == {f"u1-{n}" for n in range(7)}
-    assert len(shop.engine.users) == 7
+    assert set(shop.processor.users.mapping(1)) == {f"u1-{n}" for n in range(7)}
+    assert len(shop.processor.users) == 7
 
 
 def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
     well, shop = Shop(Runtime.load(folder, "cpu")), Shop(runtime)
     for each in (well, shop):
         each.run(20)
-    users = shop.engine.users
+    users = shop.processor.users
     slot = users.mapping(0)["u0-3"]
     assert users.hidden is not None
     for spoiled in (np.nan, np.inf):
@@ -215,7 +215,7 @@ def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
             each.run(14)
         assert np.isfinite(shop.hidden()["u0-3"]).all()
     assert shop.totals["hidden_resets"] == 2
-    assert shop.engine.trouble is None
+    assert shop.processor.trouble is None
     assert not shop.degraded()
     assert set(shop.seen.values()) == {1}
     for user, state in well.hidden().items():
@@ -235,18 +235,18 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
     shop.run(10)
     runtime._engine._head_bias[:] = np.nan  # type: ignore[union-attr, operator, index]
     shop.run(10)
-    assert "NaN" in (shop.engine.trouble or "")
+    assert "NaN" in (shop.processor.trouble or "")
     shop.step(LATER)
-    assert "NaN" in (shop.engine.trouble or "")
+    assert "NaN" in (shop.processor.trouble or "")
     shop.run(10)
     assert shop.degraded() == ids(10, 30)
     another = Runtime.load(other_folder, "cpu")
     shop.feed(10)  # waits in the buffers while the model changes, numbered as the old one numbers items
-    shop.engine.offer(another)
+    shop.processor.offer(another)
     while shop.step() is not None:
         pass
-    assert shop.engine.trouble is None
-    assert shop.engine.label == another.label
+    assert shop.processor.trouble is None
+    assert shop.processor.label == another.label
     assert shop.checkpoint()
     shop.run(14)
     assert shop.degraded() == ids(10, 30)
@@ -264,12 +264,12 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
 def test_a_model_that_comes_late(folder: Path, runtime: Runtime, how: str) -> None:
     """Without its model a worker degrades or waits; once the model is there it answers as one started with it."""
     shop = Shop(None, HOLD if how == "hold" else SETTINGS, missing="There is no model at X")
-    assert shop.engine.trouble == "There is no model at X"
+    assert shop.processor.trouble == "There is no model at X"
     shop.run(20)
     shop.checkpoint()
     if how == "hold":
         assert not shop.seen
-        assert shop.engine.users.count == {0: 0, 1: 0}
+        assert shop.processor.users.count == {0: 0, 1: 0}
     else:
         assert shop.degraded() == ids(0, 20)
         assert {said.model for said in shop.predictions.values()} == {"none"}
@@ -278,12 +278,12 @@ def test_a_model_that_comes_late(folder: Path, runtime: Runtime, how: str) -> No
     started.logs, started.committed = [list(log) for log in shop.logs], list(shop.committed)
     started.start()
     started.feed(shop.next[0] - started.next[0])
-    shop.engine.offer(Runtime.load(folder, "cpu"))
+    shop.processor.offer(Runtime.load(folder, "cpu"))
     for each in (shop, started):
         while each.step() is not None:
             pass
         each.run(10)
-    assert shop.engine.trouble is None
+    assert shop.processor.trouble is None
     assert set(shop.seen) == ids(0, 35)
     assert set(shop.seen.values()) == {1}
     assert all(close(said, shop.predictions[id_]) for id_, said in started.predictions.items())
@@ -294,31 +294,31 @@ def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
     """The slow answer is used, what follows goes without the model until a trial; with `hold` it is only slow."""
     for how in (SETTINGS, HOLD):
         shop = Shop(runtime, how)
-        shop.engine.guard.slow_s = 0.0
+        shop.processor.guard.slow_s = 0.0
         shop.run(7)
         shop.run(7)
         if how is HOLD:
-            assert shop.engine.trouble is None
+            assert shop.processor.trouble is None
             assert not shop.degraded()
             continue
-        assert "a step took" in (shop.engine.trouble or "")
+        assert "a step took" in (shop.processor.trouble or "")
         assert shop.degraded() == ids(7, 14)
-        shop.engine.guard.slow_s = 10.0
+        shop.processor.guard.slow_s = 10.0
         shop.step(LATER)
         shop.run(7)
         assert shop.degraded() == ids(7, 14)
-        assert shop.engine.trouble is None
+        assert shop.processor.trouble is None
 
 
 def test_nobody_guards_a_run_without_a_broker(runtime: Runtime) -> None:
     """`foreclick run` and training end with the error: nobody waits there for a model to come back."""
-    engine = Engine(SETTINGS, runtime, partitions=1)
-    engine.assign(0, [0, 0, 0])
-    engine.restored(0)
-    engine.ingest(0, 0, RecordColumns.of([click(0, 0, 0)]), 1)
+    processor = ShopProcessor(SETTINGS, runtime, partitions=1)
+    processor.assign(0, [0, 0, 0])
+    processor.restored(0)
+    processor.ingest(0, 0, RecordColumns.of([click(0, 0, 0)]), 1)
     break_down(runtime, ModelError("broken"))
     with pytest.raises(ModelError, match="broken"):
-        engine.step(0.0, ended=True)
+        processor.step(0.0, ended=True)
 
 
 moves = st.lists(
@@ -351,10 +351,10 @@ def test_nothing_is_lost_or_applied_twice_whatever_comes(
         elif what == "step":
             shop.step(n / 10)
         elif what == "advance two":
-            outs = [shop.engine.advance(shop.now) for _ in range(2)]
+            outs = [shop.processor.apply_batch(shop.now) for _ in range(2)]
             for out in outs:
                 if out is not None:
-                    shop.engine.finish(out)
+                    shop.processor.predict_batch(out)
                     shop.keep(out)
         elif what == "break" and mend is None:
             mend = break_down(runtime, RuntimeError("broken"), half_way=half_way)
@@ -367,15 +367,15 @@ def test_nothing_is_lost_or_applied_twice_whatever_comes(
             crashed = True
             shop.start()
         elif what == "rewind":
-            shop.engine.rewind()
-            shop.next = [shop.engine.merge(partition).positions[0] for partition in (0, 1)]
+            shop.processor.rewind()
+            shop.next = [shop.processor.merge(partition).positions[0] for partition in (0, 1)]
     if mend is not None:
         mend()
     shop.feed(shop.fed - min(shop.next) + 7)
     while shop.step(LATER) is not None:
         pass
-    assert shop.engine.trouble is None
-    assert not shop.engine._held
+    assert shop.processor.trouble is None
+    assert not shop.processor._held
     if how is HOLD:
         assert not shop.degraded()
     assert set(shop.seen) == {f"clicks-{p}-{n}" for p in (0, 1) for n in range(shop.next[p])}
@@ -384,7 +384,7 @@ def test_nothing_is_lost_or_applied_twice_whatever_comes(
     well = Shop(whole, how)
     for partition, end in enumerate(shop.next):
         records = [click(i, i % 7, partition) for i in range(end)]
-        well.engine.ingest(partition, 0, RecordColumns.of(records), end)
+        well.processor.ingest(partition, 0, RecordColumns.of(records), end)
     while well.step() is not None:
         pass
     assert shop.rows() == well.rows()

@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.decoding.name_table import NAME_BYTES, Names, _place, stable_hash
+from stream_app.decoding.name_table import NAME_BYTES, NameTable, _place, stable_hash
 
 
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
 @settings(deadline=None)
 def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
     """A table that has to start anew gives the same hashes and indexes; an integer is its decimal string."""
-    names = Names(lambda name: len(name) + 100, 99, limit=3)
+    names = NameTable(lambda name: len(name) + 100, 99, limit=3)
     for batch in batches:
         hashes, index = names.look_up(batch)
         words = ["" if name is None else str(name) for name in batch]
@@ -26,7 +26,7 @@ def test_names_crafted_to_collide_are_spread() -> None:
 
     Counted, not timed: a table at most half full needs fewer than two probes for a name that is there.
     """
-    names = Names(lambda _: 1, 0)
+    names = NameTable(lambda _: 1, 0)
     for i in range(5000):
         names.add(i << 32 | 0x12345678, f"i{i}")
     table, hashes, _, _, *key = names.columns
@@ -38,7 +38,7 @@ def test_names_crafted_to_collide_are_spread() -> None:
 
 def test_names_are_bounded_in_bytes() -> None:
     """Few long names take the room of many short ones: beyond it those seen are forgotten, the model's never."""
-    names = Names(lambda _: 1, 0, vocabulary={stable_hash("known"): "known"}, max_bytes=20_000)
+    names = NameTable(lambda _: 1, 0, vocabulary={stable_hash("known"): "known"}, max_bytes=20_000)
     most = 0
     for i in range(300):
         names.look_up([f"{i:0200d}"])

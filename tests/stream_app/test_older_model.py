@@ -41,9 +41,9 @@ def made(folder: Path, created_ms: int) -> Runtime:
 def told(shop: Shop) -> list[int]:
     """The partitions of which the log warns; the metric says the same."""
     metrics = Metrics()
-    telemetry.gauges(shop.engine, lambda tp: None, {}, metrics, Health(1000.0))
+    telemetry.gauges(shop.processor, lambda tp: None, {}, metrics, Health(1000.0))
     with capture_logs() as logs:
-        telemetry.tell_older_model(shop.engine, shop.engine.partitions)
+        telemetry.tell_older_model(shop.processor, shop.processor.partitions)
     assert b"foreclick_model_older_than_state %d.0" % bool(logs) in metrics.render()
     assert all(line["log_level"] == "warning" for line in logs)
     return [line["partition"] for line in logs]
@@ -91,11 +91,11 @@ def test_an_older_model_in_the_place_of_one_in_trouble(folder: Path) -> None:
     """The folder gets an older model while the worker runs."""
     shop = Shop(made(folder, NEW))
     shop.run(3)
-    shop.engine.guard.failed("broken")
-    shop.engine.offer(made(folder, OLD))
+    shop.processor.guard.failed("broken")
+    shop.processor.offer(made(folder, OLD))
     while shop.step(100.0) is not None:
         pass
-    assert shop.engine.created_ms == OLD
+    assert shop.processor.created_ms == OLD
     assert told(shop) == [0, 1]
 
 

@@ -9,7 +9,7 @@ import pytest
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.recording import RecordingReader
 from stream_app.state.errors import StateError
 from stream_app.state.plausibility import WRONG, beyond, wrong_meta, wrong_rows
@@ -36,7 +36,7 @@ def worker() -> Worker:
 
 def rewritten(made: Worker, user: str, change: Any) -> Log:
     """The changelog with another row of one user behind it."""
-    users = made.engine.users
+    users = made.processor.users
     slot = users.slots(0, [user])
     change(users.rows[int(slot[0])])
     users.dirty[slot] = True
@@ -91,8 +91,8 @@ def test_a_row_that_cannot_be_true(name: str) -> None:
     other = Worker(made.topics, SKIP)
     other.start([0, 0, 0], log)
     assert set(other.rows()) == {"ann", "eve"}
-    assert other.engine.look_up("bob") is None and other.engine.look_up("ann")
-    other.engine.merge(0).skip([4, 0, 0])
+    assert other.processor.look_up("bob") is None and other.processor.look_up("ann")
+    other.processor.merge(0).skip([4, 0, 0])
     written = other.checkpoint()
     assert written is not None and (b"bob", None) in written.records.each()
 
@@ -101,15 +101,15 @@ def test_rows_of_honest_workers_are_true() -> None:
     """No row that a worker wrote is taken for a damaged one."""
     for model in ("model", "none"):
         stored = data.changelog("at_least_once", model)
-        engine = Engine(SETTINGS, partitions=2)
+        processor = ShopProcessor(SETTINGS, partitions=2)
         for partition in range(2):
-            engine.assign(partition, [0, 0, 0])
-            assert engine.restore(partition, RecordColumns.of(stored.of(partition))) == []
+            processor.assign(partition, [0, 0, 0])
+            assert processor.restore(partition, RecordColumns.of(stored.of(partition))) == []
             ends = [
                 1 + max(r.offset for r in _recording() if (r.topic, r.partition) == (t, partition))
                 for t in TOPICS
             ]
-            assert engine.beyond(partition, ends) == []
+            assert processor.beyond(partition, ends) == []
 
 
 TOPICS = ("clicks", "browses", "purchases")
@@ -164,12 +164,12 @@ def test_a_user_ahead_of_the_inputs() -> None:
     made = worker()
     log = rewritten(made, "eve", put("source", 2, value=2**60))
     other = Worker(made.topics, SKIP)
-    other.engine.assign(0, [0, 0, 0])
-    other.engine.restore(0, changelog(log))
-    (found,) = other.engine.beyond(0, [3, 0, 0])
+    other.processor.assign(0, [0, 0, 0])
+    other.processor.restore(0, changelog(log))
+    (found,) = other.processor.beyond(0, [3, 0, 0])
     assert found.key == b"eve" and "eve" not in found.sentence("t", 0)
-    assert other.engine.beyond(0, [3, 0, 0]) == []
-    assert set(other.engine.users.mapping(0)) == {"ann", "bob"}
+    assert other.processor.beyond(0, [3, 0, 0]) == []
+    assert set(other.processor.users.mapping(0)) == {"ann", "bob"}
 
 
 def test_positions_beyond_the_end_are_not_the_rows_fault() -> None:

@@ -18,14 +18,14 @@ CLICKS, *OTHERS = (TP(topic, 0) for topic in SETTINGS.inputs)
 
 
 class Worker:
-    """The consumer, without Kafka, of a worker that has read the state of one partition back; and its engine."""
+    """The consumer, without Kafka, of a worker that has read the state of one partition back; and its processor."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, state: int, committed: int) -> None:
         self.state, self.committed, self.fresh = state, committed, True
         self.consumer = object.__new__(BatchConsumer)
         vars(self.consumer).update(seeks=0, found={}, _expected={}, done={}, _thread=self)
         app: Any = SimpleNamespace(consumer=self.consumer)
-        engine: Any = SimpleNamespace(
+        processor: Any = SimpleNamespace(
             partitions=[0],
             is_restored=lambda _: True,
             is_fresh=lambda _: self.fresh,
@@ -33,7 +33,7 @@ class Worker:
             merge=lambda _: SimpleNamespace(positions=[self.committed, 0, 0]),
             compared=self.compared,
         )
-        self.positions = Positions(app, SETTINGS, engine, Metrics(), Health(1000))
+        self.positions = Positions(app, SETTINGS, processor, Metrics(), Health(1000))
         self.said: list[str] = []
         monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
 

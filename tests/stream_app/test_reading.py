@@ -17,7 +17,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.kafka.record_batches import reader as wire
 from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, STEP_BYTES, STEP_RECORDS
 from stream_app.kafka.record_batches.fetch_reader import read
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.transport.fetch_hook import LETTER_BYTES, letters
 from tests.stream_app.batches import T0, TP, Parsed, Part, batch, parse, seal
@@ -237,21 +237,21 @@ def test_gzip_checks_what_java_checks() -> None:
 
 def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
     """Dead letters of a batch leave once processing has passed its last offset; until then no checkpoint is made."""
-    engine = Engine(Settings(resident_users=100), partitions=1)
-    engine.assign(0, [0, 0, 0])
-    engine.restored(0)
+    processor = ShopProcessor(Settings(resident_users=100), partitions=1)
+    processor.assign(0, [0, 0, 0])
+    processor.restored(0)
     event = b'{"user_id":"g","ts":%d,"item_id":"i1"}' % T0
     good = stored(record(0, b"g", event), 1, base=0)
     odd = stored(record(1, b"a", b"1") + record(1, b"b", b"2"), 2, base=1)
     (piece,) = read(good + odd, 0)
     aside = [letter for each in piece.aside for letter in letters("clicks", 0, each)]
-    bad = engine.ingest(0, 0, RecordColumns("clicks", 0, piece.data, piece.spans, aside), piece.next)
+    bad = processor.ingest(0, 0, RecordColumns("clicks", 0, piece.data, piece.spans, aside), piece.next)
     assert [(b.reason, b.record.offset) for b in bad] == [("malformed", 2), ("unreadable", 2)]
-    assert engine.dead_letters() == {}  # the event before it waits for the other topics
-    assert engine.step(0.0, ended=True) is not None
-    assert engine.checkpoint(0, 1) is None
-    ((_, found),) = engine.dead_letters().items()
+    assert processor.dead_letters() == {}  # the event before it waits for the other topics
+    assert processor.step(0.0, ended=True) is not None
+    assert processor.checkpoint(0, 1) is None
+    ((_, found),) = processor.dead_letters().items()
     assert [dict(headers)["foreclick.reason"] for _, _, headers in found] == [b"malformed", b"unreadable"]
     assert found[1][1] == odd and dict(found[1][2])["foreclick.offsets"] == b"1-2"
-    checkpoint = engine.checkpoint(0, 1)
+    checkpoint = processor.checkpoint(0, 1)
     assert checkpoint is not None and checkpoint.positions == [3, 0, 0]

@@ -87,7 +87,7 @@ def states(worker: Worker) -> dict[str, np.ndarray]:
 def run_in_pieces(worker: Worker, lengths: list[int]) -> None:
     for number, piece in enumerate(cut(sum(map(len, worker.topics)), lengths)):
         worker.feed(number % 3, piece.stop - piece.start)
-        worker.engine.settings = msgspec.structs.replace(
+        worker.processor.settings = msgspec.structs.replace(
             MODEL_SETTINGS, max_batch=lengths[number % len(lengths)]
         )
         worker.step()
@@ -124,12 +124,13 @@ def test_a_restart_changes_no_answer(
     worker.checkpoint()
     before, rows = worker.hidden(), worker.rows()
     recent = {
-        u: worker.engine.users.recent_item[s].tolist() for u, s in worker.engine.users.mapping(0).items()
+        u: worker.processor.users.recent_item[s].tolist()
+        for u, s in worker.processor.users.mapping(0).items()
     }
     worker.start(worker.committed[-1], at_once=at_once)
     assert worker.hidden() == before
     assert worker.rows() == rows
-    users = worker.engine.users
+    users = worker.processor.users
     assert {u: users.recent_item[s].tolist() for u, s in users.mapping(0).items()} == recent
     run_in_pieces(worker, lengths)
     worker.finish()
@@ -153,8 +154,8 @@ def test_a_user_who_returns_after_expiry_is_a_new_one(runtime: Runtime) -> None:
 
 def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
     """The hidden state of a user after their last events, read out of the row one after the other."""
-    slot = worker.engine.users.mapping(0)[user]
-    row = worker.engine.users.rows[slot]
+    slot = worker.processor.users.mapping(0)[user]
+    row = worker.processor.users.rows[slot]
     vocabulary = runtime.content.vocabulary
     items = {stable_hash(name): number for number, name in enumerate(vocabulary.items.ids)}
     categories = {stable_hash(name): number for number, name in enumerate(vocabulary.categories.ids)}
@@ -188,12 +189,12 @@ busy = happenings(users=2, items=ITEMS + 3, max_size=70)  # more events than are
 def test_rebuilt_states_are_those_of_the_last_events(runtime: Runtime, stream: list[Happening]) -> None:
     """Every user's last events, in their order, through the model with empty windows."""
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
-    engine = worker.engine
-    assert engine.slab is not None
+    processor = worker.processor
+    assert processor.slab is not None
     rows = worker.rows()
     ids = runtime.content.vocabulary.categories.ids
     categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
-    rebuild_hidden(engine.users, engine.slab, runtime, 0, categories)
+    rebuild_hidden(processor.users, processor.slab, runtime, 0, categories)
     for user, state in states(worker).items():
         assert np.allclose(state, by_hand(runtime, worker, user), atol=1e-5)
     assert worker.rows() == rows
@@ -247,15 +248,15 @@ def test_the_last_prediction_belongs_to_its_user(runtime: Runtime) -> None:
     """A look-up shows what was published last, and nothing for a user who was not predicted here."""
     stream = [Happening(0, 0, T0 + i, 1 + i, 0, 1.0, 1) for i in range(3)]
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
-    slot = worker.engine.users.mapping(0)["u0"]
+    slot = worker.processor.users.mapping(0)["u0"]
     said = msgspec.json.decode(worker.outputs["predictions", "clicks-0-2"])
-    shown = msgspec.to_builtins(worker.engine.last_prediction(slot))
+    shown = msgspec.to_builtins(worker.processor.last_prediction(slot))
     assert shown["next_event"] == said["next_event"]
     assert shown["purchase_probability"] == said["purchase_probability"]
     ours, theirs = shown["items"], said["items"]
     assert [i["item_id"] for i in ours] == [i["item_id"] for i in theirs]
     assert [i["score"] for i in ours] == pytest.approx([i["score"] for i in theirs], abs=1e-5)
-    worker.engine.users.remove(np.array([slot]))
-    assert worker.engine.users.slots(0, ["new"]).tolist() == [slot]
-    assert worker.engine.last_prediction(slot) is None
-    assert worker.engine.users.rows[slot].tobytes() != np.zeros(1, ROW).tobytes()
+    worker.processor.users.remove(np.array([slot]))
+    assert worker.processor.users.slots(0, ["new"]).tolist() == [slot]
+    assert worker.processor.last_prediction(slot) is None
+    assert worker.processor.users.rows[slot].tobytes() != np.zeros(1, ROW).tobytes()

@@ -11,7 +11,7 @@ from stream_app.cli import main
 from stream_app.contract.outputs import Message
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
 from stream_app.state.row_layout import ROW
@@ -79,33 +79,33 @@ def _different(recording: str, run: Run) -> set[tuple[str, str]]:
 
 
 class Continued:
-    """An engine that took what the changelog holds, and goes on from the committed offsets, or from the beginning."""
+    """A processor that reads the changelog and continues from the committed offsets, or from the beginning."""
 
     def __init__(self, model: str, stored: Changelog | None = None) -> None:
         runtime = Runtime.load(MODEL, "cpu") if model == "model" else None
-        self.engine = Engine(Settings(max_idle_ms=60_000, device="cpu"), runtime, partitions=2)
+        self.processor = ShopProcessor(Settings(max_idle_ms=60_000, device="cpu"), runtime, partitions=2)
         self.found: dict[str, list[tuple[str, Message]]] = {topic: [] for topic in TOPICS}
         for partition in range(2):
             positions = stored.positions(partition) if stored else [0] * len(INPUT_TOPICS)
-            self.engine.assign(partition, positions)
+            self.processor.assign(partition, positions)
             if stored:
-                self.engine.restore(partition, RecordColumns.of(stored.of(partition)))
-            self.engine.restored(partition)
+                self.processor.restore(partition, RecordColumns.of(stored.of(partition)))
+            self.processor.restored(partition)
 
     def go_on(self) -> "Continued":
         """Processes the recording, from where each partition stands, to its end."""
-        engine = self.engine
+        processor = self.processor
         records = list(RecordingReader(data.recording("plain")))
         for partition in range(2):
-            start = engine.merge(partition).positions
+            start = processor.merge(partition).positions
             for kind, topic in enumerate(INPUT_TOPICS):
                 mine = [r for r in records if (r.topic, r.partition) == (topic, partition)]
                 rest = [r for r in mine if r.offset >= start[kind]]
-                engine.ingest(partition, kind, RecordColumns.of(rest), mine[-1].offset + 1)
-                engine.merge(partition).finish(kind)
-        while (output := engine.step(0.0)) is not None:
+                processor.ingest(partition, kind, RecordColumns.of(rest), mine[-1].offset + 1)
+                processor.merge(partition).finish(kind)
+        while (output := processor.step(0.0)) is not None:
             self._keep(output.outputs)
-        self._keep(engine.dead_letters())
+        self._keep(processor.dead_letters())
         return self
 
     def _keep(self, outputs: Any) -> None:
@@ -113,7 +113,7 @@ class Continued:
             self.found[topic] += messages
 
     def answers(self) -> dict[str, Answers]:
-        """What left the engine."""
+        """What left the processor."""
         said = {}
         for topic in TOPICS[:2]:
             said[topic] = data.by_place(topic, (body or b"" for _, body, _ in self.found[topic]))
@@ -126,13 +126,13 @@ class Continued:
 
     def rows(self) -> dict[str, np.void]:
         """The row of each user, as a checkpoint would write it."""
-        users = self.engine.users
+        users = self.processor.users
         users.rows["flagged"] = users.flagged
         return {n: users.rows[s].copy() for p in range(2) for n, s in users.mapping(p).items()}
 
     def hidden(self) -> dict[str, np.ndarray]:
         """The hidden state of each user."""
-        users = self.engine.users
+        users = self.processor.users
         assert users.hidden is not None
         return {n: users.hidden.read(np.array([s]))[0] for p in range(2) for n, s in users.mapping(p).items()}
 
@@ -140,7 +140,7 @@ class Continued:
 @pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
 def test_the_state_of_then_is_read(guarantee: str, model: str) -> None:
     """Read back, the changelog shows of each user what that commit showed."""
-    users = Continued(model, data.changelog(guarantee, model)).engine
+    users = Continued(model, data.changelog(guarantee, model)).processor
     wanted = data.look_ups(guarantee, model)
     assert len(users.users) == len(wanted) > 100
     for name, shown in wanted.items():

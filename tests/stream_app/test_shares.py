@@ -8,7 +8,7 @@ from stream_app.contract.events import Event, encode_json
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.processor import SHARE, shares
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from tests.stream_app.helpers import SETTINGS
 from tests.stream_app.strategies import T0
 
@@ -31,14 +31,14 @@ def test_where_there_are_few_the_room_is_not_exceeded() -> None:
 
 def test_a_partition_that_is_behind_alone_has_the_micro_batch() -> None:
     """The others are taken too, each with what little it has."""
-    engine = Engine(
+    processor = ShopProcessor(
         msgspec.structs.replace(SETTINGS, max_batch=2048, resident_users=9000), None, partitions=4
     )
     for partition, n in enumerate([5, 3000, 7, 6]):
-        engine.assign(partition, [0] * len(INPUT_TOPICS))
-        engine.restored(partition)
+        processor.assign(partition, [0] * len(INPUT_TOPICS))
+        processor.restored(partition)
         values = [encode_json(Event(user_id=f"u{i}", ts=T0 + i, item_id="a")) for i in range(n)]
         records = [Record(INPUT_TOPICS[0], partition, i, T0 + i, b"u%d" % i, v) for i, v in enumerate(values)]
-        engine.ingest(partition, 0, RecordColumns.of(records), n)
-    taken = {partition: len(events) for partition, events in engine.take(0.0, ended=True)}
+        processor.ingest(partition, 0, RecordColumns.of(records), n)
+    taken = {partition: len(events) for partition, events in processor.take(0.0, ended=True)}
     assert taken == {0: 5, 1: 2048 - 18, 2: 7, 3: 6}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stream_app.contract.partitioner import partitions_of
 from stream_app.kernels.memory import jit, pointer_to
 from stream_app.state import split
-from stream_app.state.split import Split, SplitUsers
+from stream_app.state.split import SplitUser, SplitUsers
 from tests.stream_app.test_users import some_users
 
 PARTITIONS = 4
@@ -53,8 +53,8 @@ def test_users_of_two_partitioners() -> None:
     for name in names[50:]:
         users.slots(librdkafka(name), [name])
         users.slots(java(name), [name])
-    wanted = {Split(n, (java(n), librdkafka(n))) for n in names[:50] if java(n) != librdkafka(n)}
-    wanted |= {Split(n, (librdkafka(n), java(n))) for n in names[50:] if java(n) != librdkafka(n)}
+    wanted = {SplitUser(n, (java(n), librdkafka(n))) for n in names[:50] if java(n) != librdkafka(n)}
+    wanted |= {SplitUser(n, (librdkafka(n), java(n))) for n in names[50:] if java(n) != librdkafka(n)}
     found = watch.look()
     assert len(found) == len(set(found))
     assert set(found) == wanted

@@ -7,7 +7,14 @@ import pytest
 
 from stream_app.kafka.errors import TopicError
 from stream_app.state.row_layout import FORMAT
-from stream_app.state.topic_identity import BEHIND_S, Behind, HeldBack, LogEnd, check_ids, compare
+from stream_app.state.topic_identity import (
+    BEHIND_S,
+    HeldBackRecords,
+    LogEnd,
+    StateAheadOfLog,
+    check_ids,
+    compare,
+)
 from stream_app.state.users import PartitionMeta, decode_meta, encode_meta
 
 TOPICS = ("clicks", "browses", "purchases")
@@ -39,7 +46,7 @@ def end(stable: int, at_s: float) -> LogEnd:
 
 def test_a_log_that_ends_before_the_state() -> None:
     """It counts once the broker has told it for long enough: not from one old answer, and not for a moment."""
-    behind = Behind()
+    behind = StateAheadOfLog()
     for _ in range(20):
         behind.look("clicks", 0, 104, end(14, 100))  # always the same answer
     behind.look("clicks", 0, 104, end(14, 100 + BEHIND_S - 0.1))
@@ -79,7 +86,7 @@ def test_offsets_beside_the_state(
 
 def test_transactions_that_stay_open() -> None:
     """What waits is counted at once; how long counts only while the same transaction holds it back."""
-    held = HeldBack()
+    held = HeldBackRecords()
     assert held.look("clicks", 0, LogEnd(10, 10, 0)) == (0, 0)
     assert held.look("clicks", 0, LogEnd(10, 14, 1000)) == (4, 0)
     assert held.look("clicks", 0, LogEnd(10, 20, 9000)) == (10, 8)

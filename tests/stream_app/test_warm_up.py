@@ -13,7 +13,7 @@ from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.kafka.record_batches.builder import build
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.warm_up import warm_up
 from tests.model.tiny import tiny_model
@@ -57,24 +57,24 @@ def send(messages: MessageColumns) -> None:
 
 def run(settings: Settings, runtime: Runtime | None) -> None:
     """One by one, then many at once; checkpoints, and all of it read back."""
-    engine = Engine(settings, runtime, partitions=2)
+    processor = ShopProcessor(settings, runtime, partitions=2)
     records = traffic(400)
     state: list[Record] = []  # of partition 0
     for partition in (0, 1):
-        engine.assign(partition, [0] * len(INPUT_TOPICS))
-        engine.restored(partition)
+        processor.assign(partition, [0] * len(INPUT_TOPICS))
+        processor.restored(partition)
     at = 0
     for size in [1] * 60 + [2, 3] * 10 + [290]:
         for partition in (0, 1):
             for kind, topic in enumerate(INPUT_TOPICS):
                 some = [r._replace(topic=topic, partition=partition) for r in records[at : at + size]]
-                engine.ingest(partition, kind, RecordColumns.of(some), at + size)
+                processor.ingest(partition, kind, RecordColumns.of(some), at + size)
         at += size
-        while (output := engine.step(float(at), ended=True)) is not None:
+        while (output := processor.step(float(at), ended=True)) is not None:
             for *_, columns in output.columns:
                 send(columns)
-        engine.dead_letters()
-        checkpoint = engine.checkpoint(0, 0)
+        processor.dead_letters()
+        checkpoint = processor.checkpoint(0, 0)
         if checkpoint is not None:
             send(checkpoint.records)
             state += [
@@ -82,13 +82,13 @@ def run(settings: Settings, runtime: Runtime | None) -> None:
                 for i, (key, value) in enumerate(checkpoint.records.each())
             ]
     assert at == len(records)
-    other = Engine(settings, runtime, partitions=2)
+    other = ShopProcessor(settings, runtime, partitions=2)
     other.assign(0, [0] * len(INPUT_TOPICS))
     for some in (state[:1], state[1:3], state[3:]):
         other.restore(0, RecordColumns.of(some))
     other.restored(0)
     assert other.rows.high == 7
-    engine.look_up("u1")
+    processor.look_up("u1")
 
 
 def main(folder: str) -> None:

@@ -18,7 +18,7 @@ from stream_app.ops.access import Access, is_loopback
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.ops.web import add_pages, web_options
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings, load_settings
 from tests.integration.harness import free_port
 from tests.stream_app.certificates import self_signed
@@ -64,10 +64,10 @@ class Answers:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics, self.health = Metrics(), Health(settings.ready_max_age_ms)
-        self._engine = Engine(settings, None, partitions=1)
+        self._processor = ShopProcessor(settings, None, partitions=1)
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
-        return self._engine.look_up(user_id)
+        return self._processor.look_up(user_id)
 
 
 @asynccontextmanager

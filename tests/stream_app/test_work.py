@@ -20,7 +20,7 @@ from stream_app.contract.events import Event, encode_json
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.processor import Processor
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from tests.model.tiny import tiny_model
 from tests.stream_app.strategies import T0, a_decoder
@@ -115,15 +115,15 @@ def test_a_counted_event_costs_no_call(tmp_path: Path) -> None:
 
 
 def test_an_event_without_a_model_costs_no_call() -> None:
-    """The product's engine: decode, merge, state, rules, encode, checkpoint."""
+    """The product's processor: decode, merge, state, rules, encode, checkpoint."""
     settings = Settings(max_batch=MANY, resident_users=50_000)
-    check(cost(Engine(settings, None, partitions=1), shop_records, len(INPUT_TOPICS)))
+    check(cost(ShopProcessor(settings, None, partitions=1), shop_records, len(INPUT_TOPICS)))
 
 
 def test_an_event_with_a_model_costs_no_call(runtime: Runtime) -> None:
     """With the GRU and the ranking; users are many, so that no round of the GRU is long."""
     settings = Settings(max_batch=MANY, resident_users=50_000)
-    found = cost(Engine(settings, runtime, partitions=1), shop_records, len(INPUT_TOPICS))
+    found = cost(ShopProcessor(settings, runtime, partitions=1), shop_records, len(INPUT_TOPICS))
     check({name: each for name, each in found.items() if "_rounds" not in name})
 
 

@@ -16,7 +16,7 @@ from stream_app.contract.outputs import Flag, ItemScore, NextEvent, Prediction, 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.kafka.topics import topic_specs
 from stream_app.lab.pages import asyncapi_texts as texts
 from stream_app.settings import Settings
@@ -98,7 +98,7 @@ def flag_example() -> Flag:
 def dead_letter_example() -> tuple[Json, Json]:
     """Headers and value of a dead letter, as the decoder makes it of a click without an item."""
     value = {"user_id": "u17", "ts": _TS}
-    nothing = Names(lambda _: 0, 0)
+    nothing = NameTable(lambda _: 0, 0)
     decoder = Decoder(nothing, nothing, max_future_ms=Settings().max_future_ms)
     record = Record(INPUT_TOPICS[0], 2, 1040, _TS, b"u17", msgspec.json.encode(value))
     _, bad = decoder.decode(0, RecordColumns.of([record]))

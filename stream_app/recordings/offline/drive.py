@@ -1,4 +1,4 @@
-"""A recording through the engine without a broker: `foreclick run`, training and evaluation."""
+"""A recording through the processor without a broker: `foreclick run`, training and evaluation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import StepOutput
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.errors import ReplayError
 from stream_app.recordings.recording import RecordingReader
 
@@ -27,9 +27,9 @@ def partitions_of(reader: RecordingReader) -> int:
 
 
 def drive(
-    engine: Engine, reader: RecordingReader, progress: Progress | None = None
+    processor: ShopProcessor, reader: RecordingReader, progress: Progress | None = None
 ) -> Iterator[StepOutput | None]:
-    """Feeds a whole recording to an engine; yields each micro-batch's output, None where there was none.
+    """Feeds a whole recording to a processor; yields each micro-batch's output, None where there was none.
 
     Events are merged as a worker merges them that never has to stop waiting for a topic, since the end of each
     topic is known here.
@@ -37,11 +37,11 @@ def drive(
     ahead = Counter((r.topic, r.partition) for r in reader)
     total = sum(ahead.values())
     for partition in range(partitions_of(reader)):
-        engine.assign(partition, [0] * len(INPUT_TOPICS))
-        engine.restored(partition)
+        processor.assign(partition, [0] * len(INPUT_TOPICS))
+        processor.restored(partition)
         for kind, topic in enumerate(INPUT_TOPICS):
             if not ahead[topic, partition]:
-                engine.merge(partition).finish(kind)
+                processor.merge(partition).finish(kind)
     done = 0
     for chunk in reader.batches(CHUNK):
         by_partition: dict[tuple[str, int], list[Record]] = {}
@@ -51,19 +51,19 @@ def drive(
             if topic not in INPUT_TOPICS:
                 continue
             kind = INPUT_TOPICS.index(topic)
-            engine.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
+            processor.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
             ahead[topic, partition] -= len(records)
             if not ahead[topic, partition]:
-                engine.merge(partition).finish(kind)
-        yield engine.step(0.0)
-        yield from _rest(engine)
+                processor.merge(partition).finish(kind)
+        yield processor.step(0.0)
+        yield from _rest(processor)
         done += len(chunk)
         if progress:
             progress(done, total)
-    yield from _rest(engine)
+    yield from _rest(processor)
     yield None  # all is passed now
 
 
-def _rest(engine: Engine) -> Iterator[StepOutput]:
-    while (output := engine.step(0.0)) is not None:
+def _rest(processor: ShopProcessor) -> Iterator[StepOutput]:
+    while (output := processor.step(0.0)) is not None:
         yield output

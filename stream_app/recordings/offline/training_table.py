@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from model.training.api import Interactions
 from stream_app.contract.outputs import REASON_HEADER
-from stream_app.decoding.name_table import Names
+from stream_app.decoding.name_table import NameTable
 from stream_app.processing.micro_batch import Outputs
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.errors import ReplayError
 from stream_app.recordings.offline.drive import Progress, drive, partitions_of
 from stream_app.recordings.recording import RecordingReader
@@ -56,19 +56,19 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
     """
     reader = RecordingReader(path)
     items, categories = _Growing(), _Growing()
-    names = Names(items.__getitem__, -1), Names(categories.__getitem__, -1)
+    names = NameTable(items.__getitem__, -1), NameTable(categories.__getitem__, -1)
     # Everyone stays, however unevenly the users lie on the partitions: who is forgotten for lack of room is
     # a matter of serving.
     partitions, records = partitions_of(reader), max(1, reader.count())
     unbounded = msgspec.structs.replace(settings, resident_users=records * partitions, model=None)
-    engine = Engine(unbounded, partitions=partitions, names=names, publish=False, slots=records)
+    processor = ShopProcessor(unbounded, partitions=partitions, names=names, publish=False, slots=records)
     users: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: Counter[str] = Counter()
-    for output in drive(engine, reader, progress):
-        skipped.update(_reasons(engine.dead_letters()))
+    for output in drive(processor, reader, progress):
+        skipped.update(_reasons(processor.dead_letters()))
         if output is not None:
-            skipped.update(duplicate=output.duplicates, repeated_offset=output.replayed)
+            skipped.update(duplicate=output.duplicates, repeated_offset=output.already_applied)
         for batch in output.batches if output else ():
             number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
             d = batch.events.data

@@ -22,13 +22,13 @@ class MinuteLog:
     def __init__(
         self,
         settings: Settings,
-        engine: Processor,
+        processor: Processor,
         metrics: Metrics,
         health: Health,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock`: in seconds."""
-        self._settings, self._engine = settings, engine
+        self._settings, self._processor = settings, processor
         self._metrics, self._health, self._clock = metrics, health, clock
         self._ready = False
         self._since, self._before = clock(), self._counted()
@@ -41,8 +41,8 @@ class MinuteLog:
             log.info(
                 "ready",
                 **({"web": web} if web else {}),
-                partitions=len(self._engine.partitions),
-                model=self._engine.label,
+                partitions=len(self._processor.partitions),
+                model=self._processor.label,
             )
         passed = self._clock() - self._since
         if passed < EVERY_S:

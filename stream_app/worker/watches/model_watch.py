@@ -9,7 +9,7 @@ from model.serving.api import ModelError, Runtime, Wanted, label_of
 from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S
-from stream_app.processing.shop_processor import Engine
+from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.telemetry import tell_older_model
 from stream_app.worker.warm_up import warm_up
@@ -67,31 +67,31 @@ def show_model(metrics: Metrics, runtime: Runtime) -> None:
         log.info("the model was made", model=runtime.label, at=made)
 
 
-async def watch_model(settings: Settings, engine: Engine, metrics: Metrics) -> None:
-    """While there is trouble, offers the engine what the folder holds if it is another model. Never ends."""
+async def watch_model(settings: Settings, processor: ShopProcessor, metrics: Metrics) -> None:
+    """While there is trouble, offers the processor what the folder holds if it is another model. Never ends."""
     assert settings.model is not None
-    wait_s, shown = FIRST_WAIT_S, engine.label
+    wait_s, shown = FIRST_WAIT_S, processor.label
     while True:
         await asyncio.sleep(wait_s)
-        if engine.trouble is None:
+        if processor.trouble is None:
             wait_s = FIRST_WAIT_S
-            if engine.runtime is not None and engine.label != shown:
-                show_model(metrics, engine.runtime)
-                tell_older_model(engine, engine.partitions)
-                shown = engine.label
+            if processor.runtime is not None and processor.label != shown:
+                show_model(metrics, processor.runtime)
+                tell_older_model(processor, processor.partitions)
+                shown = processor.label
             continue
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-        if engine.runtime is not None and not _another(settings, engine.label):
-            continue  # the engine tries its own model again by itself
+        if processor.runtime is not None and not _another(settings, processor.label):
+            continue  # the processor tries its own model again by itself
         try:
             runtime, why = await asyncio.to_thread(try_model, settings)
         except HorizonError as error:
             runtime, why = None, str(error)
         if runtime is not None:
-            engine.offer(runtime)
+            processor.offer(runtime)
             wait_s = FIRST_WAIT_S
-        elif engine.runtime is None:
-            engine.survive_trouble(why)
+        elif processor.runtime is None:
+            processor.survive_trouble(why)
 
 
 def _another(settings: Settings, label: str) -> bool:

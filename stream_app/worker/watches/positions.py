@@ -8,21 +8,21 @@ from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
-from stream_app.state.topic_identity import Behind, HeldBack, compare
+from stream_app.state.topic_identity import HeldBackRecords, StateAheadOfLog, compare
 from stream_app.worker.transport.consumer import BatchConsumer
 
 log = get_logger(__name__)
 
 
 class Positions:
-    """Compares the positions of an engine's partitions with the logs and with the group's offsets."""
+    """Compares the positions of a processor's partitions with the logs and with the group's offsets."""
 
     def __init__(
-        self, app: faust.App, settings: Settings, engine: Processor, metrics: Metrics, health: Health
+        self, app: faust.App, settings: Settings, processor: Processor, metrics: Metrics, health: Health
     ) -> None:
-        self._app, self._inputs, self._engine = app, settings.inputs, engine
+        self._app, self._inputs, self._processor = app, settings.inputs, processor
         self._metrics, self._health = metrics, health
-        self._behind, self._held = Behind(), HeldBack()
+        self._behind, self._held = StateAheadOfLog(), HeldBackRecords()
 
     def forget(self) -> None:
         """Partitions have changed hands."""
@@ -38,11 +38,11 @@ class Positions:
         """
         consumer: BatchConsumer = self._app.consumer
         longest: HeldFor | None = None
-        for partition in self._engine.partitions:
-            if not self._engine.is_restored(partition):
+        for partition in self._processor.partitions:
+            if not self._processor.is_restored(partition):
                 continue
             places = {topic: TP(topic, partition) for topic in self._inputs}
-            positions = self._engine.merge(partition).positions
+            positions = self._processor.merge(partition).positions
             for (topic, tp), position in zip(places.items(), positions, strict=True):
                 end = consumer.log_end(tp)
                 self._behind.look(topic, partition, position, end)
@@ -59,13 +59,13 @@ class Positions:
         To be called before those offsets are asked for again: by then this worker may have committed more.
         """
         consumer: BatchConsumer = self._app.consumer
-        for partition in self._engine.partitions:
+        for partition in self._processor.partitions:
             places = {topic: TP(topic, partition) for topic in self._inputs}
-            if not self._engine.is_restored(partition) or not self._engine.is_fresh(partition):
+            if not self._processor.is_restored(partition) or not self._processor.is_fresh(partition):
                 continue
             if consumer.found.keys() >= set(places.values()):
                 offsets = {topic: consumer.found[tp] for topic, tp in places.items()}
-                told = compare(partition, self._inputs, self._engine.written(partition), offsets)
+                told = compare(partition, self._inputs, self._processor.written(partition), offsets)
                 for sentence in told.sentences:
                     log.warning(sentence)
-                self._engine.compared(partition, told.again)
+                self._processor.compared(partition, told.again)

@@ -10,10 +10,10 @@ log = get_logger(__name__)
 
 
 class SplitWatch:
-    """Counts such users, and warns of the first one. Used in the engine's thread."""
+    """Counts such users, and warns of the first one. Used in the processor's thread."""
 
-    def __init__(self, engine: Processor, metrics: Metrics, health: Health) -> None:
-        self._users = SplitUsers(engine.rows, len(engine.watermark))
+    def __init__(self, processor: Processor, metrics: Metrics, health: Health) -> None:
+        self._users = SplitUsers(processor.rows, len(processor.watermark))
         self._metrics, self._health = metrics, health
         self._count = 0
 
