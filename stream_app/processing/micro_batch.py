@@ -74,9 +74,7 @@ class StepOutput:
     already_applied: int = 0
     out_of_order: int = 0  # came after the merge had passed their place
     evicted: int = 0
-    trial: bool = (
-        False  # no events: the model, which was in trouble, is tried again, and what it held up goes
-    )
+    probe: bool = False  # without events: it calls a model that failed, and releases the batches held back
     degraded: int = 0  # events answered without the model
     hidden_resets: int = 0  # users whose hidden state was no number and began anew
     model_failures: int = 0

@@ -18,9 +18,9 @@ from stream_app.state.users import ItemIndex, Users
 class ModelHost:
     """A model and the hidden states of the users, advanced by one thread."""
 
-    def __init__(self, runtime: Runtime, slab: Slab, users: Users, guard: ModelBreaker, k: int) -> None:
+    def __init__(self, runtime: Runtime, slab: Slab, users: Users, breaker: ModelBreaker, k: int) -> None:
         self.runtime, self.slab = runtime, slab
-        self._users, self._guard, self._k = users, guard, k
+        self._users, self._breaker, self._k = users, breaker, k
         ids = runtime.content.vocabulary.categories.ids
         self.categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
 
@@ -56,33 +56,29 @@ class ModelHost:
             self._users.stale[batch.rebuild.slots] = True
 
     def predict(self, batch: AppliedBatch, out: StepOutput) -> StepResult | None:
-        """The answers; None where the model is in trouble. Raises what the model raises where nobody guards it."""
-        guard = self._guard
-        if guard.reason is not None:
+        """The answers; None where the model fails or is not called. Raises its errors if the breaker is disabled."""
+        breaker = self._breaker
+        if not breaker.calls_model:
             return None
         start = time.perf_counter()
         try:
             result = self._step(batch, out)
         except Exception as error:
-            if not guard.on:
+            if not breaker.enabled:
                 raise
             self.runtime.give_memory_back()
             out.model_failures += 1
             said = str(error).strip().splitlines()
-            guard.failed(f"{type(error).__name__}: {said[0] if said else 'no message'}", error)
+            breaker.fail(f"{type(error).__name__}: {said[0] if said else 'no message'}", error)
             return None
-        took = time.perf_counter() - start
-        if guard.on and not guard.hold and took > guard.slow_s:
+        if not breaker.answered(time.perf_counter() - start):
             out.model_failures += 1
-            guard.failed(f"a step took {took:.1f} s, limit {guard.slow_s:g} s")
-        else:
-            guard.answered()
         return result
 
     def _step(self, batch: AppliedBatch, out: StepOutput) -> StepResult:
         users, slab = self._users, self.slab
         users.make_room(int(batch.slots.max()) + 1)
-        if self._guard.on and self._guard.hold:  # a step may fail half-way, and is to be done again
+        if self._breaker.enabled and self._breaker.hold:  # a step may fail half-way, and is to be done again
             if batch.before is None:
                 slots = np.unique(batch.slots)
                 batch.before = slots, slab.read(slots)

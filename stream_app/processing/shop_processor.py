@@ -19,7 +19,7 @@ from stream_app.processing import rules
 from stream_app.processing.hidden_rebuild import rebuild_hidden
 from stream_app.processing.last_predictions import LastPredictions
 from stream_app.processing.micro_batch import AppliedBatch, Checkpoint, StepOutput
-from stream_app.processing.model_breaker import ModelBreaker
+from stream_app.processing.model_breaker import ModelBreaker, Move
 from stream_app.processing.model_host import ModelHost, names_of
 from stream_app.processing.prediction_encoder import PredictionEncoder
 from stream_app.processing.processor import NO_MODEL, EventDecoder, Processor
@@ -72,9 +72,9 @@ class ShopProcessor(Processor):
         self._publishes = publish
         self._encode = encoder(settings.output_format)
         self._predictions, self._flags, _ = settings.outputs
-        self.guard = ModelBreaker(hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000)
-        self._held: list[AppliedBatch] = []  # applied to the rows, and waiting for the model
-        self._offered: Runtime | None = None
+        self.breaker = ModelBreaker(
+            hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000
+        )
         self._own_names = names is not None
         self._use(runtime)
 
@@ -98,30 +98,30 @@ class ShopProcessor(Processor):
         self._encoder = PredictionEncoder(runtime, self.settings.output_format, self.settings.topic_prefix)
         self._last = LastPredictions(limit, self.settings.k) if runtime else None
         self._model_host = (
-            ModelHost(runtime, self.slab, self.users, self.guard, self.settings.k)
+            ModelHost(runtime, self.slab, self.users, self.breaker, self.settings.k)
             if runtime and self.slab
             else None
         )
 
-    # --- model trouble
+    # --- failures of the model
 
     def survive_trouble(self, missing: str | None = None) -> None:
-        """From now on the model's trouble is no error. `missing`: why there is no model yet, though one is wanted."""
-        self.guard.on = True
+        """From now on a failure of the model is no error. `missing`: why there is no model, though one is wanted."""
+        self.breaker.enabled = True
         if missing is not None:
-            self.guard.failed(missing)
+            self.breaker.fail(missing)
 
     @property
     def trouble(self) -> str | None:
         """Why the model gives no answers; None while it does, and where none is wanted."""
-        return self.guard.reason
+        return self.breaker.reason
 
     def offer(self, runtime: Runtime) -> None:
-        """Another model, to be taken as soon as no micro-batch is half done; only while there is trouble."""
-        self._offered = runtime
+        """Another model, to be used as soon as no micro-batch is half done; only while the present one fails."""
+        self.breaker.offer(runtime)
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Goes on with another model: items get its numbers, hidden states are made anew when they are needed."""
+        """Continues with another model: items get its numbers, hidden states are rebuilt when they are needed."""
         before = self.created_ms
         self._use(runtime)
         for number, p in self._partitions.items():
@@ -133,47 +133,41 @@ class ShopProcessor(Processor):
             self.users.stale[slots] = True
             # The next checkpoint names this model, so no state of another may stay on the changelog.
             self.users.dirty[slots] = True
-        self.guard.over()
+        self.breaker.replaced()
 
-    def _trial(self) -> StepOutput | None:
-        """A micro-batch without events where the model is to be tried again, or may be changed after it."""
-        guard = self.guard
-        if guard.quiet and self._offered is not None:
-            self._adopt(self._offered)
-            self._offered = None
-        elif self._offered is None and (self.runtime is None or not guard.due):
-            return None
-        if guard.reason is None and not self._held:
-            return None
-        guard.send_trial()
-        return StepOutput(trial=True)
+    def _next_move(self) -> Move:
+        """What the breaker wants, after the model was replaced where it wanted that."""
+        move = self.breaker.next_move(has_model=self.runtime is not None)
+        if move is Move.REPLACE_MODEL:
+            self._adopt(self.breaker.take_offered())
+            move = self.breaker.next_move(has_model=True)
+        return move
 
-    def _try_again(self, out: StepOutput) -> None:
-        """What the trial does: nothing else is half done."""
-        guard = self.guard
-        if guard.reason is not None and self.runtime is not None and self._offered is None:
-            try:
-                self.runtime.probe()
-            except Exception as error:
-                out.model_failures += 1
-                guard.failed(str(error) or type(error).__name__, error)
-            else:
-                guard.over()
-        guard.trial_came_back()
+    def _probe(self, out: StepOutput) -> None:
+        """The predict stage of a probe: no other micro-batch is half done."""
+        if self.runtime is None or not self.breaker.probe_calls_model:
+            self.breaker.probe_skipped()
+            return
+        try:
+            self.runtime.probe()
+        except Exception as error:
+            out.model_failures += 1
+            self.breaker.probe_failed(str(error) or type(error).__name__, error)
+        else:
+            self.breaker.probe_succeeded()
 
     # --- events out
 
     def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Applies one micro-batch to the rows, evicts; what the model and the rules need is in `batches`."""
-        guard = self.guard
-        guard.now = now
-        if guard.waiting:
+        self.breaker.now = now
+        move = self._next_move()
+        if move is Move.PROBE:
+            self.breaker.begin_probe()
+            return StepOutput(probe=True)
+        if move is not Move.TAKE_EVENTS:
             return None
-        if guard.reason is not None or self._held:
-            trial = self._trial()
-            if trial is not None or (guard.hold and guard.reason is not None) or self._held:
-                return trial
-        guard.quiet = False
+        self.breaker.taking_events()
         t0 = time.perf_counter()
         taken = self.take(now, ended)
         if not taken:
@@ -215,7 +209,7 @@ class ShopProcessor(Processor):
         self._batch += 1
         users = self.users
         # While there is trouble nothing is replayed. This is asked once: the model may fail at any moment.
-        asked = self._model_host is not None and (self.guard.reason is None or self.guard.hold)
+        asked = self._model_host is not None and (self.breaker.calls_model or self.breaker.hold)
         rebuild = self._model_host.take_rebuild(slots) if self._model_host and asked else None
         n = kernel.apply(
             users.rows, users.recent_item, users.recent_check, users.dirty, users.touched, slots, events.data,
@@ -246,22 +240,22 @@ class ShopProcessor(Processor):
 
         What the model holds up leaves `batches`, and comes back in that of a later micro-batch.
         """
-        waiting, out.batches = [*self._held, *out.batches], []
-        if out.trial:
-            self._try_again(out)
+        waiting, out.batches = [*self.breaker.held, *out.batches], []
+        if out.probe:
+            self._probe(out)
         held: list[AppliedBatch] = []
         for batch in waiting:
             t0 = time.perf_counter()
             result = self._predict(batch, out)
             t1 = _spend(out, "model", t0)
-            if result is None and self.guard.hold and self.guard.reason is not None:
+            if result is None and self.breaker.holds_back:
                 held.append(batch)
                 continue
             out.batches.append(batch)
             if self._publishes:
                 self._publish(batch, result, out)
             _spend(out, "encode", t1)
-        self._held = held
+        self.breaker.held = held
 
     def _predict(self, batch: AppliedBatch, out: StepOutput) -> StepResult | None:
         """The model's answers, None where it gives none."""
@@ -271,8 +265,8 @@ class ShopProcessor(Processor):
         if result is not None:
             if self._last is not None:
                 self._last.keep(batch.slots, batch.serial, result)
-        elif self.guard.reason is not None or self.runtime is not None:
-            if self.guard.hold and self.guard.reason is not None:
+        elif self.runtime is not None or not self.breaker.calls_model:
+            if self.breaker.holds_back:
                 return None
             batch.degraded = True
             out.degraded += len(batch.events)
@@ -321,27 +315,29 @@ class ShopProcessor(Processor):
         # The next checkpoint names this model, so it must hold the states of all users as this model has them.
         self.users.dirty[slots] = True
         self.users.stale[slots] = True
-        if self.guard.on:  # each before the user's next event: nobody waits for all of them, or for the model
+        if (
+            self.breaker.enabled
+        ):  # each before the user's next event: nobody waits for all of them, or for the model
             return
         rebuild_hidden(self.users, self.slab, self.runtime, partition, self._model_host.categories)
         self.users.stale[slots] = False
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
         """As of every processor; None too while events of the rows wait for the model."""
-        return None if self._held else super().checkpoint(number, generation)
+        return None if self.breaker.held else super().checkpoint(number, generation)
 
     def rewind(self) -> None:
         """As of every processor; what waits for the model stays, since the rows hold it."""
         super().rewind()
-        self.guard.waiting = False
+        self.breaker.abandon_probe()
 
     def drop(self, partition: int) -> None:
         """Forgets a partition, and what of it waits for the model."""
         super().drop(partition)
         free = self.users.partition < 0
-        left = [batch.without(partition, free) for batch in self._held]
-        self._held = [batch for batch in left if len(batch.events)]
-        self.guard.waiting = False
+        left = [batch.without(partition, free) for batch in self.breaker.held]
+        self.breaker.held = [batch for batch in left if len(batch.events)]
+        self.breaker.abandon_probe()
 
     def expire(self, number: int, *, changed_too: bool = False) -> int:
         """Forgets users whose time to live is over; their tombstones go with the next checkpoint.

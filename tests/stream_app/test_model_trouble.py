@@ -294,7 +294,7 @@ def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
     """The slow answer is used, what follows goes without the model until a trial; with `hold` it is only slow."""
     for how in (SETTINGS, HOLD):
         shop = Shop(runtime, how)
-        shop.processor.guard.slow_s = 0.0
+        shop.processor.breaker.slow_s = 0.0
         shop.run(7)
         shop.run(7)
         if how is HOLD:
@@ -303,7 +303,7 @@ def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
             continue
         assert "a step took" in (shop.processor.trouble or "")
         assert shop.degraded() == ids(7, 14)
-        shop.processor.guard.slow_s = 10.0
+        shop.processor.breaker.slow_s = 10.0
         shop.step(LATER)
         shop.run(7)
         assert shop.degraded() == ids(7, 14)
@@ -375,7 +375,7 @@ def test_nothing_is_lost_or_applied_twice_whatever_comes(
     while shop.step(LATER) is not None:
         pass
     assert shop.processor.trouble is None
-    assert not shop.processor._held
+    assert not shop.processor.breaker.held
     if how is HOLD:
         assert not shop.degraded()
     assert set(shop.seen) == {f"clicks-{p}-{n}" for p in (0, 1) for n in range(shop.next[p])}
