@@ -8,7 +8,7 @@ import msgspec
 
 from stream_app.contract.events import BadRecord
 from stream_app.contract.received import RECEIVED_HEADER
-from stream_app.contract.records import INPUT_TOPICS
+from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
 FlagKind = Literal["anomaly", "fraud"]
@@ -23,6 +23,10 @@ class NextEvent(msgspec.Struct, frozen=True, gc=False):
     click: float
     browse: float
     purchase: float
+
+
+# Predictions, their JSON kernel and the model's heads have one place for each event type, in this order.
+assert NextEvent.__struct_fields__ == EVENT_TYPES, "NextEvent does not have a field for each event type"
 
 
 class ItemScore(msgspec.Struct, frozen=True, gc=False):

@@ -7,12 +7,14 @@ the one before it left, however the stream was cut into micro-batches.
 import numba
 import numpy as np
 
+from stream_app.contract.records import PURCHASE
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.state.row_layout import (
     AMOUNT_WINDOW,
     AMOUNTS,
     BUCKET_MS,
     FIRST_BUCKET,
+    OTHER_FEATURES,
     RECENT,
     SEEDS,
     SESSION_GAP_MS,
@@ -23,8 +25,6 @@ from stream_app.state.row_layout import (
 APPLIED, LATE, DUPLICATE, ALREADY_APPLIED = range(4)
 
 _N_WINDOWS = len(WINDOWS)
-_PURCHASE = 2
-_FEATURES = 3 * _N_WINDOWS + 2
 _FEW = 3  # purchases, from which on there is something usual
 _MAX_RATIO = 1e30  # finite in 32 bit, also times a mean
 
@@ -101,9 +101,8 @@ def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
         if passed > 0:
             for b in range(head - min(passed, n) + 1, head + 1):
                 i = start + b % n
-                row.count[i, 0] = 0
-                row.count[i, 1] = 0
-                row.count[i, 2] = 0
+                for event_type in range(row.count.shape[1]):
+                    row.count[i, event_type] = 0
                 row.amount[i] = 0.0
             row.head[w] = head
         bucket = time // BUCKET_MS[w]
@@ -165,23 +164,19 @@ def _distinct(row, checks):  # type: ignore[no-untyped-def]
 
 @_jit
 def _features(row, checks, out):  # type: ignore[no-untyped-def]
-    """Sums of the windows, the money of the last day, and the number of distinct recent items."""
+    """Counts of each event type in each window, the money of the last day, the number of distinct recent items."""
+    types = row.count.shape[1]
     for w in range(_N_WINDOWS):
-        a = 0
-        b = 0
-        c = 0
-        for i in range(FIRST_BUCKET[w], FIRST_BUCKET[w + 1]):
-            a += row.count[i, 0]
-            b += row.count[i, 1]
-            c += row.count[i, 2]
-        out[3 * w] = a
-        out[3 * w + 1] = b
-        out[3 * w + 2] = c
+        for event_type in range(types):
+            count = 0
+            for i in range(FIRST_BUCKET[w], FIRST_BUCKET[w + 1]):
+                count += row.count[i, event_type]
+            out[types * w + event_type] = count
     money = 0.0
     for i in range(FIRST_BUCKET[AMOUNT_WINDOW], FIRST_BUCKET[AMOUNT_WINDOW + 1]):
         money += row.amount[i]
-    out[3 * _N_WINDOWS] = money
-    out[3 * _N_WINDOWS + 1] = _distinct(row, checks)
+    out[types * _N_WINDOWS] = money
+    out[types * _N_WINDOWS + 1] = _distinct(row, checks)
 
 
 @_jit
@@ -224,7 +219,7 @@ def apply(  # type: ignore[no-untyped-def]
     known_items,
     batch,  # number of this micro-batch
     out,  # (n,) APPLIED_EVENT
-    features,  # (n, 17) float32
+    features,  # (n, event types x windows + OTHER_FEATURES) float32
     seeds,  # (n, SEEDS) int32
 ):
     """Applies events in order; returns how many.
@@ -232,6 +227,8 @@ def apply(  # type: ignore[no-untyped-def]
     It stops before an event whose user expired within this very micro-batch: the hidden state, which is
     advanced afterwards, can be emptied only between two calls.
     """
+    if len(rows) > 0 and features.shape[1] != _N_WINDOWS * rows[0].count.shape[1] + OTHER_FEATURES:
+        raise ValueError("the features do not have one column for each event type and window")
     for i in range(len(events)):
         e = events[i]
         slot = slots[i]
@@ -277,7 +274,7 @@ def apply(  # type: ignore[no-untyped-def]
         row.sequence = sequence[p]
         row.last_ts[e.kind] = max(row.last_ts[e.kind], e.time)
         amount = 0.0
-        if e.kind == _PURCHASE and e.price == e.price:  # a price that is not NaN
+        if e.kind == PURCHASE and e.price == e.price:  # a price that is not NaN
             amount = e.price * e.quantity
             if row.purchases > 0:
                 usual = _usual(row)

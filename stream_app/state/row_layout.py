@@ -10,7 +10,7 @@ import numpy as np
 
 from model.serving import api as model
 from stream_app.contract.outputs import ReasonCode
-from stream_app.contract.records import EVENT_TYPES
+from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.state.evolve import ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Layout
@@ -27,6 +27,7 @@ FIRST_BUCKET = np.array(
     [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
 )  # first bucket of each window, then the end
 AMOUNT_WINDOW = model.AMOUNT_WINDOW
+WINDOW_FEATURES = model.WINDOW_FEATURES
 
 #: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
 RECENT = model.LAST_EVENTS
@@ -54,31 +55,42 @@ RECENT_EVENT = np.dtype(
     align=True,
 )
 
-ROW = np.dtype(
-    [
-        ("clock", "i8"),  # greatest time seen, Unix ms; what windows and gaps are measured against
-        (
-            "source",
-            "i8",
-            (len(EVENT_TYPES),),
-        ),  # last source offset applied, for each input topic; -1 for none
-        ("sequence", "i8"),  # number of the user's last event within the partition, for eviction
-        ("events", "i8"),  # events applied since the user was last forgotten
-        ("late", "i8"),  # of them, those too late for their window
-        ("session_start", "i8"),
-        ("last_ts", "i8", (len(EVENT_TYPES),)),  # time of the last event of each type, 0 for none
-        ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
-        ("count", "i4", (BUCKETS, len(EVENT_TYPES))),
-        ("amount", "f4", (BUCKETS,)),  # money spent
-        ("purchases", "i8"),  # with a price, of all time
-        ("spent", "f8"),
-        ("kept", "i8"),  # of them, those whose amounts were put into `amounts`
-        ("amounts", "f4", (AMOUNTS,)),  # of the last purchases, number n stands at n % AMOUNTS
-        ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
-        ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
-    ],
-    align=True,
-)
+
+def row_dtype(event_types: int) -> np.dtype[np.void]:
+    """Rows of a shop with so many event types."""
+    return np.dtype(
+        [
+            ("clock", "i8"),  # greatest time seen, Unix ms; what windows and gaps are measured against
+            ("source", "i8", (event_types,)),  # last source offset applied, for each input topic; -1 for none
+            ("sequence", "i8"),  # number of the user's last event within the partition, for eviction
+            ("events", "i8"),  # events applied since the user was last forgotten
+            ("late", "i8"),  # of them, those too late for their window
+            ("session_start", "i8"),
+            ("last_ts", "i8", (event_types,)),  # time of the last event of each type, 0 for none
+            ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
+            ("count", "i4", (BUCKETS, event_types)),
+            ("amount", "f4", (BUCKETS,)),  # money spent
+            ("purchases", "i8"),  # with a price, of all time
+            ("spent", "f8"),
+            ("kept", "i8"),  # of them, those whose amounts were put into `amounts`
+            ("amounts", "f4", (AMOUNTS,)),  # of the last purchases, number n stands at n % AMOUNTS
+            ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
+            ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
+        ],
+        align=True,
+    )
+
+
+ROW = row_dtype(len(EVENT_TYPES))
+
+# The kernel writes a feature for each window and event type, and the model reads them by their place.
+assert (
+    *(f"{topic}_{window}" for window, *_ in WINDOWS for topic in INPUT_TOPICS),
+    f"amount_{WINDOWS[AMOUNT_WINDOW][0]}",
+    "distinct_items",
+) == WINDOW_FEATURES, "the model's window features are not those that the rows give"
+#: Features beside the counts: money and variety.
+OTHER_FEATURES = len(WINDOW_FEATURES) - len(WINDOWS) * len(EVENT_TYPES)
 
 #: Names of the places of arrays, for `evolve`: what is kept of each event type, reason and window goes with its name.
 _TYPES = tuple((name, 1) for name in EVENT_TYPES)

@@ -5,7 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
-from stream_app.contract.records import PURCHASE
+from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.state import apply_events as kernel
 from stream_app.state.row_layout import AMOUNT_WINDOW, AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
 from tests.stream_app.strategies import DAY
@@ -29,8 +29,9 @@ def is_same(a: Any, b: Any) -> bool:
 class NaiveUser:
     """What is kept of one user, spelled out."""
 
-    def __init__(self) -> None:
-        self.source = [-1, -1, -1]
+    def __init__(self, types: int) -> None:
+        self.types = types
+        self.source = [-1] * types
         self.sequence = 0
         self.forget()
 
@@ -39,15 +40,15 @@ class NaiveUser:
         self.clock = 0
         self.late = 0
         self.session_start = 0
-        self.last_ts = [0, 0, 0]
+        self.last_ts = [0] * self.types
         self.amounts: list[float] = []  # of purchases with a price
-        self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * 4)
+        self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * (self.types + 1))
 
     def window(self, w: int) -> list[float]:
         """Counts by kind and money of a window: its last buckets up to the user's clock."""
         _, length, n = WINDOWS[w]
         head = self.clock // (length // n)
-        return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(4)]
+        return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(self.types + 1)]
 
     def features(self) -> list[float]:
         checks: dict[int, set[int]] = defaultdict(set)
@@ -55,8 +56,8 @@ class NaiveUser:
             checks[int(e["item_hash"])].add(int(e["item_check"]))
         checks.pop(0, None)
         items = sum(max(1, len(known - {0})) for known in checks.values())
-        counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:3]]
-        return [*counts, self.window(AMOUNT_WINDOW)[3], items]
+        counts = [x for w in range(len(WINDOWS)) for x in self.window(w)[:-1]]
+        return [*counts, self.window(AMOUNT_WINDOW)[-1], items]
 
     def seeds(self) -> list[int]:
         newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
@@ -66,8 +67,8 @@ class NaiveUser:
 class NaiveKernel:
     """The rules of `rows.py` and of guarantees 2 and 4 of the design, one event at a time."""
 
-    def __init__(self) -> None:
-        self.users = [NaiveUser() for _ in range(USERS)]
+    def __init__(self, types: int = len(EVENT_TYPES)) -> None:
+        self.users = [NaiveUser(types) for _ in range(USERS)]
         self.watermark: dict[int, int] = defaultdict(lambda: -1)
         self.sequence: Counter[int] = Counter()
 
@@ -109,5 +110,5 @@ class NaiveKernel:
             for w, (_, length, n) in enumerate(WINDOWS):
                 bucket = user.buckets[w, time // (length // n)]
                 bucket[kind] += 1
-                bucket[3] += amount
+                bucket[-1] += amount
         return {**said, "features": user.features(), "seeds": user.seeds()}

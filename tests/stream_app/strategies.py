@@ -45,14 +45,20 @@ class Happening(NamedTuple):
 
 @st.composite
 def happenings(
-    draw: st.DrawFn, *, users: int = 4, items: int = 9, max_size: int = 60, steps: Sequence[int] = STEPS
+    draw: st.DrawFn,
+    *,
+    users: int = 4,
+    items: int = 9,
+    types: int = 3,
+    max_size: int = 60,
+    steps: Sequence[int] = STEPS,
 ) -> list[Happening]:
     """A walk through time that goes back now and then; clicks and purchases always have an item."""
     raw = draw(
         st.lists(
             st.tuples(
                 st.integers(0, users - 1),
-                st.integers(0, 2),
+                st.integers(0, types - 1),
                 st.sampled_from(steps),
                 st.integers(0, items),
                 st.one_of(st.just(0), st.integers(1, 8)),

@@ -16,7 +16,7 @@ from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.decoding.name_table import NameTable
 from stream_app.state import apply_events as kernel
 from stream_app.state import view
-from stream_app.state.row_layout import AMOUNTS, FIRST_BUCKET, RECENT, ROW, SEEDS, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, FIRST_BUCKET, OTHER_FEATURES, RECENT, ROW, SEEDS, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 
@@ -51,9 +51,12 @@ class Rows:
 class Compiled:
     """The rows of a few users and the kernel over them, driven as the processor drives it."""
 
-    def __init__(self, apply: Any = kernel.apply, wrap: Any = np.asarray) -> None:
+    def __init__(
+        self, apply: Any = kernel.apply, wrap: Any = np.asarray, dtype: np.dtype[np.void] = ROW
+    ) -> None:
         self.apply = apply
-        self.rows = np.zeros(USERS, ROW)
+        self.rows = np.zeros(USERS, dtype)
+        self.features = len(WINDOWS) * self.rows["count"].shape[2] + OTHER_FEATURES
         self.rows["source"] = -1
         self.recent_item = np.full((USERS, RECENT), NONE, np.int32)
         self.recent_check = np.zeros((USERS, RECENT), np.uint32)
@@ -68,7 +71,7 @@ class Compiled:
         """Applies a micro-batch; returns what the kernel says, features and seeds of each event."""
         n, start = len(data), 0
         out = np.zeros(n, kernel.APPLIED_EVENT)
-        features = np.zeros((n, len(WINDOW_FEATURES)), np.float32)
+        features = np.zeros((n, self.features), np.float32)
         seeds = np.zeros((n, SEEDS), np.int32)
         while start < n:
             self.batch += 1
