@@ -359,18 +359,14 @@ class ShopProcessor(Processor):
 
     def last_prediction(self, slot: int) -> Prediction | None:
         """The last prediction for the user in a slot since this process holds them."""
-        if self._last is None or self.runtime is None or self._last.owner[slot] != self.users.serial[slot]:
+        if self._last is None or self.runtime is None:
             return None
-        row = self.users.rows[slot]
-        return Prediction(
-            "",
-            self.users.name(slot),
-            int(row["clock"]),
-            None,
-            self.label,
-            *self._last.show(slot, self.runtime),
-            horizon_ms=self.runtime.horizon_ms,
-        )
+        found = self._last.find(slot, int(self.users.serial[slot]), self.runtime)
+        if found is None:
+            return None
+        clock = int(self.users.rows[slot]["clock"])
+        name, horizon_ms = self.users.name(slot), self.runtime.horizon_ms
+        return Prediction("", name, clock, None, self.label, *found, horizon_ms=horizon_ms)
 
 
 def _latest(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
