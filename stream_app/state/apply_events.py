@@ -14,7 +14,6 @@ from stream_app.state.row_layout import (
     AMOUNTS,
     BUCKET_MS,
     FIRST_BUCKET,
-    OTHER_FEATURES,
     RECENT,
     SEEDS,
     SESSION_GAP_MS,
@@ -219,7 +218,7 @@ def apply(  # type: ignore[no-untyped-def]
     known_items,
     batch,  # number of this micro-batch
     out,  # (n,) APPLIED_EVENT
-    features,  # (n, event types x windows + OTHER_FEATURES) float32
+    features,  # (n, event types x windows + OTHER_FEATURES) float32; nothing here checks its width
     seeds,  # (n, SEEDS) int32
 ):
     """Applies events in order; returns how many.
@@ -227,8 +226,6 @@ def apply(  # type: ignore[no-untyped-def]
     It stops before an event whose user expired within this very micro-batch: the hidden state, which is
     advanced afterwards, can be emptied only between two calls.
     """
-    if len(rows) > 0 and features.shape[1] != _N_WINDOWS * rows[0].count.shape[1] + OTHER_FEATURES:
-        raise ValueError("the features do not have one column for each event type and window")
     for i in range(len(events)):
         e = events[i]
         slot = slots[i]

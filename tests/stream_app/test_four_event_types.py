@@ -5,10 +5,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
-from model.data.window_features import WINDOW_FEATURES
+from stream_app.contract.outputs import NextEvent
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import FIRST_BUCKET, WINDOWS, row_dtype
+from stream_app.state.row_layout import FIRST_BUCKET, OTHER_FEATURES, WINDOW_FEATURES, WINDOWS, row_dtype
 from tests.stream_app.naive import USERS, NaiveKernel
 from tests.stream_app.strategies import Happening, cut, cuts, happenings
 from tests.stream_app.test_kernel import Compiled, Rows, given_events, replays, slots_of
@@ -63,10 +63,8 @@ def test_the_uncompiled_kernel_agrees(stream: list[Happening]) -> None:
         )
 
 
-def test_features_for_other_types_are_refused() -> None:
-    """Rows of four types and an array of features for three: an error, no write beside the array."""
-    ours = Compiled(dtype=row_dtype(FOUR))
-    ours.features = len(WINDOW_FEATURES)
-    events = given_events([Happening(0, 3, 1_700_000_000_000, 1, 0, 1.0, 1)], [])
-    with pytest.raises(ValueError, match="one column for each event type and window"):
-        ours.feed(slots_of(events), events.data)
+def test_the_features_are_those_of_the_layout() -> None:
+    """A type more in the contract and not in the model, or the other way round, is noticed at import."""
+    assert len(WINDOW_FEATURES) == len(WINDOWS) * len(EVENT_TYPES) + OTHER_FEATURES
+    assert OTHER_FEATURES == 2
+    assert NextEvent.__struct_fields__ == EVENT_TYPES
