@@ -15,7 +15,8 @@ from stream_app.contract.records import EVENT_TYPES
 from stream_app.decoding.json_scanner import INTEGER, NUMBER, STRING, FieldNames, number, scan
 from stream_app.decoding.name_table import NOT_YET, NameTable, find, pointers, stable_hash
 from stream_app.kernels.hashing import xxh64
-from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import copy_bytes, pointer_to, same_bytes
 
 
 class JobEvent(msgspec.Struct):

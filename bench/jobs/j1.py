@@ -11,7 +11,8 @@ from stream_app.contract.event_columns import Events, text_bytes
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.decoding.name_table import NameTable
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.prediction_json import INTEGER_BYTES, literal, put, put_integer, put_text
 from stream_app.processing.processor import Processor

@@ -1,1 +1,1 @@
-"""Vectorised mathematics and the helper thread, for the compiled code of the other rooms."""
+"""How kernels are compiled, vectorised mathematics and the helper thread, for the compiled code of other rooms."""

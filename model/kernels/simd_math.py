@@ -1,4 +1,4 @@
-"""Single-precision functions for numba kernels that LLVM turns into SIMD code, and how kernels are compiled.
+"""Single-precision functions for numba kernels that LLVM turns into SIMD code.
 
 `math.exp` in a kernel is a call of the C library for every number; these are plain arithmetic, so a loop over
 them is vectorised like any other.
@@ -6,16 +6,13 @@ them is vectorised like any other.
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-#: How every kernel is compiled: without the GIL, kept on disk, sums in any order (SIMD), no check for a
-#: division by zero (a branch in the loop would forbid SIMD).
-KERNEL = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
+from model.kernels.jit import jit
 
 _F = np.float32
 _LOG2_E = np.float32(1.4426950408889634)
@@ -48,7 +45,7 @@ def prefetch(_context: Any, address: Any) -> Any:
     return types.none(types.int64), code
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def exp(x):  # type: ignore[no-untyped-def]
     """Return exp(x) of a float32 between -80 and 80 (beyond: that of the limit), relative error below
     5e-7: 2^n times a Taylor polynomial of what is left."""
@@ -61,13 +58,13 @@ def exp(x):  # type: ignore[no-untyped-def]
     return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """Return 1 / (1 + exp(-x)) of a float32."""
     return _F(1.0) / (_F(1.0) + exp(-x))
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def tanh(x):  # type: ignore[no-untyped-def]
     """Return tanh(x) of a float32, absolute error about 1e-7."""
     return _F(2.0) / (_F(1.0) + exp(_F(-2.0) * x)) - _F(1.0)

@@ -25,6 +25,9 @@ class Step(nn.Module):
     them the normaliser of the item head is estimated at the cost of a few hundred scores.
     """
 
+    # The name in the file of a model. It stays when this module moves: a model's version is a hash of that file.
+    _jit_override_qualname = "__torch__.model.step.Step"
+
     # Declared for the type checker; TorchScript finds them as buffers.
     shortcut: Tensor
     input_weight: Tensor

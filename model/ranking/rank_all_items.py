@@ -1,15 +1,15 @@
 """The best of all items of an event, for evaluation. `rank_candidates` comes near to it with candidates only."""
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from model.kernels.simd_math import KERNEL, exp
+from model.kernels.jit import jit
+from model.kernels.simd_math import exp
 from model.ranking.candidates import QUOTAS, Tables
 from model.ranking.rank_candidates import Ranked
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def _insert(item, score, items, scores, filled, k):  # type: ignore[no-untyped-def]
     """Insert into the sorted top k; return how many it holds."""
     if filled == k:
@@ -29,7 +29,7 @@ def _insert(item, score, items, scores, filled, k):  # type: ignore[no-untyped-d
     return filled
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def _softmax(raw, count, scores, filled):  # type: ignore[no-untyped-def]
     """Turn the top scores into shares of the exponentials of all raw scores."""
     if filled == 0:
@@ -42,7 +42,7 @@ def _softmax(raw, count, scores, filled):  # type: ignore[no-untyped-def]
         scores[place] = exp(scores[place] - top) / total
 
 
-@numba.njit(**KERNEL)
+@jit
 def _top_rows(raw, items, scores):  # type: ignore[no-untyped-def]
     k = items.shape[1]
     for event in range(raw.shape[0]):

@@ -15,12 +15,12 @@ import math
 from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from model.kernels.helper_thread import THREADS, Task
-from model.kernels.simd_math import KERNEL, exp, prefetch
+from model.kernels.jit import jit
+from model.kernels.simd_math import exp, prefetch
 from model.ranking.candidates import MOST, QUOTAS, Tables
 from model.ranking.quantised_items import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
 
@@ -86,7 +86,7 @@ class Ranker:
         return ranked, [partial(task, start) for start in range(0, m, _PIECE)]
 
 
-@numba.njit(**KERNEL)
+@jit
 def _rank(  # type: ignore[no-untyped-def]
     states, rows, recent, category, small, fine, facts, table, followers, strength, category_best, popular,
     boost, mark, base, items, scores,
@@ -121,7 +121,7 @@ def _rank(  # type: ignore[no-untyped-def]
             scores[event, place] = exp(scores[event, place] - top) / total
 
 
-@numba.njit(**KERNEL)
+@jit
 def _gather(  # type: ignore[no-untyped-def]
     recent, category, followers, strength, category_best, popular, boost, mark, base, small, chosen, bonuses
 ):
@@ -157,7 +157,7 @@ def _gather(  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def _add(item, bonus, base, mark, small, chosen, bonuses, count):  # type: ignore[no-untyped-def]
     """Add a candidate, or its bonus where the event already has it; return the number of candidates."""
     place = mark[item] - base
@@ -173,7 +173,7 @@ def _add(item, bonus, base, mark, small, chosen, bonuses, count):  # type: ignor
     return count + 1
 
 
-@numba.njit(**KERNEL)
+@jit
 def _length(state):  # type: ignore[no-untyped-def]
     total = np.float32(0.0)
     for column in range(state.shape[0]):
@@ -181,7 +181,7 @@ def _length(state):  # type: ignore[no-untyped-def]
     return np.float32(math.sqrt(total)) * np.float32(1.00001)
 
 
-@numba.njit(**KERNEL)
+@jit
 def _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, lowest):  # type: ignore[no-untyped-def]
     """Write the 8-bit scores of all candidates, and the lowest that the true ones can be."""
     for place in range(count):
@@ -194,7 +194,7 @@ def _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, low
         lowest[place] = raw[place] - length * facts[item, LOST]
 
 
-@numba.njit(**KERNEL)
+@jit
 def _kth(lowest, count, k):  # type: ignore[no-untyped-def]
     """Return a score that at least k candidates reach for sure, few more than k; all where there are fewer."""
     if count == 0:
@@ -219,7 +219,7 @@ def _kth(lowest, count, k):  # type: ignore[no-untyped-def]
     return low
 
 
-@numba.njit(**KERNEL)
+@jit
 def _nearest(chosen, count, facts, length, lowest, bound, near):  # type: ignore[no-untyped-def]
     """Write the places of the candidates whose true score may be `bound` or more; return how many."""
     found = np.int64(0)
@@ -230,7 +230,7 @@ def _nearest(chosen, count, facts, length, lowest, bound, near):  # type: ignore
     return found
 
 
-@numba.njit(**KERNEL)
+@jit
 def _score_finely(  # type: ignore[no-untyped-def]
     state, length, near, found, chosen, fine, facts, raw, item_of, score_of
 ):
@@ -250,7 +250,7 @@ def _score_finely(  # type: ignore[no-untyped-def]
     return np.float32(2.0) * length * unsure
 
 
-@numba.njit(**KERNEL)
+@jit
 def _score_exactly(state, near, found, chosen, table, facts, bonuses, raw, score_of):  # type: ignore[no-untyped-def]
     for number in range(found):
         place = near[number]
@@ -264,7 +264,7 @@ def _score_exactly(state, near, found, chosen, table, facts, bonuses, raw, score
         score_of[number] = score
 
 
-@numba.njit(**KERNEL)
+@jit
 def _place(item_of, score_of, found, unsure, items, scores):  # type: ignore[no-untyped-def]
     """Write the best of `found` items in order, by counting how many are better.
 

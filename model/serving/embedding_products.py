@@ -6,13 +6,12 @@ into the memory allowed, those of the first numbers are kept (and those of the b
 known ones); the rest, which events name rarely, are multiplied when they come.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.kernels.simd_math import KERNEL
+from model.kernels.jit import jit
 
 
 class Products:
@@ -45,7 +44,7 @@ class Products:
             out[at] += torch.mm(rows, self._weight).numpy()
 
 
-@numba.njit(inline="always", **KERNEL)
+@jit(inline="always")
 def place(number, head, known):  # type: ignore[no-untyped-def]
     """Return the row of a number among those kept, -1 where it is not kept."""
     if number < head:
@@ -53,7 +52,7 @@ def place(number, head, known):  # type: ignore[no-untyped-def]
     return number - known + head if number >= known else -1
 
 
-@numba.njit(**KERNEL)
+@jit
 def _add(numbers, rows, head, known, out):  # type: ignore[no-untyped-def]
     for event in range(numbers.shape[0]):
         at = place(numbers[event], head, known)

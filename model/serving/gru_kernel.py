@@ -4,16 +4,16 @@ A user with a sixth of a micro-batch of 4,096 brings some 600 rounds of one even
 made for wide matrices: on a single row most of its time goes into calls. Here one call runs all of them.
 """
 
-import numba
 import numpy as np
 
-from model.kernels.simd_math import KERNEL, sigmoid, tanh
+from model.kernels.jit import jit
+from model.kernels.simd_math import sigmoid, tanh
 
 #: Rounds of fewer users than this go through the kernel, wider ones through TorchScript.
 NARROW = 24
 
 
-@numba.njit(**KERNEL)
+@jit
 def advance(buffer, gates, sizes, before, row, users, weight, bias, inner):  # type: ignore[no-untyped-def]
     """Fill the buffer's rows of the rounds `sizes` (r,), the first of which begins at event `row`.
 
@@ -36,7 +36,7 @@ def advance(buffer, gates, sizes, before, row, users, weight, bias, inner):  # t
         row += size
 
 
-@numba.njit(**KERNEL)
+@jit
 def _product(states, weight, bias, out):  # type: ignore[no-untyped-def]
     """Write `states @ weight + bias` to the first rows of `out`; blocks of 4 x 4 keep sums in registers."""
     rows, inputs = states.shape
@@ -55,7 +55,7 @@ def _product(states, weight, bias, out):  # type: ignore[no-untyped-def]
                 out[row, column] += states[row, last] * weight[last, column]
 
 
-@numba.njit(**KERNEL)
+@jit
 def _one(state, weight, k, out):  # type: ignore[no-untyped-def]
     a, b, c, d = state[k], state[k + 1], state[k + 2], state[k + 3]
     of_a, of_b, of_c, of_d = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
@@ -63,7 +63,7 @@ def _one(state, weight, k, out):  # type: ignore[no-untyped-def]
         out[column] += (a * of_a[column] + b * of_b[column]) + (c * of_c[column] + d * of_d[column])
 
 
-@numba.njit(**KERNEL)
+@jit
 def _four(states, weight, k, row, out):  # type: ignore[no-untyped-def]
     s = states[row : row + 4, k : k + 4]
     a0, a1, a2, a3 = s[0, 0], s[0, 1], s[0, 2], s[0, 3]

@@ -2,13 +2,13 @@
 
 import math
 
-import numba
 import numpy as np
 
-from model.kernels.simd_math import KERNEL, exp
+from model.kernels.jit import jit
+from model.kernels.simd_math import exp
 
 
-@numba.njit(**KERNEL)
+@jit
 def take_states(slab, users, none_item, buffer, items):  # type: ignore[no-untyped-def]
     """Copy the users' states to the buffer's first rows, and the items of their last events to `items`."""
     hidden = buffer.shape[1]
@@ -21,7 +21,7 @@ def take_states(slab, users, none_item, buffer, items):  # type: ignore[no-untyp
         items[row] = seen - 1 if seen > 0 else none_item
 
 
-@numba.njit(**KERNEL)
+@jit
 def put_states(buffer, items, last, users, slab):  # type: ignore[no-untyped-def]
     """Copy each user's final state and item back to the slab."""
     hidden = buffer.shape[1]
@@ -33,7 +33,7 @@ def put_states(buffer, items, last, users, slab):  # type: ignore[no-untyped-def
         resident[hidden] = np.float32(items[last[row]] + 1)
 
 
-@numba.njit(**KERNEL)
+@jit
 def apply(readouts, weight, bias, out):  # type: ignore[no-untyped-def]
     """Write the four heads of every readout (n, hidden) to `out` (n, 4); `weight` is (4, hidden)."""
     for row in range(readouts.shape[0]):
@@ -52,7 +52,7 @@ def apply(readouts, weight, bias, out):  # type: ignore[no-untyped-def]
         out[row, 3] = d
 
 
-@numba.njit(**KERNEL)
+@jit
 def answer(heads, before, after, kind, next_event, raw_purchase, log_kind):  # type: ignore[no-untyped-def]
     """Fill, in processing order: chances of the next type (m, 3), the raw purchase score (m,), and the log
     probability that the state before gave to each event's type (m,)."""
@@ -71,7 +71,7 @@ def answer(heads, before, after, kind, next_event, raw_purchase, log_kind):  # t
         log_kind[event] = then[kind[event]] - top - np.float32(math.log(total))
 
 
-@numba.njit(**KERNEL)
+@jit
 def take_rows(source, numbers, out):  # type: ignore[no-untyped-def]
     """Copy rows of `source` by number to the first rows of `out`."""
     for row in range(numbers.shape[0]):
@@ -79,7 +79,7 @@ def take_rows(source, numbers, out):  # type: ignore[no-untyped-def]
             out[row, column] = source[numbers[row], column]
 
 
-@numba.njit(**KERNEL)
+@jit
 def log_items(readouts, others, asked, item, table, bias, log_item):  # type: ignore[no-untyped-def]
     """Write the log probability of the item of each event in `asked` (n,) to `log_item` (m,).
 

@@ -1,12 +1,11 @@
 """The input gates of a micro-batch on a CPU: ready-made rows added up, and a small product for the numbers."""
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from model.data.features import GAP_BUCKETS, HOURS, KINDS, Inputs
-from model.kernels.simd_math import KERNEL
+from model.kernels.jit import jit
 from model.serving.embedding_products import Products, place
 
 #: Memory for the rows of items and of categories: at hidden 128 those of 65,000 and 21,000.
@@ -54,7 +53,7 @@ def _width(tables: list[torch.Tensor]) -> int:
     return sum(table.shape[1] for table in tables)
 
 
-@numba.njit(**KERNEL)
+@jit
 def _fill(  # type: ignore[no-untyped-def]
     order, kind, item, category, gap, hour, numeric,
     items, item_head, item_known, categories, category_head, category_known, small, numeric_weight, out,
@@ -82,13 +81,13 @@ def _fill(  # type: ignore[no-untyped-def]
                 row[column] += value * numeric_weight[number, column]
 
 
-@numba.njit(**KERNEL)
+@jit
 def _add(what, row):  # type: ignore[no-untyped-def]
     for column in range(row.shape[0]):
         row[column] += what[column]
 
 
-@numba.njit(**KERNEL)
+@jit
 def _add_four(values, weight, first, row):  # type: ignore[no-untyped-def]
     """Add four numbers times their weights: one pass over the row for four of them."""
     a, b, c, d = values[first], values[first + 1], values[first + 2], values[first + 3]

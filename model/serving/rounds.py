@@ -10,11 +10,10 @@ The state before an event of round r is the row at the same place of the block i
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from model.kernels.simd_math import KERNEL
+from model.kernels.jit import jit
 
 
 class Arrangement(NamedTuple):
@@ -34,7 +33,7 @@ def arrange(slots: npt.NDArray[np.int64]) -> Arrangement:
     return Arrangement(users, order, sizes.tolist(), before, after, last)
 
 
-@numba.njit(**KERNEL)
+@jit
 def _arrange(slots):  # type: ignore[no-untyped-def]
     m = slots.shape[0]
     user, counts, first = _numbered(slots)
@@ -77,7 +76,7 @@ def _arrange(slots):  # type: ignore[no-untyped-def]
     return users, order, sizes[:most], before, after, last
 
 
-@numba.njit(**KERNEL)
+@jit
 def _numbered(slots):  # type: ignore[no-untyped-def]
     """Number the different slots by first occurrence: each event's number, events and slot of each number."""
     m = slots.shape[0]

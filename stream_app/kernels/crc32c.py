@@ -5,9 +5,10 @@ Software-based CRC Generators" (2005), which calls it slicing. It runs without t
 record no call of its own.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from stream_app.kernels.jit import jit
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _STEP = 16
@@ -32,7 +33,7 @@ _BYTE = np.uint32(0xFF)
 _8, _16, _24 = np.uint32(8), np.uint32(16), np.uint32(24)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@jit
 def crc32c(data, at, end):  # type: ignore[no-untyped-def]
     """Checksum (uint32) of the bytes from `at` to `end` of what a pointer to uint8 points to."""
     crc = _ALL

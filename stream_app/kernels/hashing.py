@@ -14,7 +14,8 @@ import secrets
 
 import numpy as np
 
-from stream_app.kernels.memory import jit, load32, load64
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import load32, load64
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
 _P2 = np.uint64(0xC2B2AE3D27D4EB4F)

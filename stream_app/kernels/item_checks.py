@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.kernels.hashing import Key, random_key, siphash13
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 
 #: The check where there is no item, or where its check is not known.
 UNKNOWN_CHECK = 0

@@ -7,7 +7,6 @@ the kernel that made it holds the array.
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -16,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+from stream_app.kernels.jit import jit
 
 
 def contiguous(*columns: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:

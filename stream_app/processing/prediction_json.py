@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from stream_app.kernels.memory import copy_bytes, jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import copy_bytes, pointer_to
 
 #: Digits behind the point. Five: shorter messages, and none that depends on how micro-batches were cut.
 DIGITS = 5

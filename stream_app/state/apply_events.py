@@ -4,11 +4,11 @@ Plain Python that numba compiles; `apply.py_func` is the same code uncompiled, f
 the one before it left, however the stream was cut into micro-batches.
 """
 
-import numba
 import numpy as np
 
 from stream_app.contract.records import PURCHASE
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
+from stream_app.kernels.jit import jit as _jit
 from stream_app.state.row_layout import (
     AMOUNT_WINDOW,
     AMOUNTS,
@@ -42,8 +42,6 @@ APPLIED_EVENT = np.dtype(
     ],
     align=True,
 )
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_jit

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xxhash
 
 from stream_app.contract.events import MAX_TS_MS
-from stream_app.kernels.memory import jit
+from stream_app.kernels.jit import jit
 from stream_app.state.row_layout import BUCKET_MS, BUCKETS, REASON_CODES, RECENT, WINDOWS
 
 #: What is wrong with a row, by the number that `wrong_rows` gives; 0 stands for nothing.

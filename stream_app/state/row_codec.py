@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.kernels.memory import contiguous, copy_bytes, jit, load64, pointer_to, store64
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import contiguous, copy_bytes, load64, pointer_to, store64
 
 if sys.byteorder != "little":
     raise ImportError("the changelog's format is that of little-endian machines")

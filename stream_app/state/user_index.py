@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.kernels.hashing import Key, random_key, siphash13
-from stream_app.kernels.memory import contiguous, copy_bytes, jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import contiguous, copy_bytes, pointer_to, same_bytes
 from stream_app.state.errors import StateError
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.

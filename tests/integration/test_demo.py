@@ -134,6 +134,16 @@ def test_runs_through(first: tuple[Path, Demo]) -> None:
     assert processes_of(folder) == []
 
 
+def test_real_purchases_run_through(tmp_path: Path) -> None:
+    """With the Complete Journey each purchase has one prediction, and what cannot be judged is not."""
+    pytest.importorskip("pyarrow")
+    demo = run(tmp_path, *_SMALL, "--data", "complete-journey", "--epochs", "1")
+    (row,) = (line for line in demo.lines if "good events with a prediction" in line)
+    assert row.count("2,000") == 2
+    assert "not judged" in demo.text and "planted" not in demo.text
+    assert processes_of(tmp_path) == []
+
+
 def test_second_time_keeps_the_model(first: tuple[Path, Demo]) -> None:
     """The same plan trains nothing the second time, gives the same model and is done in under two minutes."""
     folder, before = first

@@ -174,7 +174,7 @@ def test_columns_may_be_views_and_read_only(runtime: Runtime) -> None:
         np.testing.assert_array_equal(getattr(found, name), column, err_msg=name)
 
 
-@numba.njit(**(vector.KERNEL | {"cache": False}))
+@numba.njit(fastmath=True, error_model="numpy")
 def _apply(x, exp, sigmoid, tanh):  # type: ignore[no-untyped-def]
     for row in range(x.shape[0]):
         exp[row] = vector.exp(x[row])

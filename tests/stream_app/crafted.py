@@ -8,7 +8,7 @@ Source: the XXH64 algorithm of the xxHash specification (version 0.1.1).
 import numpy as np
 import xxhash
 
-from stream_app.kernels.memory import jit
+from stream_app.kernels.jit import jit
 
 _PRIMES = (
     0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5

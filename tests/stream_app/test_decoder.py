@@ -18,7 +18,8 @@ from stream_app.decoding.event_filler import FIELDS
 from stream_app.decoding.json_scanner import integer, number, scan
 from stream_app.decoding.name_table import NameTable
 from stream_app.kernels.item_checks import UNKNOWN_CHECK, checks_of
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 from stream_app.lab.generator import GeneratorSettings, write
 from stream_app.recordings.recording import RecordingReader
 from tests.stream_app.strategies import T0, a_decoder, any_value, to_json

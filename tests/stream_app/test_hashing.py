@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.kernels.hashing import siphash13, siphash13_word, xxh64
-from stream_app.kernels.memory import copy_bytes, jit, pointer_to, same_bytes
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import copy_bytes, pointer_to, same_bytes
 
 
 @jit

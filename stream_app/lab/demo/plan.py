@@ -1,5 +1,6 @@
 """What a demo runs and where it keeps things."""
 
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,18 @@ class DemoError(ForeclickError):
     """The demo cannot go on."""
 
 
+class Data(StrEnum):
+    """What the demo learns from and replays."""
+
+    GENERATED = "generated"  #: a made-up shop, with planted bots, fraud and malformed records
+    COMPLETE_JOURNEY = "complete-journey"  #: purchases in grocery stores, from an installed package
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Size and place of a demo."""
 
     folder: Path
+    data: Data = Data.GENERATED
     events: int = 160_000  #: records of the history that the model learns from
     rate: int = 1_500  #: live records a second
     seconds: int = 45  #: of live traffic

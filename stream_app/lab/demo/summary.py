@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stream_app.lab.demo.live import Live, check_sent
-from stream_app.lab.demo.plan import Plan
+from stream_app.lab.demo.plan import Data, Plan
 from stream_app.lab.demo.verdict import Verdict, milliseconds, percent
 
 if TYPE_CHECKING:  # torch takes seconds to load
@@ -73,7 +73,9 @@ def result(live: Live, judged: Verdict) -> Table:
     items = watch.items
     row("next item among ten predicted", percent(items.rate), "", items.rate > items.popular_rate)
     row("next item among the ten most popular", percent(items.popular_rate), "")
-    for kind, users in judged.flags.items():
+    if not watch.truth.labelled:
+        row("flags", f"{watch.flagged:,}", "not judged")
+    for kind, users in judged.flags.items() if watch.truth.labelled else ():
         row(f"{kind} users found", f"{users.found}", f"of {users.planted}")
         row(f"flagged like {kind}, rightly", percent(users.precision), f"of {users.flagged}")
     return table
@@ -85,7 +87,6 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
     lines: list[tuple[str, Any]] = [
         ("model", plan.model),
         ("recordings", f"{plan.history}, {plan.live_recording}"),
-        ("planted", plan.live_recording.with_suffix(".labels.jsonl")),
         ("worker's log", plan.worker_log),
         ("judge the model", f"foreclick evaluate {plan.model} {plan.live_recording}"),
         (
@@ -93,6 +94,8 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
             f"foreclick run {plan.live_recording} --model {plan.model} --out {plan.folder}/out",
         ),
     ]
+    if live.watch.truth.labelled:
+        lines.insert(2, ("planted", plan.live_recording.with_suffix(".labels.jsonl")))
     if kept:
         lines += [
             ("look a user up", f"curl http://{live.worker.web}/users/{user}/"),
@@ -101,7 +104,8 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
             ("stop it all", f"foreclick demo --stop{plan.data_dir_option}"),
         ]
     else:
-        lines.append(("keep it running", f"foreclick demo --keep{plan.data_dir_option}"))
+        data = "" if plan.data is Data.GENERATED else f" --data {plan.data}"
+        lines.append(("keep it running", f"foreclick demo --keep{data}{plan.data_dir_option}"))
     console.print("\n[bold]Where to look next[/]")
     for name, what in lines:
         # Unwrapped, so that a command can be copied whole.

@@ -1,4 +1,4 @@
-"""The shop's traffic: a history to learn from, and what follows it, moved to the present."""
+"""The traffic of the demo: a history to learn from, and what follows it, moved to the present."""
 
 import itertools
 from collections import Counter
@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.lab.demo.plan import DemoError, Plan
+from stream_app.lab.demo import journey
+from stream_app.lab.demo.plan import Data, DemoError, Plan
 from stream_app.lab.demo.truth import Truth
 from stream_app.lab.generator import Block, GeneratorSettings, Label, generate
 from stream_app.lab.generator.stream import labels_beside
@@ -32,7 +33,10 @@ def history_start(plan: Plan, now_ms: int) -> int:
 
 
 def write_history(plan: Plan, now_ms: int, progress: Progress) -> None:
-    """Write the first `plan.events` records of the shop."""
+    """Write the first `plan.events` records."""
+    if plan.data is Data.COMPLETE_JOURNEY:
+        journey.write_history(plan, now_ms, progress)
+        return
     shop = plan.shop(history_start(plan, now_ms))
     with _writer(plan, plan.history, shop) as writer:
         for block in generate(shop):
@@ -47,6 +51,9 @@ def write_live(plan: Plan, now_ms: int, progress: Progress) -> Truth:
 
     Offsets count from zero, as they do in Kafka once the records are there.
     """
+    if plan.data is Data.COMPLETE_JOURNEY:
+        labels_beside(plan.live_recording).unlink(missing_ok=True)  # of an earlier demo with a made-up shop
+        return Truth(journey.write_live(plan, now_ms, progress), [], plan.partitions)
     shop = plan.shop(now_ms - _MARGIN_MS - _span_ms(plan))
     records: list[Record] = []
     labels: list[Label] = []

@@ -11,7 +11,7 @@ from model.serving.api import ModelError, Runtime
 from model.training.api import Progress as Epoch
 from model.training.api import evaluate, export, split_time, threads, train
 from model.training.settings import TrainSettings
-from stream_app.lab.demo.plan import DemoError, Plan
+from stream_app.lab.demo.plan import Data, DemoError, Plan
 from stream_app.lab.demo.steps import Step
 from stream_app.lab.demo.traffic import write_history
 from stream_app.recordings.offline.training_table import tabulate
@@ -49,7 +49,8 @@ def make_history(plan: Plan, now_ms: int, step: Step) -> None:
     write_history(plan, now_ms, lambda done: step.progress(done, plan.events, "generating"))
     rate = plan.events / (time.perf_counter() - start)
     size = plan.history.stat().st_size / 1e6
-    step.note(f"{plan.events:,} events of {plan.users:,} users at {rate:,.0f} events/s, {size:.0f} MB")
+    whose = "of the Complete Journey" if plan.data is Data.COMPLETE_JOURNEY else f"of {plan.users:,} users"
+    step.note(f"{plan.events:,} events {whose} at {rate:,.0f} events/s, {size:.0f} MB")
 
 
 def learn(plan: Plan, settings: Settings, step: Step) -> Learned:
@@ -88,7 +89,7 @@ def learn(plan: Plan, settings: Settings, step: Step) -> Learned:
 def cache_key(plan: Plan, settings: Settings) -> str:
     """Text that differs whenever the model would: traffic, training and feature settings."""
     shop = msgspec.to_builtins(plan.shop(0))
-    parts = {
+    parts: dict[str, object] = {
         "events": plan.events,
         # The number of events and the span are those that a longer live part may need.
         "shop": {name: value for name, value in shop.items() if name not in ("events", "span_s")},
@@ -96,6 +97,8 @@ def cache_key(plan: Plan, settings: Settings) -> str:
         "features": [settings.lateness_ms, settings.max_future_ms, settings.user_ttl_ms],
         "held_out": HELD_OUT,
     }
+    if plan.data is not Data.GENERATED:
+        parts |= {"shop": str(plan.data), "live": plan.live}  # the history is what comes before the live part
     return msgspec.json.encode(parts, order="deterministic").decode()
 
 

@@ -18,7 +18,7 @@ PLANTED = ("", "bot", "fraud")
 
 class _Body(msgspec.Struct):
     user_id: str
-    event_id: str
+    event_id: str | None = None
     item_id: str | None = None
 
 
@@ -39,7 +39,9 @@ class Truth:
         self.reasons: Counter[str] = Counter()  #: malformed records by the reason code they must get
         self.late = 0
         self.malformed = malformed = np.zeros(n, np.bool_)  # (R,)
+        self.labelled = False  #: whether anything was planted, so that what was found can be judged
         for label in labels:
+            self.labelled = True
             row = self.row(label.topic, label.partition, label.offset)
             if row < 0:
                 raise ValueError(f"a label for a record that is not there: {label}")
@@ -50,6 +52,8 @@ class Truth:
                 self.late += 1
             elif label.kind in planted:
                 self.planted[row] = planted[label.kind]
+        times = [r.timestamp for r in rows]
+        self.span_ms = max(times, default=0) - min(times, default=0)  #: from the first record to the last
         self.users: list[str] = []
         self.items: list[str] = []
         self.user = np.full(n, -1, np.int32)  # (R,) index into `users`
@@ -94,8 +98,9 @@ class Truth:
             body: Any = (json if value[:1] == b"{" else packed).decode(value)
             # A repeat stands behind its original in the same partition; one whose original came before the
             # traffic began is new to the worker.
-            self.repeat[i] = body.event_id in ids
-            ids.add(body.event_id)
+            if body.event_id is not None:
+                self.repeat[i] = body.event_id in ids
+                ids.add(body.event_id)
             self.user[i] = users.setdefault(body.user_id, len(users))
             if body.item_id is not None:
                 self.item[i] = items.setdefault(body.item_id, len(items))

@@ -115,6 +115,14 @@ def _quality(live: Live) -> Panel:
 
 
 def _flags(live: Live) -> Panel:
+    if not live.watch.truth.labelled:
+        return _panel(
+            "Flags",
+            ("flags in all", f"{live.watch.flagged:,}"),
+            ("[dim]nothing is planted in these data,[/]", ""),
+            ("[dim]so nobody knows which flags are right[/]", ""),
+            ("", ""),
+        )
     found = verdict(live.watch).flags
     rows: list[tuple[str, ...]] = [("[dim]users[/]", "[dim]planted[/]", "[dim]found[/]", "[dim]precision[/]")]
     for kind, each in found.items():

@@ -1,10 +1,16 @@
-"""Public data sets to recordings: one small module a format, which turns lines into events of the contract.
+"""Public data sets to recordings: one small module per format, which turns lines or tables into our events.
 
-`lines` reads and counts what is bad, `assemble` sorts by time, partitions and writes. An importer invents
-nothing: a field that the data set lacks stays away.
+`lines` reads files and counts bad lines, `assemble` sorts by time, partitions and writes. An importer invents
+nothing: a field that the data set does not have is left out.
 """
 
 from stream_app.recordings.errors import ImportFailed
-from stream_app.recordings.importers.assemble import FORMATS, ImportStats, import_files
+from stream_app.recordings.importers.assemble import (
+    FORMATS,
+    PACKAGES,
+    ImportStats,
+    check_source,
+    import_files,
+)
 
-__all__ = ["FORMATS", "ImportFailed", "ImportStats", "import_files"]
+__all__ = ["FORMATS", "PACKAGES", "ImportFailed", "ImportStats", "check_source", "import_files"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -14,16 +15,19 @@ from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.contract.times import Spread
 from stream_app.recordings.errors import ImportFailed
-from stream_app.recordings.importers import taobao, yoochoose
+from stream_app.recordings.importers import complete_journey, taobao, yoochoose
 from stream_app.recordings.importers.lines import Row, Source
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 #: What makes an event of a line, by the name that the command line knows.
 FORMATS: Mapping[str, Callable[[bytes], Row]] = {"taobao": taobao.row, "yoochoose": yoochoose.row}
+#: Modules for the data sets that an installed package brings: `rows` makes all events of one.
+PACKAGES: Mapping[str, ModuleType] = {"complete-journey": complete_journey}
 
 #: Rows sorted in memory; more are sorted in pieces of this size and merged from disk.
 SORT_ROWS = 500_000
 _WRITE_ROWS = 10_000
+_PROGRESS_ROWS = 10_000
 
 
 class ImportStats(msgspec.Struct, frozen=True):
@@ -51,18 +55,21 @@ def import_files(
     """Write the events of all files to the recording `out`, in the order of their times.
 
     Events of the same time keep the order of files and lines. A record's timestamp is the event's time, its
-    key the user. `on_progress` gets the bytes read so far. Bad lines are counted, never fatal.
+    key the user. `on_progress` gets the bytes read so far. Bad lines are counted, never fatal. A format of
+    `PACKAGES` takes no files, and `on_progress` gets its events so far.
 
-    Raises `ImportFailed` for an unknown format, an unreadable file, or files without a single good line, and
-    `RecordingError` where `out` cannot be written.
+    Raises `ImportFailed` for an unknown format, an unreadable file, files without a single good line, or a package
+    that is not installed, and `RecordingError` where `out` cannot be written.
     """
-    row_of = FORMATS.get(format_name)
-    if row_of is None:
-        raise ImportFailed(f"there is no format {format_name!r}: take one of {', '.join(FORMATS)}")
+    check_source(format_name, files)
     if partitions < 1:
-        raise ImportFailed(f"a topic needs a partition at least, not {partitions}")
+        raise ImportFailed(f"a topic needs at least one partition, not {partitions}")
     source = Source(list(files), on_progress)
-    rows = chain.from_iterable(source.rows(path, row_of) for path in source.paths)
+    if format_name in PACKAGES:
+        rows = _counted(PACKAGES[format_name].rows(), source)
+    else:
+        row_of = FORMATS[format_name]
+        rows = chain.from_iterable(source.rows(path, row_of) for path in source.paths)
     topics = dict.fromkeys(INPUT_TOPICS, 0)
     names = [path.name for path in source.paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_folder(out)) as spill:
@@ -85,6 +92,30 @@ def import_files(
         str(out), sum(topics.values()), topics, source.bad, source.examples, spread.first_ms or 0,
         spread.last_ms or 0, [] if far is None else [far],
     )  # fmt: skip
+
+
+def check_source(format_name: str, files: Sequence[Path]) -> None:
+    """Raise `ImportFailed` for an unknown format, for files where none or for none where some are needed, and for a
+    package that is not installed.
+    """
+    if format_name not in FORMATS and format_name not in PACKAGES:
+        raise ImportFailed(
+            f"there is no format {format_name!r}: take one of {', '.join((*FORMATS, *PACKAGES))}"
+        )
+    if format_name in PACKAGES and files:
+        raise ImportFailed(f"{format_name} is read from an installed package: leave {files[0]} out")
+    if format_name in FORMATS and not files:
+        raise ImportFailed(f"{format_name} needs files: name those of the data set")
+    if format_name in PACKAGES:
+        PACKAGES[format_name].require()
+
+
+def _counted(rows: Iterator[Row], source: Source) -> Iterator[Row]:
+    for row in rows:
+        source.lines += 1
+        if not source.lines % _PROGRESS_ROWS:
+            source.on_progress(source.lines)
+        yield row
 
 
 def _folder(out: Path) -> Path:

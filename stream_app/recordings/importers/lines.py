@@ -34,7 +34,7 @@ class Source:
         self.lines = 0
         self.bad = 0
         self.examples: list[str] = []  # of the first bad lines: file, line number, what is wrong
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._bytes = 0
 
     @property
@@ -56,7 +56,7 @@ class Source:
                 raw.seek(0)
                 for number, line in enumerate(_unpacked(raw, packed), 1):
                     if not number % 10_000:
-                        self._on_progress(self._bytes + raw.tell())
+                        self.on_progress(self._bytes + raw.tell())
                     text = line.rstrip(b"\r\n")
                     if number == 1:
                         text = text.removeprefix(_BOM)
@@ -66,7 +66,7 @@ class Source:
                 self._bytes += raw.tell()
         except (OSError, EOFError, zlib.error) as error:
             raise ImportFailed(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-        self._on_progress(self._bytes)
+        self.on_progress(self._bytes)
 
     def rows(self, path: Path, row_of: Callable[[bytes], Row]) -> Iterator[Row]:
         """The events of one file in the order of its lines; bad lines are noted."""
