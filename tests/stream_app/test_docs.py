@@ -195,3 +195,15 @@ def test_the_readme_names_every_benchmark() -> None:
     """Each benchmark of `foreclick bench` stands beside the figure that it gives."""
     commands = [f"`python bench/{' '.join(words)}`" for words in BENCHMARKS.values()]
     assert [command for command in commands if command not in TEXT["README.md"]] == []
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "docs" / "examples").iterdir()))
+def test_a_page_includes_every_example(example: str) -> None:
+    """Each file of docs/examples stands word for word in a block of a page that links to it."""
+    code = (ROOT / "docs" / "examples" / example).read_text()
+    pages = [
+        text
+        for page, text in TEXT.items()
+        if page.startswith("docs/") and code in [block for _, block in _BLOCK.findall(text)]
+    ]
+    assert [text for text in pages if f"](examples/{example})" in text], f"no page includes {example}"
