@@ -8,8 +8,10 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any, get_args
 
+import kubernetes_validate
 import pytest
 import typer
+import yaml
 from prometheus_client.core import Metric
 
 from stream_app.cli import COMMANDS
@@ -207,3 +209,15 @@ def test_a_page_includes_every_example(example: str) -> None:
         if page.startswith("docs/") and code in [block for _, block in _BLOCK.findall(text)]
     ]
     assert [text for text in pages if f"](examples/{example})" in text], f"no page includes {example}"
+
+
+def test_the_cron_job_is_valid() -> None:
+    """Every object of the example for Kubernetes passes the schemas, and mounts what the workers' settings name."""
+    text = (ROOT / "docs" / "examples" / "retrain-cronjob.yaml").read_text()
+    objects = list(yaml.safe_load_all(text))
+    for each in objects:
+        kubernetes_validate.validate(each, "1.37", strict=True)
+    (job,) = [each for each in objects if each["kind"] == "CronJob"]
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {m["name"] for m in container.get("volumeMounts", ())} <= {v["name"] for v in pod["volumes"]}
