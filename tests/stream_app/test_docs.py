@@ -193,10 +193,29 @@ def test_the_pages_name_every_reason(page: str) -> None:
     assert [code for code in (*REASONS, *get_args(ReasonCode)) if f"`{code}`" not in TEXT[page]] == []
 
 
-def test_the_readme_names_every_benchmark() -> None:
+def test_the_pages_name_every_benchmark() -> None:
     """Each benchmark of `foreclick bench` stands beside the figure that it gives."""
     commands = [f"`python bench/{' '.join(words)}`" for words in BENCHMARKS.values()]
-    assert [command for command in commands if command not in TEXT["README.md"]] == []
+    assert [command for command in commands if command not in TEXT["docs/figures.md"]] == []
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    """A newcomer reads at most 200 lines, and finds every page of the documentation from there."""
+    assert len(TEXT["README.md"].splitlines()) <= 200
+    linked = {link.partition("#")[0] for link in _LINK.findall(TEXT["README.md"])}
+    assert [page for page in TEXT if page.startswith("docs/") and page not in linked] == []
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_every_anchor_exists(page: str) -> None:
+    """The part of a link behind `#` is a heading of the page that it leads to."""
+    folder = (ROOT / page).parent
+    for link in (each for each in _LINK.findall(TEXT[page]) if "#" in each and "://" not in each):
+        name, _, anchor = link.partition("#")
+        target = (folder / name).read_text() if name else TEXT[page]
+        headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", target), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, link
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "docs" / "examples").iterdir()))
