@@ -240,3 +240,12 @@ def test_the_cron_job_is_valid() -> None:
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     for container in (*pod["initContainers"], *pod["containers"]):
         assert {m["name"] for m in container.get("volumeMounts", ())} <= {v["name"] for v in pod["volumes"]}
+
+
+@pytest.mark.parametrize("page", [page for page in TEXT if page != "CHANGELOG.md"])
+def test_every_path_exists(page: str) -> None:
+    """Each path below a folder of the repository that a page names is there."""
+    paths = re.findall(
+        r"`((?:stream_app|model|bench|docker|docs|tests)/[\w./-]+)(?:::\w+)?`", _BLOCK.sub("", TEXT[page])
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
