@@ -8,8 +8,10 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any, get_args
 
+import kubernetes_validate
 import pytest
 import typer
+import yaml
 from prometheus_client.core import Metric
 
 from stream_app.cli import COMMANDS
@@ -191,7 +193,59 @@ def test_the_pages_name_every_reason(page: str) -> None:
     assert [code for code in (*REASONS, *get_args(ReasonCode)) if f"`{code}`" not in TEXT[page]] == []
 
 
-def test_the_readme_names_every_benchmark() -> None:
+def test_the_pages_name_every_benchmark() -> None:
     """Each benchmark of `foreclick bench` stands beside the figure that it gives."""
     commands = [f"`python bench/{' '.join(words)}`" for words in BENCHMARKS.values()]
-    assert [command for command in commands if command not in TEXT["README.md"]] == []
+    assert [command for command in commands if command not in TEXT["docs/figures.md"]] == []
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    """A newcomer reads at most 200 lines, and finds every page of the documentation from there."""
+    assert len(TEXT["README.md"].splitlines()) <= 200
+    linked = {link.partition("#")[0] for link in _LINK.findall(TEXT["README.md"])}
+    assert [page for page in TEXT if page.startswith("docs/") and page not in linked] == []
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_every_anchor_exists(page: str) -> None:
+    """The part of a link behind `#` is a heading of the page that it leads to."""
+    folder = (ROOT / page).parent
+    for link in (each for each in _LINK.findall(TEXT[page]) if "#" in each and "://" not in each):
+        name, _, anchor = link.partition("#")
+        target = (folder / name).read_text() if name else TEXT[page]
+        headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", target), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, link
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "docs" / "examples").iterdir()))
+def test_a_page_includes_every_example(example: str) -> None:
+    """Each file of docs/examples stands word for word in a block of a page that links to it."""
+    code = (ROOT / "docs" / "examples" / example).read_text()
+    pages = [
+        text
+        for page, text in TEXT.items()
+        if page.startswith("docs/") and code in [block for _, block in _BLOCK.findall(text)]
+    ]
+    assert [text for text in pages if f"](examples/{example})" in text], f"no page includes {example}"
+
+
+def test_the_cron_job_is_valid() -> None:
+    """Every object of the example for Kubernetes passes the schemas, and mounts what the workers' settings name."""
+    text = (ROOT / "docs" / "examples" / "retrain-cronjob.yaml").read_text()
+    objects = list(yaml.safe_load_all(text))
+    for each in objects:
+        kubernetes_validate.validate(each, "1.37", strict=True)
+    (job,) = [each for each in objects if each["kind"] == "CronJob"]
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {m["name"] for m in container.get("volumeMounts", ())} <= {v["name"] for v in pod["volumes"]}
+
+
+@pytest.mark.parametrize("page", [page for page in TEXT if page != "CHANGELOG.md"])
+def test_every_path_exists(page: str) -> None:
+    """Each path below a folder of the repository that a page names is there."""
+    paths = re.findall(
+        r"`((?:stream_app|model|bench|docker|docs|tests)/[\w./-]+)(?:::\w+)?`", _BLOCK.sub("", TEXT[page])
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
