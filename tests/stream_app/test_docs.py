@@ -1,5 +1,6 @@
 """README and docs against the code: commands, options, variables, links, metrics and reasons that they name."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -249,3 +250,13 @@ def test_every_path_exists(page: str) -> None:
         r"`((?:stream_app|model|bench|docker|docs|tests)/[\w./-]+)(?:::\w+)?`", _BLOCK.sub("", TEXT[page])
     )
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_python_blocks_import_what_exists(page: str) -> None:
+    """Each block of Python on a page compiles, and the names that it imports are there."""
+    for language, block in _BLOCK.findall(TEXT[page]):
+        for node in ast.walk(ast.parse(block)) if language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
