@@ -260,3 +260,17 @@ def test_python_blocks_import_what_exists(page: str) -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 module = importlib.import_module(node.module)
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    """Where a page says that a test shows something, the test is there: a function, or a file."""
+    files = list((ROOT / "tests").rglob("*.py"))
+    there = {file.stem for file in files}
+    for file in files:
+        there.update(re.findall(r"def (test_\w+)", file.read_text()))
+    named = {
+        page: set(re.findall(r"`(?:[\w/]*/)?(test_\w+)(?:\.py)?(?:\[\w+\])?`", text))
+        for page, text in TEXT.items()
+        if page.startswith("docs/")
+    }
+    assert {page: names - there for page, names in named.items() if names - there} == {}
