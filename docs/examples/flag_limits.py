@@ -1,6 +1,6 @@
 """Counts how many users each limit of the rules would flag, from the flags of a run with very low limits.
 
-python flag_limits.py loose/flags.jsonl
+Usage: python flag_limits.py loose/flags.jsonl
 """
 
 import json
@@ -22,7 +22,7 @@ LIMITS = {
 def severity(reason: dict) -> float:
     """What the limit of a reason is compared with."""
     if reason["code"] == "amount_jump":
-        return reason["value"] / reason["expected"]  # how many times the usual amount
+        return reason["value"] / max(reason["expected"], 0.01)  # how many times the usual amount
     return reason["value"]
 
 

@@ -1,6 +1,6 @@
 """Deletes the state of one user from the changelog. All workers of the group must be stopped.
 
-pip install confluent-kafka
+Usage, after pip install confluent-kafka:
 python forget_user.py 127.0.0.1:9092 foreclick-users-changelog u17
 """
 

@@ -1,6 +1,6 @@
 """Compares predicted with actual purchases, from the predictions of `foreclick run` (JSON lines).
 
-python probability_table.py out/predictions.jsonl 2026-01-02T00:20:25+00:00
+Usage: python probability_table.py out/predictions.jsonl 2026-01-02T00:20:25+00:00
 """
 
 import json

@@ -13,9 +13,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$models"
 
-train() { # the folder to write, then options; SIGN_KEY is the private key of signed models
+train() { # the folder to write, then options; NAME and SIGN_KEY as the workers demand them of a model
     out=$1 && shift
-    foreclick train "$work/past.stream" --out "$out" ${SIGN_KEY:+--sign-key "$SIGN_KEY"} "$@"
+    foreclick train "$work/past.stream" --out "$out" --name "${NAME:-gru}" ${SIGN_KEY:+--sign-key "$SIGN_KEY"} "$@"
 }
 judge() { # the figures of a model on the last 24 hours
     foreclick evaluate "$1" "$work/past.stream" --since 24h --json >"$2"

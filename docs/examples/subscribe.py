@@ -1,6 +1,6 @@
 """Copies predictions from Kafka into a SQLite table, each exactly once.
 
-pip install confluent-kafka
+Usage, after pip install confluent-kafka:
 python subscribe.py 127.0.0.1:9092 predictions predictions.db
 """
 

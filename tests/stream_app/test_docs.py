@@ -1,5 +1,6 @@
 """README and docs against the code: commands, options, variables, links, metrics and reasons that they name."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -249,3 +250,27 @@ def test_every_path_exists(page: str) -> None:
         r"`((?:stream_app|model|bench|docker|docs|tests)/[\w./-]+)(?:::\w+)?`", _BLOCK.sub("", TEXT[page])
     )
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_python_blocks_import_what_exists(page: str) -> None:
+    """Each block of Python on a page compiles, and the names that it imports are there."""
+    for language, block in _BLOCK.findall(TEXT[page]):
+        for node in ast.walk(ast.parse(block)) if language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    """Where a page says that a test shows something, the test is there: a function, or a file."""
+    files = list((ROOT / "tests").rglob("*.py"))
+    there = {file.stem for file in files}
+    for file in files:
+        there.update(re.findall(r"def (test_\w+)", file.read_text()))
+    named = {
+        page: set(re.findall(r"`(?:[\w/]*/)?(test_\w+)(?:\.py)?(?:\[\w+\])?`", text))
+        for page, text in TEXT.items()
+        if page.startswith("docs/")
+    }
+    assert {page: names - there for page, names in named.items() if names - there} == {}
