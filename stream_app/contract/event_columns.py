@@ -28,7 +28,7 @@ EVENT = np.dtype(
         ("item", "i4"),  # the model's index of the item
         ("category", "i4"),  # the model's index of the category
         ("partition", "i4"),
-        ("kind", "i4"),  # 0 click, 1 browse, 2 purchase: the index of the topic too
+        ("event_type", "i4"),  # 0 click, 1 browse, 2 purchase: the index of the topic too
     ],
     align=True,
 )

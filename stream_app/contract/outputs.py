@@ -11,7 +11,7 @@ from stream_app.contract.received import RECEIVED_HEADER
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
-FlagKind = Literal["anomaly", "fraud"]
+FlagType = Literal["anomaly", "fraud"]
 #: Key, value and headers. aiokafka takes headers as a list and nothing else.
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 NO_HEADERS: list[tuple[str, bytes]] = []  # shared by all messages without any, and never changed
@@ -71,7 +71,7 @@ class Flag(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     ts: int  #: Unix ms
     event_id: str | None
     model: str
-    kind: FlagKind
+    kind: FlagType
     score: float  #: 0 to 1: one minus the share of ordinary events that look at least as odd
     reasons: list[Reason]
     degraded: bool = False  #: found by rules alone, since the model was in trouble
@@ -113,9 +113,9 @@ def dead_letter(bad: BadRecord) -> Message:
     return r.key, r.value, [*((name, text.encode("utf-8", "replace")) for name, text in ours), *theirs]
 
 
-def output_id(prefix: str, kind: int, partition: int) -> str:
+def output_id(prefix: str, topic_index: int, partition: int) -> str:
     """The part of an id before the offset."""
-    return f"{prefix}{INPUT_TOPICS[kind]}-{partition}-"
+    return f"{prefix}{INPUT_TOPICS[topic_index]}-{partition}-"
 
 
 def encoder(output_format: str) -> Callable[[Any], bytes]:

@@ -68,8 +68,8 @@ class Decoder:
             msgspec.msgpack.Decoder(LooseFields),
         )
 
-    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Decode records of the topic of `kind`, in order; never raises on their bytes."""
+    def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Decode records of the topic at `topic_index`, in order; never raises on their bytes."""
         if not len(records):
             return Events.concat([]), []
         tokens, good = scan(records, FIELDS)
@@ -84,7 +84,7 @@ class Decoder:
             records.spans,
             tokens,
             good,
-            kind,
+            topic_index,
             records.partition,
             self.max_future_ms,
             self.max_past_ms,
@@ -110,21 +110,21 @@ class Decoder:
         if filled == len(records):
             return events, []
         unusual = [records.with_few_headers(i) for i in np.flatnonzero(~good).tolist()]
-        others, bad = self.decode_generally(kind, [record for record, _ in unusual])
+        others, bad = self.decode_generally(topic_index, [record for record, _ in unusual])
         told = {id(record): details for record, details in unusual if details}
         bad = [msgspec.structs.replace(b, details=told.get(id(b.record), ())) for b in bad] if told else bad
         together = Events.concat([events, others])
         return together.take(np.argsort(together.data["offset"], kind="stable")).packed(), bad
 
-    def decode_generally(self, kind: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
+    def decode_generally(self, topic_index: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
         """What `decode` does, without the scanner: the reference, and the way of all that is unusual."""
         bad: list[BadRecord] = []
         records, events = self._decode_each(records, bad)
         if not records:
             return Events.concat([]), bad
         stored = np.array([received_of(r) for r in records], np.int64)
-        columns = self._columns(kind, records, events, stored)
-        wrong = self._wrong(kind, records, events, columns.data, stored)
+        columns = self._columns(topic_index, records, events, stored)
+        wrong = self._wrong(topic_index, records, events, columns.data, stored)
         if wrong:
             bad.extend(wrong.values())
             bad.sort(key=lambda b: b.record.offset)
@@ -171,14 +171,18 @@ class Decoder:
         return RecordProblem("malformed", "", _VALUE, description(value, said))
 
     def _columns(
-        self, kind: int, records: Sequence[Record], events: list[LenientFields], stored: npt.NDArray[np.int64]
+        self,
+        topic_index: int,
+        records: Sequence[Record],
+        events: list[LenientFields],
+        stored: npt.NDArray[np.int64],
     ) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
         data["offset"] = [r.offset for r in records]
         data["received"] = [r.timestamp for r in records]
         data["ts"] = [e.ts for e in events]
-        data["kind"] = kind
+        data["event_type"] = topic_index
         data["partition"] = records[0].partition
         data["price"] = [math.nan if e.price is None else e.price for e in events]
         data["price"] += 0.0  # minus zero is zero
@@ -199,7 +203,7 @@ class Decoder:
 
     def _wrong(
         self,
-        kind: int,
+        topic_index: int,
         records: Sequence[Record],
         events: list[LenientFields],
         data: npt.NDArray[np.void],
@@ -227,7 +231,7 @@ class Decoder:
                 if r.key != user:
                     expected = "the user_id" if r.key is None else "the user_id in UTF-8"
                     add(i, "key_mismatch", "user_id", expected, key_description(r.key, user))
-        if kind != BROWSE:
+        if topic_index != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
         self._wrong_times(data["ts"], data["time"], stored, add)

@@ -44,7 +44,7 @@ USER, TS, EVENT_ID, ITEM, CATEGORY, SENT, PRICE, QUANTITY = (
 
 @jit
 def _none(token):  # type: ignore[no-untyped-def]
-    return token.kind == ABSENT or token.kind == NULL
+    return token.token_type == ABSENT or token.token_type == NULL
 
 
 @jit
@@ -56,18 +56,20 @@ def _hash(data, at, size):  # type: ignore[no-untyped-def]
 @jit
 def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
     """Whether a token is text, or an integer in decimal, of at most so many bytes."""
-    if token.kind == STRING:
+    if token.token_type == STRING:
         return token.size <= most
     # Minus zero is zero.
-    return token.kind == INTEGER and not (data[base + token.at] == 45 and data[base + token.at + 1] == 48)
+    return token.token_type == INTEGER and not (
+        data[base + token.at] == 45 and data[base + token.at + 1] == 48
+    )
 
 
 @jit
 def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
     """The value of an integer, also of one that is written as 2.0 or 2e3, within its limits; -1 where it is none."""
-    if token.kind == INTEGER:
+    if token.token_type == INTEGER:
         value = integer(data, base + token.at, token.size)
-    elif token.kind == NUMBER:
+    elif token.token_type == NUMBER:
         x, exact = number(data, base + token.at, token.size)
         if not exact or not least <= x <= most or x != np.floor(x):
             return -1
@@ -82,7 +84,7 @@ def _event(  # type: ignore[no-untyped-def]
     data,
     span,
     tokens,
-    kind,
+    topic_index,
     max_future_ms,
     max_past_ms,
     correct_clock,
@@ -122,7 +124,7 @@ def _event(  # type: ignore[no-untyped-def]
     price = tokens[PRICE]
     e.price = np.nan
     if not _none(price):
-        if price.kind != INTEGER and price.kind != NUMBER:
+        if price.token_type != INTEGER and price.token_type != NUMBER:
             return -1
         value, exact = number(data, base + price.at, price.size)
         if not exact or not 0 <= value <= MAX_PRICE:
@@ -143,7 +145,7 @@ def _event(  # type: ignore[no-untyped-def]
         e.item_hash = _hash(data, base + item.at, item.size)
         e.item_check = check(data, base + item.at, item.size, key[0], key[1])
         e.item = find(items, e.item_hash)
-    elif kind != BROWSE:
+    elif topic_index != BROWSE:
         return -1
     e.category_hash = 0
     e.category = categories[4]
@@ -154,7 +156,7 @@ def _event(  # type: ignore[no-untyped-def]
     e.received = span.timestamp
     e.ts = ts
     e.time = ts if stored == UNKNOWN else min(ts, stored)
-    e.kind = kind
+    e.event_type = topic_index
     e.text_at = text_at
     e.user_bytes = user.size
     e.event_hash = 0
@@ -174,7 +176,7 @@ def fill(  # type: ignore[no-untyped-def]
     spans,  # (n,) SPAN
     tokens,  # (n, fields) TOKEN
     good,  # (n,) bool, cleared where a record is not vouched for
-    kind,
+    topic_index,
     partition,
     max_future_ms,
     max_past_ms,  # 0 for any distance
@@ -199,7 +201,7 @@ def fill(  # type: ignore[no-untyped-def]
             bytes_,
             spans[i],
             tokens[i],
-            kind,
+            topic_index,
             max_future_ms,
             max_past_ms,
             correct_clock,

@@ -14,7 +14,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.kernels.memory import contiguous, jit, pointer_to, same_bytes
 
 #: What a field's value is. Positions are counted from the start of the record's value.
-TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("kind", "i4")], align=True)
+TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("token_type", "i4")], align=True)
 ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT = range(7)
 
 #: A value as a number from 1 to 1e18 holds it exactly.
@@ -115,7 +115,7 @@ def _string(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _number(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind a number, its kind), or (-1, 0). Grammar: RFC 8259, section 6."""
+    """(position behind a number, its token type), or (-1, 0). Grammar: RFC 8259, section 6."""
     if data[i] == 45:
         i += 1
     first = i
@@ -124,9 +124,9 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
     digits = i - first
     if digits == 0 or (digits > 1 and data[first] == 48):
         return -1, ABSENT
-    kind = INTEGER
+    token_type = INTEGER
     if i < end and data[i] == 46:
-        kind = NUMBER
+        token_type = NUMBER
         i += 1
         point = i
         while i < end and 48 <= data[i] <= 57:
@@ -135,7 +135,7 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
             return -1, ABSENT
         digits += i - point
     if i < end and (data[i] == 69 or data[i] == 101):
-        kind = NUMBER
+        token_type = NUMBER
         i += 1
         if i < end and (data[i] == 43 or data[i] == 45):
             i += 1
@@ -148,12 +148,12 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
             return -1, ABSENT
     if digits > MAX_DIGITS:
         return -1, ABSENT
-    return i, kind
+    return i, token_type
 
 
 @jit
 def _word(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind true, false or null, its kind), or (-1, 0)."""
+    """(position behind true, false or null, its token type), or (-1, 0)."""
     if i + 4 <= end and data[i] == 116 and data[i + 1] == 114 and data[i + 2] == 117 and data[i + 3] == 101:
         return i + 4, BOOLEAN
     if i + 4 <= end and data[i] == 110 and data[i + 1] == 117 and data[i + 2] == 108 and data[i + 3] == 108:
@@ -172,7 +172,7 @@ def _word(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _scalar(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind a string, number or word, its kind), or (-1, 0)."""
+    """(position behind a string, number or word, its token type), or (-1, 0)."""
     if i >= end:
         return -1, ABSENT
     b = data[i]
@@ -231,7 +231,7 @@ def _object(data, start, end, names, ends, fields, order, tokens):  # type: igno
     `order`: which field stood at each place of the record before, for a first guess.
     """
     for f in range(fields):
-        tokens[f].kind = ABSENT
+        tokens[f].token_type = ABSENT
         tokens[f].size = 0
     i = _space(data, start, end)
     if i >= end or data[i] != 123:
@@ -255,18 +255,18 @@ def _object(data, start, end, names, ends, fields, order, tokens):  # type: igno
             return False
         at = _space(data, i + 1, end)
         if at < end and data[at] == 123:
-            i, kind = _flat(data, at, end), OBJECT
+            i, token_type = _flat(data, at, end), OBJECT
         else:
-            i, kind = _scalar(data, at, end)
+            i, token_type = _scalar(data, at, end)
         if i < 0:
             return False
         if f >= 0:
             token = tokens[f]
-            if token.kind != ABSENT:
+            if token.token_type != ABSENT:
                 return False
-            token.kind = kind
-            token.at = at - start + (1 if kind == STRING else 0)
-            token.size = i - at - (2 if kind == STRING else 0)
+            token.token_type = token_type
+            token.at = at - start + (1 if token_type == STRING else 0)
+            token.size = i - at - (2 if token_type == STRING else 0)
         i = _space(data, i, end)
         if i >= end:
             return False

@@ -101,17 +101,17 @@ def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | Record
         return refused.problem
 
 
-def kind_of(value: Any) -> str:
+def type_words(value: Any) -> str:
     """A value's type as people call it, with its article; never the value."""
     if isinstance(value, float):
         return "not a finite number" if not math.isfinite(value) else "a number with a fraction"
-    for kind, name in _KINDS:
-        if isinstance(value, kind):
+    for python_type, name in _TYPE_NAMES:
+        if isinstance(value, python_type):
             return name
     return "of a type of its own"  # an extension of msgpack
 
 
-_KINDS: tuple[tuple[Any, str], ...] = (
+_TYPE_NAMES: tuple[tuple[Any, str], ...] = (
     (type(None), "null"),
     (bool, "true or false"),
     (int, "an integer"),
@@ -136,7 +136,7 @@ def _id(field: str, value: Any, most: int, least: int = 0) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise _Refused(field, f"is {kind_of(value)}")
+        raise _Refused(field, f"is {type_words(value)}")
     if len(value) < least:
         raise _Refused(field, "is empty")
     if len(value) * 4 > most and (size := len(value.encode())) > most:
@@ -147,7 +147,7 @@ def _id(field: str, value: Any, most: int, least: int = 0) -> str | None:
 def _number(field: str, value: Any) -> int | float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or (isinstance(value, float) and not math.isfinite(value)):
-        raise _Refused(field, f"is {kind_of(value)}")
+        raise _Refused(field, f"is {type_words(value)}")
     number: int | float = value
     return number
 
@@ -163,7 +163,7 @@ def _price(value: Any) -> float | None:
 def _whole(field: str, value: Any, least: int, most: int) -> int:
     number = _number(field, value)
     if number != int(number):
-        raise _Refused(field, f"is {kind_of(number)}")
+        raise _Refused(field, f"is {type_words(number)}")
     if not least <= number <= most:
         raise _Refused(field, "is too small" if number < least else "is too large")
     return int(number)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.decoding.lenient import kind_of
+from stream_app.decoding.lenient import type_words
 
 #: First bytes of a msgpack map: fixmap, map 16, map 32 (the msgpack specification, "map format family").
 MSGPACK_MAP = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
@@ -58,7 +58,7 @@ def _other_json(text: bytes, error: str) -> str:
         return f"the value is not valid JSON ({error})"
     if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
         return "the value is JSON inside a JSON string, encoded twice"
-    return f"the value is {kind_of(found)}"
+    return f"the value is {type_words(found)}"
 
 
 def _has_constants(value: bytes) -> bool:

@@ -117,7 +117,7 @@ def step_batch(batch: AppliedBatch) -> StepBatch:
     d = batch.events.data
     return StepBatch(
         slots=batch.slots,
-        kind=d["kind"].astype(np.int8),
+        kind=d["event_type"].astype(np.int8),
         item=np.ascontiguousarray(d["item"]),
         category=np.ascontiguousarray(d["category"]),
         gap_s=np.ascontiguousarray(batch.applied["gap_s"]),

@@ -68,9 +68,11 @@ class PredictionEncoder:
 
     def _prefixes(self, events: Events) -> tuple[list[str], npt.NDArray[np.int64]]:
         """Ids without their offset, and which of them each event has."""
-        code = events.data["partition"] * len(INPUT_TOPICS) + events.data["kind"]
+        code = events.data["partition"] * len(INPUT_TOPICS) + events.data["event_type"]
         places = [divmod(c, len(INPUT_TOPICS)) for c in range(int(code.max(initial=0)) + 1)]
-        return [output_id(self.topic_prefix, kind, partition) for partition, kind in places], code
+        return [
+            output_id(self.topic_prefix, topic_index, partition) for partition, topic_index in places
+        ], code
 
     def _json(
         self,

@@ -59,8 +59,8 @@ def shares(buffered: Mapping[int, int], room: int) -> dict[int, int]:
 class EventDecoder(Protocol):
     """Turns records of one topic partition into columns."""
 
-    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Events, and the records that are none; never raises on bytes. `kind`: the index of the topic."""
+    def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Events, and the records that are none; never raises on bytes. `topic_index`: the index of the topic."""
 
 
 @dataclass(slots=True)
@@ -175,7 +175,9 @@ class Processor(ABC):
         self.watermark[partition] = meta.watermark
         self.sequence[partition] = meta.sequence
         p.merge.skip(meta.positions)  # what came in while the state was being read stays
-        p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= meta.positions[kind]]
+        p.bad = [
+            (topic_index, b) for topic_index, b in p.bad if b.record.offset >= meta.positions[topic_index]
+        ]
         p.checkpointed = p.merge.positions
         p.model_created = meta.model_created
         if meta.model != self.label:
@@ -219,7 +221,7 @@ class Processor(ABC):
         for p in self._partitions.values():
             p.merge.clear()
             positions = p.merge.positions
-            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset < positions[kind]]
+            p.bad = [(topic_index, b) for topic_index, b in p.bad if b.record.offset < positions[topic_index]]
 
     @property
     def partitions(self) -> list[int]:
@@ -237,25 +239,27 @@ class Processor(ABC):
 
     # --- records in, events out
 
-    def ingest(self, partition: int, kind: int, records: RecordColumns, next_offset: int) -> list[BadRecord]:
+    def ingest(
+        self, partition: int, topic_index: int, records: RecordColumns, next_offset: int
+    ) -> list[BadRecord]:
         """Decodes and buffers records of one topic partition; those seen before are passed over.
 
         `next_offset`: nothing below it is still to come. Returns the records that are no events.
         """
         p = self._partitions[partition]
-        records = records.since(p.merge.read(kind))
-        events, bad = self.decoder.decode(kind, records)
+        records = records.since(p.merge.read(topic_index))
+        events, bad = self.decoder.decode(topic_index, records)
         if records.aside:
             bad = sorted([*bad, *records.aside], key=lambda b: b.record.offset)
-        p.merge.add(kind, events, next_offset)
-        p.bad += [(kind, b) for b in bad]
+        p.merge.add(topic_index, events, next_offset)
+        p.bad += [(topic_index, b) for b in bad]
         return bad
 
     def bad_bytes(self, partition: int) -> list[int]:
         """About how much memory the bad records of each topic hold whose dead letters are still to be taken."""
         held = [0] * len(INPUT_TOPICS)
-        for kind, bad in self._partitions[partition].bad:
-            held[kind] += bad.held_bytes
+        for topic_index, bad in self._partitions[partition].bad:
+            held[topic_index] += bad.held_bytes
         return held
 
     def dead_letters(self) -> Outputs:
@@ -268,8 +272,10 @@ class Processor(ABC):
             if not p.bad or not p.restored:
                 continue
             positions = p.merge.positions
-            passed = [b for kind, b in p.bad if b.record.offset < positions[kind]]
-            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= positions[kind]]
+            passed = [b for topic_index, b in p.bad if b.record.offset < positions[topic_index]]
+            p.bad = [
+                (topic_index, b) for topic_index, b in p.bad if b.record.offset >= positions[topic_index]
+            ]
             if passed:
                 out[self.settings.outputs[2], number] = [dead_letter(b) for b in passed]
         return out
@@ -340,7 +346,7 @@ class Processor(ABC):
         positions = p.merge.positions
         if not p.restored or positions == p.checkpointed:
             return None
-        if any(b.record.offset < positions[kind] for kind, b in p.bad):
+        if any(b.record.offset < positions[topic_index] for topic_index, b in p.bad):
             return None
         p.checkpointed = positions
         changed = self.rows.take_dirty(number)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.serving.api import WINDOW_FEATURES
-from stream_app.contract.outputs import FlagKind, Reason
+from stream_app.contract.outputs import FlagType, Reason
 from stream_app.settings.rules import Rules
 from stream_app.state.row_layout import REASON_CODES
 
@@ -29,8 +29,8 @@ def find(
     applied: npt.NDArray[np.void],  # (n,) APPLIED_EVENT
     p_value: npt.NDArray[np.float32] | None,  # (n,) of the model's surprise
     tail: Tail | None,
-) -> list[tuple[int, FlagKind, float, list[Reason]]]:
-    """(event, kind, score, reasons) of each event to flag, in their order.
+) -> list[tuple[int, FlagType, float, list[Reason]]]:
+    """(event, flag_type, score, reasons) of each event to flag, in their order.
 
     The score is one minus the smallest tail probability among the reasons. A rule without a calibrated tail
     scores 1 - limit / (2 value): one half at the limit, towards one far beyond it.
@@ -85,6 +85,6 @@ def find(
                 p = float(tail(name, column[i : i + 1])[0]) if tail else most / (2 * value)
                 reasons.append(Reason(REASON_CODES[code], round(value), most, most))  # a count, as its limit
             odds.append(p)
-        kind: FlagKind = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
-        found.append((i, kind, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))
+        flag_type: FlagType = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
+        found.append((i, flag_type, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))
     return found

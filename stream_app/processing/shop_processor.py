@@ -298,12 +298,12 @@ class ShopProcessor(Processor):
         )
         flagged = events.take([i for i, *_ in found]).packed()
         users, event_ids = flagged.user, flagged.event_id
-        for j, (id_, (i, kind, score, reasons)) in enumerate(
+        for j, (id_, (i, flag_type, score, reasons)) in enumerate(
             zip(self._encoder.ids(flagged), found, strict=True)
         ):
             ts = int(flagged.data["ts"][j])
             user, event_id = users[j], event_ids[j]
-            flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons, batch.degraded)
+            flag = Flag(id_, user, ts, event_id, self.label, flag_type, score, reasons, batch.degraded)
             place = (self._flags, int(partitions[i]))
             out.others.setdefault(place, []).append((user.encode(), self._encode(flag), NO_HEADERS))
 

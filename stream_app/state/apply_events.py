@@ -82,7 +82,7 @@ def _seen(row, checks, e):  # type: ignore[no-untyped-def]
     """
     for i in range(min(row.events, RECENT)):
         r = row.recent[i]
-        if r.event_hash != e.event_hash or r.kind != e.kind or r.item_hash != e.item_hash:
+        if r.event_hash != e.event_hash or r.kind != e.event_type or r.item_hash != e.item_hash:
             continue
         if checks[i] == e.item_check or checks[i] == UNKNOWN_CHECK or e.item_check == UNKNOWN_CHECK:
             return True
@@ -90,7 +90,7 @@ def _seen(row, checks, e):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
+def _count(row, event_type, time, amount, late):  # type: ignore[no-untyped-def]
     """Moves the rings to the user's clock and counts the event in its bucket of each window."""
     for w in range(_N_WINDOWS):
         start = FIRST_BUCKET[w]
@@ -100,14 +100,14 @@ def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
         if passed > 0:
             for b in range(head - min(passed, n) + 1, head + 1):
                 i = start + b % n
-                for event_type in range(row.count.shape[1]):
-                    row.count[i, event_type] = 0
+                for column in range(row.count.shape[1]):
+                    row.count[i, column] = 0
                 row.amount[i] = 0.0
             row.head[w] = head
         bucket = time // BUCKET_MS[w]
         if not late and bucket > head - n:
             i = start + bucket % n
-            row.count[i, kind] += 1
+            row.count[i, event_type] += 1
             row.amount[i] += amount
 
 
@@ -243,12 +243,12 @@ def apply(  # type: ignore[no-untyped-def]
         o.gap_s = 0.0
         o.amount_ratio = 0.0
         o.amount_usual = 0.0
-        if e.offset <= row.source[e.kind]:
+        if e.offset <= row.source[e.event_type]:
             o.status = ALREADY_APPLIED
             continue
         touched[slot] = batch
         dirty[slot] = True
-        row.source[e.kind] = e.offset
+        row.source[e.event_type] = e.offset
         if expired:
             reset_row(row)
             recent_item[slot, :] = none_item
@@ -269,9 +269,9 @@ def apply(  # type: ignore[no-untyped-def]
             row.session_start = e.time
         row.clock = max(row.clock, e.time)
         row.sequence = sequence[p]
-        row.last_ts[e.kind] = max(row.last_ts[e.kind], e.time)
+        row.last_ts[e.event_type] = max(row.last_ts[e.event_type], e.time)
         amount = 0.0
-        if e.kind == PURCHASE and e.price == e.price:  # a price that is not NaN
+        if e.event_type == PURCHASE and e.price == e.price:  # a price that is not NaN
             amount = e.price * e.quantity
             if row.purchases > 0:
                 usual = _usual(row)
@@ -282,7 +282,7 @@ def apply(  # type: ignore[no-untyped-def]
             row.spent += amount
             row.amounts[row.kept % AMOUNTS] = amount
             row.kept += 1
-        _count(row, e.kind, e.time, amount, late)
+        _count(row, e.event_type, e.time, amount, late)
         place = row.events % RECENT
         r = row.recent[place]
         r.ts = e.ts
@@ -291,7 +291,7 @@ def apply(  # type: ignore[no-untyped-def]
         r.event_hash = e.event_hash
         r.price = e.price
         r.quantity = e.quantity
-        r.kind = e.kind
+        r.kind = e.event_type
         r.gap_s = gap
         recent_item[slot, place] = e.item if e.item < known_items else none_item
         recent_check[slot, place] = e.item_check

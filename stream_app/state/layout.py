@@ -88,11 +88,11 @@ def describe(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> Desc
 def _fields(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> tuple[Field, ...]:
     found = []
     for name in dtype.names or ():
-        kind, at = dtype.fields[name][:2]  # type: ignore[index]
-        base = kind.base
-        named = axes.get(name, kind.shape)
-        if tuple(map(length, named)) != kind.shape:
-            raise ValueError(f"the axes of {name} have {named} places, its shape is {kind.shape}")
+        type_, at = dtype.fields[name][:2]  # type: ignore[index]
+        base = type_.base
+        named = axes.get(name, type_.shape)
+        if tuple(map(length, named)) != type_.shape:
+            raise ValueError(f"the axes of {name} have {named} places, its shape is {type_.shape}")
         inner = _fields(base, {}) if base.names else ()
         found.append(Field(name, at, "" if inner else base.str, base.itemsize, tuple(named), inner))
     return tuple(found)

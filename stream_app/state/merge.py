@@ -55,9 +55,9 @@ class Merge:
         """Next source offset of each topic that has not left yet."""
         return [int(t.chunks[0].data["offset"][0]) if t.size else t.read for t in self._topics]
 
-    def read(self, kind: int) -> int:
+    def read(self, topic_index: int) -> int:
         """The next offset of a topic that is not buffered yet."""
-        return self._topics[kind].read
+        return self._topics[topic_index].read
 
     def oldest_received(self) -> int | None:
         """Kafka timestamp of the oldest waiting record, Unix ms."""
@@ -69,9 +69,9 @@ class Merge:
         count, self.out_of_order = self.out_of_order, 0
         return count
 
-    def add(self, kind: int, events: Events, next_offset: int) -> None:
+    def add(self, topic_index: int, events: Events, next_offset: int) -> None:
         """Buffers events of a topic by rising offset; everything below `next_offset` is then known."""
-        t = self._topics[kind]
+        t = self._topics[topic_index]
         t.read = max(t.read, next_offset)
         if len(events):
             key = np.maximum(np.maximum.accumulate(events.data["time"]), t.newest)
@@ -105,17 +105,17 @@ class Merge:
             t.newest = t.gone
             t.idle_since = None
 
-    def idle(self, kind: int, nothing_to_read: bool, now: float) -> None:
+    def idle(self, topic_index: int, nothing_to_read: bool, now: float) -> None:
         """Tells whether a topic has nothing more to read; `now` in seconds of any steady clock."""
-        t = self._topics[kind]
+        t = self._topics[topic_index]
         if t.size or not nothing_to_read:
             t.idle_since = None
         elif t.idle_since is None:
             t.idle_since = now
 
-    def finish(self, kind: int) -> None:
+    def finish(self, topic_index: int) -> None:
         """Tells that nothing more will come of a topic: it is not waited for."""
-        self._topics[kind].finished = True
+        self._topics[topic_index].finished = True
 
     def wait_s(self, now: float, max_idle_s: float) -> float | None:
         """Seconds until waiting for an idle topic ends and frees events; None where that is not so."""
@@ -135,31 +135,33 @@ class Merge:
         """
         bounds = [self._bound(t, now, max_idle_s, ended) for t in self._topics]
         parts, keys = [], []
-        for kind, t in enumerate(self._topics):
+        for topic_index, t in enumerate(self._topics):
             if not t.size:
                 continue
             # An event with key k leaves only if no other topic can still bring a smaller (key, topic).
-            others = [b if kind < other else b - 1 for other, b in enumerate(bounds) if other != kind]
+            others = [
+                b if topic_index < other else b - 1 for other, b in enumerate(bounds) if other != topic_index
+            ]
             last = min(others, default=_FOREVER)
             key = _joined(t)
             n = min(int(np.searchsorted(key, last, side="right")), limit)
             if n:
-                parts.append((kind, n))
+                parts.append((topic_index, n))
                 keys.append(key[:n])
         if not parts:
             return None
         if len(parts) == 1:  # in order already
-            ((kind, n),), (key,) = parts, keys
-            events = self._topics[kind].chunks[0].take(slice(0, n))
-            _advance(self._topics[kind], n)
+            ((topic_index, n),), (key,) = parts, keys
+            events = self._topics[topic_index].chunks[0].take(slice(0, n))
+            _advance(self._topics[topic_index], n)
         else:
             key = np.concatenate(keys)
             order = np.argsort(key, kind="stable")[:limit]
             topic = np.repeat(np.arange(len(parts)), [n for _, n in parts])[order]
-            every = [self._topics[kind].chunks[0].take(slice(0, n)) for kind, n in parts]
+            every = [self._topics[topic_index].chunks[0].take(slice(0, n)) for topic_index, n in parts]
             events = Events.concat(every).take(order)
-            for i, (kind, _) in enumerate(parts):
-                _advance(self._topics[kind], int(np.count_nonzero(topic == i)))
+            for i, (topic_index, _) in enumerate(parts):
+                _advance(self._topics[topic_index], int(np.count_nonzero(topic == i)))
             key = key[order]
         self.out_of_order += int(np.count_nonzero(key < self.emitted))
         self.emitted = max(self.emitted, int(key[-1]))
