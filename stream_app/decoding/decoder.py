@@ -1,7 +1,7 @@
-"""Decodes records of one topic partition into columns of events, a batch at a time. Nothing here raises on bytes.
+"""Decodes batches of records of one topic partition into columns of events. Nothing here raises on invalid bytes.
 
-The compiled scanner takes what it understands completely, the general decoder (msgspec) the rest: escapes, msgpack,
-nested values, and everything that breaks the contract. Both give the same columns (tested).
+The compiled scanner decodes what it understands completely. The general decoder (msgspec) decodes the rest: escapes,
+msgpack, nested values, and everything that violates the contract. Both return the same columns (tested).
 """
 
 import math
@@ -39,7 +39,7 @@ from stream_app.decoding.refused_values import MSGPACK_MAP, description, key_des
 from stream_app.kernels import item_checks as checks
 
 _VALUE = "a JSON object or a msgpack map"
-#: Where msgspec saw what it says, if that is a field of the event.
+#: The field of the event in an error message of msgspec.
 _PATH = re.compile(r".* - at `\$\.(\w+).*`", re.DOTALL)
 
 
@@ -55,7 +55,7 @@ class Decoder:
         max_past_ms: int = 0,
         correct_clock: bool = False,
     ) -> None:
-        """`max_past_ms`: how far before a record's time an event may lie, 0 for any distance."""
+        """`max_past_ms`: how far an event may be before its record's time, 0 for no limit."""
         self.items = items
         self.categories = categories
         self.max_future_ms = max_future_ms
@@ -69,14 +69,14 @@ class Decoder:
         )
 
     def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Decode records of the topic at `topic_index`, in order; never raises on their bytes."""
+        """Decodes records of the topic at `topic_index`, in order; never raises on their bytes."""
         if not len(records):
             return Events.concat([]), []
         tokens, good = scan(records, FIELDS)
         self.items.bound()
         self.categories.bound()
         data = np.empty(len(records), EVENT)
-        # Where the scanner gave up, sizes mean nothing.
+        # Where the scanner gave up, sizes are meaningless.
         sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
         text = np.empty(int(sizes.clip(0, MAX_VALUE_BYTES).sum()), np.uint8)
         filled, used = fill(
@@ -117,7 +117,7 @@ class Decoder:
         return together.take(np.argsort(together.data["offset"], kind="stable")).packed(), bad
 
     def decode_generally(self, topic_index: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
-        """What `decode` does, without the scanner: the reference, and the way of all that is unusual."""
+        """As `decode`, without the scanner: the reference, and the decoder of unusual records."""
         bad: list[BadRecord] = []
         records, events = self._decode_each(records, bad)
         if not records:
@@ -157,7 +157,7 @@ class Decoder:
         return good, events
 
     def _loosely(self, value: bytes, error: Exception) -> LenientFields | RecordProblem:
-        """Another look at a value that is not as most are."""
+        """Decodes a value once more, accepting fields of any type."""
         if isinstance(error, msgspec.ValidationError):
             decoder = self._loose_msgpack if value[0] in MSGPACK_MAP else self._loose_json
             try:
@@ -185,7 +185,7 @@ class Decoder:
         data["event_type"] = topic_index
         data["partition"] = records[0].partition
         data["price"] = [math.nan if e.price is None else e.price for e in events]
-        data["price"] += 0.0  # minus zero is zero
+        data["price"] += 0.0  # minus zero becomes zero
         data["quantity"] = [e.quantity for e in events]
         data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
         items = self.items.look_up([e.item_id for e in events])
@@ -209,7 +209,7 @@ class Decoder:
         data: npt.NDArray[np.void],
         stored: npt.NDArray[np.int64],
     ) -> dict[int, BadRecord]:
-        """What one field alone cannot say: ids in bytes, the key, required items, times."""
+        """Checks that need more than one field's type: ids in bytes, the key, required items, times."""
         wrong: dict[int, BadRecord] = {}
 
         def add(i: int, reason: str, field: str, expected: str, got: str) -> None:
@@ -219,7 +219,7 @@ class Decoder:
         for field, most in _BYTES.items():
             for i, e in enumerate(events):
                 text = getattr(e, field)
-                # A character takes at most four bytes in UTF-8; integers are no longer than text may be.
+                # A character takes at most four bytes in UTF-8; integers are never too long.
                 if (
                     text is not None
                     and len(str(text)) * 4 > most
@@ -255,7 +255,7 @@ class Decoder:
             )
         for i in np.flatnonzero(times < MIN_TS_MS).tolist():
             add(i, "past", "ts", f"a time from {MIN_TS_MS} on", corrected + "lies before 1973")
-        # Where the time that counts was not lowered, `ts` is not after the record's time, or that is not known.
+        # `counted` differs from `ts` only if `ts` is after the record's time.
         for i in np.flatnonzero(times - self.max_future_ms > counted).tolist():
             got = f"ts lies {int(times[i]) - int(counted[i])} ms after the record's time"
             add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
@@ -265,7 +265,7 @@ class Decoder:
                 add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)
 
 
-#: Most bytes of the ids that are read.
+#: The most bytes of each id.
 _BYTES = {
     "user_id": MAX_ID_BYTES,
     "event_id": MAX_ID_BYTES,
@@ -275,7 +275,7 @@ _BYTES = {
 
 
 def _unreadable(value: bytes | None) -> RecordProblem:
-    """What is wrong with a value that is not even looked at."""
+    """What is wrong with a value that is not decoded at all."""
     if value:
         return RecordProblem(
             "too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes"

@@ -1,6 +1,6 @@
-"""Compiled: from the tokens of JSON objects to the columns of events, for records that hold the contract.
+"""Compiled code that fills the columns of events from the tokens of JSON objects, for records that obey the contract.
 
-Whatever might break the contract is not decided here but handed to the general decoder, which says what is wrong.
+It leaves every record that might violate the contract to the general decoder, which says what is wrong.
 """
 
 import msgspec
@@ -58,7 +58,7 @@ def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
     """Whether a token is text, or an integer in decimal, of at most so many bytes."""
     if token.token_type == STRING:
         return token.size <= most
-    # Minus zero is zero.
+    # The general decoder handles minus zero, whose text is "0".
     return token.token_type == INTEGER and not (
         data[base + token.at] == 45 and data[base + token.at + 1] == 48
     )
@@ -66,7 +66,7 @@ def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
 
 @jit
 def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
-    """The value of an integer, also of one that is written as 2.0 or 2e3, within its limits; -1 where it is none."""
+    """The value of an integer, also if written as 2.0 or 2e3; -1 if it is none or outside of its limits."""
     if token.token_type == INTEGER:
         value = integer(data, base + token.at, token.size)
     elif token.token_type == NUMBER:
@@ -95,7 +95,7 @@ def _event(  # type: ignore[no-untyped-def]
     text,
     text_at,
 ):
-    """Fills one event; returns where its text ends, or -1 where the general decoder must look."""
+    """Fills one event; returns where its text ends, or -1 if the general decoder has to decode the record."""
     base = span.value_at
     user, event_id, item, category = tokens[USER], tokens[EVENT_ID], tokens[ITEM], tokens[CATEGORY]
     if span.value_bytes > MAX_VALUE_BYTES or not _is_id(data, base, user, MAX_ID_BYTES) or user.size == 0:
@@ -116,7 +116,7 @@ def _event(  # type: ignore[no-untyped-def]
             return -1
         if stored != UNKNOWN:
             ts = stored - (sent - ts)
-    # What the correction took over the end of 64 bits is beyond one of these limits too.
+    # If the correction overflowed 64 bits, the result is outside of these limits too.
     if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
         return -1
     if max_past_ms > 0 and stored != UNKNOWN and ts + max_past_ms < stored:
@@ -129,7 +129,7 @@ def _event(  # type: ignore[no-untyped-def]
         value, exact = number(data, base + price.at, price.size)
         if not exact or not 0 <= value <= MAX_PRICE:
             return -1
-        e.price = value + 0.0  # minus zero is zero
+        e.price = value + 0.0  # minus zero becomes zero
     quantity = tokens[QUANTITY]
     e.quantity = 1
     if not _none(quantity):
@@ -175,11 +175,11 @@ def fill(  # type: ignore[no-untyped-def]
     data,  # bytes of the records
     spans,  # (n,) SPAN
     tokens,  # (n, fields) TOKEN
-    good,  # (n,) bool, cleared where a record is not vouched for
+    good,  # (n,) bool, cleared for records that the general decoder has to decode
     topic_index,
     partition,
     max_future_ms,
-    max_past_ms,  # 0 for any distance
+    max_past_ms,  # 0 for no limit
     correct_clock,
     items,  # `NameTable.columns`
     categories,
