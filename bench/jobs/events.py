@@ -43,7 +43,7 @@ class JobDecoder:
         self.none_category = none_category
         self._general = msgspec.json.Decoder(JobEvent)
 
-    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+    def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
         """Events, and the records that are none."""
         if not len(records):
             return Events.concat([]), []
@@ -80,7 +80,7 @@ class JobDecoder:
         for row, (i, event) in zip(data, found, strict=True):
             row["offset"], row["received"] = records.spans[i]["offset"], records.spans[i]["timestamp"]
             row["ts"] = row["time"] = round(event.ts * 1000)
-            row["kind"] = EVENT_TYPES.index(event.event_type)
+            row["event_type"] = EVENT_TYPES.index(event.event_type)
             row["item_hash"] = stable_hash(str(event.item_id))
             row["item"] = self.items.add(int(row["item_hash"]), str(event.item_id))
             row["category"], row["event_hash"] = self.none_category, stable_hash(event.event_id)
@@ -89,11 +89,13 @@ class JobDecoder:
 
 
 @jit
-def _kind(data, at, size):  # type: ignore[no-untyped-def]
-    for kind in range(len(_TYPE_ENDS) - 1):
-        start = _TYPE_ENDS[kind]
-        if _TYPE_ENDS[kind + 1] - start == size and same_bytes(data, at, pointer_to(_TYPES), start, size):
-            return kind
+def _event_type(data, at, size):  # type: ignore[no-untyped-def]
+    for event_type in range(len(_TYPE_ENDS) - 1):
+        start = _TYPE_ENDS[event_type]
+        if _TYPE_ENDS[event_type + 1] - start == size and same_bytes(
+            data, at, pointer_to(_TYPES), start, size
+        ):
+            return event_type
     return -1
 
 
@@ -107,14 +109,24 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         if not good[i]:
             continue
         base = spans[i].value_at
-        event_id, user, kind, item, ts = (
+        event_id, user, type_, item, ts = (
             tokens[i, _EVENT_ID], tokens[i, _USER], tokens[i, _TYPE], tokens[i, _ITEM], tokens[i, _TS]
         )  # fmt: skip
         good[i] = False
-        if event_id.kind != STRING or user.kind != STRING or kind.kind != STRING or item.kind != INTEGER:
+        if (
+            event_id.token_type != STRING
+            or user.token_type != STRING
+            or type_.token_type != STRING
+            or item.token_type != INTEGER
+        ):
             continue
-        type_ = _kind(bytes_, base + kind.at, kind.size)
-        if type_ < 0 or user.size == 0 or (ts.kind != NUMBER and ts.kind != INTEGER) or item.size > 12:
+        event_type = _event_type(bytes_, base + type_.at, type_.size)
+        if (
+            event_type < 0
+            or user.size == 0
+            or (ts.token_type != NUMBER and ts.token_type != INTEGER)
+            or item.size > 12
+        ):
             continue
         seconds, exact = number(bytes_, base + ts.at, ts.size)
         if not exact:
@@ -125,7 +137,7 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         e.received = spans[i].timestamp
         e.ts = np.int64(np.rint(seconds * 1000.0))
         e.time = e.ts
-        e.kind = type_
+        e.event_type = event_type
         e.item_hash = xxh64(bytes_, base + item.at, item.size)
         e.item = find(names, e.item_hash)
         e.event_hash = xxh64(bytes_, base + event_id.at, event_id.size)

@@ -121,7 +121,7 @@ def _count(rows, dirty, slots, events, counts):  # type: ignore[no-untyped-def]
         place = window % KEPT
         known = window > row.head - KEPT
         if known:
-            row.count[place, e.kind] += 1
+            row.count[place, e.event_type] += 1
         for k in range(counts.shape[1]):
             counts[i, k] = row.count[place, k] if known else 0
     return new

@@ -1,4 +1,4 @@
-"""Events as columns: one structured array, and one buffer with the ids that are passed on as text."""
+"""Events as columns: a structured array, and a buffer with the ids that outputs repeat as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ import numpy.typing as npt
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import copy_bytes, pointer_to
 
-#: The numeric columns of one event. A structured array moves with one fancy index and numba reads it.
+#: The numeric columns of one event. One index operation moves a structured array, and numba can read it.
 EVENT = np.dtype(
     [
         ("offset", "i8"),  # in its topic partition
         ("received", "i8"),  # Unix ms, the record's Kafka timestamp
-        ("ts", "i8"),  # Unix ms, the event's own time, as its sender says
-        ("time", "i8"),  # Unix ms, `ts` but not after the record was first stored: orders and measures
+        ("ts", "i8"),  # Unix ms, the event's own time according to its sender
+        ("time", "i8"),  # Unix ms, `ts`, or the time at which the record was first stored if that is earlier
         ("item_hash", "u8"),  # stable hash of item_id, 0 for none
-        ("item_check", "u8"),  # 32 bits, see `checks`: tells apart items of one hash, 0 where unknown
+        ("item_check", "u8"),  # 32 bits, see `item_checks`: distinguishes items of one hash, 0 if unknown
         ("category_hash", "u8"),  # stable hash of category_id, 0 for none
         ("event_hash", "u8"),  # stable hash of event_id, 0 for none
-        ("text_at", "i8"),  # where the user_id stands in the text, the event_id right behind it
+        ("text_at", "i8"),  # position of the user_id in the text; the event_id follows
         ("user_bytes", "i4"),
-        ("event_bytes", "i4"),  # -1 where there is no event_id
-        ("price", "f4"),  # unit price, NaN where unknown
+        ("event_bytes", "i4"),  # -1 if there is no event_id
+        ("price", "f4"),  # unit price, NaN if unknown
         ("quantity", "i4"),
-        ("item", "i4"),  # the model's index of the item
-        ("category", "i4"),  # the model's index of the category
+        ("item", "i4"),  # the model's number of the item
+        ("category", "i4"),  # the model's number of the category
         ("partition", "i4"),
-        ("kind", "i4"),  # 0 click, 1 browse, 2 purchase: the index of the topic too
+        ("event_type", "i4"),  # 0 click, 1 browse, 2 purchase: also the index of the topic
     ],
     align=True,
 )
@@ -51,7 +51,7 @@ class Events:
 
     @property
     def user(self) -> npt.NDArray[np.object_]:
-        """The user ids (n,) as strings, made at each call: for people and tests, not for the hot path."""
+        """The user ids (n,) as strings, created at each call: for people and tests, not for the hot path."""
         text = self.text.tobytes()
         users = np.empty(len(self), object)
         users[:] = [text[a : a + n].decode() for a, n, _ in self._places()]
@@ -59,7 +59,7 @@ class Events:
 
     @property
     def event_id(self) -> npt.NDArray[np.object_]:
-        """The event ids (n,) as strings or None, as `user`."""
+        """The event ids (n,) as strings or None; also created at each call."""
         text = self.text.tobytes()
         ids = np.empty(len(self), object)
         ids[:] = [None if m < 0 else text[a + n : a + n + m].decode() for a, n, m in self._places()]
@@ -106,12 +106,12 @@ class Events:
         return cls(data, np.concatenate(texts) if texts else np.empty(0, np.uint8))
 
     def _extent(self) -> tuple[int, int]:
-        """The part of the text that is in use, however much of it is left from events that are gone."""
+        """The part of the text that these events use; the rest belongs to events that were removed."""
         at = self.data["text_at"]
         return int(at.min()), int((at + text_bytes(self.data)).max())
 
     def packed(self) -> "Events":
-        """The same events with a text of their own, in their order."""
+        """The same events with a text that contains only their ids, in their order."""
         data = self.data.copy()
         text = np.empty(int(text_bytes(data).sum()), np.uint8)
         _pack(data, self.text, text)

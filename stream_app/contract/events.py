@@ -1,6 +1,6 @@
 """The input contract, version 1: what a click, a browse and a purchase are.
 
-A record that breaks it becomes a `BadRecord` with a stable reason code.
+A record that violates it becomes a `BadRecord` with a stable reason code.
 """
 
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from stream_app.contract.records import Record
 MAX_VALUE_BYTES = 64 * 1024
 MAX_ID_BYTES = 128
 MAX_NAME_BYTES = 256  # of an item or a category
-MIN_TS_MS = 10**11  # March 1973: what lies below is a time in seconds
+MIN_TS_MS = 10**11  # March 1973: smaller numbers are times in seconds
 MAX_TS_MS = 253_402_300_799_999  # the year 9999
 MAX_QUANTITY = 2**31 - 1
 MAX_PRICE = 1e15  # 32-bit floats hold sums of it without overflow
@@ -48,26 +48,26 @@ class Event(msgspec.Struct, gc=False, frozen=True):
 
 
 class BadRecord(msgspec.Struct, frozen=True):
-    """Why a record is no event: a stable reason code, the field, and what was expected."""
+    """Why a record is not an event: a stable reason code, the field, and what was expected."""
 
     record: Record
     reason: str  #: one of `REASONS`
-    field: str  #: the contract's field, or "" where the whole value is meant
-    expected: str  #: what it should be, for people; never anything out of the record
-    got: str = ""  #: what is wrong, as "ts is text"; never anything out of the record
+    field: str  #: a field of the contract, or "" for the whole value
+    expected: str  #: what it should be, for people; never a quote from the record
+    got: str = ""  #: what is wrong, as "ts is text"; never a quote from the record
     details: tuple[tuple[str, str], ...] = ()  #: further headers of its dead letter
 
     @property
     def message(self) -> str:
-        """A sentence for people: field, got and expected, without anything of what the user sent."""
-        if self.got.endswith(self.expected):  # it says itself what to give
+        """A sentence for people: what was found and what was expected, without a quote from the record."""
+        if self.got.endswith(self.expected):  # the text already says what to send
             return self.got
         where = self.got + ", " if self.got else f"{self.field}: " if self.field else ""
         return f"{where}expected {self.expected}"
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory this holds, its dead letter included."""
+        """Approximate memory of this object and its dead letter."""
         r = self.record
         headers = sum(256 + len(name) + len(text or b"") for name, text in r.headers)
         return 2048 + len(r.value or b"") + len(r.key or b"") + headers
@@ -82,7 +82,7 @@ REASONS = (
     "future",  # later than the record's time by more than max_future
     "past",  # before 1973, as times in seconds are, or earlier than the record's time by more than max_past
     "key_mismatch",  # the record's key is not the user_id
-    "unreadable",  # a batch that the broker stores and no consumer can read as a whole
+    "unreadable",  # a batch in the broker's log that no consumer can read completely
 )
 
 
@@ -94,7 +94,7 @@ def encode_json(event: Event) -> bytes:
 def encode_msgpack(event: Event) -> bytes:
     """The event as a msgpack map without the fields that hold their default.
 
-    Written by the reference implementation, while the decoder is another one: what we send is what others read.
+    The reference implementation writes it, and another one decodes it: so others can read what we send.
     """
     packed: bytes = msgpack.packb(_without_defaults(event))
     return packed

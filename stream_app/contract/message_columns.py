@@ -1,4 +1,4 @@
-"""Messages to send as columns: keys and values in buffers, no object a message."""
+"""Messages to send as columns: keys and values in buffers, without a Python object per message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 @dataclass(slots=True)
 class MessageColumns:
-    """n messages without headers. A length of -1 stands for none: no key, or a tombstone."""
+    """n messages without headers. A length of -1 means that there is no key, or no value (a tombstone)."""
 
     keys: npt.NDArray[np.uint8]
     key_at: npt.NDArray[np.int64]  # (n,)

@@ -11,10 +11,10 @@ from stream_app.contract.received import RECEIVED_HEADER
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 
 ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
-FlagKind = Literal["anomaly", "fraud"]
-#: Key, value and headers. aiokafka takes headers as a list and nothing else.
+FlagType = Literal["anomaly", "fraud"]
+#: Key, value and headers. aiokafka accepts headers only as a list.
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
-NO_HEADERS: list[tuple[str, bytes]] = []  # shared by all messages without any, and never changed
+NO_HEADERS: list[tuple[str, bytes]] = []  # shared by all messages without headers, and never changed
 
 
 class NextEvent(msgspec.Struct, frozen=True, gc=False):
@@ -71,7 +71,7 @@ class Flag(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     ts: int  #: Unix ms
     event_id: str | None
     model: str
-    kind: FlagKind
+    kind: FlagType
     score: float  #: 0 to 1: one minus the share of ordinary events that look at least as odd
     reasons: list[Reason]
     degraded: bool = False  #: found by rules alone, since the model was in trouble
@@ -84,17 +84,17 @@ _OFFSET = "__streams.errors.offset"
 _EXCEPTION = "__streams.errors.exception"
 _MESSAGE = "__streams.errors.message"
 REASON_HEADER = "foreclick.reason"
-#: How names of headers begin that only we give to a dead letter.
+#: Prefixes of the header names that we give to a dead letter.
 OUR_HEADERS = ("__streams.errors.", "foreclick.")
-#: Put before the name of a header that a producer gave such a name.
+#: Prefix for a producer's header that has such a name.
 RENAMED = "source."
 
 
 def dead_letter(bad: BadRecord) -> Message:
-    """The record's key and value untouched, headers that say where it stood and what is wrong, then its own.
+    """The record's unchanged key and value, headers that say where it was and what is wrong, then its own headers.
 
-    A header of the producer's that has a name of ours gets `RENAMED` before it, so that nobody takes it for ours; not
-    the one that says when the record was first stored, which goes on with it wherever it is sent.
+    A producer's header with one of our names gets the prefix `RENAMED`, so that nobody takes it for ours. The header
+    that says when the record was first stored keeps its name, since it stays valid wherever the record is sent.
     """
     r = bad.record
     ours = (
@@ -113,13 +113,13 @@ def dead_letter(bad: BadRecord) -> Message:
     return r.key, r.value, [*((name, text.encode("utf-8", "replace")) for name, text in ours), *theirs]
 
 
-def output_id(prefix: str, kind: int, partition: int) -> str:
+def output_id(prefix: str, topic_index: int, partition: int) -> str:
     """The part of an id before the offset."""
-    return f"{prefix}{INPUT_TOPICS[kind]}-{partition}-"
+    return f"{prefix}{INPUT_TOPICS[topic_index]}-{partition}-"
 
 
 def encoder(output_format: str) -> Callable[[Any], bytes]:
-    """JSON or msgpack; the latter by the reference implementation, as a map with the same keys."""
+    """Encodes as JSON or msgpack; the reference implementation writes msgpack, as a map with the same keys."""
     if output_format == "json":
         return msgspec.json.Encoder().encode
     pack = msgpack.Packer().pack

@@ -1,4 +1,4 @@
-"""The partition that Kafka's default partitioner gives a key, for many keys at once."""
+"""The partition that Kafka's default partitioner chooses, for many keys at once."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> npt.NDArray[np.int3
 
 
 def _murmur2(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Hashes (n,) of the rows of `data` (n, length); products wrap at 32 bits as the algorithm wants."""
+    """Hashes (n,) of the rows of `data` (n, length); products wrap at 32 bits, as in the algorithm."""
     n, length = data.shape
     whole = length - length % 4
     words = np.ascontiguousarray(data[:, :whole]).view("<u4")

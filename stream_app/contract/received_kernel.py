@@ -1,4 +1,4 @@
-"""Compiled: when the shop's record was first stored, as `stream_app.contract.received` says it."""
+"""Compiled code for the time at which a record was first stored; see `stream_app.contract.received`."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ _lower = jit(lower)
 
 @jit
 def received(data, span):  # type: ignore[no-untyped-def]
-    """What `received_of` says of the record of a span; `data` is a pointer."""
+    """As `received_of`, for the record of a span; `data` is a pointer."""
     known = max(span.timestamp, UNKNOWN)
     if span.headers_bytes > 0:
         known = _lower(known, _carried(data, span.headers_at, span.headers_at + span.headers_bytes))
@@ -21,13 +21,13 @@ def received(data, span):  # type: ignore[no-untyped-def]
 
 @jit
 def carried(data, at, size):  # type: ignore[no-untyped-def]
-    """The lowest time among packed headers, UNKNOWN where none of them has a time; `data` is an array."""
+    """The lowest time in packed headers, UNKNOWN if none of them has a time; `data` is an array."""
     return _carried(pointer_to(data), at, at + size)
 
 
 @jit
 def _carried(data, at, end):  # type: ignore[no-untyped-def]
-    """The lowest time among the headers that stand from `at` to `end`, UNKNOWN where there is none."""
+    """The lowest time in the headers from `at` to `end`, UNKNOWN if there is none."""
     lowest, name = np.int64(UNKNOWN), pointer_to(_NAME)
     at, count = _varint(data, at, end)
     for _ in range(count):
@@ -57,7 +57,7 @@ def _decimal(data, at, size):  # type: ignore[no-untyped-def]
 
 @jit
 def _varint(data, at, end):  # type: ignore[no-untyped-def]
-    """Behind a zigzag varint of 32 bits, and its value; `end` and 0 where the bytes end within it."""
+    """The position after a zigzag varint of 32 bits, and its value; `end` and 0 if the bytes end within it."""
     bits = np.uint32(0)
     for shift in range(0, 35, 7):
         if at >= end:

@@ -1,4 +1,4 @@
-"""Records of one topic partition as columns: where each key and value stands in one buffer, no object a record."""
+"""Records of one topic partition as columns: the positions of keys and values in one buffer, no object per record."""
 
 import hashlib
 import re
@@ -14,12 +14,12 @@ from stream_app.contract.received import RECEIVED_HEADER, UNKNOWN
 from stream_app.contract.received_kernel import carried
 from stream_app.contract.records import Headers, Record
 
-#: Most headers that are read of a record that may become a dead letter.
+#: The most headers that are decoded of a record that may become a dead letter.
 MOST_HEADERS = 100
-#: How many headers a dead letter has left out.
+#: Header of a dead letter with the number of headers that were left out.
 HEADERS_DROPPED = "foreclick.headers.dropped"
 
-#: Where the parts of one record stand. A length of -1 stands for none.
+#: Positions of the parts of one record. A length of -1 means that the part is missing.
 SPAN = np.dtype(
     [
         ("offset", "i8"),
@@ -37,16 +37,20 @@ SPAN = np.dtype(
 
 @dataclass(slots=True, eq=False)
 class RecordColumns:
-    """n records by rising offset."""
+    """n records in ascending order of offsets."""
 
     topic: str
     partition: int
-    data: npt.NDArray[np.uint8]  # what the spans point into; read-only
+    data: npt.NDArray[np.uint8]  # the buffer into which the spans point; read-only
     spans: npt.NDArray[np.void]  # (n,) SPAN
-    aside: list[BadRecord] = field(default_factory=list)  # what stands among them and is no record, by offset
+    aside: list[BadRecord] = field(
+        default_factory=list
+    )  # unreadable parts of the log between the records, by offset
 
     def __post_init__(self) -> None:
-        self.data.flags.writeable = False  # one type of array for compiled code, wherever the bytes came from
+        self.data.flags.writeable = (
+            False  # so that compiled code sees one type of array, wherever the bytes come from
+        )
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -56,7 +60,7 @@ class RecordColumns:
     @overload
     def __getitem__(self, index: slice) -> "RecordColumns": ...
     def __getitem__(self, index: Any) -> Any:
-        """One record, or the records of a slice (which share the buffer), without what is set aside."""
+        """One record, or the records of a slice (which share the buffer), without `aside`."""
         if isinstance(index, slice):
             return RecordColumns(self.topic, self.partition, self.data, self.spans[index])
         return self._record(self.spans[index], read_headers(self._headers(index)))
@@ -64,8 +68,8 @@ class RecordColumns:
     def with_few_headers(self, index: int) -> tuple[Record, tuple[tuple[str, str], ...]]:
         """One record as a dead letter may hold it, and further headers of that letter.
 
-        Each header is several objects, from two bytes on: of more than `MOST_HEADERS` only what counts is read, the
-        time at which the record was first stored, and the letter tells of them.
+        Two bytes can become a header of several objects. Of more than `MOST_HEADERS` only the one that matters is
+        kept, the time at which the record was first stored; the dead letter says how many were left out.
         """
         packed = self._headers(index)
         if len(packed) <= 2 * MOST_HEADERS or (count := headers_in(packed)) <= MOST_HEADERS:
@@ -95,7 +99,7 @@ class RecordColumns:
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory this holds."""
+        """Approximate memory of these records."""
         return self.data.nbytes + self.spans.nbytes + sum(bad.held_bytes for bad in self.aside)
 
     def since(self, offset: int) -> "RecordColumns":
@@ -131,7 +135,7 @@ class RecordColumns:
 
     @classmethod
     def concat(cls, parts: Sequence["RecordColumns"]) -> "RecordColumns":
-        """Records of one topic partition that follow on each other, as one; at least one part."""
+        """Joins consecutive records of one topic partition; at least one part."""
         if len(parts) == 1:
             return parts[0]
         spans = np.concatenate([part.spans for part in parts])
@@ -170,7 +174,7 @@ class RecordColumns:
         return cls(topic, partition, data, spans)
 
 
-#: Half of a character of UTF-16 in the form of UTF-8: one wrong character in Java, several in Python.
+#: A surrogate of UTF-16 encoded as in UTF-8: Java replaces it by one character, Python by several.
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]?")
 
 
@@ -190,7 +194,7 @@ def _number(packed: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
-            value &= 0xFFFFFFFF  # as in Java, what 32 bits have no room for falls off
+            value &= 0xFFFFFFFF  # as in Java, the bits above 32 are dropped
             return (value >> 1) ^ -(value & 1), at
 
 
@@ -200,7 +204,7 @@ def headers_in(packed: bytes) -> int:
 
 
 def digest(part: str, whole: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Headers of a dead letter about a part of its record that is cut or left out."""
+    """Headers of a dead letter about a part of its record that is truncated or left out."""
     return (f"foreclick.{part}.length", str(len(whole))), (
         f"foreclick.{part}.sha256",
         hashlib.sha256(whole).hexdigest(),
@@ -210,7 +214,7 @@ def digest(part: str, whole: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
 def read_headers(packed: bytes) -> Headers:
     """Headers of a record of message format v2; a value may be None. Source: Kafka's protocol guide, "Record Header".
 
-    A name that is no UTF-8 is read with replacement characters, as many as in Java.
+    A name that is not valid UTF-8 gets replacement characters, as many as in Java.
     """
     if not packed:
         return ()
@@ -233,7 +237,7 @@ def read_headers(packed: bytes) -> Headers:
 
 
 def write_headers(headers: Headers) -> bytes:
-    """What `read_headers` reads."""
+    """The bytes that `read_headers` reads."""
     out = bytearray()
 
     def number(value: int) -> None:

@@ -1,10 +1,10 @@
-"""A Kafka record as every part of the system sees it: worker, recordings, importers, generator."""
+"""Topics, event types, and a Kafka record as all parts of the system see it."""
 
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
 
-#: The three input topics, in the order that breaks ties when they are merged by event time.
+#: The input topics. Their order breaks ties when they are merged by event time.
 INPUT_TOPICS = ("clicks", "browses", "purchases")
 OUTPUT_TOPICS = ("predictions", "flags", "dead-letters")
 #: Event types, at the index of their topic in `INPUT_TOPICS`.

@@ -1,4 +1,4 @@
-"""Points in time as a person writes and reads them."""
+"""Points in time as people write and read them."""
 
 import re
 from collections import Counter
@@ -12,20 +12,20 @@ from stream_app.errors import ForeclickError
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
 _NUMBER = re.compile(r"-?\d+")
-#: Unix times below are taken for seconds (as milliseconds they lie before March 1973), those above for microseconds.
+#: Unix times below the first number count as seconds (as ms they are before March 1973), from the second as µs.
 _SECONDS_BELOW, _MICROSECONDS_FROM = 10**11, 10**14
-#: Events further than this from the middle one are told of: such a span is seldom what happened in a shop.
+#: Events further than this from the median are reported: a shop's events seldom span that much time.
 FAR_MS = 10 * 365 * _UNITS_MS["d"]
 
 
 class TimeError(ForeclickError):
-    """A text that is not a point in time."""
+    """A text does not name a point in time."""
 
 
 def moment(text: str, end_ms: int, name: str) -> int:
-    """The Unix time in ms that an option means: Unix ms, an ISO time (UTC where it names no zone), or a duration.
+    """The Unix time in ms of an option: Unix ms, an ISO time (UTC if it names no zone), or a duration.
 
-    A duration ("7d", "12h", "30m") is that long before `end_ms`. Raises TimeError, which names the option.
+    A duration ("7d", "12h", "30m") counts back from `end_ms`. Raises TimeError, which names the option.
     """
     text = text.strip()
     if _NUMBER.fullmatch(text):
@@ -51,12 +51,12 @@ def moment(text: str, end_ms: int, name: str) -> int:
 
 
 def check(text: str, name: str) -> None:
-    """Raise TimeError where `moment` would, before the end of a recording is known."""
+    """Raises TimeError if `moment` would, before the end of a recording is known."""
     moment(text, 0, name)
 
 
 def shown(ms: int) -> str:
-    """A Unix time in ms as a person reads it: "2026-01-31 18:00:05 UTC"."""
+    """A Unix time in ms for people: "2026-01-31 18:00:05 UTC"."""
     try:
         return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
@@ -69,7 +69,7 @@ def span(first_ms: int | None, last_ms: int | None) -> str:
 
 
 def far_off(ts: npt.NDArray[np.int64]) -> str | None:
-    """A sentence about events that lie more than ten years from the middle one; None where there are none."""
+    """A sentence about events more than ten years from the median; None if there are none."""
     far = ts[np.abs(ts - np.int64(np.median(ts))) > FAR_MS] if len(ts) else ts
     return _far(len(far), len(ts), int(far[0])) if len(far) else None
 
@@ -82,7 +82,7 @@ def _far(events: int, of: int, example_ms: int) -> str:
 
 
 class Spread:
-    """The times of any number of events in little memory: their ends, and how many lie in each day."""
+    """The times of any number of events in little memory: the first, the last, and a count per day."""
 
     def __init__(self) -> None:
         self.first_ms: int | None = None
@@ -90,7 +90,7 @@ class Spread:
         self._days: Counter[int] = Counter()
 
     def add(self, ts: npt.NDArray[np.int64]) -> None:
-        """Counts some events by their times in ms."""
+        """Adds events by their times in ms."""
         if not len(ts):
             return
         first, last = int(ts.min()), int(ts.max())
@@ -100,7 +100,7 @@ class Spread:
         self._days.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
 
     def far_off(self) -> str | None:
-        """As the function `far_off`, to the day."""
+        """As the function `far_off`, with the precision of a day."""
         days = np.array(sorted(self._days), np.int64)
         if not len(days):
             return None

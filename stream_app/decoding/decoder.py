@@ -1,7 +1,7 @@
-"""Decodes records of one topic partition into columns of events, a batch at a time. Nothing here raises on bytes.
+"""Decodes batches of records of one topic partition into columns of events. Nothing here raises on invalid bytes.
 
-The compiled scanner takes what it understands completely, the general decoder (msgspec) the rest: escapes, msgpack,
-nested values, and everything that breaks the contract. Both give the same columns (tested).
+The compiled scanner decodes what it understands completely. The general decoder (msgspec) decodes the rest: escapes,
+msgpack, nested values, and everything that violates the contract. Both return the same columns (tested).
 """
 
 import math
@@ -39,7 +39,7 @@ from stream_app.decoding.refused_values import MSGPACK_MAP, description, key_des
 from stream_app.kernels import item_checks as checks
 
 _VALUE = "a JSON object or a msgpack map"
-#: Where msgspec saw what it says, if that is a field of the event.
+#: The field of the event in an error message of msgspec.
 _PATH = re.compile(r".* - at `\$\.(\w+).*`", re.DOTALL)
 
 
@@ -55,7 +55,7 @@ class Decoder:
         max_past_ms: int = 0,
         correct_clock: bool = False,
     ) -> None:
-        """`max_past_ms`: how far before a record's time an event may lie, 0 for any distance."""
+        """`max_past_ms`: how far an event may be before its record's time, 0 for no limit."""
         self.items = items
         self.categories = categories
         self.max_future_ms = max_future_ms
@@ -68,15 +68,15 @@ class Decoder:
             msgspec.msgpack.Decoder(LooseFields),
         )
 
-    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Decode records of the topic of `kind`, in order; never raises on their bytes."""
+    def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Decodes records of the topic at `topic_index`, in order; never raises on their bytes."""
         if not len(records):
             return Events.concat([]), []
         tokens, good = scan(records, FIELDS)
         self.items.bound()
         self.categories.bound()
         data = np.empty(len(records), EVENT)
-        # Where the scanner gave up, sizes mean nothing.
+        # Where the scanner gave up, sizes are meaningless.
         sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
         text = np.empty(int(sizes.clip(0, MAX_VALUE_BYTES).sum()), np.uint8)
         filled, used = fill(
@@ -84,7 +84,7 @@ class Decoder:
             records.spans,
             tokens,
             good,
-            kind,
+            topic_index,
             records.partition,
             self.max_future_ms,
             self.max_past_ms,
@@ -110,21 +110,21 @@ class Decoder:
         if filled == len(records):
             return events, []
         unusual = [records.with_few_headers(i) for i in np.flatnonzero(~good).tolist()]
-        others, bad = self.decode_generally(kind, [record for record, _ in unusual])
+        others, bad = self.decode_generally(topic_index, [record for record, _ in unusual])
         told = {id(record): details for record, details in unusual if details}
         bad = [msgspec.structs.replace(b, details=told.get(id(b.record), ())) for b in bad] if told else bad
         together = Events.concat([events, others])
         return together.take(np.argsort(together.data["offset"], kind="stable")).packed(), bad
 
-    def decode_generally(self, kind: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
-        """What `decode` does, without the scanner: the reference, and the way of all that is unusual."""
+    def decode_generally(self, topic_index: int, records: Sequence[Record]) -> tuple[Events, list[BadRecord]]:
+        """As `decode`, without the scanner: the reference, and the decoder of unusual records."""
         bad: list[BadRecord] = []
         records, events = self._decode_each(records, bad)
         if not records:
             return Events.concat([]), bad
         stored = np.array([received_of(r) for r in records], np.int64)
-        columns = self._columns(kind, records, events, stored)
-        wrong = self._wrong(kind, records, events, columns.data, stored)
+        columns = self._columns(topic_index, records, events, stored)
+        wrong = self._wrong(topic_index, records, events, columns.data, stored)
         if wrong:
             bad.extend(wrong.values())
             bad.sort(key=lambda b: b.record.offset)
@@ -157,7 +157,7 @@ class Decoder:
         return good, events
 
     def _loosely(self, value: bytes, error: Exception) -> LenientFields | RecordProblem:
-        """Another look at a value that is not as most are."""
+        """Decodes a value once more, accepting fields of any type."""
         if isinstance(error, msgspec.ValidationError):
             decoder = self._loose_msgpack if value[0] in MSGPACK_MAP else self._loose_json
             try:
@@ -171,17 +171,21 @@ class Decoder:
         return RecordProblem("malformed", "", _VALUE, description(value, said))
 
     def _columns(
-        self, kind: int, records: Sequence[Record], events: list[LenientFields], stored: npt.NDArray[np.int64]
+        self,
+        topic_index: int,
+        records: Sequence[Record],
+        events: list[LenientFields],
+        stored: npt.NDArray[np.int64],
     ) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
         data["offset"] = [r.offset for r in records]
         data["received"] = [r.timestamp for r in records]
         data["ts"] = [e.ts for e in events]
-        data["kind"] = kind
+        data["event_type"] = topic_index
         data["partition"] = records[0].partition
         data["price"] = [math.nan if e.price is None else e.price for e in events]
-        data["price"] += 0.0  # minus zero is zero
+        data["price"] += 0.0  # minus zero becomes zero
         data["quantity"] = [e.quantity for e in events]
         data["event_hash"] = [stable_hash(e.event_id) if e.event_id else 0 for e in events]
         items = self.items.look_up([e.item_id for e in events])
@@ -199,13 +203,13 @@ class Decoder:
 
     def _wrong(
         self,
-        kind: int,
+        topic_index: int,
         records: Sequence[Record],
         events: list[LenientFields],
         data: npt.NDArray[np.void],
         stored: npt.NDArray[np.int64],
     ) -> dict[int, BadRecord]:
-        """What one field alone cannot say: ids in bytes, the key, required items, times."""
+        """Checks that need more than one field's type: ids in bytes, the key, required items, times."""
         wrong: dict[int, BadRecord] = {}
 
         def add(i: int, reason: str, field: str, expected: str, got: str) -> None:
@@ -215,7 +219,7 @@ class Decoder:
         for field, most in _BYTES.items():
             for i, e in enumerate(events):
                 text = getattr(e, field)
-                # A character takes at most four bytes in UTF-8; integers are no longer than text may be.
+                # A character takes at most four bytes in UTF-8; integers are never too long.
                 if (
                     text is not None
                     and len(str(text)) * 4 > most
@@ -227,7 +231,7 @@ class Decoder:
                 if r.key != user:
                     expected = "the user_id" if r.key is None else "the user_id in UTF-8"
                     add(i, "key_mismatch", "user_id", expected, key_description(r.key, user))
-        if kind != BROWSE:
+        if topic_index != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
         self._wrong_times(data["ts"], data["time"], stored, add)
@@ -251,7 +255,7 @@ class Decoder:
             )
         for i in np.flatnonzero(times < MIN_TS_MS).tolist():
             add(i, "past", "ts", f"a time from {MIN_TS_MS} on", corrected + "lies before 1973")
-        # Where the time that counts was not lowered, `ts` is not after the record's time, or that is not known.
+        # `counted` differs from `ts` only if `ts` is after the record's time.
         for i in np.flatnonzero(times - self.max_future_ms > counted).tolist():
             got = f"ts lies {int(times[i]) - int(counted[i])} ms after the record's time"
             add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
@@ -261,7 +265,7 @@ class Decoder:
                 add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)
 
 
-#: Most bytes of the ids that are read.
+#: The most bytes of each id.
 _BYTES = {
     "user_id": MAX_ID_BYTES,
     "event_id": MAX_ID_BYTES,
@@ -271,7 +275,7 @@ _BYTES = {
 
 
 def _unreadable(value: bytes | None) -> RecordProblem:
-    """What is wrong with a value that is not even looked at."""
+    """What is wrong with a value that is not decoded at all."""
     if value:
         return RecordProblem(
             "too_large", "", f"at most {MAX_VALUE_BYTES}", f"the value has {len(value)} bytes"

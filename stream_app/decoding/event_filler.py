@@ -1,6 +1,6 @@
-"""Compiled: from the tokens of JSON objects to the columns of events, for records that hold the contract.
+"""Compiled code that fills the columns of events from the tokens of JSON objects, for records that obey the contract.
 
-Whatever might break the contract is not decided here but handed to the general decoder, which says what is wrong.
+It leaves every record that might violate the contract to the general decoder, which says what is wrong.
 """
 
 import msgspec
@@ -45,7 +45,7 @@ USER, TS, EVENT_ID, ITEM, CATEGORY, SENT, PRICE, QUANTITY = (
 
 @jit
 def _none(token):  # type: ignore[no-untyped-def]
-    return token.kind == ABSENT or token.kind == NULL
+    return token.token_type == ABSENT or token.token_type == NULL
 
 
 @jit
@@ -57,18 +57,20 @@ def _hash(data, at, size):  # type: ignore[no-untyped-def]
 @jit
 def _is_id(data, base, token, most):  # type: ignore[no-untyped-def]
     """Whether a token is text, or an integer in decimal, of at most so many bytes."""
-    if token.kind == STRING:
+    if token.token_type == STRING:
         return token.size <= most
-    # Minus zero is zero.
-    return token.kind == INTEGER and not (data[base + token.at] == 45 and data[base + token.at + 1] == 48)
+    # The general decoder handles minus zero, whose text is "0".
+    return token.token_type == INTEGER and not (
+        data[base + token.at] == 45 and data[base + token.at + 1] == 48
+    )
 
 
 @jit
 def _whole(data, base, token, least, most):  # type: ignore[no-untyped-def]
-    """The value of an integer, also of one that is written as 2.0 or 2e3, within its limits; -1 where it is none."""
-    if token.kind == INTEGER:
+    """The value of an integer, also if written as 2.0 or 2e3; -1 if it is none or outside of its limits."""
+    if token.token_type == INTEGER:
         value = integer(data, base + token.at, token.size)
-    elif token.kind == NUMBER:
+    elif token.token_type == NUMBER:
         x, exact = number(data, base + token.at, token.size)
         if not exact or not least <= x <= most or x != np.floor(x):
             return -1
@@ -83,7 +85,7 @@ def _event(  # type: ignore[no-untyped-def]
     data,
     span,
     tokens,
-    kind,
+    topic_index,
     max_future_ms,
     max_past_ms,
     correct_clock,
@@ -94,7 +96,7 @@ def _event(  # type: ignore[no-untyped-def]
     text,
     text_at,
 ):
-    """Fills one event; returns where its text ends, or -1 where the general decoder must look."""
+    """Fills one event; returns where its text ends, or -1 if the general decoder has to decode the record."""
     base = span.value_at
     user, event_id, item, category = tokens[USER], tokens[EVENT_ID], tokens[ITEM], tokens[CATEGORY]
     if span.value_bytes > MAX_VALUE_BYTES or not _is_id(data, base, user, MAX_ID_BYTES) or user.size == 0:
@@ -115,7 +117,7 @@ def _event(  # type: ignore[no-untyped-def]
             return -1
         if stored != UNKNOWN:
             ts = stored - (sent - ts)
-    # What the correction took over the end of 64 bits is beyond one of these limits too.
+    # If the correction overflowed 64 bits, the result is outside of these limits too.
     if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
         return -1
     if max_past_ms > 0 and stored != UNKNOWN and ts + max_past_ms < stored:
@@ -123,12 +125,12 @@ def _event(  # type: ignore[no-untyped-def]
     price = tokens[PRICE]
     e.price = np.nan
     if not _none(price):
-        if price.kind != INTEGER and price.kind != NUMBER:
+        if price.token_type != INTEGER and price.token_type != NUMBER:
             return -1
         value, exact = number(data, base + price.at, price.size)
         if not exact or not 0 <= value <= MAX_PRICE:
             return -1
-        e.price = value + 0.0  # minus zero is zero
+        e.price = value + 0.0  # minus zero becomes zero
     quantity = tokens[QUANTITY]
     e.quantity = 1
     if not _none(quantity):
@@ -144,7 +146,7 @@ def _event(  # type: ignore[no-untyped-def]
         e.item_hash = _hash(data, base + item.at, item.size)
         e.item_check = check(data, base + item.at, item.size, key[0], key[1])
         e.item = find(items, e.item_hash)
-    elif kind != BROWSE:
+    elif topic_index != BROWSE:
         return -1
     e.category_hash = 0
     e.category = categories[4]
@@ -155,7 +157,7 @@ def _event(  # type: ignore[no-untyped-def]
     e.received = span.timestamp
     e.ts = ts
     e.time = ts if stored == UNKNOWN else min(ts, stored)
-    e.kind = kind
+    e.event_type = topic_index
     e.text_at = text_at
     e.user_bytes = user.size
     e.event_hash = 0
@@ -174,11 +176,11 @@ def fill(  # type: ignore[no-untyped-def]
     data,  # bytes of the records
     spans,  # (n,) SPAN
     tokens,  # (n, fields) TOKEN
-    good,  # (n,) bool, cleared where a record is not vouched for
-    kind,
+    good,  # (n,) bool, cleared for records that the general decoder has to decode
+    topic_index,
     partition,
     max_future_ms,
-    max_past_ms,  # 0 for any distance
+    max_past_ms,  # 0 for no limit
     correct_clock,
     items,  # `NameTable.columns`
     categories,
@@ -200,7 +202,7 @@ def fill(  # type: ignore[no-untyped-def]
             bytes_,
             spans[i],
             tokens[i],
-            kind,
+            topic_index,
             max_future_ms,
             max_past_ms,
             correct_clock,

@@ -1,8 +1,8 @@
-"""A compiled scanner of JSON objects: where the values of some fields stand, for a whole batch of records.
+"""A compiled scanner of JSON objects: it finds the values of some fields, for a whole batch of records.
 
-It vouches only for what it understands completely: flat objects without escapes. All else is left to the general
-decoder, record by record, so the scanner may be simple and must never be lenient. A record it accepts is valid
-JSON in valid UTF-8, no field of interest stands in it twice, and every number in it fits 64 bits.
+It accepts only what it understands completely: flat objects without escapes. All other records go to the general
+decoder, one by one. So the scanner may be simple, but it must never be lenient. A record that it accepts is valid
+JSON in valid UTF-8, contains no field of interest twice, and has no number of more than 64 bits.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import contiguous, pointer_to, same_bytes
 
-#: What a field's value is. Positions are counted from the start of the record's value.
-TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("kind", "i4")], align=True)
+#: The value of a field. Positions are counted from the start of the record's value.
+TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("token_type", "i4")], align=True)
 ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT = range(7)
 
-#: A value as a number from 1 to 1e18 holds it exactly.
+#: The most digits of a number: so many always fit 64 bits.
 MAX_DIGITS = 18
 _MAX_EXPONENT = 22
-#: FieldNames of a record whose place in the one before is remembered.
+#: How many fields of a record are remembered, to guess the order of the next record's fields.
 _PLACES = 32
 
 # Classes of bytes inside a string.
@@ -34,7 +34,7 @@ _CLASS[0x80:] = _HIGH
 
 
 class FieldNames:
-    """Names of the fields of interest, as the scanner takes them."""
+    """Names of the fields of interest, in the form that the scanner needs."""
 
     def __init__(self, names: Sequence[str]) -> None:
         packed = [name.encode() for name in names]
@@ -45,12 +45,12 @@ class FieldNames:
 
 
 def scan(records: RecordColumns, fields: FieldNames) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
-    """Tokens (n, fields) of each record, and which records (n,) the scanner vouches for."""
+    """Tokens (n, fields) of each record, and which records (n,) the scanner accepts."""
     n = len(records)
     tokens = np.empty((n, fields.count), TOKEN)
     good = np.empty(n, np.bool_)
     spans = records.spans
-    # Made here: compiled code frees an array of its own after its last use, which a pointer to it is not.
+    # Allocated here: compiled code would free its own array too early, since a pointer does not count as a use.
     order = np.zeros(_PLACES, np.int64)
     at, size = contiguous(spans["value_at"], spans["value_bytes"])
     _scan(records.data, at, size, fields.names, fields.ends, tokens, good, order)
@@ -97,7 +97,7 @@ def _is_utf8(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _string(data, i, end):  # type: ignore[no-untyped-def]
-    """The closing quote of a string whose first byte is at i, -1 where somebody else must look."""
+    """The position of the closing quote of a string whose first byte is at i; -1 if it is not accepted."""
     start = i
     high = False
     while i < end:
@@ -116,7 +116,7 @@ def _string(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _number(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind a number, its kind), or (-1, 0). Grammar: RFC 8259, section 6."""
+    """(position after a number, its token type), or (-1, 0). Grammar: RFC 8259, section 6."""
     if data[i] == 45:
         i += 1
     first = i
@@ -125,9 +125,9 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
     digits = i - first
     if digits == 0 or (digits > 1 and data[first] == 48):
         return -1, ABSENT
-    kind = INTEGER
+    token_type = INTEGER
     if i < end and data[i] == 46:
-        kind = NUMBER
+        token_type = NUMBER
         i += 1
         point = i
         while i < end and 48 <= data[i] <= 57:
@@ -136,7 +136,7 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
             return -1, ABSENT
         digits += i - point
     if i < end and (data[i] == 69 or data[i] == 101):
-        kind = NUMBER
+        token_type = NUMBER
         i += 1
         if i < end and (data[i] == 43 or data[i] == 45):
             i += 1
@@ -149,12 +149,12 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]
             return -1, ABSENT
     if digits > MAX_DIGITS:
         return -1, ABSENT
-    return i, kind
+    return i, token_type
 
 
 @jit
 def _word(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind true, false or null, its kind), or (-1, 0)."""
+    """(position after true, false or null, its token type), or (-1, 0)."""
     if i + 4 <= end and data[i] == 116 and data[i + 1] == 114 and data[i + 2] == 117 and data[i + 3] == 101:
         return i + 4, BOOLEAN
     if i + 4 <= end and data[i] == 110 and data[i + 1] == 117 and data[i + 2] == 108 and data[i + 3] == 108:
@@ -173,7 +173,7 @@ def _word(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _scalar(data, i, end):  # type: ignore[no-untyped-def]
-    """(position behind a string, number or word, its kind), or (-1, 0)."""
+    """(position after a string, number or word, its token type), or (-1, 0)."""
     if i >= end:
         return -1, ABSENT
     b = data[i]
@@ -187,7 +187,7 @@ def _scalar(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _flat(data, i, end):  # type: ignore[no-untyped-def]
-    """The position behind an object of strings, numbers and words that opens at i, or -1."""
+    """The position after an object of strings, numbers and words that begins at i, or -1."""
     i = _space(data, i + 1, end)
     if i < end and data[i] == 125:
         return i + 1
@@ -215,7 +215,7 @@ def _flat(data, i, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _field(data, at, size, names, ends, fields, guess):  # type: ignore[no-untyped-def]
-    """Which field has this name, -1 for none; `guess` is tried first."""
+    """The field with this name, -1 for none; `guess` is tried first."""
     for j in range(fields):
         f = guess + j
         if f >= fields:
@@ -227,12 +227,12 @@ def _field(data, at, size, names, ends, fields, guess):  # type: ignore[no-untyp
 
 @jit
 def _object(data, start, end, names, ends, fields, order, tokens):  # type: ignore[no-untyped-def]
-    """Fills the tokens of one record; returns whether the scanner vouches for it.
+    """Fills the tokens of one record; returns whether the scanner accepts it.
 
-    `order`: which field stood at each place of the record before, for a first guess.
+    `order`: the field at each place of the record before, as a first guess.
     """
     for f in range(fields):
-        tokens[f].kind = ABSENT
+        tokens[f].token_type = ABSENT
         tokens[f].size = 0
     i = _space(data, start, end)
     if i >= end or data[i] != 123:
@@ -256,18 +256,18 @@ def _object(data, start, end, names, ends, fields, order, tokens):  # type: igno
             return False
         at = _space(data, i + 1, end)
         if at < end and data[at] == 123:
-            i, kind = _flat(data, at, end), OBJECT
+            i, token_type = _flat(data, at, end), OBJECT
         else:
-            i, kind = _scalar(data, at, end)
+            i, token_type = _scalar(data, at, end)
         if i < 0:
             return False
         if f >= 0:
             token = tokens[f]
-            if token.kind != ABSENT:
+            if token.token_type != ABSENT:
                 return False
-            token.kind = kind
-            token.at = at - start + (1 if kind == STRING else 0)
-            token.size = i - at - (2 if kind == STRING else 0)
+            token.token_type = token_type
+            token.at = at - start + (1 if token_type == STRING else 0)
+            token.size = i - at - (2 if token_type == STRING else 0)
         i = _space(data, i, end)
         if i >= end:
             return False
@@ -301,10 +301,11 @@ def integer(data, at, size):  # type: ignore[no-untyped-def]
 
 @jit
 def number(data, at, size):  # type: ignore[no-untyped-def]
-    """(the value of an INTEGER or NUMBER token, whether it is exactly what a correct parser returns), by pointer.
+    """(the value of an INTEGER or NUMBER token, whether it is exactly what a correct parser returns).
 
-    Digits as an integer below 2^53 times or over a power of ten up to 1e22: both are exact, so one operation
-    rounds correctly. Source: Clinger, "How to read floating point numbers accurately" (1990), the fast path.
+    `data` is a pointer. The digits as an integer below 2^53 and a power of ten up to 1e22 are both exact, so one
+    multiplication or division rounds correctly. Source: Clinger, "How to read floating point numbers accurately"
+    (1990), the fast path.
     """
     i = at
     end = at + size

@@ -1,7 +1,7 @@
-"""What senders write in place of the contract's own forms, and is taken for the same; what is not, is named.
+"""Accepts forms of fields that differ from the contract but mean the same, and names those that it does not accept.
 
-Null counts as absent. An integer may stand for text in an id, and a number without a fraction for an integer. Fields
-that nothing here reads are not looked at, so whatever they hold costs no event.
+Null counts as absent. An id may be an integer, and an integer may be written as a number without a fraction. Fields
+that are not used here are not checked, so no event is rejected because of them.
 """
 
 import math
@@ -21,11 +21,11 @@ from stream_app.contract.events import (
     Timestamp,
 )
 
-_EXACT = 2**53  # up to here a double holds every integer
+_EXACT = 2**53  # a double represents every integer up to here
 
 
 class LenientFields(msgspec.Struct, gc=False, frozen=True):
-    """The fields of an event that are read, in the forms that most senders write."""
+    """The fields of an event that are used, in the forms that most senders write."""
 
     user_id: Id
     ts: Annotated[int, msgspec.Meta(ge=MIN_TS_MS, le=MAX_TS_MS)]
@@ -37,7 +37,7 @@ class LenientFields(msgspec.Struct, gc=False, frozen=True):
 
 
 class LenientTimedFields(LenientFields, gc=False, frozen=True):
-    """As `LenientFields`, where the sender's clock is read too."""
+    """As `LenientFields`, and the time of the sender's clock."""
 
     sent_at: Timestamp | None = None
 
@@ -56,7 +56,7 @@ class LooseFields(msgspec.Struct, gc=False, frozen=True):
 
 
 class RecordProblem(NamedTuple):
-    """What `BadRecord` says, without the record."""
+    """The fields of a `BadRecord` without the record."""
 
     reason: str
     field: str
@@ -83,7 +83,7 @@ EXPECTED = {
 
 
 def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | RecordProblem:
-    """The event's fields in the contract's own forms, or the first one that has none."""
+    """The event's fields in the contract's own forms, or the problem of the first field that is not accepted."""
     try:
         user = _id("user_id", _required("user_id", loose.user_id), MAX_ID_BYTES, 1)
         ts = _ts(_required("ts", loose.ts))
@@ -101,17 +101,17 @@ def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | Record
         return refused.problem
 
 
-def kind_of(value: Any) -> str:
-    """A value's type as people call it, with its article; never the value."""
+def type_words(value: Any) -> str:
+    """A value's type in words, with an article; never the value."""
     if isinstance(value, float):
         return "not a finite number" if not math.isfinite(value) else "a number with a fraction"
-    for kind, name in _KINDS:
-        if isinstance(value, kind):
+    for python_type, name in _TYPE_NAMES:
+        if isinstance(value, python_type):
             return name
     return "of a type of its own"  # an extension of msgpack
 
 
-_KINDS: tuple[tuple[Any, str], ...] = (
+_TYPE_NAMES: tuple[tuple[Any, str], ...] = (
     (type(None), "null"),
     (bool, "true or false"),
     (int, "an integer"),
@@ -136,7 +136,7 @@ def _id(field: str, value: Any, most: int, least: int = 0) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise _Refused(field, f"is {kind_of(value)}")
+        raise _Refused(field, f"is {type_words(value)}")
     if len(value) < least:
         raise _Refused(field, "is empty")
     if len(value) * 4 > most and (size := len(value.encode())) > most:
@@ -147,7 +147,7 @@ def _id(field: str, value: Any, most: int, least: int = 0) -> str | None:
 def _number(field: str, value: Any) -> int | float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or (isinstance(value, float) and not math.isfinite(value)):
-        raise _Refused(field, f"is {kind_of(value)}")
+        raise _Refused(field, f"is {type_words(value)}")
     number: int | float = value
     return number
 
@@ -163,7 +163,7 @@ def _price(value: Any) -> float | None:
 def _whole(field: str, value: Any, least: int, most: int) -> int:
     number = _number(field, value)
     if number != int(number):
-        raise _Refused(field, f"is {kind_of(number)}")
+        raise _Refused(field, f"is {type_words(number)}")
     if not least <= number <= most:
         raise _Refused(field, "is too small" if number < least else "is too large")
     return int(number)

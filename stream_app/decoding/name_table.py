@@ -1,4 +1,4 @@
-"""Item and category names: their stable hashes, which state keeps, and the model's indexes of them."""
+"""Item and category names: their stable hashes, which the state stores, and the model's numbers for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,26 +10,26 @@ from stream_app.kernels.hashing import Key, random_key, siphash13_word
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import pointer_to
 
-#: The model's index of a name that is not in the table yet, as compiled code reports it.
+#: What compiled code returns for a name that is not in the table yet, instead of the model's number.
 NOT_YET = np.iinfo(np.int32).min
 
-#: Bytes that a table of names may take, and what each name takes beside its text: two objects, a tuple, its places.
+#: The most bytes of a table, and the bytes of each name in addition to its text: two objects, a tuple, table entries.
 MAX_BYTES = 256 * 1024 * 1024
 NAME_BYTES = 256
 
 
 def stable_hash(name: str) -> int:
-    """XXH64 hash of the name in UTF-8, never 0 (which stands for "none").
+    """XXH64 hash of the name in UTF-8, never 0, which means "none".
 
-    The same in every process and release, so that state written by one worker is read by another.
+    It is the same in every process and release, so that all workers can read the state.
     """
     return xxhash.xxh64_intdigest(name.encode()) or 1
 
 
 class NameTable:
-    """A table of the names seen, bounded in number and in bytes: each costs the model's look-up once.
+    """A table of the names seen, limited in number and in bytes. The model is asked once for each name.
 
-    A name has its place by its stable hash under a secret key, so that nobody can choose names that collide.
+    A name's place depends on its stable hash and a secret key, so that nobody can choose names that collide.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class NameTable:
         max_bytes: int = MAX_BYTES,
         key: Key | None = None,
     ) -> None:
-        """`vocabulary`: names by hash that are known from the start and are never forgotten.
+        """`vocabulary`: names by hash that are known from the start and never dropped.
 
-        `key`: of the hash that gives a name its place; a random one by default.
+        `key`: of the hash that determines a name's place; random by default.
         """
         self._vocabulary = dict(vocabulary or {})
         self._model_index = model_index
@@ -71,7 +71,7 @@ class NameTable:
     def look_up(
         self, names: Sequence[str | int | None]
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
-        """Hashes (n,) and model indexes (n,) of the names; an integer counts as its decimal string."""
+        """Hashes (n,) of the names and the model's numbers (n,); an integer counts as its decimal string."""
         self.bound()
         texts = ["" if name is None else str(name) for name in names]
         hashes = np.array([stable_hash(text) if text else 0 for text in texts], np.uint64)
@@ -87,16 +87,16 @@ class NameTable:
     ) -> tuple[
         npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32], int, np.uint64, np.uint64
     ]:
-        """Table, hashes, model indexes, the index of none and the key, for compiled code that calls `find`."""
+        """Table, hashes, the model's numbers, its number of none and the key, for compiled code that calls `find`."""
         return self._table, self._hashes, self._model, self.none_index, *self._key
 
     def bound(self) -> None:
-        """Forgets the names seen once there are too many of them, or they take too much memory."""
+        """Drops the names seen if there are too many of them, or if they take too much memory."""
         if len(self._seen) >= self._limit or self._bytes >= self._max_bytes:
             self._reset()
 
     def add(self, hashed: int, name: str) -> int:
-        """The model's index of a name that `find` did not know when it was asked."""
+        """The model's number of a name for which `find` returned NOT_YET."""
         known = self._seen.get(hashed)
         if known is None:
             known = self._seen[hashed] = name, self._model_index(name)
@@ -117,7 +117,7 @@ class NameTable:
         _insert(self._table, self._hashes, i, i + 1, *self._key)
 
     def name_of(self, hashed: int) -> str | None:
-        """The name of a hash if the model or this process knows it, else "#" and hex digits; None for 0."""
+        """The name of a hash if the model or this process knows it, otherwise "#" and hex digits; None for 0."""
         if hashed == 0:
             return None
         seen = self._seen.get(hashed)
@@ -135,7 +135,7 @@ def _place(hashed, k0, k1, mask):  # type: ignore[no-untyped-def]
 
 @jit
 def find(names, hashed):  # type: ignore[no-untyped-def]
-    """The model's index of a hash, NOT_YET where the table does not hold it. `names`: what `pointers` returns."""
+    """The model's number of a hash, NOT_YET if it is not in the table. `names`: what `pointers` returns."""
     table, mask, hashes, model, _, k0, k1 = names
     at = _place(hashed, k0, k1, mask)
     while table[at] != 0:
@@ -148,7 +148,7 @@ def find(names, hashed):  # type: ignore[no-untyped-def]
 
 @jit
 def pointers(columns):  # type: ignore[no-untyped-def]
-    """`NameTable.columns` as `find` takes them; the index of none stands at place 4."""
+    """`NameTable.columns` as `find` needs them; index 4 is the model's number of none."""
     table, hashes, model, none, k0, k1 = columns
     return pointer_to(table), len(table) - 1, pointer_to(hashes), pointer_to(model), none, k0, k1
 

@@ -1,15 +1,15 @@
-"""What a value is that is no JSON object and no msgpack map, told by its first bytes; never what stands in it."""
+"""Describes a value that is neither a JSON object nor a msgpack map by its first bytes; never quotes its content."""
 
 import json
 from typing import Any
 
 import msgspec
 
-from stream_app.decoding.lenient import kind_of
+from stream_app.decoding.lenient import type_words
 
 #: First bytes of a msgpack map: fixmap, map 16, map 32 (the msgpack specification, "map format family").
 MSGPACK_MAP = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
-#: Likewise of an array.
+#: First bytes of a msgpack array.
 _MSGPACK_ARRAY = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -24,12 +24,12 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"{\x00", "is text in UTF-16"),
     (b"\x00{\x00", "is text in UTF-16"),
 )
-#: A schema registry puts a zero and the four bytes of a schema's id before the value.
+#: A schema registry puts a zero byte and the four bytes of a schema's id before the value.
 _REGISTRY_BYTES = 5
 
 
 def description(value: bytes, error: str) -> str:
-    """What is wrong with a value, as "the value is …". `error`: what the reader said, which names no content."""
+    """What is wrong with a value, as "the value is …". `error`: the parser's message, which quotes no content."""
     for beginning, what in _BEGINNINGS:
         if value.startswith(beginning):
             return f"the value {what}"
@@ -49,7 +49,7 @@ def description(value: bytes, error: str) -> str:
 
 
 def _other_json(text: bytes, error: str) -> str:
-    """What the value is where its first character begins no object."""
+    """Describes a value whose first character does not begin an object."""
     try:
         found: Any = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -58,11 +58,11 @@ def _other_json(text: bytes, error: str) -> str:
         return f"the value is not valid JSON ({error})"
     if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
         return "the value is JSON inside a JSON string, encoded twice"
-    return f"the value is {kind_of(found)}"
+    return f"the value is {type_words(found)}"
 
 
 def _has_constants(value: bytes) -> bool:
-    """Whether it would be JSON but for NaN and Infinity, as Python and JavaScript libraries may write them."""
+    """Whether a value is JSON except for NaN and Infinity, which some Python and JavaScript libraries write."""
     found = False
 
     def constant(_: str) -> None:
@@ -77,7 +77,7 @@ def _has_constants(value: bytes) -> bool:
 
 
 def key_description(key: bytes | None, user: bytes) -> str:
-    """What a key is that is not the user_id."""
+    """Describes a key that is not the user_id."""
     if key is None:
         return "the record has no key"
     if key == b'"' + user + b'"':

@@ -1,4 +1,4 @@
-"""The lowest floor of compiled code: memory, hashes and checksums, for numba functions of all other rooms.
+"""The basis of all compiled code: memory, hashes and checksums, for the numba functions of all other rooms.
 
 Imports nothing of this project but how kernels are compiled, `model.kernels.jit`.
 """

@@ -1,8 +1,7 @@
 """CRC-32C, the checksum of record batches, for use inside other kernels.
 
-Sixteen bytes a step from tables. Source: Kounavis and Berry, "A Systematic Approach to Building High Performance
-Software-based CRC Generators" (2005), which calls it slicing. It runs without the GIL and costs a batch of one
-record no call of its own.
+It processes sixteen bytes per step with tables ("slicing"). Source: Kounavis and Berry, "A Systematic Approach to
+Building High Performance Software-based CRC Generators" (2005). It runs without the GIL, inside the caller's kernel.
 """
 
 import numpy as np
@@ -15,7 +14,7 @@ _STEP = 16
 
 
 def _tables() -> npt.NDArray[np.uint32]:
-    """(16, 256): what a byte does to the checksum when 0 to 15 further bytes follow it."""
+    """(16, 256): the effect of a byte on the checksum when 0 to 15 further bytes follow it."""
     tables = np.zeros((_STEP, 256), np.uint32)
     for byte in range(256):
         crc = byte
@@ -35,7 +34,7 @@ _8, _16, _24 = np.uint32(8), np.uint32(16), np.uint32(24)
 
 @jit
 def crc32c(data, at, end):  # type: ignore[no-untyped-def]
-    """Checksum (uint32) of the bytes from `at` to `end` of what a pointer to uint8 points to."""
+    """Checksum (uint32) of the bytes from `at` to `end`; `data` is a pointer to uint8."""
     crc = _ALL
     while end - at >= _STEP:
         low = np.uint32(data[at]) | np.uint32(data[at + 1]) << _8

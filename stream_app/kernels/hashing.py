@@ -1,9 +1,9 @@
 """Two hashes for compiled code.
 
-XXH64 names things in the state: it is the same in every process and release. Everybody can compute it, and names with
-equal hashes can be made at will, so no table is addressed by it alone.
+XXH64 identifies names in the state, since it is the same in every process and release. Anybody can construct names
+with equal hashes, so no hash table depends on it alone.
 
-SipHash-1-3 with a secret key addresses hash tables: whoever does not know the key cannot choose names that collide.
+SipHash-1-3 with a secret key addresses hash tables: without the key nobody can choose names that collide.
 
 Sources: the XXH64 algorithm of the xxHash specification (version 0.1.1); Aumasson and Bernstein, "SipHash: a fast
 short-input PRF" (2012), with one round per word and three at the end, as CPython and Rust use it. The tests compare

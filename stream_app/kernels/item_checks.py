@@ -1,7 +1,7 @@
 """Second hashes of item names, which distinguish names whose public hashes are equal.
 
-32 bits of SipHash-1-3 under a key that only this process knows: names that agree in both cannot be constructed.
-These hashes stay in the process, so after a restart those of earlier events are unknown.
+They are 32 bits of SipHash-1-3 with a key that only this process knows, so nobody can construct names for which both
+hashes are equal. These hashes stay in the process: after a restart the checks of earlier events are unknown.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from stream_app.kernels.hashing import Key, random_key, siphash13
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import pointer_to
 
-#: The check where there is no item, or where its check is not known.
+#: The check if there is no item, or if its check is not known.
 UNKNOWN_CHECK = 0
 
-#: One key for all decoders of the process, whose events meet in one row. Compiled code gets it as an argument: a
-#: global would be written to the cache of compiled code.
+#: One key for all decoders of the process, since their events end up in the same rows. Compiled code gets it as an
+#: argument, because numba would write a global into its cache on disk.
 KEY: Key = random_key()
 
 
 @jit
 def check(data, at, size, k0, k1):  # type: ignore[no-untyped-def]
-    """The check of a name of `size` bytes from position `at` of a pointer, never UNKNOWN_CHECK."""
+    """The check of a name of `size` bytes at position `at` of a pointer, never UNKNOWN_CHECK."""
     found = siphash13(data, at, size, k0, k1) & np.uint64(0xFFFFFFFF)
     return found if found != UNKNOWN_CHECK else np.uint64(1)
 

@@ -1,7 +1,7 @@
-"""Bytes of an array without its bookkeeping, for small functions inside a kernel.
+"""Pointers into arrays, for small functions inside a kernel.
 
-Each call that takes an array counts a reference up and down, atomically: some 10 ns, which is more than reading a
-varint takes. A pointer costs nothing. It checks no bounds and takes no negative index, and is good for as long as
+Each call that takes an array increments and decrements a reference count atomically. This takes about 10 ns, more
+than reading a varint. A pointer costs nothing. It checks no bounds, takes no negative index, and is valid as long as
 the kernel that made it holds the array.
 """
 
@@ -19,10 +19,10 @@ from stream_app.kernels.jit import jit
 
 
 def contiguous(*columns: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-    """Columns of records as kernels take them.
+    """Columns of records as contiguous arrays.
 
-    As they stand in a structured array, one record's are contiguous and those of several are not, which are two types
-    for a kernel, so that it would be compiled twice.
+    A column of a structured array is contiguous for one record and strided for several. numba sees two types there,
+    and would compile a kernel twice.
     """
     return tuple(np.ascontiguousarray(column) for column in columns)
 
@@ -43,7 +43,7 @@ def _place(builder: Any, pointer: Any, at: Any, bits: int) -> Any:
 
 @intrinsic
 def load64(_: Any, data: types.CPointer, at: types.Integer) -> tuple[Signature, Any]:
-    """Eight bytes from position `at`, little-endian, however they are aligned."""
+    """Reads eight bytes at position `at`, little-endian, with any alignment."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_place(builder, args[0], args[1], 64), align=1)
@@ -53,7 +53,7 @@ def load64(_: Any, data: types.CPointer, at: types.Integer) -> tuple[Signature, 
 
 @intrinsic
 def load32(_: Any, data: types.CPointer, at: types.Integer) -> tuple[Signature, Any]:
-    """Four bytes, as `load64`."""
+    """Reads four bytes, as `load64`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = builder.load(_place(builder, args[0], args[1], 32), align=1)
@@ -64,7 +64,7 @@ def load32(_: Any, data: types.CPointer, at: types.Integer) -> tuple[Signature, 
 
 @intrinsic
 def store64(_: Any, data: types.CPointer, at: types.Integer, word: types.Integer) -> tuple[Signature, Any]:
-    """Writes eight bytes to position `at`, little-endian, however they are aligned."""
+    """Writes eight bytes to position `at`, little-endian, with any alignment."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _place(builder, args[0], args[1], 64), align=1)
@@ -90,7 +90,7 @@ def same_bytes(a, a_at, b, b_at, size):  # type: ignore[no-untyped-def]
 
 @jit
 def copy_bytes(source, at, size, out, out_at):  # type: ignore[no-untyped-def]
-    """Copies `size` bytes to another place that does not overlap; returns the position behind them."""
+    """Copies `size` bytes to a place that does not overlap; returns the position after them."""
     i = 0
     while i + 8 <= size:
         store64(out, out_at + i, load64(source, at + i))

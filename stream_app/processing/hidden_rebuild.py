@@ -1,4 +1,4 @@
-"""Hidden states made anew from the last events of each user, after the model has changed."""
+"""Rebuilds hidden states from the last events of each user, after the model has changed."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,10 @@ USERS_AT_ONCE = 4096
 
 
 def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, categories: ItemIndex) -> None:
-    """Replays the last events of every user of a partition through the model.
+    """Runs the last events of every user of a partition through the model.
 
-    Window features of those moments are not kept, so they enter as zero: the states are those of a user who was
-    silent before, and come closer to exact ones with every further event.
+    Window features of these events are not stored, so the model gets zeros for them. The states are those of a user
+    who was silent before; each further event brings them closer to the exact ones.
     """
     slots = users.slots_of(partition)
     for start in range(0, len(slots), USERS_AT_ONCE):
@@ -26,7 +26,7 @@ def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, c
 def last_events(
     users: Users, runtime: Runtime, slots: npt.NDArray[np.int64], categories: ItemIndex
 ) -> StepBatch:
-    """The last events of the users in some slots, those of each in their order."""
+    """The last events of the users in some slots; the events of each user are in their order."""
     rows = users.rows[slots]
     n = rows["events"]
     age = np.arange(RECENT)[None, :]  # 0 is the oldest kept

@@ -1,4 +1,4 @@
-"""What passes between the processor and whoever drives it."""
+"""What passes between a processor and the code that drives it."""
 
 from dataclasses import dataclass, field, fields
 
@@ -16,13 +16,13 @@ Outputs = dict[tuple[str, int], list[Message]]
 
 @dataclass(slots=True)
 class HiddenRebuild:
-    """Earlier events of users whose hidden states have to be made anew."""
+    """Earlier events of users whose hidden states have to be rebuilt."""
 
     slots: npt.NDArray[np.int64]  # of these users; not all need have events
     events: StepBatch
 
     def without(self, free: npt.NDArray[np.bool_]) -> "HiddenRebuild":
-        """The same less the slots that are `free` (slots,)."""
+        """The same without the slots that are `free` (slots,)."""
         return HiddenRebuild(self.slots[~free[self.slots]], taken(self.events, ~free[self.events.slots]))
 
 
@@ -33,22 +33,22 @@ def taken(events: StepBatch, which: npt.NDArray[np.bool_]) -> StepBatch:
 
 @dataclass(slots=True)
 class AppliedBatch:
-    """A micro-batch after the state: its good events and what the state said of each."""
+    """A micro-batch that was applied to the rows: its good events and what the kernel says of each."""
 
     events: Events
     slots: npt.NDArray[np.int64]  # (n,)
     applied: npt.NDArray[np.void]  # (n,) APPLIED_EVENT
     features: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
     seeds: npt.NDArray[np.int32]  # (n, SEEDS)
-    serial: npt.NDArray[np.int64]  # (n,) of the user who had the slot then
+    serial: npt.NDArray[np.int64]  # (n,) of the user who had the slot at that time
     reset: npt.NDArray[np.int64]  # slots to empty before these events: their users are new
-    model: object = None  # the runtime whose numbers of items stand in the columns
-    rebuild: HiddenRebuild | None = None  # for users whose hidden states are made anew first
+    model: object = None  # the runtime whose item numbers are in the columns
+    rebuild: HiddenRebuild | None = None  # for users whose hidden states are rebuilt first
     degraded: bool = False  # no model answered, though there should be one
     before: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None  # slots, their hidden states
 
     def without(self, partition: int, free: npt.NDArray[np.bool_]) -> "AppliedBatch":
-        """The same less a partition; `free` (slots,) says which slots have no user any more."""
+        """The same without a partition; `free` (slots,) says which slots have no user any more."""
         keep = np.flatnonzero(self.events.data["partition"] != partition)
         before = self.before
         if before is not None:
@@ -63,20 +63,20 @@ class AppliedBatch:
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one micro-batch brought."""
+    """The result of one micro-batch."""
 
     columns: list[tuple[str, int, MessageColumns]] = field(default_factory=list)  # topic, partition, messages
-    others: Outputs = field(default_factory=dict)  # the few that have no columns
+    others: Outputs = field(default_factory=dict)  # the few messages that are not columns
     batches: list[AppliedBatch] = field(default_factory=list)
     events: int = 0  # taken from the merge
     late: int = 0
     duplicates: int = 0
     already_applied: int = 0
-    out_of_order: int = 0  # came after the merge had passed their place
+    out_of_order: int = 0  # arrived after the merge had passed their time
     evicted: int = 0
     probe: bool = False  # without events: it calls a model that failed, and releases the batches held back
     degraded: int = 0  # events answered without the model
-    hidden_resets: int = 0  # users whose hidden state was no number and began anew
+    hidden_resets: int = 0  # users whose hidden state contained NaN or infinity and was reset
     model_failures: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 

@@ -115,7 +115,7 @@ class ModelBreaker:
     def fail(self, reason: str, error: Exception | None = None) -> None:
         """CLOSED to OPEN. In OPEN and PROBING only the reason changes, and the wait before the next probe grows."""
         if self.reason is None:
-            log.error("the model is in trouble", reason=reason, hold=self.hold, exc_info=error)
+            log.error("the model failed", reason=reason, hold=self.hold, exc_info=error)
         self.reason = reason
         self._retry_at = self.now + self._wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)

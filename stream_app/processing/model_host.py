@@ -1,4 +1,4 @@
-"""The model's part of a micro-batch: hidden states, one step, and what is left of them where the step fails."""
+"""The model's part of a micro-batch: hidden states, one step, and what happens to the states if the step fails."""
 
 import dataclasses
 import time
@@ -25,9 +25,9 @@ class ModelHost:
         self.categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
 
     def take_rebuild(self, slots: npt.NDArray[np.int64]) -> HiddenRebuild | None:
-        """The last events of those users whose hidden state is stale; once they are replayed it is no longer.
+        """The last events of those users whose hidden state is stale. From now on it counts as rebuilt.
 
-        To be called before events of these users are applied to the rows.
+        Call it before events of these users are applied to the rows.
         """
         stale = np.unique(slots[self._users.stale[slots]])
         if not len(stale):
@@ -36,7 +36,7 @@ class ModelHost:
         return HiddenRebuild(stale, last_events(self._users, self.runtime, stale, self.categories))
 
     def renumber(self, events: Events) -> None:
-        """Gives the items and categories of events this model's numbers, found by their hashes."""
+        """Replaces the numbers of items and categories in events by this model's, found by their hashes."""
         vocabulary = self.runtime.content.vocabulary
         for name, index, known in (
             ("item", vocabulary.items, self._users.items),
@@ -49,7 +49,7 @@ class ModelHost:
             events.data[name] = numbers
 
     def mark_stale(self, batch: AppliedBatch) -> None:
-        """The hidden states of a micro-batch's users are unknown, since its step was left out or failed."""
+        """Marks the hidden states of a micro-batch's users as stale, since its step was skipped or failed."""
         self._users.stale[batch.slots] = True
         self._users.stale[batch.reset] = True
         if batch.rebuild is not None:
@@ -78,7 +78,7 @@ class ModelHost:
     def _step(self, batch: AppliedBatch, out: StepOutput) -> StepResult:
         users, slab = self._users, self.slab
         users.make_room(int(batch.slots.max()) + 1)
-        if self._breaker.enabled and self._breaker.hold:  # a step may fail half-way, and is to be done again
+        if self._breaker.enabled and self._breaker.hold:  # a step may fail half-way and is then repeated
             if batch.before is None:
                 slots = np.unique(batch.slots)
                 batch.before = slots, slab.read(slots)
@@ -93,13 +93,13 @@ class ModelHost:
         result = self.runtime.step(slab, step, self._k)
         broken = ~finite(result)
         if broken.any():
-            out.hidden_resets += self._begin_anew(step, result, broken)
+            out.hidden_resets += self._reset_broken(step, result, broken)
         return result
 
-    def _begin_anew(self, step: StepBatch, result: StepResult, broken: npt.NDArray[np.bool_]) -> int:
-        """Gives users whose hidden state is no number an empty one, and their events new answers.
+    def _reset_broken(self, step: StepBatch, result: StepResult, broken: npt.NDArray[np.bool_]) -> int:
+        """Empties hidden states that contain NaN or infinity, and computes the answers of these users again.
 
-        Returns how many users these are. Raises ModelError where that does not help.
+        Returns how many users these are. Raises ModelError if the answers are still not finite.
         """
         slots = np.unique(step.slots[broken])
         theirs = np.isin(step.slots, slots)
@@ -113,11 +113,11 @@ class ModelHost:
 
 
 def step_batch(batch: AppliedBatch) -> StepBatch:
-    """What the model wants to know of the events of a micro-batch."""
+    """The model's inputs for the events of a micro-batch."""
     d = batch.events.data
     return StepBatch(
         slots=batch.slots,
-        kind=d["kind"].astype(np.int8),
+        kind=d["event_type"].astype(np.int8),
         item=np.ascontiguousarray(d["item"]),
         category=np.ascontiguousarray(d["category"]),
         gap_s=np.ascontiguousarray(batch.applied["gap_s"]),
@@ -131,7 +131,7 @@ def step_batch(batch: AppliedBatch) -> StepBatch:
 
 
 def names_of(runtime: Runtime | None) -> tuple[NameTable, NameTable]:
-    """Items and categories as the model numbers them."""
+    """Tables that give items and categories the model's numbers."""
     if runtime is None:
         return NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0)
     vocabulary = runtime.content.vocabulary

@@ -1,7 +1,7 @@
 """Predictions of a micro-batch as messages.
 
-JSON, the default, is written by a compiled kernel into one buffer. It decodes to the same `Prediction` that the
-general encoder, which serves msgpack, is given (tested).
+A compiled kernel writes JSON, the default, into one buffer. It decodes to the `Prediction` objects from which the
+general encoder makes msgpack (tested).
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class PredictionEncoder:
     ) -> MessageColumns:
         """The predictions of the events at the positions `wanted`, their user_id as the key.
 
-        `degraded`: there is no result because the model is in trouble.
+        `degraded`: there is no result because the model failed.
         """
         d = events.data[wanted]
         if self.output_format == "json":
@@ -67,10 +67,12 @@ class PredictionEncoder:
         )
 
     def _prefixes(self, events: Events) -> tuple[list[str], npt.NDArray[np.int64]]:
-        """Ids without their offset, and which of them each event has."""
-        code = events.data["partition"] * len(INPUT_TOPICS) + events.data["kind"]
+        """Prefixes of ids, before the offset, and the index of each event's prefix."""
+        code = events.data["partition"] * len(INPUT_TOPICS) + events.data["event_type"]
         places = [divmod(c, len(INPUT_TOPICS)) for c in range(int(code.max(initial=0)) + 1)]
-        return [output_id(self.topic_prefix, kind, partition) for partition, kind in places], code
+        return [
+            output_id(self.topic_prefix, topic_index, partition) for partition, topic_index in places
+        ], code
 
     def _json(
         self,
@@ -79,7 +81,7 @@ class PredictionEncoder:
         wanted: npt.NDArray[np.int64],
         model: npt.NDArray[np.uint8],
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """A buffer with the predictions, and where (wanted + 1,) each ends, 0 first."""
+        """A buffer with the predictions, and where (wanted + 1,) each ends; the first entry is 0."""
         prefixes, code = self._prefixes(events)
         if result is None:
             heads = np.empty((0, 4), np.float32)
@@ -93,7 +95,7 @@ class PredictionEncoder:
         most += ESCAPED * int(text_bytes(events.data).sum())
         named = items[items >= 0]
         most += int((self._ends[named + 1] - self._ends[named] + NUMBER_BYTES + 2).sum())
-        out = np.empty(most, np.uint8)  # the kernel checks no bounds: `most` must hold for any events
+        out = np.empty(most, np.uint8)  # the kernel checks no bounds, so `most` must be enough for any events
         ends = np.zeros(len(wanted) + 1, np.int64)
         json_kernel.predictions(
             events.data,
@@ -143,10 +145,10 @@ def predictions(
 
 
 def rounded(x: npt.NDArray[np.floating]) -> list:  # type: ignore[type-arg]
-    """Numbers as they are published."""
+    """Numbers with the digits that are published."""
     return np.round(x.astype(np.float64), DIGITS).tolist()
 
 
 def scored(numbers: list[int], scores: list[float], ids: list[str]) -> list[ItemScore]:
-    """Items by name; a negative number stands for none."""
+    """Items by name; a negative number means no item."""
     return [ItemScore(ids[i], s) for i, s in zip(numbers, scores, strict=True) if i >= 0]

@@ -1,21 +1,21 @@
-"""Compiled: predictions as JSON, written into one buffer. The small functions take pointers."""
+"""Compiled code that writes predictions as JSON into one buffer. The small functions take pointers."""
 
 import numpy as np
 
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import copy_bytes, pointer_to
 
-#: Digits behind the point. Five: shorter messages, and none that depends on how micro-batches were cut.
+#: Digits after the decimal point. Five keep messages short, and hide rounding that depends on the micro-batches.
 DIGITS = 5
 _SCALE = 10**DIGITS
 NUMBER_BYTES = DIGITS + 2
-#: Most digits of a 64-bit integer, its sign included.
+#: The most digits of a 64-bit integer, including its sign.
 INTEGER_BYTES = 20
-#: Most bytes that one byte of text becomes.
+#: The most bytes that one byte of text can become.
 ESCAPED = 6
 
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
-#: The letter behind a backslash for characters that have one, 0 for those that have none, 1 for plain ones.
+#: The letter after the backslash for characters that have one, 0 for those that need \\u, 1 for plain ones.
 _ESCAPES = np.ones(256, np.uint8)
 _ESCAPES[:0x20] = 0
 for _plain, _letter in ((8, "b"), (9, "t"), (10, "n"), (12, "f"), (13, "r"), (34, '"'), (92, "\\")):
@@ -23,7 +23,7 @@ for _plain, _letter in ((8, "b"), (9, "t"), (10, "n"), (12, "f"), (13, "r"), (34
 
 
 def literal(text: str) -> np.ndarray:
-    """Bytes of a text as compiled code takes them."""
+    """The bytes of a text, for compiled code."""
     return np.frombuffer(text.encode(), np.uint8)
 
 
@@ -36,7 +36,7 @@ _CLICK, _BROWSE, _PURCHASE = (
 )
 _BUY, _ITEMS, _END = literal('},"purchase_probability":'), literal(',"items":['), literal("]}")
 _NO_MODEL = literal(',"next_event":null,"purchase_probability":null,"items":[]}')
-#: Bytes of a prediction beside its texts and items.
+#: Bytes of a prediction without its texts and items.
 FIXED_BYTES = (
     sum(map(len, (_ID, _USER, _TS, _EVENT, _NULL, _CLICK, _BROWSE, _PURCHASE, _BUY, _ITEMS, _END, _NO_MODEL)))
     + 4 * NUMBER_BYTES
@@ -47,13 +47,13 @@ FIXED_BYTES = (
 
 @jit
 def put(out, at, text):  # type: ignore[no-untyped-def]
-    """Copies a whole array to a pointer; returns the position behind it."""
+    """Copies a whole array to a pointer; returns the position after it."""
     return copy_bytes(pointer_to(text), 0, len(text), out, at)
 
 
 @jit
 def put_integer(out, at, value):  # type: ignore[no-untyped-def]
-    """A 64-bit integer in decimal."""
+    """Writes a 64-bit integer in decimal."""
     if value < 0:
         out[at] = 45
         at += 1
@@ -71,7 +71,7 @@ def put_integer(out, at, value):  # type: ignore[no-untyped-def]
 
 @jit
 def put_number(out, at, x):  # type: ignore[no-untyped-def]
-    """A number from 0 to 1 with `DIGITS` digits; what lies outside is cut to the nearest end."""
+    """Writes a number from 0 to 1 with `DIGITS` digits; other numbers are clipped to this range."""
     n = min(max(int(np.float64(x) * _SCALE + 0.5), 0), _SCALE)
     out[at] = 48 + n // _SCALE
     out[at + 1] = 46
@@ -83,7 +83,7 @@ def put_number(out, at, x):  # type: ignore[no-untyped-def]
 
 @jit
 def put_text(out, at, text, start, size):  # type: ignore[no-untyped-def]
-    """UTF-8 text with what JSON wants escaped, without the quotes around it."""
+    """Writes UTF-8 text with the escapes of JSON, without the quotes around it."""
     for i in range(start, start + size):
         b = text[i]
         letter = _ESCAPES[b]
@@ -122,7 +122,7 @@ def predictions(  # type: ignore[no-untyped-def]
     out,  # bytes, enough for all
     out_ends,  # (m + 1,) where each prediction ends, 0 first
 ):
-    """Writes the predictions of the wanted events one behind the other."""
+    """Writes the predictions of the wanted events one after the other."""
     target, texts = pointer_to(out), pointer_to(text)
     starts, items_of = pointer_to(prefixes), pointer_to(names)
     at = 0

@@ -1,8 +1,8 @@
-"""What every processor of partitions has: buffers that merge the input topics, rows, checkpoints. No Kafka, no clock.
+"""What every stateful processor has: buffers that merge the input topics, rows, checkpoints. No Kafka, no clock.
 
-A processor owns some partitions. Of each it buffers decoded events, takes micro-batches of them, and at a
-checkpoint hands over the state records of what changed. It is not thread-safe: whoever owns it calls it from one
-thread at a time, but for `predict_batch`.
+A processor owns some partitions. For each it buffers decoded events, takes micro-batches of them, and returns the
+state records of changed users at a checkpoint. It is not thread-safe: its owner calls it from one thread at a time,
+except for `predict_batch`.
 """
 
 from abc import ABC, abstractmethod
@@ -35,19 +35,19 @@ from stream_app.state.users import (
     encode_meta,
 )
 
-#: Events of one partition that a micro-batch takes where there are more: with many partitions, some of them in turn
-#: cost less than a few events of each.
+#: The least number of events that a micro-batch takes of a partition that has them: with many partitions, it costs
+#: less to take some partitions in turn than a few events of each.
 SHARE = 512
 
-#: The label where there is no model.
+#: The label if there is no model.
 NO_MODEL = "none"
 
 
 def shares(buffered: Mapping[int, int], room: int) -> dict[int, int]:
     """How many of its buffered events each partition may put into a micro-batch that has room for `room`.
 
-    None gets more than it has; what it leaves, the others share evenly. So a partition that is behind alone has the
-    micro-batch nearly for itself. Where there are many that have much, each gets SHARE, more than there is room for.
+    No partition gets more than it has, and the others share evenly what it leaves. So a partition that is the only
+    one behind gets nearly the whole micro-batch. With many full partitions each gets SHARE: more than there is room.
     """
     found: dict[int, int] = {}
     for i, (partition, have) in enumerate(sorted(buffered.items(), key=lambda item: item[1])):
@@ -59,22 +59,24 @@ def shares(buffered: Mapping[int, int], room: int) -> dict[int, int]:
 class EventDecoder(Protocol):
     """Turns records of one topic partition into columns."""
 
-    def decode(self, kind: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Events, and the records that are none; never raises on bytes. `kind`: the index of the topic."""
+    def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
+        """Events, and the records that are not events; never raises on bytes. `topic_index`: in `INPUT_TOPICS`."""
 
 
 @dataclass(slots=True)
 class Partition:
-    """What is kept of one partition beside its rows."""
+    """What is stored about one partition in addition to its rows."""
 
     merge: Merge
     evicted: dict[bytes, None] = field(default_factory=dict)  # users to tombstone at the next checkpoint
     checkpointed: list[int] | None = None  # positions of the last checkpoint
-    fresh: bool = False  # its state was just read back, and nobody has compared it with the group's offsets
+    fresh: bool = False  # its state was just read back and not yet compared with the group's offsets
     meta: PartitionMeta | None = None
     restored: bool = False
-    bad: list[tuple[int, BadRecord]] = field(default_factory=list)  # topic index, record; not passed yet
-    model_created: int = 0  # Unix ms, of the last model before the present one, 0 where it is not known
+    bad: list[tuple[int, BadRecord]] = field(
+        default_factory=list
+    )  # topic index, record; processing has not passed it yet
+    model_created: int = 0  # Unix ms, of the last model before this one, 0 if unknown
 
 
 class Processor(ABC):
@@ -94,24 +96,24 @@ class Processor(ABC):
         self.rows = users
         self.decoder = decoder
         self.label = label
-        self.created_ms = 0  #: Unix ms of the export of the model behind the rows, 0 where that is not known
+        self.created_ms = 0  #: Unix ms at which the model behind the rows was exported, 0 if unknown
         self.width = width
         self.watermark = np.full(partitions, -1, np.int64)
         self.sequence = np.zeros(partitions, np.int64)
         self._partitions: dict[int, Partition] = {}
-        self._next = 0  # the partition that the next micro-batch begins with
-        #: Ids of the input topics, in their order; empty where they are not known.
+        self._next = 0  # the partition with which the next micro-batch begins
+        #: Ids of the input topics, in their order; empty if unknown.
         self.topic_ids: list[bytes] = []
 
     @property
     def trouble(self) -> str | None:
-        """Why the model behind the answers gives none; None where all is well, and where there is no model."""
+        """Why the model gives no answers; None if it gives them or if there is no model."""
         return None
 
     # --- partitions come and go
 
     def assign(self, partition: int, positions: Sequence[int]) -> None:
-        """Takes a partition on, empty: its next source offsets are `positions` until a restore says more."""
+        """Takes over a partition, empty: its next source offsets are `positions` until a restore changes them."""
         self.watermark[partition] = -1
         self.sequence[partition] = 0
         self.rows.count[partition] = 0
@@ -120,8 +122,8 @@ class Processor(ABC):
     def restore(self, partition: int, records: RecordColumns) -> list[Damaged]:
         """Applies changelog records in the order of the log.
 
-        Raises StateError for one that cannot be read or cannot be true; with `skip_damaged_state` such records are
-        returned, and what they were about is forgotten.
+        Raises StateError for a record that cannot be read or cannot be true. With `skip_damaged_state` such records
+        are returned instead, and their users are forgotten.
         """
         p, skip = self._partitions[partition], self.settings.skip_damaged_state
         damaged = []
@@ -148,9 +150,9 @@ class Processor(ABC):
         return meta, wrong_meta(meta.watermark, meta.sequence, meta.positions, len(self.settings.inputs))
 
     def beyond(self, partition: int, ends: Sequence[int]) -> list[Damaged]:
-        """Users whose rows include records that their inputs do not have; with `skip_damaged_state` they go.
+        """Users whose rows include records that the inputs do not have; `skip_damaged_state` forgets them.
 
-        `ends`: of the logs of the inputs. For a partition whose state was read and that is not processed yet.
+        `ends`: of the logs of the inputs. For a partition whose state was read and which is not processed yet.
         """
         p = self._partitions[partition]
         slots = self.rows.beyond(partition, ends, p.meta.positions if p.meta else [0] * len(ends))
@@ -161,9 +163,9 @@ class Processor(ABC):
         return damaged
 
     def restored(self, partition: int) -> None:
-        """Ends the restore: processing goes on behind the last checkpoint.
+        """Ends the restore: processing continues after the last checkpoint.
 
-        Raises TopicError where the state is of other topics than those there are now.
+        Raises TopicError if the state belongs to other topics than those that exist now.
         """
         p = self._partitions[partition]
         meta = p.meta
@@ -174,29 +176,31 @@ class Processor(ABC):
             return
         self.watermark[partition] = meta.watermark
         self.sequence[partition] = meta.sequence
-        p.merge.skip(meta.positions)  # what came in while the state was being read stays
-        p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= meta.positions[kind]]
+        p.merge.skip(meta.positions)  # records that arrived while the state was being read stay
+        p.bad = [
+            (topic_index, b) for topic_index, b in p.bad if b.record.offset >= meta.positions[topic_index]
+        ]
         p.checkpointed = p.merge.positions
         p.model_created = meta.model_created
         if meta.model != self.label:
             self.model_changed(partition)
 
     def newer_model(self, partition: int) -> int | None:
-        """When the model was made that had a partition's state before this one, if that is a newer one; Unix ms."""
+        """Unix ms at which the previous model of a partition's state was made, if it is newer than this one."""
         then = self._partitions[partition].model_created
         return then if self.label != NO_MODEL and then > self.created_ms else None
 
     def is_fresh(self, partition: int) -> bool:
-        """Whether the state was read back and `compared` was not called since."""
+        """Whether the state was read back and `compared` has not been called since."""
         return self._partitions[partition].fresh
 
     def written(self, partition: int) -> list[int] | None:
-        """The positions of the state that was read back, None where there was none."""
+        """The positions of the state that was read back; None if there was no state."""
         meta = self._partitions[partition].meta
         return None if meta is None else meta.positions
 
     def compared(self, partition: int, again: bool) -> None:
-        """The positions of a partition that was read back are known to whoever asked; `again`: commit them again."""
+        """Reports that the caller has compared the positions of a restored partition; `again`: commit them again."""
         p = self._partitions[partition]
         p.fresh = False
         if again:
@@ -204,7 +208,7 @@ class Processor(ABC):
 
     @abstractmethod
     def model_changed(self, partition: int) -> None:
-        """Called at the end of a restore where another model, or none, wrote the state."""
+        """Called at the end of a restore if another model, or none, wrote the state."""
 
     def drop(self, partition: int) -> None:
         """Forgets a partition."""
@@ -212,14 +216,14 @@ class Processor(ABC):
         self.rows.drop(partition)
 
     def rewind(self) -> None:
-        """Forgets what is buffered: the source will be read again from `positions`.
+        """Drops what is buffered: the source will be read again from `positions`.
 
-        Bad records below them are kept until their dead letters are taken: they do not come again.
+        Bad records below the positions are kept until their dead letters are taken, since they are not read again.
         """
         for p in self._partitions.values():
             p.merge.clear()
             positions = p.merge.positions
-            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset < positions[kind]]
+            p.bad = [(topic_index, b) for topic_index, b in p.bad if b.record.offset < positions[topic_index]]
 
     @property
     def partitions(self) -> list[int]:
@@ -237,67 +241,71 @@ class Processor(ABC):
 
     # --- records in, events out
 
-    def ingest(self, partition: int, kind: int, records: RecordColumns, next_offset: int) -> list[BadRecord]:
-        """Decodes and buffers records of one topic partition; those seen before are passed over.
+    def ingest(
+        self, partition: int, topic_index: int, records: RecordColumns, next_offset: int
+    ) -> list[BadRecord]:
+        """Decodes and buffers records of one topic partition, and ignores those seen before.
 
-        `next_offset`: nothing below it is still to come. Returns the records that are no events.
+        `next_offset`: all records below it have arrived. Returns the records that are not events.
         """
         p = self._partitions[partition]
-        records = records.since(p.merge.read(kind))
-        events, bad = self.decoder.decode(kind, records)
+        records = records.since(p.merge.read(topic_index))
+        events, bad = self.decoder.decode(topic_index, records)
         if records.aside:
             bad = sorted([*bad, *records.aside], key=lambda b: b.record.offset)
-        p.merge.add(kind, events, next_offset)
-        p.bad += [(kind, b) for b in bad]
+        p.merge.add(topic_index, events, next_offset)
+        p.bad += [(topic_index, b) for b in bad]
         return bad
 
     def bad_bytes(self, partition: int) -> list[int]:
-        """About how much memory the bad records of each topic hold whose dead letters are still to be taken."""
+        """Approximate memory, for each topic, of bad records whose dead letters were not taken yet."""
         held = [0] * len(INPUT_TOPICS)
-        for kind, bad in self._partitions[partition].bad:
-            held[kind] += bad.held_bytes
+        for topic_index, bad in self._partitions[partition].bad:
+            held[topic_index] += bad.held_bytes
         return held
 
     def dead_letters(self) -> Outputs:
-        """Dead letters, by topic and partition, of the records that processing has passed since the last call.
+        """Dead letters, by topic and partition, of the bad records that processing passed since the last call.
 
-        Not before: a checkpoint holds the offsets that were passed, and all that was made below them.
+        They are not sent earlier, since a checkpoint contains the passed offsets and every output below them.
         """
         out: Outputs = {}
         for number, p in self._partitions.items():
             if not p.bad or not p.restored:
                 continue
             positions = p.merge.positions
-            passed = [b for kind, b in p.bad if b.record.offset < positions[kind]]
-            p.bad = [(kind, b) for kind, b in p.bad if b.record.offset >= positions[kind]]
+            passed = [b for topic_index, b in p.bad if b.record.offset < positions[topic_index]]
+            p.bad = [
+                (topic_index, b) for topic_index, b in p.bad if b.record.offset >= positions[topic_index]
+            ]
             if passed:
                 out[self.settings.outputs[2], number] = [dead_letter(b) for b in passed]
         return out
 
     @abstractmethod
     def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
-        """The first half of a micro-batch of what may go: the rows. None where nothing may go.
+        """Stage 1: applies the events that are ready to the state rows. Returns None if none is ready.
 
-        `now`: seconds, steady. `ended`: nothing more will come, so no topic is waited for.
+        `now`: steady clock in seconds. `ended`: no more records will come, so no topic is waited for.
         """
 
     @abstractmethod
     def predict_batch(self, out: StepOutput) -> None:
-        """The second half: fills in the messages. May run in another thread than the next `apply_batch`.
+        """Stage 2: fills in the messages. May run in another thread than the next `apply_batch`.
 
-        Micro-batches are finished in the order in which they were advanced, and all of them before anything but
-        `apply_batch` is called.
+        Micro-batches pass this stage in the order in which they were applied, and all of them pass it before any
+        other method than `apply_batch` is called.
         """
 
     def step(self, now: float, *, ended: bool = False) -> StepOutput | None:
-        """Both halves of one micro-batch."""
+        """Both stages of one micro-batch."""
         out = self.apply_batch(now, ended=ended)
         if out is not None:
             self.predict_batch(out)
         return out
 
     def take(self, now: float, ended: bool) -> list[tuple[int, Events]]:
-        """The next micro-batch: of each partition that has something to go in turn, until it is full."""
+        """The next micro-batch: events that are ready, partition by partition in turn, until it is full."""
         ready = [n for n, p in self._partitions.items() if p.restored and any(p.merge.buffered)]
         ready.sort(key=lambda n: (n < self._next, n))
         left = self.settings.max_batch
@@ -316,7 +324,7 @@ class Processor(ABC):
         return taken
 
     def most(self, partition: int, share: int) -> int:
-        """How many events of a partition the next micro-batch may take, where `share` would be its fair share."""
+        """How many events of a partition the next micro-batch may take; `share` is its fair share."""
         return share
 
     def slots(self, taken: Sequence[tuple[int, Events]]) -> npt.NDArray[np.int64]:
@@ -331,16 +339,16 @@ class Processor(ABC):
     # --- checkpoints
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
-        """State records of a partition since the last call, its own record last; None if nothing happened.
+        """State records of a partition since the last call, with its own record last; None if nothing happened.
 
-        None too while dead letters of records that were passed are still to be taken: `positions` would say that
-        they are out.
+        Also None while dead letters of passed records were not taken yet, since `positions` would claim that they
+        were sent.
         """
         p = self._partitions[number]
         positions = p.merge.positions
         if not p.restored or positions == p.checkpointed:
             return None
-        if any(b.record.offset < positions[kind] for kind, b in p.bad):
+        if any(b.record.offset < positions[topic_index] for topic_index, b in p.bad):
             return None
         p.checkpointed = positions
         changed = self.rows.take_dirty(number)
@@ -358,15 +366,15 @@ class Processor(ABC):
             self.topic_ids,
             self.created_ms or p.model_created,
         )
-        # The layout of the rows before the first of them. Tombstones before rows: at no point of the log are there
-        # more users than there were in memory.
+        # The description of the layout comes before the first row. Tombstones come before rows, so that no prefix of
+        # the log holds more users than there were in memory.
         layout = self.rows.take_description(number)
         tombstones = MessageColumns.of([(key, None) for key in gone])
         end = MessageColumns.of([(META_KEY, encode_meta(meta))])
         return Checkpoint(number, MessageColumns.concat([layout, tombstones, changed, end]), positions)
 
     def expire(self, number: int, *, changed_too: bool = False) -> int:
-        """Forgets users whose time to live is over; their tombstones go with the next checkpoint."""
+        """Forgets users whose time to live is over; the next checkpoint contains their tombstones."""
         return 0
 
     def forget(self, number: int, slots: npt.NDArray[np.int64]) -> int:
@@ -378,4 +386,4 @@ class Processor(ABC):
 
     @abstractmethod
     def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """All that is kept of a user as plain data, None where this process does not hold them."""
+        """Everything stored about a user as plain data; None if this process does not hold the user."""

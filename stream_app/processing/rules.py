@@ -1,4 +1,4 @@
-"""Flags: the model's surprise and velocity rules on the windows, each reason at most once per cool-down."""
+"""Flags by the model's surprise and by rules on the windows; each reason at most once per cool-down."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.serving.api import WINDOW_FEATURES
-from stream_app.contract.outputs import FlagKind, Reason
+from stream_app.contract.outputs import FlagType, Reason
 from stream_app.settings.rules import Rules
 from stream_app.state.row_layout import REASON_CODES
 
@@ -29,11 +29,11 @@ def find(
     applied: npt.NDArray[np.void],  # (n,) APPLIED_EVENT
     p_value: npt.NDArray[np.float32] | None,  # (n,) of the model's surprise
     tail: Tail | None,
-) -> list[tuple[int, FlagKind, float, list[Reason]]]:
-    """(event, kind, score, reasons) of each event to flag, in their order.
+) -> list[tuple[int, FlagType, float, list[Reason]]]:
+    """(event, flag_type, score, reasons) of each event to flag, in their order.
 
-    The score is one minus the smallest tail probability among the reasons. A rule without a calibrated tail
-    scores 1 - limit / (2 value): one half at the limit, towards one far beyond it.
+    The score is one minus the smallest tail probability of the reasons. For a rule without a calibrated tail it is
+    1 - limit / (2 value): one half at the limit, close to one far beyond it.
     """
     clicks, purchases, distinct = features[:, _CLICKS_1M], features[:, _PURCHASES_1H], features[:, _DISTINCT]
     ratio = applied["amount_ratio"]
@@ -51,7 +51,7 @@ def find(
     broken = np.zeros((len(slots), len(REASON_CODES)), np.bool_)
     for code, where in rules_broken.items():
         broken[suspects, code] = where[suspects]
-    before = flagged[slots[suspects]]  # most of what is broken was flagged a moment ago: drop it in one go
+    before = flagged[slots[suspects]]  # most broken rules were flagged a moment ago: drop these at once
     broken[suspects] &= (before == 0) | (time[suspects, None] - before >= rules.flag_cooldown_ms)
     for i in suspects[broken[suspects].any(axis=1)].tolist():
         last = flagged[slots[i]]
@@ -85,6 +85,6 @@ def find(
                 p = float(tail(name, column[i : i + 1])[0]) if tail else most / (2 * value)
                 reasons.append(Reason(REASON_CODES[code], round(value), most, most))  # a count, as its limit
             odds.append(p)
-        kind: FlagKind = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
-        found.append((i, kind, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))
+        flag_type: FlagType = "fraud" if any(code in _FRAUD for code in codes) else "anomaly"
+        found.append((i, flag_type, round(min(1.0, max(0.0, 1.0 - min(odds))), 5), reasons))
     return found

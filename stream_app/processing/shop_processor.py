@@ -1,6 +1,7 @@
 """The processor of the shop's events: records in, predictions, flags and changelog records out.
 
-Worker, `foreclick run`, training and tests all drive this one class. Only the worker's survives model trouble.
+The worker, `foreclick run`, training and the tests all use this class. It survives failures of the model only in the
+worker.
 """
 
 import time
@@ -29,8 +30,8 @@ from stream_app.state import view
 from stream_app.state.row_layout import SEEDS
 from stream_app.state.users import ItemIndex, Users
 
-#: Events of a partition between two looks at its number of users. Part of the definition of the answers: with
-#: more users than may stay, who is forgotten depends on the stream alone and not on micro-batches.
+#: How many events of a partition lie between two checks of its number of users. Outputs depend on it: where there are
+#: too many users, the stream alone decides which of them are evicted, and not how it is cut into micro-batches.
 EVICT_EVERY = 4096
 
 
@@ -48,10 +49,10 @@ class ShopProcessor(Processor):
         slots: int | None = None,
         decoder: EventDecoder | None = None,
     ) -> None:
-        """`partitions`: how many the input topics have. `decoder`: in place of the one of the input contract.
+        """`partitions`: how many the input topics have. `decoder`: replaces the decoder of the input contract.
 
-        For training: `names` numbers items and categories in another way, without `publish` no output is
-        made, and `slots` bounds the users instead of the settings.
+        Training passes the rest: `names` number items and categories differently, `publish=False` makes no
+        outputs, and `slots` limits the number of users instead of the settings.
         """
         self.items, self.categories = names or names_of(None)
         self.users_per_partition = max(1, settings.resident_users // partitions)
@@ -79,7 +80,7 @@ class ShopProcessor(Processor):
         self._use(runtime)
 
     def _use(self, runtime: Runtime | None) -> None:
-        """Takes a model, or none, for all that comes from now on."""
+        """Uses a model, or none, from now on."""
         limit = self.users.limit
         self.runtime = runtime
         self.label, self.created_ms = (runtime.label, runtime.created_ms) if runtime else (NO_MODEL, 0)
@@ -136,7 +137,7 @@ class ShopProcessor(Processor):
         self.breaker.replaced()
 
     def _next_move(self) -> Move:
-        """What the breaker wants, after the model was replaced where it wanted that."""
+        """What the breaker decides; if it decides to replace the model, what it decides after that."""
         move = self.breaker.next_move(has_model=self.runtime is not None)
         if move is Move.REPLACE_MODEL:
             self._adopt(self.breaker.take_offered())
@@ -159,7 +160,7 @@ class ShopProcessor(Processor):
     # --- events out
 
     def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
-        """Applies one micro-batch to the rows, evicts; what the model and the rules need is in `batches`."""
+        """Applies one micro-batch to the rows and evicts users. `batches` holds what model and rules need."""
         self.breaker.now = now
         move = self._next_move()
         if move is Move.PROBE:
@@ -186,7 +187,7 @@ class ShopProcessor(Processor):
         return out
 
     def most(self, partition: int, share: int) -> int:
-        """A micro-batch ends where the number of users is looked at, if there may be too many."""
+        """Ends a micro-batch where the number of users is checked, if there may be too many."""
         if self.users.count[partition] + share <= self.users_per_partition:
             return share
         return min(share, EVICT_EVERY - int(self.sequence[partition]) % EVICT_EVERY)
@@ -195,12 +196,12 @@ class ShopProcessor(Processor):
         room = self.users_per_partition
         if int(self.sequence[number]) % EVICT_EVERY or self.users.count[number] <= room:
             return
-        # Those who expired go first, so that it makes no difference how many `expire` had removed by now.
+        # Expired users go first, so the result does not depend on how many of them `expire` removed before.
         out.evicted += self.expire(number, changed_too=True)
         out.evicted += self.forget(number, self.users.oldest(number, room))
 
     def _apply(self, events: Events, slots: npt.NDArray[np.int64], out: StepOutput) -> int:
-        """State of the events up to where the kernel stops; returns how many these are."""
+        """Applies events to the rows until the kernel stops; returns how many it applied."""
         t0 = time.perf_counter()
         n = len(events)
         applied = np.empty(n, kernel.APPLIED_EVENT)
@@ -208,7 +209,7 @@ class ShopProcessor(Processor):
         seeds = np.empty((n, SEEDS), np.int32)
         self._batch += 1
         users = self.users
-        # While there is trouble nothing is replayed. This is asked once: the model may fail at any moment.
+        # Nothing is rebuilt while the model is not called. Ask once, since the model may fail at any moment.
         asked = self._model_host is not None and (self.breaker.calls_model or self.breaker.hold)
         rebuild = self._model_host.take_rebuild(slots) if self._model_host and asked else None
         n = kernel.apply(
@@ -236,9 +237,9 @@ class ShopProcessor(Processor):
         return n
 
     def predict_batch(self, out: StepOutput) -> None:
-        """Model, flags and encoding of a micro-batch that was applied. The next one may be applied meanwhile.
+        """Runs model, rules and encoding for a micro-batch that was applied; the next one may be applied meanwhile.
 
-        What the model holds up leaves `batches`, and comes back in that of a later micro-batch.
+        Batches that wait for the model leave `batches`, and return in the `batches` of a later micro-batch.
         """
         waiting, out.batches = [*self.breaker.held, *out.batches], []
         if out.probe:
@@ -258,7 +259,7 @@ class ShopProcessor(Processor):
         self.breaker.held = held
 
     def _predict(self, batch: AppliedBatch, out: StepOutput) -> StepResult | None:
-        """The model's answers, None where it gives none."""
+        """The model's answers; None if it gives none."""
         self.users.flagged[batch.reset] = 0
         host = self._model_host
         result = host.predict(batch, out) if host is not None and batch.model is self.runtime else None
@@ -279,7 +280,7 @@ class ShopProcessor(Processor):
         everyone = np.arange(len(events))
         wanted = everyone if self.settings.emit == "all" else _latest(batch.slots)
         messages = self._encoder.encode(events, result, wanted, degraded=batch.degraded)
-        # The events of one partition stand together.
+        # Events of one partition are adjacent.
         partitions = events.data["partition"][wanted]
         border = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(partitions)]
         out.columns += [
@@ -298,17 +299,17 @@ class ShopProcessor(Processor):
         )
         flagged = events.take([i for i, *_ in found]).packed()
         users, event_ids = flagged.user, flagged.event_id
-        for j, (id_, (i, kind, score, reasons)) in enumerate(
+        for j, (id_, (i, flag_type, score, reasons)) in enumerate(
             zip(self._encoder.ids(flagged), found, strict=True)
         ):
             ts = int(flagged.data["ts"][j])
             user, event_id = users[j], event_ids[j]
-            flag = Flag(id_, user, ts, event_id, self.label, kind, score, reasons, batch.degraded)
+            flag = Flag(id_, user, ts, event_id, self.label, flag_type, score, reasons, batch.degraded)
             place = (self._flags, int(partitions[i]))
             out.others.setdefault(place, []).append((user.encode(), self._encode(flag), NO_HEADERS))
 
     def model_changed(self, partition: int) -> None:
-        """Hidden states of another model mean nothing to this one: rebuild each user's last events."""
+        """Rebuilds hidden states from each user's last events: those of another model mean nothing to this one."""
         if self.runtime is None or self.slab is None or self._model_host is None:
             return
         slots = self.users.slots_of(partition)
@@ -317,22 +318,22 @@ class ShopProcessor(Processor):
         self.users.stale[slots] = True
         if (
             self.breaker.enabled
-        ):  # each before the user's next event: nobody waits for all of them, or for the model
+        ):  # lazily, before each user's next event: start-up does not wait for all of them
             return
         rebuild_hidden(self.users, self.slab, self.runtime, partition, self._model_host.categories)
         self.users.stale[slots] = False
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:
-        """As of every processor; None too while events of the rows wait for the model."""
+        """As in `Processor`; also None while events in the rows wait for the model."""
         return None if self.breaker.held else super().checkpoint(number, generation)
 
     def rewind(self) -> None:
-        """As of every processor; what waits for the model stays, since the rows hold it."""
+        """As in `Processor`; what waits for the model stays, since it is in the rows already."""
         super().rewind()
         self.breaker.abandon_probe()
 
     def drop(self, partition: int) -> None:
-        """Forgets a partition, and what of it waits for the model."""
+        """Forgets a partition, and its events that wait for the model."""
         super().drop(partition)
         free = self.users.partition < 0
         left = [batch.without(partition, free) for batch in self.breaker.held]
@@ -340,19 +341,19 @@ class ShopProcessor(Processor):
         self.breaker.abandon_probe()
 
     def expire(self, number: int, *, changed_too: bool = False) -> int:
-        """Forgets users whose time to live is over; their tombstones go with the next checkpoint.
+        """Forgets users whose time to live is over; the next checkpoint contains their tombstones.
 
-        Only memory is at stake: an event of such a user would find an empty row in any case.
+        This only frees memory: an event of such a user would find an empty row in any case.
         """
         watermark, ttl_ms = int(self.watermark[number]), self.settings.user_ttl_ms
         return self.forget(number, self.users.expired(number, watermark, ttl_ms, changed_too=changed_too))
 
     def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """All that is kept of a user, and what was predicted last; which other partitions hold the user too."""
+        """Everything stored about a user, the last prediction, and which other partitions hold the user too."""
         held = self.users.find_all(user_id, len(self.watermark))
         held = [slot for slot in held if self.is_restored(int(self.users.partition[slot]))]
         if not held:
-            return None  # not here, or only as a copy of another worker's state
+            return None  # not here, or only in a standby of another worker's state
         slot, *others = held
         found = view.user(self.users, slot, self.items, self.categories, others)
         return {**found, "last_prediction": self.last_prediction(slot)}

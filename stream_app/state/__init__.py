@@ -1,4 +1,4 @@
-"""Per-user state: one row of fixed size for each user, advanced by a compiled kernel, kept in a changelog.
+"""Per-user state: one row of fixed size for each user, changed by a compiled kernel, stored in a changelog.
 
 Pure and in memory: the worker reads and writes the changelog topic. May import `contract`, `kernels`, and the model
 through `model.serving.api`. Must not know Kafka clients, Faust, or rules.

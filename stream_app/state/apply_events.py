@@ -1,7 +1,7 @@
-"""The state machine of a user, compiled: applies events one after the other to the rows.
+"""Compiled code that applies events, one after the other, to the users' rows.
 
-Plain Python that numba compiles; `apply.py_func` is the same code uncompiled, for the tests. An event sees what
-the one before it left, however the stream was cut into micro-batches.
+It is plain Python that numba compiles; `apply.py_func` is the same code uncompiled, for the tests. Each event sees
+the row as the event before it left it, so the cutting into micro-batches makes no difference.
 """
 
 import numpy as np
@@ -24,21 +24,21 @@ from stream_app.state.row_layout import (
 APPLIED, LATE, DUPLICATE, ALREADY_APPLIED = range(4)
 
 _N_WINDOWS = len(WINDOWS)
-_FEW = 3  # purchases, from which on there is something usual
-_MAX_RATIO = 1e30  # finite in 32 bit, also times a mean
+_FEW = 3  # purchases from which on a usual amount is known
+_MAX_RATIO = 1e30  # finite in 32 bits, also when multiplied by a mean
 
-#: What the kernel says of each event, beside the window features.
+#: What the kernel returns for each event, in addition to the window features.
 APPLIED_EVENT = np.dtype(
     [
         ("gap_s", "f4"),  # seconds since the user's clock before, -1 for their first event
         (
             "amount_ratio",
             "f4",
-        ),  # amount of a purchase over what the user usually spends, 0 where that is unknown
+        ),  # amount of a purchase divided by what the user usually spends, 0 if unknown
         ("amount_usual", "f4"),  # what the user usually spends, before this purchase
         ("status", "i4"),
-        ("first", "i4"),  # 1 where the user had no event before
-        ("fresh", "i4"),  # 1 where a row was forgotten (expired) just before this event
+        ("first", "i4"),  # 1 if the user had no event before
+        ("fresh", "i4"),  # 1 if the row expired and was reset just before this event
     ],
     align=True,
 )
@@ -46,7 +46,7 @@ APPLIED_EVENT = np.dtype(
 
 @_jit
 def reset_row(row):  # type: ignore[no-untyped-def]
-    """Empties a row but for its source offsets, which guard against a second application."""
+    """Empties a row except for its source offsets, which prevent that an event is applied twice."""
     row.clock = 0
     row.events = 0
     row.late = 0
@@ -74,13 +74,13 @@ def reset_row(row):  # type: ignore[no-untyped-def]
 
 @_jit
 def _seen(row, checks, e):  # type: ignore[no-untyped-def]
-    """Whether one of the last events had this one's id, type and item.
+    """Whether one of the last events had this event's id, type and item.
 
-    One id of several is no repeat: an order number that stands in each line of the order, for one.
+    The id alone is not enough: each line of an order may carry the order's number, for example.
     """
     for i in range(min(row.events, RECENT)):
         r = row.recent[i]
-        if r.event_hash != e.event_hash or r.kind != e.kind or r.item_hash != e.item_hash:
+        if r.event_hash != e.event_hash or r.kind != e.event_type or r.item_hash != e.item_hash:
             continue
         if checks[i] == e.item_check or checks[i] == UNKNOWN_CHECK or e.item_check == UNKNOWN_CHECK:
             return True
@@ -88,7 +88,7 @@ def _seen(row, checks, e):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
+def _count(row, event_type, time, amount, late):  # type: ignore[no-untyped-def]
     """Moves the rings to the user's clock and counts the event in its bucket of each window."""
     for w in range(_N_WINDOWS):
         start = FIRST_BUCKET[w]
@@ -98,22 +98,22 @@ def _count(row, kind, time, amount, late):  # type: ignore[no-untyped-def]
         if passed > 0:
             for b in range(head - min(passed, n) + 1, head + 1):
                 i = start + b % n
-                for event_type in range(row.count.shape[1]):
-                    row.count[i, event_type] = 0
+                for column in range(row.count.shape[1]):
+                    row.count[i, column] = 0
                 row.amount[i] = 0.0
             row.head[w] = head
         bucket = time // BUCKET_MS[w]
         if not late and bucket > head - n:
             i = start + bucket % n
-            row.count[i, kind] += 1
+            row.count[i, event_type] += 1
             row.amount[i] += amount
 
 
 @_jit
 def _usual(row):  # type: ignore[no-untyped-def]
-    """What a user with purchases usually spends: the median of the last amounts, which one large one hardly moves.
+    """What a user with purchases usually spends: the median of the last amounts, which one large amount hardly moves.
 
-    The mean of all, where too few were kept: of the purchases before the first version that kept amounts.
+    If too few amounts are stored, it is the mean of all: earlier versions did not store amounts.
     """
     n = min(row.kept, AMOUNTS)
     if n < min(row.purchases, _FEW):
@@ -123,7 +123,7 @@ def _usual(row):  # type: ignore[no-untyped-def]
 
 @_jit
 def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
-    """The amount that would stand at `place` if the first n were sorted."""
+    """The amount at position `place` of the first n, when sorted."""
     for i in range(n):
         below = 0
         equal = 0
@@ -139,7 +139,7 @@ def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
 
 @_jit
 def _distinct(row, checks):  # type: ignore[no-untyped-def]
-    """How many items are among the last events, at least: an unknown check is taken for any other of its hash."""
+    """A lower bound of the distinct recent items: an unknown check counts as any other check of the same hash."""
     distinct = 0
     n = min(row.events, RECENT)
     for i in range(n):
@@ -178,7 +178,7 @@ def _features(row, checks, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
-    """The model's indexes of the last distinct items, newest first, padded with `none`."""
+    """The model's numbers of the last distinct items, newest first, padded with `none`."""
     found = 0
     n = min(row.events, RECENT)
     for back in range(n):
@@ -202,7 +202,7 @@ def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
 @_jit
 def apply(  # type: ignore[no-untyped-def]
     rows,  # (slots,) ROW, changed
-    recent_item,  # (slots, RECENT) int32, the model's index of each recent item it knows, changed
+    recent_item,  # (slots, RECENT) int32, the model's number of each recent item that it knows, changed
     recent_check,  # (slots, RECENT) uint32, the check of each recent item, changed
     dirty,  # (slots,) bool, set where a row changed
     touched,  # (slots,) int64, number of the last micro-batch that touched the row, changed
@@ -219,10 +219,10 @@ def apply(  # type: ignore[no-untyped-def]
     features,  # (n, event types x windows + OTHER_FEATURES) float32; nothing here checks its width
     seeds,  # (n, SEEDS) int32
 ):
-    """Applies events in order; returns how many.
+    """Applies events in order; returns how many it applied.
 
-    It stops before an event whose user expired within this very micro-batch: the hidden state, which is
-    advanced afterwards, can be emptied only between two calls.
+    It stops before an event whose user expired within the same micro-batch. The hidden state, which the model
+    advances afterwards, can be emptied only between two calls.
     """
     for i in range(len(events)):
         e = events[i]
@@ -241,12 +241,12 @@ def apply(  # type: ignore[no-untyped-def]
         o.gap_s = 0.0
         o.amount_ratio = 0.0
         o.amount_usual = 0.0
-        if e.offset <= row.source[e.kind]:
+        if e.offset <= row.source[e.event_type]:
             o.status = ALREADY_APPLIED
             continue
         touched[slot] = batch
         dirty[slot] = True
-        row.source[e.kind] = e.offset
+        row.source[e.event_type] = e.offset
         if expired:
             reset_row(row)
             recent_item[slot, :] = none_item
@@ -255,7 +255,7 @@ def apply(  # type: ignore[no-untyped-def]
         if e.event_hash != 0 and _seen(row, recent_check[slot], e):
             o.status = DUPLICATE
             continue
-        late = e.time < row.clock - lateness_ms  # no other user's clock makes an event late
+        late = e.time < row.clock - lateness_ms  # lateness depends on the user's own clock only
         o.status = LATE if late else APPLIED
         if row.events == 0:
             o.first = 1
@@ -267,9 +267,9 @@ def apply(  # type: ignore[no-untyped-def]
             row.session_start = e.time
         row.clock = max(row.clock, e.time)
         row.sequence = sequence[p]
-        row.last_ts[e.kind] = max(row.last_ts[e.kind], e.time)
+        row.last_ts[e.event_type] = max(row.last_ts[e.event_type], e.time)
         amount = 0.0
-        if e.kind == PURCHASE and e.price == e.price:  # a price that is not NaN
+        if e.event_type == PURCHASE and e.price == e.price:  # a price that is not NaN
             amount = e.price * e.quantity
             if row.purchases > 0:
                 usual = _usual(row)
@@ -280,7 +280,7 @@ def apply(  # type: ignore[no-untyped-def]
             row.spent += amount
             row.amounts[row.kept % AMOUNTS] = amount
             row.kept += 1
-        _count(row, e.kind, e.time, amount, late)
+        _count(row, e.event_type, e.time, amount, late)
         place = row.events % RECENT
         r = row.recent[place]
         r.ts = e.ts
@@ -289,7 +289,7 @@ def apply(  # type: ignore[no-untyped-def]
         r.event_hash = e.event_hash
         r.price = e.price
         r.quantity = e.quantity
-        r.kind = e.kind
+        r.kind = e.event_type
         r.gap_s = gap
         recent_item[slot, place] = e.item if e.item < known_items else none_item
         recent_check[slot, place] = e.item_check

@@ -1,19 +1,19 @@
-"""Rows of another version's layout as rows of ours, field by field.
+"""Converts rows of another version's layout to this version's, field by field.
 
-What goes by itself:
+These changes need no further work:
 
-- a field that is new gets its value of an empty row; one that is gone is passed over; the order does not matter;
-- a number of a wider type takes the narrower one (i4 to i8, f4 to f8);
-- an array whose places have names (`Layout.axes`) is copied name by name: new places get their value of an empty row,
-  those that are gone are passed over. A part of several places (the ring of a window) is one thing: its name says how
-  long it is, so a ring of another length is another part and begins empty;
-- all this holds for fields of fields, too.
+- A new field gets its value of an empty row, and a dropped field is ignored. The order of fields does not matter.
+- A field of a wider type takes values of the narrower one (i4 to i8, f4 to f8).
+- An array whose places have names (`Layout.axes`) is copied name by name: new places get their value of an empty
+  row, and dropped ones are ignored. A part of several places (the ring of a window) is copied as a whole. Its name
+  contains its length, so a ring of another length is another part and begins empty.
+- All this holds for fields inside fields, too.
 
-Everything else changes what a field means: another length of an array without names, a narrower or another type, more
-or fewer axes. It needs a function in `Layout.migrations`, or a new name, and is refused without.
+Every other change gives a field another meaning: another length of an array without names, a narrower or a different
+type, more or fewer axes. It needs a function in `Layout.migrations`, or a new field name; otherwise it is refused.
 
-A number that stands for a place elsewhere is copied as it is: `recent.kind` counts `EVENT_TYPES`, so a new event type
-goes to their end. The hidden state behind a row is not part of it: another width is another model.
+A number that refers to a place elsewhere is copied unchanged: `recent.kind` is an index of `EVENT_TYPES`, so a new
+event type must go to their end. The hidden state after a row is not part of it: another width means another model.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ _Axes = tuple[Axis, ...]
 
 
 def convert(old: npt.NDArray[np.void], was: Description, layout: Layout) -> npt.NDArray[np.void]:
-    """Rows (n,) of the layout `was` as rows (n,) of ours. Raises StateError where a field means something else."""
+    """Rows (n,) of the layout `was` as rows (n,) of ours. Raises StateError if a field has another meaning."""
     new = np.repeat(layout.empty, len(old))
     before = {f.name: f for f in was.fields}
     for now in layout.description.fields:
@@ -42,7 +42,7 @@ def convert(old: npt.NDArray[np.void], was: Description, layout: Layout) -> npt.
 
 
 def _differs(then: Field | None, now: Field) -> bool:
-    """Whether a field is another one, wherever in the row it stands."""
+    """Whether the type, axes or fields of a field differ; its place in the row does not matter."""
     if then is None or (then.type, then.axes, len(then.fields)) != (now.type, now.axes, len(now.fields)):
         return True
     return any(a.name != b.name or _differs(a, b) for a, b in zip(then.fields, now.fields, strict=True))
@@ -97,7 +97,7 @@ def _words(f: Field, axes: _Axes) -> str:
 
 
 def ring(name: str, counter: str) -> Migration:
-    """A migration of a ring: number n of `counter` in all stands at n % length, and the newest are kept.
+    """A migration of a ring buffer: element number n of `counter` is at n % length, and the newest are kept.
 
     The fields of its elements are copied by name.
     """

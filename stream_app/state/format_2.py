@@ -1,4 +1,4 @@
-"""The row of changelogs of format 2, whose values say nothing about their layout. It never changes again."""
+"""The row of changelogs of format 2, whose values do not name their layout. It never changes again."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
-"""How rows stand in memory, as plain data that goes to the changelog beside them: rows are read back by field name.
+"""The layout of rows as plain data. It is stored in the changelog with the rows, which are read by field name.
 
-A value in the changelog begins with the number of its layout. The layout itself is the key of a record that stands
-before the first such value of its partition. So a version that has another row reads what it knows and gives what is
-new its default; `evolve` says which changes go by themselves.
+A value in the changelog begins with the number of its layout. The layout itself is the key of a record that comes
+before the first such value of its partition. So a version with another row reads the fields that it knows and gives
+new fields their defaults; `evolve` says which changes need no further work.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ import xxhash
 
 from stream_app.state.errors import StateError
 
-#: First byte of the key of a record that describes a layout; the description follows. No user_id begins with it,
-#: since it is no UTF-8. The value is empty, which no version before format 3 takes for a row.
+#: First byte of the key of a record that describes a layout; the description follows. No user_id begins with this
+#: byte, since UTF-8 never contains it. The value is empty, which versions before format 3 do not accept as a row.
 LAYOUT_KEY = 0xFE
 
-#: Bytes of a row that a description may ask for.
+#: The most bytes of a row that a description may have.
 _MOST_BYTES = 1 << 20
 
-#: An axis of an array: its length, where the places have no names; else a name and a length for each part of it.
+#: An axis of an array: its length if its places have no names; otherwise a name and a length for each part.
 Axis = int | tuple[tuple[str, int], ...]
 
 
@@ -37,14 +37,14 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     at: int  #: first byte
-    type: str  #: as numpy writes it, "<i8"; empty where the field has fields of its own
+    type: str  #: as numpy writes it, "<i8"; empty if the field has fields of its own
     size: int  #: bytes of one element
     axes: tuple[Axis, ...] = ()
     fields: tuple["Field", ...] = ()
 
 
 class Description(msgspec.Struct, frozen=True, array_like=True):
-    """The fields of a row, and how many bytes it has."""
+    """The fields of a row, and its size."""
 
     size: int  #: bytes of a row
     fields: tuple[Field, ...]
@@ -55,18 +55,18 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def number(self) -> int:
-        """16 bits that stand for this layout in values: a hash, so that two versions give one layout one number."""
+        """16 bits that name this layout in values: a hash, so that all versions give a layout the same number."""
         return int(xxhash.xxh64_intdigest(self.encode()) & 0xFFFF)
 
     def dtype(self) -> np.dtype[np.void]:
-        """Rows of this layout. Raises ValueError or TypeError where it describes none."""
+        """The type of rows of this layout. Raises ValueError or TypeError if the description is invalid."""
         if self.size % 8 or not 0 < self.size <= _MOST_BYTES:
             raise ValueError(f"a row of {self.size} bytes")
         return _dtype(self.fields, self.size)
 
 
 def decode(key: bytes) -> Description:
-    """What `Description.encode` wrote. Raises DescriptionError where it is none."""
+    """Reads what `Description.encode` wrote. Raises DescriptionError for anything else."""
     try:
         found = msgspec.msgpack.decode(key[1:], type=Description)
         found.dtype()
@@ -81,18 +81,18 @@ def length(axis: Axis) -> int:
 
 
 def describe(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> Description:
-    """The description of rows. `axes`: of the fields whose axes have names."""
+    """The description of a type of rows. `axes`: of the fields whose axes have names."""
     return Description(dtype.itemsize, _fields(dtype, axes))
 
 
 def _fields(dtype: np.dtype[Any], axes: Mapping[str, tuple[Axis, ...]]) -> tuple[Field, ...]:
     found = []
     for name in dtype.names or ():
-        kind, at = dtype.fields[name][:2]  # type: ignore[index]
-        base = kind.base
-        named = axes.get(name, kind.shape)
-        if tuple(map(length, named)) != kind.shape:
-            raise ValueError(f"the axes of {name} have {named} places, its shape is {kind.shape}")
+        type_, at = dtype.fields[name][:2]  # type: ignore[index]
+        base = type_.base
+        named = axes.get(name, type_.shape)
+        if tuple(map(length, named)) != type_.shape:
+            raise ValueError(f"the axes of {name} have {named} places, its shape is {type_.shape}")
         inner = _fields(base, {}) if base.names else ()
         found.append(Field(name, at, "" if inner else base.str, base.itemsize, tuple(named), inner))
     return tuple(found)
@@ -110,7 +110,7 @@ def _dtype(fields: tuple[Field, ...], bytes_: int) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": bytes_})
 
 
-#: Fills one field of `new` (n,) out of rows `old` (n,) of another layout.
+#: Fills one field of `new` (n,) from rows `old` (n,) of another layout.
 Migration = Callable[[npt.NDArray[np.void], npt.NDArray[np.void]], None]
 
 
@@ -118,8 +118,9 @@ Migration = Callable[[npt.NDArray[np.void], npt.NDArray[np.void]], None]
 class Layout:
     """The rows of one processor: their type, the row of a user never seen, and what the places of arrays mean.
 
-    `axes` names the places of arrays, so that one may get more of them, or lose some. `migrations` fill fields that
-    changed otherwise. `first` describes the values of format 2, which bear no number; by default it is this layout.
+    `axes` names the places of arrays, so that an array may gain or lose places. `migrations` fill fields that changed
+    in other ways. `first` describes the values of format 2, which have no number; None if there
+    are none.
     """
 
     empty: npt.NDArray[np.void]  # (1,)
@@ -138,10 +139,10 @@ class Layout:
 
     @cached_property
     def description(self) -> Description:
-        """As it goes to the changelog."""
+        """The description that is written to the changelog."""
         return describe(self.dtype, self.axes)
 
     @cached_property
     def number(self) -> int:
-        """As it stands before each value."""
+        """The number that begins each value."""
         return self.description.number

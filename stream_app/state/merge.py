@@ -1,11 +1,11 @@
-"""Merges the input topics of one partition by event time, the same way however the records arrive.
+"""Merges the input topics of one partition by event time. The order does not depend on how the records arrive.
 
-The order is that of a merge which always takes the head with the smallest time, ties in the order of the topics
-(Kafka Streams' rule). It equals a sort by the running maximum of `time` within each topic, which is done for a
-whole micro-batch at once. An event may go when no topic that is still waited for can bring one before it.
+The merge always takes the head with the smallest time, and breaks ties by the order of the topics (the rule of Kafka
+Streams). This equals a sort by the running maximum of `time` within each topic, which is done for a whole micro-batch
+at once. An event may leave when no topic that is still waited for can bring an earlier one.
 
-`time` is never after the record was stored. So a clock that is ahead raises the maximum of its topic to the broker's
-time and no further, and the other topics' events reach that as soon as they are stored.
+`time` is never after the time at which the record was stored. So a sender's clock that is ahead raises the maximum of
+its topic no further than to the broker's time, which the other topics' events reach as soon as they are stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,20 +30,20 @@ class _Topic:
     newest: int = _NEVER  # running maximum of all that was added
     gone: int = _NEVER  # running maximum of all that left
     read: int = 0  # next offset to add
-    idle_since: float | None = None  # when it was first found empty with nothing more to read
+    idle_since: float | None = None  # since when it is empty and has nothing more to read
     finished: bool = False  # nothing will ever be added
 
 
 class Merge:
     """The buffers of one partition.
 
-    `positions` is where processing stands: all records below it left through `take` or were no events.
+    `positions` says how far processing has come: all records below left through `take` or were not events.
     """
 
     def __init__(self, positions: list[int]) -> None:
         self._topics = [_Topic(read=p) for p in positions]
         self.emitted = _NEVER  #: key of the last event that left
-        self.out_of_order = 0  #: events that came after one with a greater key had left
+        self.out_of_order = 0  #: events that arrived after an event with a greater key had left
 
     @property
     def buffered(self) -> list[int]:
@@ -52,12 +52,12 @@ class Merge:
 
     @property
     def positions(self) -> list[int]:
-        """Next source offset of each topic that has not left yet."""
+        """The lowest source offset of each topic that has not left yet."""
         return [int(t.chunks[0].data["offset"][0]) if t.size else t.read for t in self._topics]
 
-    def read(self, kind: int) -> int:
-        """The next offset of a topic that is not buffered yet."""
-        return self._topics[kind].read
+    def read(self, topic_index: int) -> int:
+        """The next offset of a topic to be buffered."""
+        return self._topics[topic_index].read
 
     def oldest_received(self) -> int | None:
         """Kafka timestamp of the oldest waiting record, Unix ms."""
@@ -65,13 +65,13 @@ class Merge:
         return min(heads) if heads else None
 
     def take_out_of_order(self) -> int:
-        """How many events since the last call came after one with a greater key had left."""
+        """How many events since the last call arrived after an event with a greater key had left."""
         count, self.out_of_order = self.out_of_order, 0
         return count
 
-    def add(self, kind: int, events: Events, next_offset: int) -> None:
-        """Buffers events of a topic by rising offset; everything below `next_offset` is then known."""
-        t = self._topics[kind]
+    def add(self, topic_index: int, events: Events, next_offset: int) -> None:
+        """Buffers events of a topic in the order of offsets; all records below `next_offset` have then arrived."""
+        t = self._topics[topic_index]
         t.read = max(t.read, next_offset)
         if len(events):
             key = np.maximum(np.maximum.accumulate(events.data["time"]), t.newest)
@@ -82,13 +82,13 @@ class Merge:
             t.idle_since = None
 
     def renumber(self, change: Callable[[Events], None]) -> None:
-        """Calls `change` with all that is buffered, in pieces; times and offsets must stay."""
+        """Calls `change` with everything that is buffered, in pieces; it must not change times and offsets."""
         for t in self._topics:
             for chunk in t.chunks:
                 change(chunk)
 
     def skip(self, positions: Sequence[int]) -> None:
-        """Drops what is buffered below `positions` and will not be waited for: it was processed before."""
+        """Drops what is buffered below `positions`, and no longer waits for it: it was processed before."""
         for t, position in zip(self._topics, positions, strict=True):
             t.read = max(t.read, position)
             if t.size:
@@ -96,7 +96,7 @@ class Merge:
                 _advance(t, int(np.searchsorted(t.chunks[0].data["offset"], position)))
 
     def clear(self) -> None:
-        """Forgets what is buffered; it will be read again from `positions`."""
+        """Drops what is buffered; it will be read again from `positions`."""
         for t, position in zip(self._topics, self.positions, strict=True):
             t.chunks.clear()
             t.keys.clear()
@@ -105,20 +105,20 @@ class Merge:
             t.newest = t.gone
             t.idle_since = None
 
-    def idle(self, kind: int, nothing_to_read: bool, now: float) -> None:
-        """Tells whether a topic has nothing more to read; `now` in seconds of any steady clock."""
-        t = self._topics[kind]
+    def idle(self, topic_index: int, nothing_to_read: bool, now: float) -> None:
+        """Reports whether a topic has nothing more to read; `now` in seconds of any steady clock."""
+        t = self._topics[topic_index]
         if t.size or not nothing_to_read:
             t.idle_since = None
         elif t.idle_since is None:
             t.idle_since = now
 
-    def finish(self, kind: int) -> None:
-        """Tells that nothing more will come of a topic: it is not waited for."""
-        self._topics[kind].finished = True
+    def finish(self, topic_index: int) -> None:
+        """Reports that a topic has ended: it is no longer waited for."""
+        self._topics[topic_index].finished = True
 
     def wait_s(self, now: float, max_idle_s: float) -> float | None:
-        """Seconds until waiting for an idle topic ends and frees events; None where that is not so."""
+        """Seconds until the wait for an idle topic ends and releases events; None if no event waits for one."""
         if not any(t.size for t in self._topics):
             return None
         waits = [
@@ -129,37 +129,39 @@ class Merge:
         return max(0.0, min(waits)) if waits else None
 
     def take(self, limit: int, now: float, max_idle_s: float, *, ended: bool = False) -> Events | None:
-        """At most `limit` events in their order, None where none may go yet.
+        """At most `limit` events in their order, None if none may leave yet.
 
-        A topic that is empty and was idle for `max_idle_s` is waited for no longer; with `ended` none is.
+        A topic that has been idle for `max_idle_s` is no longer waited for; with `ended` no topic is.
         """
         bounds = [self._bound(t, now, max_idle_s, ended) for t in self._topics]
         parts, keys = [], []
-        for kind, t in enumerate(self._topics):
+        for topic_index, t in enumerate(self._topics):
             if not t.size:
                 continue
             # An event with key k leaves only if no other topic can still bring a smaller (key, topic).
-            others = [b if kind < other else b - 1 for other, b in enumerate(bounds) if other != kind]
+            others = [
+                b if topic_index < other else b - 1 for other, b in enumerate(bounds) if other != topic_index
+            ]
             last = min(others, default=_FOREVER)
             key = _joined(t)
             n = min(int(np.searchsorted(key, last, side="right")), limit)
             if n:
-                parts.append((kind, n))
+                parts.append((topic_index, n))
                 keys.append(key[:n])
         if not parts:
             return None
         if len(parts) == 1:  # in order already
-            ((kind, n),), (key,) = parts, keys
-            events = self._topics[kind].chunks[0].take(slice(0, n))
-            _advance(self._topics[kind], n)
+            ((topic_index, n),), (key,) = parts, keys
+            events = self._topics[topic_index].chunks[0].take(slice(0, n))
+            _advance(self._topics[topic_index], n)
         else:
             key = np.concatenate(keys)
             order = np.argsort(key, kind="stable")[:limit]
             topic = np.repeat(np.arange(len(parts)), [n for _, n in parts])[order]
-            every = [self._topics[kind].chunks[0].take(slice(0, n)) for kind, n in parts]
+            every = [self._topics[topic_index].chunks[0].take(slice(0, n)) for topic_index, n in parts]
             events = Events.concat(every).take(order)
-            for i, (kind, _) in enumerate(parts):
-                _advance(self._topics[kind], int(np.count_nonzero(topic == i)))
+            for i, (topic_index, _) in enumerate(parts):
+                _advance(self._topics[topic_index], int(np.count_nonzero(topic == i)))
             key = key[order]
         self.out_of_order += int(np.count_nonzero(key < self.emitted))
         self.emitted = max(self.emitted, int(key[-1]))
@@ -167,7 +169,7 @@ class Merge:
 
     @staticmethod
     def _bound(t: _Topic, now: float, max_idle_s: float, ended: bool) -> int:
-        """No event that this topic still brings has a smaller key."""
+        """A lower bound of the keys of all events that this topic can still bring."""
         if ended or t.finished:
             return _FOREVER
         if not t.size and t.idle_since is not None and now - t.idle_since >= max_idle_s:
@@ -176,7 +178,7 @@ class Merge:
 
 
 def _joined(t: _Topic) -> npt.NDArray[np.int64]:
-    """Makes one chunk of a topic's chunks; returns its keys."""
+    """Joins a topic's chunks to one; returns its keys."""
     if len(t.chunks) > 1:
         t.chunks = [Events.concat(t.chunks)]
         t.keys = [np.concatenate(t.keys)]

@@ -1,7 +1,7 @@
-"""Whether state that was read back can be true. Pure: what it is compared with is passed in.
+"""Checks whether state that was read back can be true. Pure: all values to compare with are passed in.
 
-A record of the changelog may be damaged, or made by somebody who may write there. It is refused before it mutes a
-user or stops a clock: `Damaged` says where it stands.
+A record of the changelog may be damaged, or written by somebody else. It is refused before it can silence a user or
+stop a clock; `Damaged` says where it is.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from stream_app.contract.events import MAX_TS_MS
 from stream_app.kernels.jit import jit
 from stream_app.state.row_layout import BUCKET_MS, BUCKETS, REASON_CODES, RECENT, WINDOWS
 
-#: What is wrong with a row, by the number that `wrong_rows` gives; 0 stands for nothing.
+#: What is wrong with a row, by the number that `wrong_rows` returns; 0 means nothing.
 WRONG = (
     "",
     "a time before 1970 or after the year 9999",
@@ -30,12 +30,12 @@ _TIME, _OFFSET, _COUNT, _TYPE, _AMOUNT = range(1, len(WRONG))
 class Damaged(NamedTuple):
     """A record of a partition's changelog that cannot be true, or cannot be read."""
 
-    offset: int | None  #: None where it is not known any more
+    offset: int | None  #: None if it is not known any more
     key: bytes
     why: str
 
     def sentence(self, topic: str, partition: int) -> str:
-        """What it is and where it stands. The key is a user's id, so only its hash is shown."""
+        """What it is and where it is. The key is a user's id, so only its hash is shown."""
         key = f"a key of hash {xxhash.xxh64_hexdigest(self.key)}" if self.key else "the partition's own key"
         at = "" if self.offset is None else f"offset {self.offset}, "
         return f"{topic}, partition {partition}, {at}{key}: {self.why}"
@@ -51,7 +51,7 @@ def refusal(damaged: Damaged, topic: str, partition: int) -> str:
 
 
 def wrong_meta(watermark: int, sequence: int, positions: Sequence[int], inputs: int) -> str | None:
-    """What is wrong with a partition's own record; None where it may be true. `inputs`: how many topics there are."""
+    """What is wrong with a partition's own record; None if it may be true. `inputs`: the number of input topics."""
     if not -1 <= watermark <= MAX_TS_MS:
         return WRONG[_TIME]
     if sequence < 0:
@@ -62,7 +62,7 @@ def wrong_meta(watermark: int, sequence: int, positions: Sequence[int], inputs: 
 
 
 def wrong_rows(rows: npt.NDArray[np.void], slots: npt.NDArray[np.int64], types: int) -> npt.NDArray[np.int8]:
-    """What is wrong (n,) with the shop's rows of some slots, as places in `WRONG`. `types`: how many of events."""
+    """What is wrong (n,) with the shop's rows of some slots, as indexes of `WRONG`. `types`: of events."""
     found = np.empty(len(slots), np.int8)
     _wrong(rows, slots, types, found)
     return found
@@ -71,10 +71,10 @@ def wrong_rows(rows: npt.NDArray[np.void], slots: npt.NDArray[np.int64], types: 
 def beyond(
     source: npt.NDArray[np.int64], ends: Sequence[int], positions: Sequence[int]
 ) -> npt.NDArray[np.bool_]:
-    """Which rows (n,) include an offset (n, inputs) that their input has not reached.
+    """Which rows (n,) include an offset (n, inputs) that the input has not reached.
 
-    `ends`: of the inputs' logs. `positions`: of the state; where it is itself beyond the end, the topic is another
-    one and not the row wrong, which `standing` tells.
+    `ends`: of the inputs' logs. `positions`: of the state. If a position itself is beyond the end, the topic is
+    another one and the row is not wrong; `topic_identity` reports that.
     """
     limit = np.maximum(np.array(ends, np.int64), np.array(positions, np.int64))
     return np.asarray((source.reshape(len(source), len(ends)) >= limit).any(axis=1), np.bool_)
@@ -124,7 +124,7 @@ def _wrong(rows, slots, types, found):  # type: ignore[no-untyped-def]
 
 @jit
 def ascii_only(data, at, size):  # type: ignore[no-untyped-def]
-    """Which pieces (n,) of a buffer hold nothing but ASCII."""
+    """Which pieces (n,) of a buffer are pure ASCII."""
     found = np.ones(len(at), np.bool_)
     for i in range(len(at)):
         for j in range(at[i], at[i] + size[i]):

@@ -1,9 +1,9 @@
-"""Rows as changelog values: only the words that are not zero, since most of a row is empty for most users.
+"""Rows as changelog values. They contain only words that are not zero, since most of a row is empty for most users.
 
-A value is the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8), then
-those words whose bit is set as they stand in memory, then the hidden state as 32-bit floats, all little-endian. Up to
-three zeros follow, so that its size is two more than a multiple of four: by that it is told from a value of format 2,
-which is the same without number and zeros and whose size is another (`Layout.first` has a bitmap that fits).
+A value consists of the number of its layout (16 bits), a bitmap of the row's 64-bit words (bit i % 8 of byte i // 8),
+the words whose bit is set as they are in memory, and the hidden state as 32-bit floats, all little-endian. Up to
+three zero bytes follow, so that its size is two more than a multiple of four. This distinguishes it from a value of
+format 2, which has neither number nor zero bytes, and whose size is never of this form (see `told_apart`).
 """
 
 import sys
@@ -18,7 +18,7 @@ if sys.byteorder != "little":
     raise ImportError("the changelog's format is that of little-endian machines")
 
 
-#: Bytes of the number before a row, and what is left of the size of a value, divided by `_GRAIN`, where it has one.
+#: Bytes of the number before a row, and the remainder of the size of a numbered value divided by `_GRAIN`.
 NUMBER_BYTES, _NUMBERED, _GRAIN = 2, 2, 4
 
 
@@ -28,14 +28,14 @@ def bitmap_bytes(row_bytes: int) -> int:
 
 
 def told_apart(row_bytes: int) -> bool:
-    """Whether values without a number, of rows of this size, have other sizes than those with one."""
+    """Whether the size of a value tells if it has a number, for rows of this size."""
     return bitmap_bytes(row_bytes) % _GRAIN != _NUMBERED
 
 
 def numbers(
     data: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
-    """The number (n,) of the layout of each value, -1 where it has none since it is of format 2."""
+    """The number (n,) of the layout of each value, -1 for values of format 2, which have none."""
     found = np.full(len(at), -1, np.int32)
     there = np.flatnonzero(size % _GRAIN == _NUMBERED)
     start = at[there]
@@ -49,15 +49,15 @@ def pack(
     hidden: npt.NDArray[np.uint8],
     number: int,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """A buffer with the values of n slots, and where (n + 1,) each ends, 0 first.
+    """A buffer with the values of n slots, and where (n + 1,) each ends; the first entry is 0.
 
-    `hidden` (n, a multiple of four bytes) follows on each row. The size of a row must be a multiple of eight bytes.
+    `hidden` (n, a multiple of four bytes) follows each row. The size of a row must be a multiple of eight bytes.
     `number`: of the layout.
     """
     words, bitmap = _words(rows), bitmap_bytes(rows.dtype.itemsize)
     pad = -bitmap % _GRAIN
     most = len(slots) * (NUMBER_BYTES + bitmap + 8 * words.shape[1] + hidden.shape[1] + pad)
-    out = np.empty(most, np.uint8)  # what is not written takes no memory
+    out = np.empty(most, np.uint8)  # pages that are not written take no memory
     ends = np.zeros(len(slots) + 1, np.int64)
     _pack(words, slots, hidden, number, pad, out, ends)
     return out[: ends[-1]], ends
@@ -72,11 +72,11 @@ def unpack(
 ) -> npt.NDArray[np.int64]:
     """Writes n values into the rows of their slots; returns where (n,) the hidden state of each begins.
 
-    -1 stands for a value that ends before its row does.
+    It is -1 for a value that ends before its row does.
     """
-    behind = np.empty(len(slots), np.int64)
-    _unpack(_words(rows), slots, data, *contiguous(at, size), behind)
-    return behind
+    hidden_at = np.empty(len(slots), np.int64)
+    _unpack(_words(rows), slots, data, *contiguous(at, size), hidden_at)
+    return hidden_at
 
 
 def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
@@ -86,7 +86,7 @@ def _words(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
 @jit
 def _pack(words, slots, hidden, number, pad, out, ends):  # type: ignore[no-untyped-def]
     width = words.shape[1]
-    behind, target = pointer_to(hidden), pointer_to(out)
+    hidden_, target = pointer_to(hidden), pointer_to(out)
     at = 0
     for i in range(len(slots)):
         row = words[slots[i]]
@@ -103,7 +103,7 @@ def _pack(words, slots, hidden, number, pad, out, ends):  # type: ignore[no-unty
                 out[bitmap + w // 8] |= np.uint8(1 << (w % 8))
                 store64(target, at, word)
                 at += 8
-        at = copy_bytes(behind, i * hidden.shape[1], hidden.shape[1], target, at)
+        at = copy_bytes(hidden_, i * hidden.shape[1], hidden.shape[1], target, at)
         for _ in range(pad):
             out[at] = 0
             at += 1
@@ -111,7 +111,7 @@ def _pack(words, slots, hidden, number, pad, out, ends):  # type: ignore[no-unty
 
 
 @jit
-def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-def]
+def _unpack(words, slots, data, at, size, hidden_at):  # type: ignore[no-untyped-def]
     width = words.shape[1]
     bitmap_bytes = (width + 7) // 8
     source = pointer_to(data)
@@ -119,7 +119,7 @@ def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-de
         start = at[i]
         place = start + bitmap_bytes
         end = start + size[i]
-        behind[i] = -1
+        hidden_at[i] = -1
         if place > end:
             continue
         row = words[slots[i]]
@@ -134,7 +134,7 @@ def _unpack(words, slots, data, at, size, behind):  # type: ignore[no-untyped-de
             else:
                 row[w] = 0
         if whole:
-            behind[i] = place
+            hidden_at[i] = place
 
 
 @jit

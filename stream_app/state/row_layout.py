@@ -1,7 +1,7 @@
-"""The layout of a user's row, as it stands in memory and in the changelog.
+"""The layout of a user's row, in memory and in the changelog.
 
-A field may be added or dropped: rows of other versions are read by field name (`evolve` says what goes by itself, and
-what needs a function in `LAYOUT.migrations`). `FORMAT` changes only with how values are written at all.
+A field may be added or dropped: rows of other versions are read by field name (`evolve` says which changes need no
+further work, and which need a function in `LAYOUT.migrations`). `FORMAT` changes only with the encoding of values.
 """
 
 from typing import get_args
@@ -15,7 +15,7 @@ from stream_app.state.evolve import ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Layout
 
-#: Of the changelog. 2: the row of `format_2`, and no number before it. 3: the number of a layout, see `layout`.
+#: Of the changelog. 2: the row of `format_2` without a number. 3: the number of a layout comes first, see `layout`.
 FORMAT = 3
 FORMATS_READ = (2, 3)
 
@@ -29,11 +29,11 @@ FIRST_BUCKET = np.array(
 AMOUNT_WINDOW = model.AMOUNT_WINDOW
 WINDOW_FEATURES = model.WINDOW_FEATURES
 
-#: Last events kept of a user: for dedupe, for look-ups, and to rebuild the hidden state under another model.
+#: Last events stored per user: for deduplication, for look-ups, and to rebuild the hidden state for another model.
 RECENT = model.LAST_EVENTS
-#: Last amounts kept of a user, for what the user usually spends.
+#: Last amounts stored per user, to know what the user usually spends.
 AMOUNTS = 8
-#: Distinct items handed to the model as seeds of candidates, newest first.
+#: Distinct items that the model gets as seeds of candidates, newest first.
 SEEDS = 5
 #: A pause after which a new session starts.
 SESSION_GAP_MS = 1_800_000
@@ -60,11 +60,11 @@ def row_dtype(event_types: int) -> np.dtype[np.void]:
     """Rows of a shop with so many event types."""
     return np.dtype(
         [
-            ("clock", "i8"),  # greatest time seen, Unix ms; what windows and gaps are measured against
+            ("clock", "i8"),  # greatest time seen, Unix ms; windows and gaps are measured from it
             ("source", "i8", (event_types,)),  # last source offset applied, for each input topic; -1 for none
             ("sequence", "i8"),  # number of the user's last event within the partition, for eviction
             ("events", "i8"),  # events applied since the user was last forgotten
-            ("late", "i8"),  # of them, those too late for their window
+            ("late", "i8"),  # how many of them were too late for their window
             ("session_start", "i8"),
             ("last_ts", "i8", (event_types,)),  # time of the last event of each type, 0 for none
             ("head", "i8", (len(WINDOWS),)),  # number of the newest bucket of each window
@@ -72,10 +72,10 @@ def row_dtype(event_types: int) -> np.dtype[np.void]:
             ("amount", "f4", (BUCKETS,)),  # money spent
             ("purchases", "i8"),  # with a price, of all time
             ("spent", "f8"),
-            ("kept", "i8"),  # of them, those whose amounts were put into `amounts`
-            ("amounts", "f4", (AMOUNTS,)),  # of the last purchases, number n stands at n % AMOUNTS
+            ("kept", "i8"),  # how many of them were put into `amounts`
+            ("amounts", "f4", (AMOUNTS,)),  # of the last purchases; number n is at n % AMOUNTS
             ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
-            ("recent", RECENT_EVENT, (RECENT,)),  # event number n stands at n % RECENT
+            ("recent", RECENT_EVENT, (RECENT,)),  # event number n is at n % RECENT
         ],
         align=True,
     )
@@ -92,7 +92,7 @@ assert (
 #: Features beside the counts: money and variety.
 OTHER_FEATURES = len(WINDOW_FEATURES) - len(WINDOWS) * len(EVENT_TYPES)
 
-#: Names of the places of arrays, for `evolve`: what is kept of each event type, reason and window goes with its name.
+#: Names of the places of arrays, for `evolve`: values of an event type, reason or window are copied by its name.
 _TYPES = tuple((name, 1) for name in EVENT_TYPES)
 _RINGS = tuple((f"{n} x {length // n} ms", n) for _, length, n in WINDOWS)
 

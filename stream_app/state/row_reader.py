@@ -14,12 +14,12 @@ from stream_app.state.layout import LAYOUT_KEY, Description, Layout, decode
 from stream_app.state.plausibility import WRONG, Damaged, ascii_only
 from stream_app.state.row_codec import NUMBER_BYTES, numbers, unpack
 
-#: What `Layouts.read` says in place of a position: the value ends before its row does; nothing describes its layout.
+#: What `Layouts.read` returns instead of a position: the value is too short; its layout is unknown.
 TOO_SHORT, UNKNOWN_LAYOUT = -1, -2
 
 
 def is_users(data: npt.NDArray[np.uint8], key_at: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which keys (n,), none of them empty, are not the program's own: it begins its own with a byte of no UTF-8."""
+    """Which keys (n,), none of them empty, are users. Our own keys begin with a byte that UTF-8 never has."""
     return np.asarray(data[key_at] < LAYOUT_KEY, np.bool_)
 
 
@@ -31,9 +31,9 @@ class Layouts:
     described: dict[int, Description] = field(default_factory=dict)
 
     def learn(self, key: bytes) -> None:
-        """Takes the key of a record that describes a layout; other keys say nothing.
+        """Stores the layout that the key of a record describes; ignores other keys.
 
-        Raises StateError for one that cannot be read, and where one number would stand for two layouts.
+        Raises StateError if the key cannot be read, or if one number would mean two layouts.
         """
         if key[:1] != bytes([LAYOUT_KEY]):
             return
@@ -51,10 +51,10 @@ class Layouts:
         self.described[number] = found
 
     def to_describe(self) -> list[tuple[bytes, bytes]]:
-        """Key and value of the record that has to stand before the next value; none where it is there already.
+        """Key and value of the record that must come before the next value; none if the changelog has it already.
 
-        It is written once in a partition: compaction keeps the last record of a key, and would move a second one
-        behind values that need it.
+        It is written once per partition: compaction keeps the last record of a key, so a second record would remove
+        the first one, which earlier values need.
         """
         if self.own.number in self.described:
             return []
@@ -76,11 +76,11 @@ class Layouts:
     ) -> npt.NDArray[np.int64]:
         """Writes n values into the rows of their slots; returns where (n,) the hidden state of each begins.
 
-        TOO_SHORT or UNKNOWN_LAYOUT in its place for a value that is no row; its slot's row is undefined then. Raises
-        StateError where a field means something else.
+        For an invalid value it returns TOO_SHORT or UNKNOWN_LAYOUT instead, and the row of its slot is undefined.
+        Raises StateError if a field has another meaning.
         """
         found = numbers(data, at, size)
-        behind = np.full(len(slots), UNKNOWN_LAYOUT, np.int64)
+        hidden_at = np.full(len(slots), UNKNOWN_LAYOUT, np.int64)
         for number in np.unique(found).tolist():
             was = self._layout(number)
             if was is None:
@@ -89,12 +89,12 @@ class Layouts:
             skip = NUMBER_BYTES if number >= 0 else 0
             part = slots[mine], data, at[mine] + skip, size[mine] - skip
             if was == self.own.description:
-                behind[mine] = unpack(rows, *part)
+                hidden_at[mine] = unpack(rows, *part)
             else:
                 old = np.zeros(len(mine), was.dtype())
-                behind[mine] = unpack(old, np.arange(len(mine)), *part[1:])
+                hidden_at[mine] = unpack(old, np.arange(len(mine)), *part[1:])
                 rows[part[0]] = convert(old, was, self.own)
-        return behind
+        return hidden_at
 
 
 def keys_of(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> list[bytes]:
@@ -114,13 +114,15 @@ def are_text(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]) -> npt.ND
 
 
 def damaged_of(records: RecordColumns, span: np.void, why: str) -> Damaged:
-    """The record of a span, of which `why` says what is wrong."""
+    """The record of a span; `why` says what is wrong with it."""
     at = int(span["key_at"])
     return Damaged(int(span["offset"]), records.data[at : at + int(span["key_bytes"])].tobytes(), why)
 
 
-def why_of(behind: int, wrong: int) -> str:
-    """What is wrong with a value: what `Layouts.read` says, else `plausible.wrong_rows`."""
-    if behind < 0:
-        return "nothing describes its layout" if behind == UNKNOWN_LAYOUT else "it ends before its row does"
+def why_of(hidden_at: int, wrong: int) -> str:
+    """What is wrong with a value, from the results of `Layouts.read` and of `plausibility.wrong_rows`."""
+    if hidden_at < 0:
+        return (
+            "nothing describes its layout" if hidden_at == UNKNOWN_LAYOUT else "it ends before its row does"
+        )
     return WRONG[wrong]

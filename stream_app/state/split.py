@@ -1,7 +1,7 @@
-"""Users whose events come in more than one partition, so that their state is in pieces.
+"""Finds users whose events arrive in more than one partition, so that their state is split.
 
-That happens where producers of one shop place keys by different rules. The two that nearly all use are looked for: of
-each user that is new here, the row that the user would have by the other rule.
+This happens when producers of one shop use different partitioners. Nearly all use one of two: for each new user, we
+look for a row in the partition that the other partitioner would choose.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from stream_app.kernels.memory import pointer_to
 from stream_app.state import user_index as index
 from stream_app.state.user_index import UserIndex
 
-#: Users looked at in one call: some 5 ms.
+#: Users checked in one call; this takes about 5 ms.
 MOST = 16_384
 _32 = np.uint64(0xFFFFFFFF)
 _SEED, _M = np.uint64(0x9747B28C), np.uint64(0x5BD1E995)
@@ -31,13 +31,13 @@ class SplitUser:
 
 
 class SplitUsers:
-    """Looks through the users of an index that are new since the last call; for the thread that owns the index."""
+    """Checks the users of an index that are new since the last call. Used by the thread that owns the index."""
 
     def __init__(self, users: UserIndex, partitions: int) -> None:
         """`partitions`: how many the input topics have."""
         self._users, self._partitions = users, partitions
-        self._seen = 0  # serial of the last user looked at
-        self._others(np.empty(0, np.int64))  # compiles it before anything waits
+        self._seen = 0  # serial of the last user checked
+        self._others(np.empty(0, np.int64))  # compiles it before any event waits
 
     def look(self) -> list[SplitUser]:
         """Those among the next `MOST` new users that have an older row in another partition."""
@@ -57,7 +57,7 @@ class SplitUsers:
         return [SplitUser(users.name(slot), (int(where[other]), int(where[slot]))) for slot, other in pairs]
 
     def _others(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The older row (n,) of each slot's user in another partition, -1 where there is none."""
+        """The older row (n,) of each slot's user in another partition, -1 if there is none."""
         others = np.full(len(slots), -1, np.int64)
         _others(*self._users.tables[:6], self._users.serial, slots, self._partitions, others)
         return others

@@ -1,7 +1,7 @@
-"""Whether the positions of a state belong to the topics that are there now, and to the group's offsets. Pure.
+"""Checks whether the positions of a state belong to the present topics, and agree with the group's offsets. Pure.
 
-A state stands at a source offset of each input topic. That means something only in the topic whose records it is made
-of: another topic of the same name has other records at the same offsets.
+A state has a position, a source offset, in each input topic. It has a meaning only in the topic whose records made
+the state: another topic of the same name has other records at the same offsets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 from stream_app.kafka.errors import TopicError
 
-#: For how long a log must end before the state's position until it counts, in seconds: a new leader may for a moment
-#: not know how far the records are replicated. Longer than `TopicWatch` needs, which knows more.
+#: How long a log must end before the state's position until this counts, in seconds: a new leader may not know at
+#: once how far the records are replicated. Longer than `TopicWatch` needs, which has more information.
 BEHIND_S = 10.0
 
 
 class LogEnd(NamedTuple):
-    """What the broker told with its last answer of a partition."""
+    """The end of a partition, from the broker's last answer."""
 
-    stable: int  #: what lies at or beyond it cannot be read yet
-    high: int  #: where the next record goes, as far as replicas have them
-    at_ms: int  #: when it was told, on a steady clock
+    stable: int  #: records from here on cannot be read yet
+    high: int  #: offset of the next record, as far as replicas have the records
+    at_ms: int  #: time of the answer, on a steady clock
 
 
 def made_again(topic: str) -> str:
-    """What is wrong with an input or a changelog that is another one of the same name."""
+    """The error text for an input or a changelog that was replaced by another topic of the same name."""
     return (
         f"topic {topic} was deleted and made again, so the offsets in the state mean other records: start with "
         "another FORECLICK_GROUP, whose state begins empty"
@@ -31,7 +31,7 @@ def made_again(topic: str) -> str:
 
 
 def check_ids(topics: Sequence[str], then: Sequence[bytes], now: Sequence[bytes]) -> None:
-    """Raises TopicError where a state is of other topics than those there are now; unknown ids (none) match all."""
+    """Raises TopicError if a state belongs to other topics than those that exist now; missing ids match all."""
     if len(then) != len(topics) or len(now) != len(topics):
         return
     other = [topic for topic, was, is_ in zip(topics, then, now, strict=True) if was != is_]
@@ -40,13 +40,13 @@ def check_ids(topics: Sequence[str], then: Sequence[bytes], now: Sequence[bytes]
 
 
 class StateAheadOfLog:
-    """Notices a log that ends before the position of a state."""
+    """Detects a log that ends before the position of a state."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, int], LogEnd] = {}
 
     def look(self, topic: str, partition: int, position: int, end: LogEnd | None) -> None:
-        """Raises TopicError once the broker has told the same for `BEHIND_S`; call it about once a second."""
+        """Raises TopicError once the broker has said so for `BEHIND_S` seconds; call it about once a second."""
         place = topic, partition
         if end is None or end.stable >= position:
             self._since.pop(place, None)
@@ -60,20 +60,20 @@ class StateAheadOfLog:
             )
 
     def forget(self) -> None:
-        """Partitions have changed hands."""
+        """Forgets everything, since partitions were reassigned."""
         self._since.clear()
 
 
 class HeldBackRecords:
-    """Notices partitions whose records wait for the end of a transaction of somebody else."""
+    """Detects partitions whose records wait for the end of another producer's transaction."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, int], LogEnd] = {}
 
     def look(self, topic: str, partition: int, end: LogEnd | None) -> tuple[int, float]:
-        """How many records wait, transaction markers included, and since when their first one has, in seconds.
+        """How many records wait, transaction markers included, and for how many seconds the first one has waited.
 
-        An ordinary transaction ends, and then the last stable offset moves: only one that stays where it is counts.
+        An ordinary transaction ends, and the last stable offset moves: only an offset that does not move counts.
         """
         place = topic, partition
         if end is None or end.high <= end.stable:
@@ -85,15 +85,15 @@ class HeldBackRecords:
         return end.high - end.stable, (end.at_ms - first.at_ms) / 1000
 
     def forget(self) -> None:
-        """Partitions have changed hands."""
+        """Forgets everything, since partitions were reassigned."""
         self._since.clear()
 
 
 class Comparison(NamedTuple):
-    """What differs between a state and the offsets of its group."""
+    """The differences between a state and the offsets of its group."""
 
     sentences: list[str]
-    again: bool  #: the group's offsets lie before the state and are to be committed once more
+    again: bool  #: the group's offsets are before the state and must be committed again
 
 
 def compare(
@@ -102,9 +102,9 @@ def compare(
     positions: Sequence[int] | None,
     committed: Mapping[str, int | None],
 ) -> Comparison:
-    """How the state of a partition, as it was read back, and the group's offsets differ; a sentence for each kind.
+    """How the restored state of a partition and the group's offsets differ, with one sentence for each difference.
 
-    `positions`: the next source offset of each topic, None where there is no state.
+    `positions`: the next source offset of each topic, None if there is no state.
     """
     known, skipped, unknown = [], [], []
     for topic, position in zip(topics, positions or [0] * len(topics), strict=True):

@@ -1,6 +1,6 @@
-"""Which user has which slot: a compiled hash table from (partition, user_id) to slot, with no object per user.
+"""A compiled hash table from (partition, user_id) to slot, without a Python object per user.
 
-The hash has a secret key, so that nobody can choose user ids that collide and make every look-up slow.
+The hash has a secret key, so that nobody can choose user ids that collide and slow every look-up down.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from stream_app.state.errors import StateError
 
 #: Odd, so that partitions spread the users of one name over the table. Source: the golden ratio times 2^64.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-# Places in `_state`.
+# Indexes of `_state`.
 _FREE, _HIGH, _NAMES = range(3)
 
 #: Positions and lengths of keys in a buffer.
@@ -23,10 +23,10 @@ KEY = np.dtype([("at", "i8"), ("bytes", "i4")], align=True)
 
 
 class UserIndex:
-    """Slots from 0 to `limit`, each free or of one user.
+    """Slots from 0 to `limit`, each free or taken by one user.
 
-    The memory is reserved at once, and the system hands it out page by page as it is first written, so that
-    growing never copies. Users that leave make room for others.
+    All memory is reserved at the start, and the operating system provides each page at its first write. So growing
+    never copies. The slots of users that leave are used again.
     """
 
     def __init__(self, limit: int, key: Key | None = None) -> None:
@@ -34,7 +34,7 @@ class UserIndex:
         self.limit = limit
         self._key = key or random_key()
         self.partition = np.full(limit, -1, np.int32)  #: of each slot, -1 where it is free
-        self.serial = np.zeros(limit, np.int64)  #: number of the slot's present user, never given twice
+        self.serial = np.zeros(limit, np.int64)  #: number of the slot's present user, never used twice
         self.count: dict[int, int] = {}  #: users of each partition
         self._hash = np.zeros(limit, np.uint64)
         self._name_at = np.zeros(limit, np.int64)
@@ -50,12 +50,12 @@ class UserIndex:
 
     @property
     def high(self) -> int:
-        """Slots at and above were never used."""
+        """Slots from here on were never used."""
         return int(self._state[_HIGH])
 
     @property
     def tables(self) -> tuple[npt.NDArray[np.generic], ...]:
-        """As kernels take it: the table, then of each slot hash, partition and where its name stands, and more."""
+        """The arrays that kernels need: the table, then hash, partition and name of each slot, and more."""
         return (
             self._table, self._hash, self.partition, self._name_at, self._name_bytes, self._names, self._free,
             self._state,
@@ -63,7 +63,7 @@ class UserIndex:
 
     @property
     def newest(self) -> int:
-        """The serial number of the last user that came."""
+        """The serial number of the newest user."""
         return self._serials
 
     def resolve(
@@ -73,9 +73,9 @@ class UserIndex:
         at: npt.NDArray[np.int64],
         size: npt.NDArray[np.int32],
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Slots (n,) of the users whose names stand in a buffer, and which of the slots are new.
+        """Slots (n,) of the users whose names are in a buffer, and which of the slots are new.
 
-        Raises StateError where there are more users than slots.
+        Raises StateError if there are more users than slots.
         """
         self._make_room(int(size.sum()))
         slots, new = np.empty(len(at), np.int64), np.empty(len(at), np.int64)
@@ -98,13 +98,13 @@ class UserIndex:
         _remove(*self.tables, slots)
 
     def find(self, partition: int, user: bytes) -> int | None:
-        """The slot of a user, None where there is none."""
+        """The slot of a user, None if there is none."""
         text, keys = packed_keys([user])
         slot = _find(*self.tables[:6], text, keys["at"][0], keys["bytes"][0], partition, *self._key)
         return int(slot) if slot >= 0 else None
 
     def slots_of(self, partition: int) -> npt.NDArray[np.int64]:
-        """The slots of all users of a partition, rising."""
+        """The slots of all users of a partition, in ascending order."""
         return np.flatnonzero(self.partition[: self.high] == partition)
 
     def name(self, slot: int) -> str:
@@ -119,11 +119,11 @@ class UserIndex:
     def keys(
         self, slots: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        """A buffer, and where in it the user_id of each slot stands; valid until the next change."""
+        """A buffer, and the position of each slot's user_id in it; valid until the next change."""
         return self._names, self._name_at[slots], self._name_bytes[slots]
 
     def _make_room(self, n: int) -> None:
-        """Makes sure that `n` more bytes of names find room: what nobody uses any more is dropped first."""
+        """Makes room for `n` more bytes of names; drops names of former users first."""
         used = int(self._state[_NAMES])
         if used + n <= len(self._names):
             return
@@ -135,7 +135,7 @@ class UserIndex:
 
 
 def packed_keys(keys: Iterable[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-    """A buffer that holds the keys one behind the other, and where (n,) each stands."""
+    """A buffer that holds the keys one after the other, and the position (n,) of each."""
     each = list(keys)
     places = np.zeros(len(each), KEY)
     places["bytes"] = [len(key) for key in each]
@@ -198,7 +198,7 @@ def _resolve(  # type: ignore[no-untyped-def]
     slots,
     new,
 ):
-    """Fills `slots`, and `new` with those that were free; returns how many these are, -1 if there are too few."""
+    """Fills `slots`, and `new` with those that were free; returns the number of new ones, -1 if too few are free."""
     mask = len(table) - 1
     table_, hashes_, partitions_ = pointer_to(table), pointer_to(hashes), pointer_to(partitions)
     name_at_, name_bytes_, names_ = pointer_to(name_at), pointer_to(name_bytes), pointer_to(names)
@@ -233,7 +233,7 @@ def _resolve(  # type: ignore[no-untyped-def]
 
 @jit
 def _remove(table, hashes, partitions, name_at, name_bytes, names, free, state, slots):  # type: ignore[no-untyped-def]
-    """Takes slots out of the table; what was probed past them moves up (Knuth, vol. 3, algorithm 6.4 R)."""
+    """Removes slots from the table, and moves later entries up (Knuth, vol. 3, algorithm 6.4 R)."""
     mask = len(table) - 1
     for slot in slots:
         if partitions[slot] < 0:
@@ -253,7 +253,7 @@ def _remove(table, hashes, partitions, name_at, name_bytes, names, free, state, 
                     break
                 other = table[place] - 1
                 home = _place(hashes[other], partitions[other], mask)
-                # It may move into the hole unless its home lies behind the hole, up to where it stands.
+                # It may move into the hole unless its home is after the hole, up to its present place.
                 if ((place - home) & mask) >= ((place - hole) & mask):
                     break
             if table[place] == 0:

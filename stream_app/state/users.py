@@ -1,4 +1,4 @@
-"""The users in memory: rows in one array, a slot for each user, and the model's hidden state beside them."""
+"""The users in memory: rows in one array with a slot for each user, and the model's hidden states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,36 +21,36 @@ from stream_app.state.row_layout import FORMATS_READ, LAYOUT, REASON_CODES, RECE
 from stream_app.state.row_reader import Layouts, are_text, damaged_of, is_users, keys_of, why_of
 from stream_app.state.user_index import UserIndex, packed_keys
 
-#: Key of the record that holds what is kept per partition. A user_id has at least one byte.
+#: Key of the record with the state of the partition itself. A user_id has at least one byte.
 META_KEY = b""
 
 
 class UnreadableMetaError(StateError):
-    """What should be a partition's own record is something else."""
+    """The value under `META_KEY` is not a partition's own record."""
 
 
 class PartitionMeta(msgspec.Struct, frozen=True):
-    """What is kept per partition. Written last in a checkpoint: where it stands, the users before it do too.
+    """The state of a partition itself. It is written last in a checkpoint, after all users.
 
-    A field may be added at the end, with a default: versions pass over those that they do not know.
+    A field may be added at the end, with a default: versions ignore fields that they do not know.
     """
 
     format: int
     row_bytes: int
     hidden: int  #: width of the hidden state behind each row, 0 without a model
-    model: str  #: label of the model that made it
+    model: str  #: label of the model behind it
     watermark: int  #: Unix ms
     sequence: int  #: events applied in this partition
     positions: list[int]  #: next source offset of each input topic
-    generation: int  #: of the consumer group, for people who read the log
-    #: 16 bytes for each input topic, which name the topic that the positions are of; empty where they were not known.
+    generation: int  #: of the consumer group, for people who read the changelog
+    #: 16 bytes for each input topic, the id of the topic to which the position belongs; empty if unknown.
     topic_ids: list[bytes] = []
-    model_created: int = 0  #: Unix ms of the export of the last model behind it, 0 where that is not known
+    model_created: int = 0  #: Unix ms at which the last model behind it was exported, 0 if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class ItemIndex:
-    """How the model numbers items: `known` of them, then buckets for the rest, then `none`."""
+    """How the model numbers items: `known` of them first, then buckets for all others, then `none`."""
 
     known: int
     none: int
@@ -65,7 +65,7 @@ class ItemIndex:
         return cls(len(values), none, values[order], order.astype(np.int32))
 
     def of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """Numbers of the hashes, of any shape; `none` where the model does not know the item."""
+        """Numbers of the hashes, of any shape; `none` for items that the model does not know."""
         if not self.known:
             return np.full(hashes.shape, self.none, np.int32)
         at = np.minimum(np.searchsorted(self.hashes, hashes), self.known - 1)
@@ -96,14 +96,14 @@ class Rows(UserIndex):
         at: npt.NDArray[np.int64],
         size: npt.NDArray[np.int32],
     ) -> npt.NDArray[np.int64]:
-        """The slot (n,) of each user, a new one with an empty row where the user has none yet."""
+        """The slot (n,) of each user; a user without one gets a new slot with an empty row."""
         slots, new = self.resolve(partition, text, at, size)
         if len(new):
             self.clear(new)
         return slots
 
     def slots(self, partition: int, users: Sequence[str]) -> npt.NDArray[np.int64]:
-        """What `resolve_users` does, for names."""
+        """As `resolve_users`, for names."""
         text, places = packed_keys(user.encode() for user in users)
         return self.resolve_users(partition, text, places["at"], places["bytes"])
 
@@ -124,13 +124,13 @@ class Rows(UserIndex):
         self._layouts.pop(partition, None)
 
     def find_anywhere(self, user: str) -> int | None:
-        """The slot of a user in whichever partition holds them."""
+        """The slot of a user in any partition that holds one."""
         return next(iter(self.find_all(user, 1)), None)
 
     def find_all(self, user: str, partitions: int) -> list[int]:
         """The slots of a user, one for each partition that holds them.
 
-        First that of the partition, of so many, in which Kafka's Java clients place the user, then by number.
+        The first is that of the partition where Kafka's Java clients place the user; the others follow by number.
         """
         first = int(partitions_of([user.encode()], partitions)[0])
         numbers = list(self.count)  # in one step, since another thread may add a partition
@@ -141,7 +141,7 @@ class Rows(UserIndex):
     # --- the changelog
 
     def take_dirty(self, partition: int) -> MessageColumns:
-        """State records of the users changed since the last call, which are clean from now on."""
+        """State records of the users that changed since the last call; they count as clean from now on."""
         changed = np.flatnonzero(self.dirty[: self.high])
         slots = changed[self.partition[changed] == partition]
         self.dirty[slots] = False
@@ -149,17 +149,17 @@ class Rows(UserIndex):
         return MessageColumns(*self.keys(slots), values, ends[:-1], np.diff(ends).astype(np.int32))
 
     def take_description(self, partition: int) -> MessageColumns:
-        """The record that describes the layout of these rows; none where the partition's changelog has it."""
+        """The record that describes the layout of these rows; none if the partition's changelog has it already."""
         return MessageColumns.of(self._layouts_of(partition).to_describe())
 
     def _layouts_of(self, partition: int) -> Layouts:
         return self._layouts.setdefault(partition, Layouts(self.layout))
 
     def restore(self, partition: int, records: RecordColumns, *, skip: bool = False) -> list[Damaged]:
-        """Applies changelog records in log order: the last value of a key counts, none forgets the user.
+        """Applies changelog records in log order: the last value of a key counts, and a tombstone forgets the user.
 
-        Raises StateError for a record that cannot be read or cannot be true. With `skip` the user of such a record is
-        forgotten and the record returned; only a layout whose fields mean something else is refused then, too.
+        Raises StateError for a record that cannot be read or cannot be true. With `skip` it forgets the user of such
+        a record and returns the record; only a layout whose fields have another meaning still raises StateError.
         """
         spans = records.spans[records.spans["key_bytes"] > 0]
         users = is_users(records.data, spans["key_at"])
@@ -169,7 +169,7 @@ class Rows(UserIndex):
         readable = are_text(records.data, spans)
         damaged += [damaged_of(records, span, "its key is no text") for span in spans[~readable]]
         spans = spans[readable]
-        # The last record of each user within these decides, so the others need not be looked at.
+        # Only the last record of each user counts, so the others need not be read.
         number = self._last_of_each(partition, records.data, spans)
         spans = spans[number]
         gone = spans["value_bytes"] < 0
@@ -188,18 +188,18 @@ class Rows(UserIndex):
         slots, _ = self.resolve(partition, records.data, spans["key_at"], spans["key_bytes"])
         self.dirty[slots] = False
         at, size = spans["value_at"], spans["value_bytes"]
-        behind = layouts.read(self.rows, slots, records.data, at, size)
+        hidden_at = layouts.read(self.rows, slots, records.data, at, size)
         wrong = self.wrong_rows(slots)
-        bad = (behind < 0) | (wrong > 0)
+        bad = (hidden_at < 0) | (wrong > 0)
         damaged = []
         if bad.any():
-            why = [why_of(b, w) for b, w in zip(behind[bad].tolist(), wrong[bad].tolist(), strict=True)]
+            why = [why_of(b, w) for b, w in zip(hidden_at[bad].tolist(), wrong[bad].tolist(), strict=True)]
             damaged = [damaged_of(records, s, w) for s, w in zip(spans[bad], why, strict=True)]
             self.remove(slots[bad])
-            slots, behind, at, size = slots[~bad], behind[~bad], at[~bad], size[~bad]
+            slots, hidden_at, at, size = slots[~bad], hidden_at[~bad], at[~bad], size[~bad]
         if len(slots):
-            # Behind the hidden state, whose size is a multiple of four bytes, up to three zeros may stand.
-            self.restored(slots, records.data, behind, (at + size - behind) & ~3)
+            # Up to three zero bytes may follow the hidden state, whose size is a multiple of four bytes.
+            self.restored(slots, records.data, hidden_at, (at + size - hidden_at) & ~3)
         return damaged
 
     def _learn(self, layouts: Layouts, records: RecordColumns, spans: npt.NDArray[np.void]) -> list[Damaged]:
@@ -212,28 +212,28 @@ class Rows(UserIndex):
         return damaged
 
     def wrong_rows(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-        """What is wrong (n,) with rows that were read back, as places in `plausible.WRONG`; 0 for nothing."""
+        """What is wrong (n,) with rows that were read back, as indexes of `plausibility.WRONG`; 0 for nothing."""
         return np.zeros(len(slots), np.int8)
 
     def beyond(self, partition: int, ends: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.int64]:
-        """The slots of a partition whose rows include offsets that their inputs have not: see `plausible.beyond`."""
+        """The slots of a partition whose rows include offsets that the inputs do not have."""
         slots = self.slots_of(partition)
         return slots[beyond(self.rows["source"][slots], ends, positions)]
 
     def _last_of_each(
         self, partition: int, data: npt.NDArray[np.uint8], spans: npt.NDArray[np.void]
     ) -> npt.NDArray[np.int64]:
-        """Positions of the last record of each key, rising."""
+        """Positions of the last record of each key, in ascending order."""
         own = UserIndex(max(1, len(spans)))
         slots, _ = own.resolve(partition, data, spans["key_at"], spans["key_bytes"])
         last = np.empty(own.high, np.int64)
-        last[slots] = np.arange(len(spans))  # of several for one slot the last is kept
+        last[slots] = np.arange(len(spans))  # numpy keeps the last of several values for one slot
         return np.sort(last)
 
-    # --- what stands behind a row in the changelog
+    # --- what follows a row in the changelog
 
     def hidden_bytes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Bytes (n, any number) that follow on the row of each slot."""
+        """Bytes (n, any number) that follow the row of each slot."""
         return np.empty((len(slots), 0), np.uint8)
 
     def restored(
@@ -243,11 +243,11 @@ class Rows(UserIndex):
         at: npt.NDArray[np.int64],
         size: npt.NDArray[np.int64],
     ) -> None:
-        """Called for slots whose rows were read back, with where the bytes that followed on each row stand."""
+        """Called for slots whose rows were read back, with the position and size of the bytes after each row."""
 
 
 class Users(Rows):
-    """The users of all partitions that this process owns, with the model's hidden states beside the rows."""
+    """The users of all partitions that this process owns: their rows and the model's hidden states."""
 
     def __init__(self, limit: int, items: ItemIndex, hidden: Slab | None = None, width: int = 0) -> None:
         super().__init__(limit, LAYOUT)
@@ -255,13 +255,15 @@ class Users(Rows):
         self.hidden = hidden
         self.width = width  #: of the hidden state
         self.recent_item = np.zeros((limit, RECENT), np.int32)
-        #: Checks of the recent items: only this process can make them, so they do not go to the changelog.
+        #: Checks of the recent items. Only this process can compute them, so they are not in the changelog.
         self.recent_check = np.zeros((limit, RECENT), np.uint32)
         self.touched = np.zeros(limit, np.int64)
-        #: As in the row, which gets it at a checkpoint: another thread changes it than the one that changes rows.
+        #: Copied to the row at a checkpoint. The model thread writes it, while the state thread writes rows.
         self.flagged = np.zeros((limit, len(REASON_CODES)), np.int64)
-        self.fresh: list[npt.NDArray[np.int64]] = []  #: slots whose hidden state is still somebody else's
-        #: Slots whose hidden state lacks events: it is made anew from the last events before it is used.
+        self.fresh: list[
+            npt.NDArray[np.int64]
+        ] = []  #: slots whose hidden state still belongs to an earlier user
+        #: Slots whose hidden state lacks events: it is rebuilt from the last events before it is used.
         self.stale = np.zeros(limit, np.bool_)
 
     def clear(self, slots: npt.NDArray[np.int64]) -> None:
@@ -274,13 +276,13 @@ class Users(Rows):
         self.fresh.append(slots)
 
     def take_fresh(self) -> npt.NDArray[np.int64]:
-        """The slots that got a new user since the last call, for `empty_hidden`."""
+        """The slots that got a new user since the last call; pass them to `empty_hidden`."""
         slots = np.unique(np.concatenate(self.fresh)) if self.fresh else np.empty(0, np.int64)
         self.fresh.clear()
         return slots
 
     def empty_hidden(self, slots: npt.NDArray[np.int64]) -> None:
-        """Empties what the thread of the model keeps of some slots."""
+        """Empties what the model thread stores about some slots."""
         if not len(slots):
             return
         self.flagged[slots] = 0
@@ -289,18 +291,18 @@ class Users(Rows):
             self.hidden.reset(slots)
 
     def make_room(self, slots: int) -> None:
-        """Makes sure that the hidden states of so many slots have their place."""
+        """Makes room for the hidden states of so many slots."""
         if self.hidden is not None and slots > self.hidden.capacity:
             self.hidden.grow(min(self.limit, max(2 * self.hidden.capacity, slots)))
 
     def take_dirty(self, partition: int) -> MessageColumns:
-        """State records of the users changed since the last call, which are clean from now on."""
+        """State records of the users that changed since the last call; they count as clean from now on."""
         slots = np.flatnonzero(self.dirty[: self.high])
         self.rows["flagged"][slots] = self.flagged[slots]
         return super().take_dirty(partition)
 
     def oldest(self, partition: int, keep: int) -> npt.NDArray[np.int64]:
-        """The slots to forget so that `keep` users remain: those whose last event lies furthest back."""
+        """The slots to forget so that `keep` users remain: those whose last event is the oldest."""
         slots = self.slots_of(partition)
         surplus = max(0, len(slots) - keep)
         return slots[np.argsort(self.rows["sequence"][slots], kind="stable")[:surplus]]
@@ -308,7 +310,7 @@ class Users(Rows):
     def expired(
         self, partition: int, watermark: int, ttl_ms: int, *, changed_too: bool = False
     ) -> npt.NDArray[np.int64]:
-        """Slots whose last event lies more than `ttl_ms` behind the watermark; not the dirty ones if not asked."""
+        """Slots whose last event is more than `ttl_ms` before the watermark; dirty ones only with `changed_too`."""
         slots = self.slots_of(partition)
         old = watermark - self.rows["clock"][slots] > ttl_ms
         if not changed_too:
@@ -316,7 +318,7 @@ class Users(Rows):
         return slots[old]
 
     def hidden_bytes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The hidden state (n, 4 width) of each slot; of a stale one NaN, which says so."""
+        """The hidden state (n, 4 width) of each slot; NaN marks a stale one."""
         if self.hidden is None:
             return super().hidden_bytes(slots)
         known = ~self.stale[slots]
@@ -334,7 +336,7 @@ class Users(Rows):
         at: npt.NDArray[np.int64],
         size: npt.NDArray[np.int64],
     ) -> None:
-        """Finds the model's numbers of the recent items, and takes over hidden states of this model's width."""
+        """Finds the model's numbers of the recent items, and loads hidden states of this model's width."""
         self.number_recent(slots)
         self.recent_check[slots] = UNKNOWN_CHECK
         self.flagged[slots] = self.rows["flagged"][slots]
@@ -373,7 +375,7 @@ def encode_meta(meta: PartitionMeta) -> bytes:
 def decode_meta(value: bytes) -> PartitionMeta:
     """Reads what `encode_meta` wrote, in this version or another.
 
-    Raises StateError for another format, UnreadableMetaError for what is none.
+    Raises StateError for another format, and UnreadableMetaError for invalid bytes.
     """
     try:
         meta = msgspec.msgpack.decode(value, type=PartitionMeta)

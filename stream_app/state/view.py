@@ -1,4 +1,4 @@
-"""A user's row in words: what look-ups and the Faust table show."""
+"""A user's row as plain data, for look-ups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def windows(row: np.void) -> dict[str, dict[str, float]]:
 
 
 def recent_events(row: np.void, items: NameTable, categories: NameTable) -> list[dict[str, Any]]:
-    """The last events, newest first. A name this process has not met is "#" and its hash."""
+    """The last events, newest first. A name that this process has not seen is shown as "#" and its hash."""
     n = int(row["events"])
     shown = []
     for number in range(n - 1, max(-1, n - 1 - RECENT), -1):
@@ -45,13 +45,13 @@ def recent_events(row: np.void, items: NameTable, categories: NameTable) -> list
 def user(
     users: Users, slot: int, items: NameTable, categories: NameTable, others: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """All that is kept of a user, as plain data; `others`: the user's slots in other partitions."""
+    """Everything stored about a user, as plain data; `others`: the user's slots in other partitions."""
     row = users.rows[slot]
     found = {
         "user_id": users.name(slot),
         "partition": int(users.partition[slot]),
         "clock": int(row["clock"]),
-        "last_ts": int(row["clock"]),  # the same, under the name that events have for it
+        "last_ts": int(row["clock"]),  # the same value, under the name that events use
         "events": int(row["events"]),
         "late": int(row["late"]),
         "session_start": int(row["session_start"]),

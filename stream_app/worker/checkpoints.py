@@ -55,7 +55,7 @@ class Checkpoints:
         self._metrics, self._health, self._lanes = metrics, health, lanes
         self._turn, self._drain, self._in_thread = turn, drain, in_thread
         self._one_at_a_time = asyncio.Lock()
-        self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
         self._next_expiry = 0.0
         #: Outputs queued since the last checkpoint, oldest first.
         self.in_flight: deque[asyncio.Future[Any]] = deque()
@@ -200,9 +200,9 @@ class Checkpoints:
 
     def _offsets(self, checkpoint: Checkpoint) -> dict[TopicPartition, int]:
         return {
-            TopicPartition(topic, checkpoint.partition): checkpoint.positions[kind]
-            for topic, kind in self._kind.items()
-            if checkpoint.positions[kind] > 0
+            TopicPartition(topic, checkpoint.partition): checkpoint.positions[topic_index]
+            for topic, topic_index in self._topic_index.items()
+            if checkpoint.positions[topic_index] > 0
         }
 
     def _committed(self) -> None:

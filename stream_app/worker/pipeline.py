@@ -109,7 +109,7 @@ class Pipeline(Service):
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
-        self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
         self._split = SplitWatch(processor, metrics, health)
         self._positions = Positions(app, settings, processor, metrics, health)
         self._minute = MinuteLog(settings, processor, metrics, health)
@@ -134,7 +134,7 @@ class Pipeline(Service):
         """Takes on the partitions that came and lets go of those that went."""
         if self._closing:
             return
-        mine = {tp.partition for tp in assigned if tp.topic in self._kind}
+        mine = {tp.partition for tp in assigned if tp.topic in self._topic_index}
         self.metrics.rebalances.inc()
         self.health.set_assigned(len(mine))
         await self._ownership.stop_reading()
@@ -143,7 +143,7 @@ class Pipeline(Service):
             copies = self._consumer.copies - mine
             to_read = await self._ownership.change(mine, copies)
             self._backlog.forget()
-            self._backlog.budget.share_by(len(mine) * len(self._kind))
+            self._backlog.budget.share_by(len(mine) * len(self._topic_index))
             self._positions.forget()
             self._generation = app.consumer_generation_id
         self._settled.set()
@@ -226,7 +226,7 @@ class Pipeline(Service):
                     self._positions.look()
                     await self._in_thread(self._split.look)
                     end_of = self._consumer.end_of
-                    telemetry.gauges(self.processor, end_of, self._kind, self.metrics, self.health)
+                    telemetry.gauges(self.processor, end_of, self._topic_index, self.metrics, self.health)
                     self._minute.look()
         except asyncio.CancelledError:
             raise
@@ -315,9 +315,9 @@ class Pipeline(Service):
         kept: list[tuple[TP, int, int]] = []
         for partition in self.processor.partitions:
             buffered, bad = self.processor.merge(partition).buffered, self.processor.bad_bytes(partition)
-            for topic, kind in self._kind.items():
-                if buffered[kind] or bad[kind]:
-                    kept.append((TP(topic, partition), buffered[kind], bad[kind]))
+            for topic, topic_index in self._topic_index.items():
+                if buffered[topic_index] or bad[topic_index]:
+                    kept.append((TP(topic, partition), buffered[topic_index], bad[topic_index]))
         if drained := self._backlog.recount(kept):
             self._consumer.resume_partitions(drained)
 

@@ -30,7 +30,7 @@ def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], 
         if stage in output.seconds:
             metrics.stage_seconds.observe(output.seconds[stage], stage)
     for batch in output.batches:
-        metrics.count_events(batch.events.data["kind"])
+        metrics.count_events(batch.events.data["event_type"])
     metrics.late.inc(output.late)
     metrics.duplicates.inc(output.duplicates)
     metrics.out_of_order.inc(output.out_of_order)
@@ -66,7 +66,7 @@ def tell_older_model(processor: Processor, partitions: Iterable[int]) -> None:
 def gauges(
     processor: Processor,
     end_of: Callable[[TP], int | None],
-    kinds: Mapping[str, int],
+    topic_indexes: Mapping[str, int],
     metrics: Metrics,
     health: Health,
 ) -> None:
@@ -81,10 +81,10 @@ def gauges(
         watermark = int(processor.watermark[partition])
         if watermark >= 0:
             metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
-        for topic, kind in kinds.items():
+        for topic, topic_index in topic_indexes.items():
             end = end_of(TP(topic, partition))
             if end is not None:
-                metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[kind]))
+                metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[topic_index]))
     health.set_oldest(min(oldest) if oldest else None)
     health.set_model(processor.trouble)
     metrics.model_trouble.set(processor.trouble is not None)

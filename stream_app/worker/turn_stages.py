@@ -58,7 +58,7 @@ class Halves:
         self._producer_now = producer
         self.processor = processor
         self.health = health
-        self._kind = {name: kind for kind, name in enumerate(settings.inputs)}
+        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
 
     def whole(self, incoming: list[FetchedBatch], few: float) -> tuple[Advanced, list[BuiltFor] | None]:
         """The first half, and the second in the same thread where the micro-batch has fewer than `few` events.
@@ -75,8 +75,8 @@ class Halves:
         bad: list[BadRecord] = []
         start = time.perf_counter()
         for batch in joined(incoming):
-            kind = self._kind[batch.tp.topic]
-            expected = self.processor.merge(batch.tp.partition).read(kind)
+            topic_index = self._topic_index[batch.tp.topic]
+            expected = self.processor.merge(batch.tp.partition).read(topic_index)
             if 0 < expected < batch.start:
                 # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
                 log.warning(
@@ -86,7 +86,7 @@ class Halves:
                     expected=expected,
                     found=batch.start,
                 )
-            bad += self.processor.ingest(batch.tp.partition, kind, batch.records, batch.next)
+            bad += self.processor.ingest(batch.tp.partition, topic_index, batch.records, batch.next)
         decoded = time.perf_counter()
         now = time.monotonic()
         self._mark_idle(now)
@@ -114,11 +114,11 @@ class Halves:
         """Tells the merges which topics have nothing more to read."""
         for partition in self.processor.partitions:
             merge = self.processor.merge(partition)
-            for topic, kind in self._kind.items():
+            for topic, topic_index in self._topic_index.items():
                 # The end is known from the fetch that brought the last records, so what is on its way
                 # between that fetch and here counts as something to read.
                 end = self._consumer.end_of(TP(topic, partition))
-                merge.idle(kind, end is not None and merge.read(kind) >= end, now)
+                merge.idle(topic_index, end is not None and merge.read(topic_index) >= end, now)
 
     @property
     def _consumer(self) -> BatchConsumer:

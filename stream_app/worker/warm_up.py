@@ -19,11 +19,11 @@ def warm_up(settings: Settings, runtime: Runtime | None) -> None:
     processor = ShopProcessor(small, runtime, partitions=1)
     processor.assign(0, [0] * len(INPUT_TOPICS))
     processor.restored(0)
-    for kind, topic in enumerate(INPUT_TOPICS):
+    for topic_index, topic in enumerate(INPUT_TOPICS):
         events = [Event(user_id="warm", ts=MIN_TS_MS + i, item_id="up", price=1.0) for i in (1, 2)]
         values = [*map(encode_json, events), encode_msgpack(events[0])]  # both ways through the decoder
         records = [Record(topic, 0, i, MIN_TS_MS + 2, b"warm", value) for i, value in enumerate(values)]
-        processor.ingest(0, kind, RecordColumns.of(records), len(records))
+        processor.ingest(0, topic_index, RecordColumns.of(records), len(records))
     output, checkpoint = processor.step(0.0, ended=True), processor.checkpoint(0, 0)
     if output is None or checkpoint is None:
         raise AssertionError("the events of the warm-up were not processed")

@@ -45,21 +45,21 @@ class DecoderTarget:
         """Outcomes of one round by kind; raises AssertionError where the two ways differ."""
         values = Values(seed)
         pairs = values.some(PER_ROUND)
-        kind = number % 3
+        topic_index = number % 3
         times = values.times(PER_ROUND)
         records = [
-            Record(INPUT_TOPICS[kind], 2, 3 * i, time, key, value, headers)
+            Record(INPUT_TOPICS[topic_index], 2, 3 * i, time, key, value, headers)
             for i, ((key, value), time, headers) in enumerate(
                 zip(pairs, times, values.headers(PER_ROUND), strict=True)
             )
         ]
         fast, general = self._decoders[number % 2]
         columns = self._columns(records, at_end=number % 5 != 4)
-        events, bad = fast.decode(kind, columns)
-        wanted, wrong = general.decode_generally(kind, records)
+        events, bad = fast.decode(topic_index, columns)
+        wanted, wrong = general.decode_generally(topic_index, records)
         assert bad == wrong, next(pair for pair in zip(bad, wrong, strict=False) if pair[0] != pair[1])
         compare(events, wanted.packed(), records)
-        short = self._fill_guarded(fast, kind, columns)
+        short = self._fill_guarded(fast, topic_index, columns)
         outcomes = Counter((b.reason, b.field) for b in bad)
         outcomes["good, compiled", ""] = short
         outcomes["good, general", ""] = len(events) - short
@@ -71,14 +71,14 @@ class DecoderTarget:
             plain.topic, plain.partition, self._input.holding(plain.data.tobytes(), at_end), plain.spans
         )
 
-    def _fill_guarded(self, decoder: Decoder, kind: int, columns: RecordColumns) -> int:
+    def _fill_guarded(self, decoder: Decoder, topic_index: int, columns: RecordColumns) -> int:
         """`fill` once more with a text that ends at a forbidden page; returns how many events it made."""
         tokens, good = scan(columns, FIELDS)
         sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
         text = self._text.last(int(sizes.clip(0, MAX_VALUE_BYTES).sum()))
         data = np.empty(len(columns), EVENT)
         filled, used = fill(
-            columns.data, columns.spans, tokens, good, kind, columns.partition, decoder.max_future_ms,
+            columns.data, columns.spans, tokens, good, topic_index, columns.partition, decoder.max_future_ms,
             decoder.max_past_ms, decoder.correct_clock, decoder.items.columns, decoder.categories.columns, checks.KEY,
             data, text,
         )  # fmt: skip

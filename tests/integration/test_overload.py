@@ -217,8 +217,8 @@ def test_a_million_users_through_one_processor() -> None:
     processor = ShopProcessor(Settings(resident_users=20_000, max_idle_ms=0), partitions=1)
     processor.assign(0, [0, 0, 0])
     processor.restored(0)
-    for kind in (1, 2):
-        processor.merge(0).finish(kind)
+    for topic_index in (1, 2):
+        processor.merge(0).finish(topic_index)
     taken = evicted = 0
     sizes = []
     statm = Path("/proc/self/statm")

@@ -223,14 +223,14 @@ def _frontier(settings: Settings, records: list[Record]) -> list[list[int]]:
     for partition in range(2):
         processor.assign(partition, [0, 0, 0])
         processor.restored(partition)
-        for kind, topic in enumerate(INPUT_TOPICS):
+        for topic_index, topic in enumerate(INPUT_TOPICS):
             mine = [r for r in records if (r.topic, r.partition) == (topic, partition)]
             if mine:
-                processor.ingest(partition, kind, RecordColumns.of(mine), mine[-1].offset + 1)
+                processor.ingest(partition, topic_index, RecordColumns.of(mine), mine[-1].offset + 1)
     while processor.step(0.0) is not None:
         pass
     positions = [processor.merge(partition).positions for partition in range(2)]
-    return [[p[kind] for p in positions] for kind in range(len(INPUT_TOPICS))]
+    return [[p[index] for p in positions] for index in range(len(INPUT_TOPICS))]
 
 
 def _look_ups(settings: Settings, log: str, topic: str) -> dict[str, Any]:

@@ -65,19 +65,21 @@ class Shop:
             self._send(ms, "browses", "mallory", (AHEAD_MS, 0, -200_000)[ms % 4 % 3])
 
     def _send(self, ms: int, topic: str, user: str, off_ms: int) -> None:
-        kind = INPUT_TOPICS.index(topic)
+        topic_index = INPUT_TOPICS.index(topic)
         value = {"user_id": user, "ts": T0 + ms + off_ms, "item_id": "i1", "event_id": f"{user}-{topic}-{ms}"}
         body = json.dumps(value).encode()
-        self._arriving[kind].append(Record(topic, 0, self._offsets[kind], T0 + ms, user.encode(), body))
-        self._offsets[kind] += 1
+        self._arriving[topic_index].append(
+            Record(topic, 0, self._offsets[topic_index], T0 + ms, user.encode(), body)
+        )
+        self._offsets[topic_index] += 1
 
     def _work(self, ms: int) -> None:
         processor, now = self._processor, ms / 1000
-        for kind, records in enumerate(self._arriving):
+        for topic_index, records in enumerate(self._arriving):
             if records:
-                processor.ingest(0, kind, RecordColumns.of(records), self._offsets[kind])
+                processor.ingest(0, topic_index, RecordColumns.of(records), self._offsets[topic_index])
                 records.clear()
-            processor.merge(0).idle(kind, True, now)
+            processor.merge(0).idle(topic_index, True, now)
         while (output := processor.step(now)) is not None:
             for (topic, _), messages in output.outputs.items():
                 for _, body, _ in messages:

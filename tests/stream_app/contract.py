@@ -13,9 +13,9 @@ def record(value: bytes | None, offset: int = 0, *, key: bytes | None = b"u", ti
     return Record("clicks", 0, offset, timestamp, key, value)
 
 
-def reasons(*values: bytes | None, kind: int = CLICK, **changed: Any) -> list[tuple[str, str]]:
+def reasons(*values: bytes | None, topic_index: int = CLICK, **changed: Any) -> list[tuple[str, str]]:
     _, bad = a_decoder().decode(
-        kind, RecordColumns.of([record(v, i, **changed) for i, v in enumerate(values)])
+        topic_index, RecordColumns.of([record(v, i, **changed) for i, v in enumerate(values)])
     )
     return [(b.reason, b.field) for b in bad]
 

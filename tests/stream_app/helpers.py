@@ -65,12 +65,12 @@ class Worker:
             self.processor.restore(0, changelog(log[start : start + at_once]))
         self.processor.restored(0)
 
-    def feed(self, kind: int, n: int) -> None:
+    def feed(self, topic_index: int, n: int) -> None:
         """The next n records of a topic arrive."""
-        records = self.topics[kind][self.next[kind] : self.next[kind] + n]
-        self.next[kind] += len(records)
+        records = self.topics[topic_index][self.next[topic_index] : self.next[topic_index] + n]
+        self.next[topic_index] += len(records)
         if records:
-            self.processor.ingest(0, kind, RecordColumns.of(records), self.next[kind])
+            self.processor.ingest(0, topic_index, RecordColumns.of(records), self.next[topic_index])
         self.keep_dead_letters()
 
     def keep_dead_letters(self) -> None:
@@ -88,12 +88,12 @@ class Worker:
         if output is not None:
             self.totals += [output.late, output.duplicates, output.already_applied, output.evicted]
             for (topic, _), messages in output.outputs.items():
-                kind = Prediction if topic == "predictions" else Flag
+                message_type = Prediction if topic == "predictions" else Flag
                 for key, body, _ in messages:
-                    said: Any = msgspec.json.decode(body or b"", type=kind)
+                    said: Any = msgspec.json.decode(body or b"", type=message_type)
                     assert key == said.user_id.encode()
                     self.keep(topic, said.id, body or b"")
-                    if kind is Prediction:
+                    if message_type is Prediction:
                         self.order.append(said.id)
         return output
 
@@ -120,9 +120,9 @@ class Worker:
 
     def finish(self) -> "Worker":
         """All that is left arrives and is processed."""
-        for kind in range(len(INPUT_TOPICS)):
-            self.feed(kind, len(self.topics[kind]))
-            self.processor.merge(0).finish(kind)
+        for topic_index in range(len(INPUT_TOPICS)):
+            self.feed(topic_index, len(self.topics[topic_index]))
+            self.processor.merge(0).finish(topic_index)
         while self.step() is not None:
             pass
         return self
@@ -171,9 +171,9 @@ def move(worker: Worker, what: str, a: int, b: int) -> None:
 
 def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> list[list[Record]]:
     """The topics with bad records in between."""
-    for kind, at in where:
-        log = topics[kind]
-        log.insert(min(at, len(log)), Record(INPUT_TOPICS[kind], 0, 0, T0, b"u0", b"{broken"))
+    for topic_index, at in where:
+        log = topics[topic_index]
+        log.insert(min(at, len(log)), Record(INPUT_TOPICS[topic_index], 0, 0, T0, b"u0", b"{broken"))
     return [[r._replace(offset=i) for i, r in enumerate(log)] for log in topics]
 
 

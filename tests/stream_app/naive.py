@@ -14,7 +14,7 @@ USERS = 4
 KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
 SAME = (
     "event_hash",
-    "kind",
+    "event_type",
     "item_hash",
 )  # events that share these, and whose checks may be the same, are one
 LATENESS, TTL = 300_000, 30 * DAY
@@ -45,7 +45,7 @@ class NaiveUser:
         self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * (self.types + 1))
 
     def window(self, w: int) -> list[float]:
-        """Counts by kind and money of a window: its last buckets up to the user's clock."""
+        """Counts by event type and money of a window: its last buckets up to the user's clock."""
         _, length, n = WINDOWS[w]
         head = self.clock // (length // n)
         return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(self.types + 1)]
@@ -73,14 +73,19 @@ class NaiveKernel:
         self.sequence: Counter[int] = Counter()
 
     def apply(self, slot: int, e: Any) -> dict[str, Any]:
-        user, p, kind, time = self.users[slot], int(e["partition"]), int(e["kind"]), int(e["time"])
+        user, p, event_type, time = (
+            self.users[slot],
+            int(e["partition"]),
+            int(e["event_type"]),
+            int(e["time"]),
+        )
         before = self.watermark[p]
         self.watermark[p] = max(before, time)
         self.sequence[p] += 1
         said = {"gap_s": 0.0, "amount_ratio": 0.0, "amount_usual": 0.0, "first": 0, "fresh": 0}
-        if e["offset"] <= user.source[kind]:
+        if e["offset"] <= user.source[event_type]:
             return {**said, "status": kernel.ALREADY_APPLIED}
-        user.source[kind] = int(e["offset"])
+        user.source[event_type] = int(e["offset"])
         if user.past and before - user.clock > TTL:
             user.forget()
             said["fresh"] = 1
@@ -96,10 +101,10 @@ class NaiveKernel:
             user.session_start = time
         user.clock = max(user.clock, time)
         user.sequence = self.sequence[p]
-        user.last_ts[kind] = max(user.last_ts[kind], time)
+        user.last_ts[event_type] = max(user.last_ts[event_type], time)
         user.past.append((e, said["gap_s"]))
         amount = 0.0
-        if kind == PURCHASE and not math.isnan(e["price"]):
+        if event_type == PURCHASE and not math.isnan(e["price"]):
             amount = float(e["price"]) * int(e["quantity"])
             if user.amounts:
                 said["amount_usual"] = statistics.median(user.amounts[-AMOUNTS:])
@@ -109,6 +114,6 @@ class NaiveKernel:
         if not late:
             for w, (_, length, n) in enumerate(WINDOWS):
                 bucket = user.buckets[w, time // (length // n)]
-                bucket[kind] += 1
+                bucket[event_type] += 1
                 bucket[-1] += amount
         return {**said, "features": user.features(), "seeds": user.seeds()}

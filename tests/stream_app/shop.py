@@ -65,8 +65,8 @@ class Shop:
             if log:
                 self.processor.restore(partition, changelog(log, partition))
             self.processor.restored(partition)
-            for kind in (1, 2):
-                self.processor.merge(partition).finish(kind)
+            for topic_index in (1, 2):
+                self.processor.merge(partition).finish(topic_index)
         self.next = list(self.committed)
 
     def feed(self, n: int) -> None:
@@ -90,12 +90,12 @@ class Shop:
         for name in ("degraded", "hidden_resets", "model_failures"):
             self.totals[name] += getattr(out, name)
         for (topic, partition), messages in out.outputs.items():
-            kind: Any = Prediction if topic == "predictions" else Flag
+            message_type: Any = Prediction if topic == "predictions" else Flag
             for key, body, _ in messages:
-                said = msgspec.json.decode(body or b"", type=kind)
+                said = msgspec.json.decode(body or b"", type=message_type)
                 assert key == said.user_id.encode()
                 assert said.id.startswith(f"clicks-{partition}-")
-                if kind is Prediction:
+                if message_type is Prediction:
                     self.seen[said.id] += 1
                     self.predictions[said.id] = said
                 else:

@@ -35,7 +35,7 @@ class Happening(NamedTuple):
     """One event in the world, before it becomes a record."""
 
     user: int
-    kind: int
+    event_type: int
     ts: int  # Unix ms
     item: int  # 0 for none
     event_id: int  # 0 for none
@@ -70,10 +70,10 @@ def happenings(
     )
     ts = T0
     out = []
-    for user, kind, step, item, event_id, price, quantity in raw:
+    for user, event_type, step, item, event_id, price, quantity in raw:
         ts += step
-        named = item if kind == BROWSE else max(item, 1)
-        out.append(Happening(user, kind, ts, named, event_id, price, quantity))
+        named = item if event_type == BROWSE else max(item, 1)
+        out.append(Happening(user, event_type, ts, named, event_id, price, quantity))
     return out
 
 
@@ -109,14 +109,14 @@ def record_of(h: Happening, offset: int, partition: int = 0, packed: bool = Fals
     """The record of an event in its topic."""
     event = event_of(h)
     value = encode_msgpack(event) if packed else encode_json(event)
-    return Record(INPUT_TOPICS[h.kind], partition, offset, h.ts, event.user_id.encode(), value)
+    return Record(INPUT_TOPICS[h.event_type], partition, offset, h.ts, event.user_id.encode(), value)
 
 
 def topics_of(stream: Sequence[Happening], partition: int = 0) -> list[list[Record]]:
     """The records of each input topic, offsets from 0; some in msgpack."""
     logs: list[list[Record]] = [[] for _ in INPUT_TOPICS]
     for n, h in enumerate(stream):
-        log = logs[h.kind]
+        log = logs[h.event_type]
         log.append(record_of(h, len(log), partition, packed=n % 5 == 0))
     return logs
 
@@ -129,7 +129,7 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
     event_ids: list[str | None] = []
     next_offset: Counter[tuple[int, int]] = Counter()
     for i, h in enumerate(stream):
-        where = (partition[i] if partition is not None else 0, h.kind)
+        where = (partition[i] if partition is not None else 0, h.event_type)
         name = f"e{h.event_id}" if h.event_id else None
         data[i] = (
             next_offset[where],
@@ -148,7 +148,7 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
             h.item - 1,
             h.item % 3 if h.item else -1,
             where[0],
-            h.kind,
+            h.event_type,
         )
         next_offset[where] += 1
         users.append(f"u{h.user}")

@@ -42,12 +42,12 @@ def shown(events: Events) -> list[tuple[Any, ...]]:
     return list(zip([row.tobytes() for row in data], events.user, events.event_id, strict=True))
 
 
-def both(kind: int, values: list[bytes], key: bytes = b"u", correct_clock: bool = False) -> None:
+def both(topic_index: int, values: list[bytes], key: bytes = b"u", correct_clock: bool = False) -> None:
     """Both decoders say the same of these values."""
-    records = [Record(INPUT_TOPICS[kind], 2, 3 * i, T0, key, value) for i, value in enumerate(values)]
+    records = [Record(INPUT_TOPICS[topic_index], 2, 3 * i, T0, key, value) for i, value in enumerate(values)]
     fast, general = a_decoder(correct_clock=correct_clock), a_decoder(correct_clock=correct_clock)
-    events, bad = fast.decode(kind, RecordColumns.of(records))
-    wanted, wrong = general.decode_generally(kind, records)
+    events, bad = fast.decode(topic_index, RecordColumns.of(records))
+    wanted, wrong = general.decode_generally(topic_index, records)
     assert shown(events) == shown(wanted)
     assert bad == wrong
 
@@ -110,7 +110,7 @@ space = st.sampled_from(["", "", "", " ", "\n", "\t\r "])
 
 @st.composite
 def near_events(draw: st.DrawFn) -> bytes:
-    """JSON objects that are events, or almost: any order, white space, doubled fields, values of any kind."""
+    """JSON objects that are events, or almost: any order, white space, doubled fields, values of any topic_index."""
     pairs = draw(st.lists(st.tuples(names, scalars), max_size=6))
     base = [
         ("user_id", '"u"'),
@@ -139,10 +139,10 @@ def near_events(draw: st.DrawFn) -> bytes:
 )
 @settings(max_examples=600, deadline=None)
 def test_what_the_scanner_accepts_is_what_the_general_decoder_says(
-    values: list[bytes], kind: int, correct_clock: bool
+    values: list[bytes], topic_index: int, correct_clock: bool
 ) -> None:
     """For anything near an event, both ways give the same columns and the same bad records."""
-    both(kind, values, correct_clock=correct_clock)
+    both(topic_index, values, correct_clock=correct_clock)
 
 
 @given(near_events(), st.integers(0, 200), st.integers(0, 255))

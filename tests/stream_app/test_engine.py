@@ -81,13 +81,13 @@ def test_a_crash_while_state_is_written(stream: list[Happening], times: list[tup
     """A checkpoint of which only a part was written is neither lost nor applied twice."""
     topics = topics_of(stream)
     plain, worker = Worker(topics).finish(), Worker(topics)
-    for kind, n, share in times:
-        worker.feed(kind, 3 * n)
-        worker.feed((kind + 1) % 3, 3 * n)
-        worker.feed((kind + 2) % 3, n)
+    for topic_index, n, share in times:
+        worker.feed(topic_index, 3 * n)
+        worker.feed((topic_index + 1) % 3, 3 * n)
+        worker.feed((topic_index + 2) % 3, n)
         worker.step()
         worker.crash_during_checkpoint(share)
-        worker.feed(kind, n)
+        worker.feed(topic_index, n)
         worker.step()
         worker.checkpoint()
     same(plain, worker.finish())
@@ -99,16 +99,16 @@ def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int,
     """What was fetched from the committed offsets while the state was being read is processed after it."""
     topics = topics_of(stream)
     plain, worker = Worker(topics).finish(), Worker(topics)
-    for kind in range(3):
-        worker.feed(kind, n)
+    for topic_index in range(3):
+        worker.feed(topic_index, n)
     worker.step()
     worker.checkpoint()
     log, positions = worker.log, worker.committed[-1]
     worker.start(positions, log=[])
     worker.processor.drop(0)
     worker.processor.assign(0, [0, 0, 0])
-    for kind in range(3):
-        worker.feed(kind, early[kind])
+    for topic_index in range(3):
+        worker.feed(topic_index, early[topic_index])
     assert worker.processor.step(0.0) is None
     if log:
         worker.processor.restore(0, changelog(log))
@@ -182,8 +182,8 @@ def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
         stream = [Happening(u, 0, T0 + u, 1, 0, 1.0, 1) for u in range(120)]
         worker = Worker(topics_of(stream), limits)
         worker.feed(0, 60)
-        for kind in (1, 2):
-            worker.processor.merge(0).finish(kind)
+        for topic_index in (1, 2):
+            worker.processor.merge(0).finish(topic_index)
         while worker.step():
             pass
         worker.checkpoint()
@@ -252,8 +252,10 @@ def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event
 
 def test_predictions_of_a_user_come_in_order() -> None:
     """Across micro-batches the predictions leave in event-time order, ties by topic."""
-    stream = [Happening(0, kind, T0 + at, 1, 0, 1.0, 1) for at in range(6) for kind in (2, 1, 0)]
-    order = [f"{INPUT_TOPICS[kind]}-0-{at}" for at in range(6) for kind in range(3)]
+    stream = [
+        Happening(0, topic_index, T0 + at, 1, 0, 1.0, 1) for at in range(6) for topic_index in (2, 1, 0)
+    ]
+    order = [f"{INPUT_TOPICS[topic_index]}-0-{at}" for at in range(6) for topic_index in range(3)]
     assert Worker(topics_of(stream)).finish().order == order
 
 
@@ -317,8 +319,8 @@ def test_partitions_do_not_touch_each_other(parts: list[tuple[int, list[Happenin
     for n, stream in parts:
         processor.assign(n, [0, 0, 0])
         processor.restored(n)
-        for kind, log in enumerate(topics_of(stream, n)):
-            processor.ingest(n, kind, RecordColumns.of(log), len(log))
+        for topic_index, log in enumerate(topics_of(stream, n)):
+            processor.ingest(n, topic_index, RecordColumns.of(log), len(log))
     while (output := processor.step(0.0, ended=True)) is not None:
         for (_, n), messages in output.outputs.items():
             said[n] |= {body for _, body, _ in messages if body}

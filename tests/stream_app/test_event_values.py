@@ -32,11 +32,11 @@ def shown(events: Events, bad: list[BadRecord]) -> tuple[object, ...]:
     )
 
 
-def check_batch(records: list[Record], kind: int) -> None:
+def check_batch(records: list[Record], topic_index: int) -> None:
     """A batch gives what its records give one by one, and every record one thing or the other."""
-    events, bad = a_decoder().decode(kind, RecordColumns.of(records))
+    events, bad = a_decoder().decode(topic_index, RecordColumns.of(records))
     single = a_decoder()
-    parts = [single.decode(kind, RecordColumns.of([r])) for r in records]
+    parts = [single.decode(topic_index, RecordColumns.of([r])) for r in records]
     alone = Events.concat([e for e, _ in parts])
     assert shown(events, bad) == shown(alone, [b for _, more in parts for b in more])
     assert sorted([*events.data["offset"].tolist(), *(b.record.offset for b in bad)]) == [
@@ -50,10 +50,12 @@ def check_batch(records: list[Record], kind: int) -> None:
 
 @given(st.lists(any_value, max_size=12), st.sampled_from([CLICK, BROWSE, PURCHASE]), st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_any_bytes_are_an_event_or_a_bad_record(batch: list[bytes | None], kind: int, ours: bool) -> None:
+def test_any_bytes_are_an_event_or_a_bad_record(
+    batch: list[bytes | None], topic_index: int, ours: bool
+) -> None:
     """No bytes raise; a batch gives exactly the events and bad records of its records one by one."""
     keys = [b"u" if ours else None, "ü".encode(), b"u" * 128]
-    check_batch([record(v, 3 * i, key=keys[i % 3]) for i, v in enumerate(batch)], kind)
+    check_batch([record(v, 3 * i, key=keys[i % 3]) for i, v in enumerate(batch)], topic_index)
 
 
 PIECES = (
@@ -130,7 +132,7 @@ def test_encode_and_decode_are_inverse(event: Event, packed: bool) -> None:
     )
     assert not bad
     row = events.data[0]
-    assert (row["offset"], row["ts"], row["received"], row["kind"]) == (7, event.ts, T0, PURCHASE)
+    assert (row["offset"], row["ts"], row["received"], row["event_type"]) == (7, event.ts, T0, PURCHASE)
     assert row["item_hash"] == stable_hash(str(event.item_id))
     assert row["category_hash"] == (stable_hash(event.category_id) if event.category_id else 0)
     assert row["event_hash"] == (stable_hash(event.event_id) if event.event_id else 0)

@@ -79,13 +79,13 @@ CONTRACT: list[tuple[dict[str, Any], int, tuple[str, str] | None]] = [
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(("fields", "kind", "wanted"), CONTRACT)
+@pytest.mark.parametrize(("fields", "topic_index", "wanted"), CONTRACT)
 def test_each_row_of_the_contract(
-    fields: dict[str, Any], kind: int, wanted: tuple[str, str] | None, packed: bool
+    fields: dict[str, Any], topic_index: int, wanted: tuple[str, str] | None, packed: bool
 ) -> None:
     """A missing or mistyped field has its reason and its name; what the contract allows is an event."""
     value = (msgspec.msgpack if packed else msgspec.json).encode(fields)
-    assert reasons(value, kind=kind) == ([wanted] if wanted else [])
+    assert reasons(value, topic_index=topic_index) == ([wanted] if wanted else [])
 
 
 def test_msgpack_has_values_that_json_has_not() -> None:
@@ -155,7 +155,8 @@ def test_integers_are_ids(number: int, text: str, packed: bool) -> None:
 
 
 def test_topics_say_the_kind() -> None:
-    """The kind of a column is the index of the topic that was decoded."""
+    """The event type of a column is the index of the topic that was decoded."""
     body = msgspec.json.encode(GOOD)
-    for kind in range(len(INPUT_TOPICS)):
-        assert a_decoder().decode(kind, RecordColumns.of([record(body)]))[0].data["kind"].tolist() == [kind]
+    for topic_index in range(len(INPUT_TOPICS)):
+        events, _ = a_decoder().decode(topic_index, RecordColumns.of([record(body)]))
+        assert events.data["event_type"].tolist() == [topic_index]

@@ -44,9 +44,9 @@ def check_contract(records: list[Record], partitions: int = 4) -> None:
         place = record.topic, record.partition
         assert record.offset == offsets.get(place, 0)
         offsets[place] = record.offset + 1
-    for kind, topic in enumerate(INPUT_TOPICS):
+    for topic_index, topic in enumerate(INPUT_TOPICS):
         of_topic = [record for record in records if record.topic == topic]
-        events, bad = decoder.decode(kind, RecordColumns.of(of_topic))
+        events, bad = decoder.decode(topic_index, RecordColumns.of(of_topic))
         assert bad == []
         assert (events.data["ts"] == events.data["received"]).all()
         keys = [record.key or b"" for record in of_topic]

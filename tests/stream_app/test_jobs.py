@@ -33,12 +33,12 @@ events = st.lists(
 def records_of(drawn: list[tuple[str, str, int, int]]) -> list[Record]:
     """Records of the job's topic; event time walks, mostly forward."""
     ms, out = T0 * 1000, []
-    for i, (user, kind, item, step) in enumerate(drawn):
+    for i, (user, event_type, item, step) in enumerate(drawn):
         ms += step
         event = {
             "event_id": f"{i:08d}-ab",
             "user_id": user,
-            "event_type": kind,
+            "event_type": event_type,
             "item_id": item,
             "ts": ms / 1000,
         }
@@ -123,6 +123,6 @@ def test_job_events_that_are_none() -> None:
     assert found.user.tolist() == ['u"', "u"]
     assert found.event_id.tolist() == ["a", "a"]
     assert [b.record.offset for b in bad] == [1, 2]
-    for field, value in {"ts": 1500, "kind": 1, "partition": 3, "category": 7, "received": 9}.items():
+    for field, value in {"ts": 1500, "event_type": 1, "partition": 3, "category": 7, "received": 9}.items():
         assert found.data[field].tolist() == [value] * 2
     assert np.isnan(found.data["price"]).all()

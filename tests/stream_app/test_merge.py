@@ -15,11 +15,11 @@ NOW, IDLE = 100.0, 1.0  # seconds; nothing becomes idle unless a test says so
 Key = tuple[int, int]  # topic, offset
 
 
-def events(kind: int, times: Sequence[int], first: int = 0, step: int = 1) -> Events:
+def events(topic_index: int, times: Sequence[int], first: int = 0, step: int = 1) -> Events:
     """Events of a topic; offsets from `first`, with gaps where `step` is more than one."""
     data = np.zeros(len(times), EVENT)
     data["time"] = data["received"] = times
-    data["kind"] = kind
+    data["event_type"] = topic_index
     data["offset"] = first + step * np.arange(len(times))
     return Events.of(data, [""] * len(times), [None] * len(times))
 
@@ -27,23 +27,23 @@ def events(kind: int, times: Sequence[int], first: int = 0, step: int = 1) -> Ev
 def keys(taken: Events | None) -> list[Key]:
     if taken is None:
         return []
-    return list(zip(taken.data["kind"].tolist(), taken.data["offset"].tolist(), strict=True))
+    return list(zip(taken.data["event_type"].tolist(), taken.data["offset"].tolist(), strict=True))
 
 
 def naive(topics: Sequence[Sequence[int]]) -> list[Key]:
     """Always the head with the smallest time; ties in the order of the topics."""
     at, out = [0, 0, 0], []
     while heads := [(topics[k][at[k]], k) for k in range(3) if at[k] < len(topics[k])]:
-        _, kind = min(heads)
-        out.append((kind, at[kind]))
-        at[kind] += 1
+        _, topic_index = min(heads)
+        out.append((topic_index, at[topic_index]))
+        at[topic_index] += 1
     return out
 
 
-def add(merge: Merge, kind: int, times: Sequence[int]) -> None:
+def add(merge: Merge, topic_index: int, times: Sequence[int]) -> None:
     """The next events of a topic, without gaps."""
-    first = merge.read(kind)
-    merge.add(kind, events(kind, times, first), first + len(times))
+    first = merge.read(topic_index)
+    merge.add(topic_index, events(topic_index, times, first), first + len(times))
 
 
 def drain(merge: Merge, limit: int = 1000) -> list[Key]:
@@ -81,12 +81,12 @@ def test_equals_a_merge_head_by_head(
             assert len(taken) <= n
             out += taken
         assert out == wanted[: len(out)]
-        done = [sum(kind == k for kind, _ in out) for k in range(3)]
+        done = [sum(topic_index == k for topic_index, _ in out) for k in range(3)]
         assert merge.positions == done
         assert [merge.read(k) - done[k] for k in range(3)] == merge.buffered
-    for kind in range(3):
-        add(merge, kind, topics[kind][merge.read(kind) :])
-        merge.finish(kind)
+    for topic_index in range(3):
+        add(merge, topic_index, topics[topic_index][merge.read(topic_index) :])
+        merge.finish(topic_index)
     while taken := merge.take(limit, NOW, IDLE):
         out += keys(taken)
     assert out == wanted
@@ -100,16 +100,16 @@ def test_takes_all_that_is_sure_and_nothing_else(topics: tuple[list[int], ...], 
     """An event leaves exactly when no continuation of the topics could put another one before it."""
     known = [data.draw(st.integers(0, len(t))) for t in topics]
     merge = Merge([0, 0, 0])
-    for kind in range(3):
-        add(merge, kind, topics[kind][: known[kind]])
+    for topic_index in range(3):
+        add(merge, topic_index, topics[topic_index][: known[topic_index]])
     taken = keys(merge.take(1000, NOW, IDLE))
     # The worst that can still come of a topic: events of its greatest time so far, at once and for ever.
     worst = [[*topics[k][: known[k]], *[max(topics[k][: known[k]], default=-1)] * 50] for k in range(3)]
     sure = []
-    for kind, offset in naive(worst):
-        if offset >= known[kind]:
+    for topic_index, offset in naive(worst):
+        if offset >= known[topic_index]:
             break
-        sure.append((kind, offset))
+        sure.append((topic_index, offset))
     assert taken == sure
 
 
@@ -120,8 +120,8 @@ def test_a_restart_anywhere_continues_the_order(
 ) -> None:
     """A new merge from the positions, or from earlier ones with `skip`, gives the rest in the same order."""
     merge = Merge([0, 0, 0])
-    for kind in range(3):
-        add(merge, kind, topics[kind])
+    for topic_index in range(3):
+        add(merge, topic_index, topics[topic_index])
     taken = merge.take(n, NOW, IDLE, ended=True) if n else None
     positions = merge.positions
     rest = naive(topics)[len(keys(taken)) :]
@@ -129,9 +129,9 @@ def test_a_restart_anywhere_continues_the_order(
     fresh = Merge(positions)
     behind = [min(p, len(e)) for p, e in zip(positions, earlier, strict=True)]
     ahead = Merge(behind)
-    for kind in range(3):
-        add(fresh, kind, topics[kind][positions[kind] :])
-        add(ahead, kind, topics[kind][behind[kind] :])
+    for topic_index in range(3):
+        add(fresh, topic_index, topics[topic_index][positions[topic_index] :])
+        add(ahead, topic_index, topics[topic_index][behind[topic_index] :])
     ahead.skip(positions)
     assert ahead.positions == fresh.positions == positions
     assert drain(fresh) == rest
@@ -165,8 +165,8 @@ def test_an_empty_topic_is_waited_for_until_it_was_idle_long_enough() -> None:
     """Events leave after `max_idle` and not before; what comes later still is counted as out of order."""
     merge = Merge([0, 0, 0])
     add(merge, 0, [10, 20])
-    for kind in (1, 2):
-        merge.idle(kind, True, NOW)
+    for topic_index in (1, 2):
+        merge.idle(topic_index, True, NOW)
     assert merge.wait_s(NOW, IDLE) == IDLE
     assert merge.take(10, NOW + 0.99, IDLE) is None
     assert keys(merge.take(10, NOW + IDLE, IDLE)) == [(0, 0), (0, 1)]

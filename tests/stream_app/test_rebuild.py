@@ -52,8 +52,8 @@ def shop(stream: list[Happening]) -> list[list[Record]]:
             {"item_id": f"item-{h.item}", "category_id": f"category-{h.item % 6}"} if h.item else {}
         )
         value = encode_json(msgspec.structs.replace(event_of(h), **names))
-        logs[h.kind][at[h.kind]] = logs[h.kind][at[h.kind]]._replace(value=value)
-        at[h.kind] += 1
+        logs[h.event_type][at[h.event_type]] = logs[h.event_type][at[h.event_type]]._replace(value=value)
+        at[h.event_type] += 1
     return logs
 
 
@@ -118,8 +118,8 @@ def test_a_restart_changes_no_answer(
     """Hidden states come back bit for bit, and what follows a restart is what would have followed anyway."""
     whole = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime)
-    for kind in range(3):
-        worker.feed(kind, first)
+    for topic_index in range(3):
+        worker.feed(topic_index, first)
     worker.step()
     worker.checkpoint()
     before, rows = worker.hidden(), worker.rows()
@@ -204,8 +204,8 @@ def test_a_new_model_takes_over_for_good(runtime: Runtime, other: Runtime) -> No
     """Under another model all states are rebuilt, and written, so that the restart after that finds its own."""
     stream = [Happening(i % 4, i % 3, T0 + 1000 * i, 1 + i % 9, 0, 1.0, 1) for i in range(60)]
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime)
-    for kind in range(3):
-        worker.feed(kind, 12)
+    for topic_index in range(3):
+        worker.feed(topic_index, 12)
     worker.step()
     worker.checkpoint()
     rows = worker.rows()
@@ -215,8 +215,8 @@ def test_a_new_model_takes_over_for_good(runtime: Runtime, other: Runtime) -> No
     rebuilt = states(worker)
     for user, state in rebuilt.items():
         assert np.allclose(state, by_hand(other, worker, user), atol=1e-5)
-    for kind in range(3):
-        worker.feed(kind, 1)
+    for topic_index in range(3):
+        worker.feed(topic_index, 1)
     assert worker.step() is not None
     made = worker.checkpoint()
     assert made is not None
@@ -231,8 +231,8 @@ def test_a_model_is_gone(runtime: Runtime) -> None:
     stream = [Happening(i % 4, i % 3, T0 + 1000 * i, 1 + i % 9, 0, 1.0, 1) for i in range(30)]
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime)
     for now in (None, runtime):
-        for kind in range(3):
-            worker.feed(kind, 4)
+        for topic_index in range(3):
+            worker.feed(topic_index, 4)
         worker.step()
         worker.checkpoint()
         rows = worker.rows()

@@ -98,11 +98,11 @@ class Continued:
         records = list(RecordingReader(data.recording("plain")))
         for partition in range(2):
             start = processor.merge(partition).positions
-            for kind, topic in enumerate(INPUT_TOPICS):
+            for topic_index, topic in enumerate(INPUT_TOPICS):
                 mine = [r for r in records if (r.topic, r.partition) == (topic, partition)]
-                rest = [r for r in mine if r.offset >= start[kind]]
-                processor.ingest(partition, kind, RecordColumns.of(rest), mine[-1].offset + 1)
-                processor.merge(partition).finish(kind)
+                rest = [r for r in mine if r.offset >= start[topic_index]]
+                processor.ingest(partition, topic_index, RecordColumns.of(rest), mine[-1].offset + 1)
+                processor.merge(partition).finish(topic_index)
         while (output := processor.step(0.0)) is not None:
             self._keep(output.outputs)
         self._keep(processor.dead_letters())

@@ -71,8 +71,8 @@ def test_each_reason_fires_beyond_its_limit(
 ) -> None:
     """At the limit there is no flag, beyond it one with the value seen and the value expected."""
     assert Batch().set(0, code, below).find() == []
-    ((event, kind, score, reasons),) = Batch().set(0, code, above).find()
-    assert (event, kind) == (0, "fraud" if code in FRAUD else "anomaly")
+    ((event, flag_type, score, reasons),) = Batch().set(0, code, above).find()
+    assert (event, flag_type) == (0, "fraud" if code in FRAUD else "anomaly")
     assert [(r.code, r.value, r.expected) for r in reasons] == [(code, value, expected)]
     counted = code in ("click_rate", "many_items", "purchase_rate")
     assert isinstance(reasons[0].value, int) is counted  # `"value": 6` beside `"limit": 5`, not 6.0
@@ -89,9 +89,9 @@ def test_one_flag_an_event_with_all_its_reasons() -> None:
     batch = Batch()
     for code, _, above, *_ in EDGES:
         batch.set(0, code, above)
-    ((_, kind, score, reasons),) = batch.find()
+    ((_, flag_type, score, reasons),) = batch.find()
     assert [r.code for r in reasons] == list(REASON_CODES)
-    assert kind == "fraud"
+    assert flag_type == "fraud"
     assert score == pytest.approx(0.9901)
     assert batch.rows["flagged"].tolist() == [[10_000] * len(REASON_CODES)]
 
@@ -176,7 +176,7 @@ def test_any_cutting_gives_the_same_flags(
     assert [flag for part in parts for flag in part] == wanted
     assert rows.tobytes() == whole.rows.tobytes()
     assert len({i for i, *_ in wanted}) == len(wanted)
-    for _, kind, score, reasons in wanted:
+    for _, flag_type, score, reasons in wanted:
         assert 0 <= score <= 1
         assert all(math.isfinite(r.value) and math.isfinite(r.expected) for r in reasons)
-        assert kind == ("fraud" if FRAUD & {r.code for r in reasons} else "anomaly")
+        assert flag_type == ("fraud" if FRAUD & {r.code for r in reasons} else "anomaly")

@@ -66,9 +66,9 @@ def run(settings: Settings, runtime: Runtime | None) -> None:
     at = 0
     for size in [1] * 60 + [2, 3] * 10 + [290]:
         for partition in (0, 1):
-            for kind, topic in enumerate(INPUT_TOPICS):
+            for topic_index, topic in enumerate(INPUT_TOPICS):
                 some = [r._replace(topic=topic, partition=partition) for r in records[at : at + size]]
-                processor.ingest(partition, kind, RecordColumns.of(some), at + size)
+                processor.ingest(partition, topic_index, RecordColumns.of(some), at + size)
         at += size
         while (output := processor.step(float(at), ended=True)) is not None:
             for *_, columns in output.columns:

@@ -81,8 +81,8 @@ def cost(processor: Processor, records: Callable[[int, int], RecordColumns], top
     """Calls of each function that an event costs, from two micro-batches of different size."""
     processor.assign(0, [0] * topics)
     processor.restored(0)
-    for kind in range(1, topics):
-        processor.merge(0).finish(kind)
+    for topic_index in range(1, topics):
+        processor.merge(0).finish(topic_index)
     at, seen = 0, []
     for n in (MANY, MANY, FEW, MANY, FEW, MANY):  # the first ones meet all users, and compile what has to be
         batch = records(n, at)

@@ -39,9 +39,9 @@ def drive(
     for partition in range(partitions_of(reader)):
         processor.assign(partition, [0] * len(INPUT_TOPICS))
         processor.restored(partition)
-        for kind, topic in enumerate(INPUT_TOPICS):
+        for topic_index, topic in enumerate(INPUT_TOPICS):
             if not ahead[topic, partition]:
-                processor.merge(partition).finish(kind)
+                processor.merge(partition).finish(topic_index)
     done = 0
     for chunk in reader.batches(CHUNK):
         by_partition: dict[tuple[str, int], list[Record]] = {}
@@ -50,11 +50,11 @@ def drive(
         for (topic, partition), records in by_partition.items():
             if topic not in INPUT_TOPICS:
                 continue
-            kind = INPUT_TOPICS.index(topic)
-            processor.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
+            topic_index = INPUT_TOPICS.index(topic)
+            processor.ingest(partition, topic_index, RecordColumns.of(records), records[-1].offset + 1)
             ahead[topic, partition] -= len(records)
             if not ahead[topic, partition]:
-                processor.merge(partition).finish(kind)
+                processor.merge(partition).finish(topic_index)
         yield processor.step(0.0)
         yield from _rest(processor)
         done += len(chunk)

@@ -76,7 +76,7 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
                 (
                     np.array(number, np.int64),
                     d["ts"].copy(),
-                    d["kind"].astype(np.int8),
+                    d["event_type"].astype(np.int8),
                     d["item"].astype(np.int64),
                     d["category"].astype(np.int64),
                     d["price"].copy(),
