@@ -6,9 +6,9 @@ half done. Until then, as `model_trouble` says, events are answered without the 
 (`hold`).
 """
 
-from stream_app.ops.logging import get_logger
+import structlog
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Seconds before the first trial; each one that fails doubles them.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
