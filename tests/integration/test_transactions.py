@@ -213,7 +213,7 @@ async def test_offsets_of_an_older_generation(bed: Bed, broker: EmbeddedKafka, i
 
 
 async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedKafka, gate: Holding) -> None:
-    """A state record that was on its way while the next owner opened its producer never overwrites one of its own."""
+    """A state record that was on its way while the next owner opened its producer overwrites none of its own."""
     async with (
         partition_producers(bed, gate.port, False) as first,
         partition_producers(bed, broker.port, False) as second,
@@ -279,7 +279,7 @@ async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
 
 @pytest.mark.parametrize("transactional", [False, True])
 async def test_a_batch_that_is_too_large(bed: Bed, broker: EmbeddedKafka, transactional: bool) -> None:
-    """What the broker refuses for good is said at once and not tried again; a question whether the producer is open gets the same error."""
+    """What the broker refuses for good fails at once and is not tried again; `is_open` raises the same error."""
     small = f"{bed.topic}-small"
     make(bed.bootstrap, small, max_message_bytes="2000")
     async with bed.member() as member, partition_producers(bed, broker.port, transactional, small) as made:

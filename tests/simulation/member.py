@@ -239,8 +239,9 @@ class App:
                 self.consumer.stop_flow()
                 self.consumer.pause_partitions(assignment)
                 self._clear()
-                while self._busy:  # the transport's `wait_empty`, which commits nothing
+                while self._busy:
                     await asyncio.sleep(0.01)
+                await self.consumer.wait_empty()
             await self.pipeline.on_revoked(self, revoked)
         except Exception as error:
             await self.crash(error)

@@ -35,6 +35,8 @@ POLL_S = 0.5
 REBALANCE_POLL_S = 0.01
 #: How long it waits for records while a partition is paused: a fetch under way does not see it resumed.
 PAUSED_POLL_S = 0.02
+#: Share of the session timeout that the commit at a revoke may take, before the checkpoint that follows it.
+COMMIT_SHARE = 0.25
 #: A fetch that brings fewer records is followed by a pause.
 FEW_RECORDS = 2048
 
@@ -255,13 +257,20 @@ class BatchConsumer(driver.Consumer):
         self._thread.end_commit()
 
     async def wait_empty(self) -> None:
-        """Waits until no batch is in the hands of the agent.
+        """Waits until no batch is in the hands of the agent, then commits, for a limited time.
 
-        Faust also commits here, with no limit on the time. Here the pipeline commits, in its checkpoints.
+        Faust calls this at a revoke, and itself commits with no limit on the time.
         """
         while not self.should_stop and self._unacked_messages:
             await self._wait_for_ack(timeout=1)
             self._clean_unacked_messages()
+        committing = asyncio.ensure_future(self.commit_and_end_transactions())
+        await asyncio.wait([committing], timeout=COMMIT_SHARE * self.app.conf.broker_session_timeout)
+        if committing.done():
+            committing.result()
+        else:
+            self.end_commit()
+            await asyncio.wait([committing])
 
     def ack(self, message: ConsumerMessage) -> bool:
         """Takes the message off the list of those in work; what is committed is `done`'s affair."""
