@@ -100,13 +100,12 @@ class Pipeline(Service):
         self._closing = False
 
     async def on_start(self) -> None:
-        """Raises TopologyError if the app has an agent beside the one that feeds this pipeline."""
-        others = sorted(self.app.agents)[1:] if len(self.app.agents) > 1 else []
-        if others:
+        """Raises TopologyError if the app has another agent than the one that feeds this pipeline."""
+        names = sorted(self.app.agents)
+        if len(names) > 1:
             raise TopologyError(
-                f"the app of a worker has one agent, and this one has {len(self.app.agents)} "
-                f"({', '.join(sorted(self.app.agents))}): run other agents in a Faust app of their own, because "
-                "this one commits only the offsets of its checkpoints"
+                f"the app of a worker has one agent, and this one has {len(names)} ({', '.join(names)}): run other "
+                "agents in a Faust app of their own, because this one commits only the offsets of its checkpoints"
             )
 
     # --- what the agent and Faust call
