@@ -16,7 +16,7 @@ from bench.answers import _BEFORE_ID, _number_before
 from bench.running import ITEMS, TOPICS
 from stream_app.kafka.record_batches.builder import build
 from stream_app.worker.transport.aiokafka_internals import queue_batch
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 
 PREFIX, PARTITIONS, USERS = "soak-", 4, 20_000
 SHARES = (0.7, 0.2, 0.1)  # of clicks, browses, purchases
@@ -114,7 +114,7 @@ class Follower(threading.Thread):
             auto_offset_reset="none",
         )  # fmt: skip
         await consumer.start()
-        deliver_columns(consumer)
+        install_fetch_hook(consumer)
         try:
             places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
             consumer.assign(places)

@@ -25,7 +25,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.kafka.record_batches.builder import ClosedBatch, build
+from stream_app.kafka.record_batches.builder import SealedBatch, build
 from stream_app.kafka.record_batches.fetch_reader import read
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.changelog_reader import FETCH_BYTES, ChangelogReader
@@ -57,7 +57,7 @@ def messages(n: int, value_bytes: int) -> tuple[np.ndarray, ...]:
     )  # fmt: skip
 
 
-def placed(batches: list[ClosedBatch]) -> bytes:
+def placed(batches: list[SealedBatch]) -> bytes:
     """The bytes of a fetch that brings these batches."""
     parts: list[bytes | memoryview] = []
     base = 0

@@ -1,4 +1,4 @@
-"""The topology on one screen: topics, agent, table, pages."""
+"""The topology on one screen: topics, agent, pages."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from faust.types import EventT, StreamT
 from yarl import URL
 
 from model.serving.api import Runtime
-from stream_app.kafka.record_batches.size_limits import Room
+from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.kafka.record_batches.truncation import cut_dead_letter, cut_prediction
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
@@ -15,8 +15,11 @@ from stream_app.ops.web import add_pages, web_options
 from stream_app.processing.processor import Processor
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
-from stream_app.worker.faust_table import UserTable, UserTableManager
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.no_tables import NoTables
+from stream_app.worker.options import Topics, WorkerOptions
 from stream_app.worker.pipeline import Pipeline
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transport.credentials import faust_credentials
 
 #: Faust's own commit timer and its watchdog are not needed: the pipeline commits after each checkpoint.
@@ -26,12 +29,9 @@ _NEVER_S = 10 * 365 * 86_400.0
 def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) -> faust.App:
     """The Faust app of a worker; `partitions` is how many each input topic has.
 
-    The pipeline is at `app.pipeline`, the state at `app.tables["users"]`.
+    The pipeline is at `app.pipeline`.
     """
-    processor = ShopProcessor(settings, runtime, partitions=partitions)
-    app = app_around(settings, processor, partitions=partitions)
-    app.tables.add(UserTable(app, processor))
-    return app
+    return app_around(settings, ShopProcessor(settings, runtime, partitions=partitions), partitions=partitions)
 
 
 def app_around(settings: Settings, processor: Processor, *, partitions: int) -> faust.App:
@@ -42,7 +42,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
         broker_credentials=faust_credentials(settings),
         store=URL("memory://"),
         datadir=settings.data_dir,
-        TableManager=UserTableManager,
+        TableManager=NoTables,
         key_serializer="raw",
         value_serializer="raw",
         topic_partitions=partitions,
@@ -64,13 +64,15 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     app.output_topics = settings.outputs if settings.guarantee == "at_least_once" else ()
     metrics = Metrics()
     predictions, _, dead_letters = settings.outputs
-    app.room = Room(
+    app.size_limits = SizeLimits(
         {predictions: cut_prediction, dead_letters: cut_dead_letter},
         lambda topic: metrics.cut_outputs.labels(topic).inc(),
     )
-    pipeline = Pipeline(app, settings, processor, metrics, Health(settings.ready_max_age_ms), app.room)
-    app.pipeline = pipeline
-    app.health = pipeline.health
+    topics, options = Topics.of(settings), WorkerOptions.of(settings)
+    app.health = Health(settings.ready_max_age_ms)
+    context = WorkerContext(app, processor, metrics, app.health, topics)
+    producers = PartitionProducers(options.producers, topics, app.size_limits)
+    app.pipeline = pipeline = Pipeline(context, options, producers)
 
     events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)
 
@@ -85,5 +87,5 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     app.on_partitions_revoked.connect(pipeline.on_revoked)
     app.on_before_shutdown.connect(pipeline.before_shutdown)
     app.service(pipeline)
-    add_pages(app, pipeline)
+    add_pages(app, pipeline, settings)
     return app

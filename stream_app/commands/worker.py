@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import faust
+import structlog
 from aiokafka.errors import (
     CorruptRecordException,
     GroupAuthorizationFailedError,
@@ -20,16 +22,17 @@ from aiokafka.errors import (
 from model.serving.api import choose_device
 from stream_app.agents.shop import create_app
 from stream_app.errors import ForeclickError
+from stream_app.kafka.topic_ids import input_ids, look
 from stream_app.kafka.topics import MESSAGE_BYTES, batch_limits, has_begun, input_partitions, require_topics
-from stream_app.ops.logging import get_logger, setup_logging
+from stream_app.ops.logging import setup_logging
 from stream_app.settings import Settings
 from stream_app.settings.command_options import with_settings
 from stream_app.worker.warm_up import warm_up
 from stream_app.worker.watches.model_watch import show_model, try_model, watch_model
-from stream_app.worker.watches.size_watch import RoomWatch
-from stream_app.worker.watches.topic_watch import TopicWatch, input_ids, look
+from stream_app.worker.watches.size_watch import SizeWatch
+from stream_app.worker.watches.topic_watch import TopicWatch
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: What to do about errors after which a restart alone does not help.
 _SENTENCES: dict[type[BaseException], str] = {
@@ -101,11 +104,11 @@ async def _run(settings: Settings) -> None:
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
     app = create_app(settings, runtime, partitions=await input_partitions(settings))
-    processor, metrics = app.pipeline.processor, app.pipeline.metrics
-    processor.survive_trouble(missing or None)
+    context = app.pipeline.context
+    app.pipeline.processor.survive_trouble(missing or None)
     if runtime is not None:
-        show_model(metrics, runtime)
-    watch = asyncio.create_task(watch_model(settings, processor, metrics))
+        show_model(context, runtime)
+    watch = asyncio.create_task(watch_model(settings, context))
     try:
         await serve(settings, app)
     finally:
@@ -123,7 +126,7 @@ async def serve(settings: Settings, app: faust.App) -> None:
     """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
     app.pipeline.health.set_model(app.pipeline.processor.trouble)
     # Before it listens to signals: where the broker is gone, each of these tries for 10 s.
-    app.room.learn(await batch_limits(settings))
+    app.size_limits.learn(await batch_limits(settings))
     topics = await look(settings)
     app.pipeline.processor.topic_ids = input_ids(settings, topics)
     sys.setswitchinterval(SWITCH_S)
@@ -136,8 +139,8 @@ async def serve(settings: Settings, app: faust.App) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.processor.label
     )
-    app.service(TopicWatch(app, settings, topics))
-    app.service(RoomWatch(app, settings, app.room))
+    app.service(TopicWatch(app.pipeline.context, app.pipeline.options.client, topics))
+    app.service(SizeWatch(app, app.size_limits, partial(batch_limits, settings)))
     # The start waits for the broker, for as long as it is gone: a signal, or a crash, must be heard meanwhile.
     starting, signalled, crashed = map(asyncio.ensure_future, (app.start(), stop.wait(), app._crashed.wait()))
     await asyncio.wait([starting, signalled, crashed], return_when=asyncio.FIRST_COMPLETED)

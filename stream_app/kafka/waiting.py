@@ -7,9 +7,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from stream_app.ops.logging import get_logger
-
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Seconds without an answer after which it is said what is waited for.
 SAID_AFTER_S = 1.0

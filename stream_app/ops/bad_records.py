@@ -4,10 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from stream_app.contract.events import BadRecord
-from stream_app.ops.logging import get_logger
+import structlog
 
-log = get_logger(__name__)
+from stream_app.contract.events import BadRecord
+
+log = structlog.stdlib.get_logger(__name__)
 
 #: An example of each reason is logged at most so often, in seconds.
 EXAMPLE_EVERY_S = 30.0

@@ -13,10 +13,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-
-from stream_app.ops.logging import get_logger
 
 #: Most connections at one time.
 MOST = 100
@@ -48,7 +47,7 @@ BACKLOG = 1024
 #: Connections accepted in one go, so that a flood does not come faster than they are looked at.
 AT_ONCE = 8
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 def most_connections() -> int:

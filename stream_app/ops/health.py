@@ -12,18 +12,15 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 
-class HeldFor(NamedTuple):
+class _HeldBack(NamedTuple):
     """Records that wait for the end of a transaction of another producer."""
 
-    place: str
+    partition: str
     records: int
     seconds: float
 
 
 Verdict = tuple[bool, dict[str, str]]  # whether all is well, and what each check found
-
-#: Parts of a worker whose standstill only a restart cures.
-LOOP, PROCESSING = "loop", "processing"
 
 
 def _wall_ms() -> float:
@@ -31,7 +28,10 @@ def _wall_ms() -> float:
 
 
 class Health:
-    """What a worker knows about itself; every detail of a check that is well begins with `ok`."""
+    """What a worker knows about itself; the detail of a check that passes begins with `ok`."""
+
+    #: Parts of a worker that only a restart gets going again once they hang.
+    LOOP, PROCESSING = "loop", "processing"
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Health:
         self._recovered = False
         self._model: str | None = "not loaded yet"  # why it is cold, None when warm
         self._oldest_ms: float | None = None
-        self._held: HeldFor | None = None
+        self._held: _HeldBack | None = None
         self._split = 0  # users with events in more than one partition
         self._commits_fail: tuple[float, str] | None = None  # since when, why
         self._waits: dict[object, float] = {}  # since when something waits for the broker
@@ -90,9 +90,9 @@ class Health:
         """The broker's time of the oldest unprocessed record, Unix ms; None where all are processed."""
         self._oldest_ms = append_ms
 
-    def set_held_back(self, held: HeldFor | None) -> None:
-        """Which records wait longest for a transaction of another producer, None where none do."""
-        self._held = held
+    def set_held_back(self, partition: str = "", records: int = 0, seconds: float = 0.0) -> None:
+        """Which records wait longest for a transaction of another producer; none by default."""
+        self._held = _HeldBack(partition, records, seconds) if records else None
 
     def set_split_users(self, users: int) -> None:
         """How many users have events in more than one partition: no reason not to be ready."""
@@ -135,7 +135,7 @@ class Health:
             else "ok"
             for part, silence in silent.items()
         }
-        for part in (LOOP, PROCESSING):
+        for part in (self.LOOP, self.PROCESSING):
             checks.setdefault(part, "ok, at rest")
         checks["group"] = "ok" if self._group_ended is None else f"membership has ended: {self._group_ended}"
         return _verdict(checks)

@@ -15,7 +15,7 @@ EVERY_S = 10.0
 MOST = 1000
 
 
-class SparingHandler(logging.StreamHandler[TextIO]):
+class ThrottledHandler(logging.StreamHandler[TextIO]):
     """Of the messages of some loggers that have the same template, shows one every 10 s, with the number left out."""
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from stream_app.ops.log_throttle import SparingHandler
+from stream_app.ops.log_throttle import ThrottledHandler
 
 MASK = "***"
 
@@ -37,7 +37,7 @@ _SECRET_IN_TEXT = (
 _CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access")
 
 #: Libraries that say the same thing over and over while a broker is gone or a port is flooded.
-_SPARING = ("aiokafka", "kafka", "aiohttp", "asyncio")
+_THROTTLED = ("aiokafka", "kafka", "aiohttp", "asyncio")
 
 
 def _is_no_bad_request(record: logging.LogRecord) -> bool:
@@ -99,7 +99,7 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
             redact,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
         ]
-    handler = SparingHandler(stream, () if level == "debug" else _SPARING)
+    handler = ThrottledHandler(stream, () if level == "debug" else _THROTTLED)
     if level != "debug":
         handler.addFilter(_is_no_bad_request)
     handler.setFormatter(
@@ -132,8 +132,3 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-
-
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger to which facts are given by name: `log.info("recovered", partition=3, records=1000)`."""
-    return structlog.stdlib.get_logger(name)

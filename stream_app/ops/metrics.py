@@ -4,9 +4,7 @@ All have a registry of their own: two workers in one process, or two tests, do n
 """
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -206,15 +204,6 @@ class Metrics:
             if count:
                 self.events.labels(EVENT_TYPES[kind]).inc(count)
         self.batch_size.observe(len(kinds))
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of the block as one of `STAGES`; the time of a failed one counts too."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_seconds.observe(time.perf_counter() - start, stage)
 
     def observe_latency(self, append_ms: npt.NDArray[np.int64], acked_ms: float) -> None:
         """Count the way of a batch from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.

@@ -30,9 +30,9 @@ def web_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def add_pages(app: faust.App, pipeline: Any) -> None:
+def add_pages(app: faust.App, pipeline: Any, settings: Settings) -> None:
     """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/` to those who may see them."""
-    access = access_of(pipeline.settings)
+    access = access_of(settings)
     limits = Connections()
     app.web.web_app.middlewares.append(limits.watch)
     guard(app.web.web_app, access)

@@ -33,10 +33,10 @@ probe. The event loop offers other models. Each of them writes `state` last.
 from enum import Enum, auto
 
 from model.serving.api import Runtime
-from stream_app.ops.logging import get_logger
+import structlog
 from stream_app.processing.micro_batch import AppliedBatch
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Seconds before the first probe; each probe that fails doubles the wait.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0

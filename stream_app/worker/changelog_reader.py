@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.worker.errors import RecoveryError
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 
 #: Called with a partition, some of its records, how many were read so far, these included, and how many at most
 #: there are.
@@ -60,7 +60,7 @@ class ChangelogReader:
     async def start(self) -> None:
         """Connects."""
         await self._consumer.start()
-        deliver_columns(self._consumer)
+        install_fetch_hook(self._consumer)
 
     async def stop(self) -> None:
         """Disconnects."""

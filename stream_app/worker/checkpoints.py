@@ -7,25 +7,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import faust
+import structlog
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from stream_app.ops.health import Health
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
 from stream_app.processing.micro_batch import Checkpoint
-from stream_app.processing.processor import Processor
-from stream_app.settings import Settings
+from stream_app.worker.context import WorkerContext
 from stream_app.worker.errors import FencedError, ProducerLostError
-from stream_app.worker.transactions.partition_producers import Lanes
+from stream_app.worker.options import CheckpointOptions
+from stream_app.worker.state_thread import StateThread
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transactions.transactional_producer import Member
-from stream_app.worker.transport.consumer import BatchConsumer
 from stream_app.worker.transport.producer import Built
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
-#: Seconds between two looks for users whose time to live is over.
+#: Seconds between two searches for users whose time to live is over.
 EXPIRE_EVERY_S = 30.0
 
 #: A partition's part of a checkpoint, and its state records as they are written.
@@ -37,25 +34,18 @@ class Checkpoints:
 
     def __init__(
         self,
-        app: faust.App,
-        settings: Settings,
-        processor: Processor,
-        metrics: Metrics,
-        health: Health,
-        lanes: Lanes,
-        turn: asyncio.Lock,
+        context: WorkerContext,
+        producers: PartitionProducers,
+        state_thread: StateThread,
         drain: Callable[[], Awaitable[None]],
-        in_thread: Callable[..., Awaitable[Any]],
+        options: CheckpointOptions,
     ) -> None:
-        """`turn` is held by whoever uses the processor; `in_thread` calls a function in the processor's thread.
-
-        `lanes` write the state. `drain` finishes what is half done.
-        """
-        self._app, self._settings, self._processor = app, settings, processor
-        self._metrics, self._health, self._lanes = metrics, health, lanes
-        self._turn, self._drain, self._in_thread = turn, drain, in_thread
+        """`producers` write the state. `drain` completes the micro-batch that has passed only its first stage."""
+        self._context, self._producers, self._state_thread = context, producers, state_thread
+        self._drain, self._options = drain, options
         self._one_at_a_time = asyncio.Lock()
-        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
+        self._writing: asyncio.Task[None] | None = None  # the steps of a checkpoint that wait for the broker
+        self._giving_up = False
         self._next_expiry = 0.0
         #: Outputs queued since the last checkpoint, oldest first.
         self.in_flight: deque[asyncio.Future[Any]] = deque()
@@ -71,14 +61,14 @@ class Checkpoints:
         return self._one_at_a_time.locked()
 
     def lost(self) -> list[int]:
-        """Partitions whose state here is worth nothing, since their lane was lost after it was read."""
-        processor, lanes = self._processor, self._lanes
-        return [p for p in processor.partitions if processor.is_restored(p) and not lanes.is_open(p)]
+        """Partitions whose state in memory is void, because their producer was lost after it was read."""
+        processor, producers = self._context.processor, self._producers
+        return [p for p in processor.partitions if processor.is_restored(p) and not producers.is_open(p)]
 
-    async def room(self, most: int) -> None:
-        """Returns once no more than `most` micro-batches have outputs that are not acknowledged.
+    async def await_outputs(self, most: int) -> None:
+        """Returns once at most `most` micro-batches have outputs that are not acknowledged.
 
-        Raises what made outputs fail for good, but for a lost lane.
+        Raises the error that made outputs fail for good, except for that of a lost producer.
         """
         while len(self.in_flight) > most:
             await asyncio.wait([self.in_flight[0]])
@@ -91,12 +81,12 @@ class Checkpoints:
             acknowledged.result()
 
     def check_lease(self) -> None:
-        """Raises FencedError once this process has stood still for longer than its session timeout.
+        """Raises FencedError if this process has stood still for longer than its session timeout.
 
-        By then the group has given its partitions away, and what it would write now would lie over what their
-        new owner has written.
+        By then the group has assigned its partitions to others, and what it would write now could overwrite what
+        their new owner has written.
         """
-        stalled, limit = self._consumer.longest_stall_s, self._settings.session_timeout_ms / 1000
+        stalled, limit = self._context.consumer.longest_stall_s, self._options.session_timeout_s
         if stalled > limit:
             raise FencedError(
                 f"it stood still for {stalled:.1f} s, longer than its session timeout of {limit:g} s, "
@@ -104,7 +94,7 @@ class Checkpoints:
             )
 
     async def make(self) -> None:
-        """Makes what was processed so far durable. A partition whose lane is lost has no part in it: see `lost`.
+        """Makes what was processed so far durable, except for partitions whose producer is lost: see `lost`.
 
         At least once, in this order:
 
@@ -115,54 +105,108 @@ class Checkpoints:
 
         Exactly once, each partition has a transaction:
 
-        1. take the snapshot, and let what is queued from now on belong to the next transaction;
+        1. take the snapshot; what is queued from now on belongs to the next transaction;
         2. wait until the outputs and the state records are acknowledged;
         3. send the source offsets into the transaction;
         4. end it. Turns go on meanwhile.
         """
         async with self._one_at_a_time:
-            with self.breaking(), self._health.waiting_for_broker():
+            with self.breaking(), self._context.health.waiting_for_broker():
                 start = time.perf_counter()
-                if self._lanes.transactional:
-                    await self._in_transactions()
-                else:
-                    await self._in_order()
-                self._metrics.stage_seconds.observe(time.perf_counter() - start, "commit")
+                transactional = self._producers.transactional
+                await (self._in_transactions() if transactional else self._in_order())
+                self._context.metrics.stage_seconds.observe(time.perf_counter() - start, "commit")
+
+    async def make_at_revoke(self) -> bool:
+        """As `make`, but gives up after the budget of a revoke; returns whether the checkpoint is complete.
+
+        The group waits for this worker while it makes the checkpoint. If it gives up, all partition producers are
+        lost: nothing more of the state in memory is ever written, an open transaction is aborted, and the events
+        since the last checkpoint are processed again by the next owner, also if that is this worker.
+        """
+        limit_s = self._options.revoke_s
+        making = asyncio.ensure_future(self.make())
+        try:
+            await asyncio.wait([making], timeout=limit_s)
+            if making.done():
+                making.result()
+                return True
+            log.warning("the checkpoint at a revoke is given up", limit_s=limit_s)
+            await self._give_up(making)
+            return False
+        finally:
+            making.cancel()  # if this was cancelled itself
+
+    async def _give_up(self, making: "asyncio.Task[None]") -> None:
+        self._giving_up = True
+        try:
+            limit_s = self._options.revoke_s
+            self._producers.lose_all(f"the checkpoint at a revoke took longer than {limit_s:g} s")
+            # Of this checkpoint, or of an earlier one that it waits for. The snapshot is not interrupted, because it
+            # borrows the threads of the turns; it waits for no broker.
+            if self._writing is not None:
+                self._writing.cancel()
+            self._context.consumer.end_commit()
+            await asyncio.wait([making])
+            making.result()
+        finally:
+            self._giving_up = False
 
     @contextlib.contextmanager
     def breaking(self) -> Iterator[None]:
-        """Around work that must not be saved where it fails half-way."""
+        """Around work after which nothing may be saved if it fails half-way."""
         try:
             yield
         except BaseException:
             self.broken = True
             raise
 
+    async def _until_given_up(self, write: Any) -> None:
+        """Runs the steps that wait for the broker; returns early if `_give_up` ends them."""
+        if self._giving_up:
+            write.close()
+            return
+        self._writing = writing = asyncio.ensure_future(write)
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError:
+            writing.cancel()
+            await asyncio.wait([writing])
+            raise
+        if not writing.cancelled():
+            writing.result()
+
+    # --- at least once
+
     async def _in_order(self) -> None:
-        async with self._turn:  # 1
+        async with self._state_thread.turn:  # 1
             if self.broken:
                 return
             parts = await self._take()
+            if not parts:
+                return
             outputs, self.in_flight = self.in_flight, deque()
+        await self._until_given_up(self._write_in_order(parts, outputs))
+
+    async def _write_in_order(self, parts: list[Part], outputs: "deque[asyncio.Future[Any]]") -> None:
         for acknowledged in outputs:  # 2
-            await acknowledged
-        if not parts:
-            return
+            await asyncio.shield(acknowledged)  # a checkpoint that is given up does not end the sending
         self.check_lease()
         written = await asyncio.gather(*map(self._write_state, parts))  # 3
         self.check_lease()
-        done = self._consumer.done
+        consumer = self._context.consumer
         for (checkpoint, _), is_written in zip(parts, written, strict=True):  # 4
             if is_written:
-                done.update({TP(*tp): offset for tp, offset in self._offsets(checkpoint).items()})
-        if await self._consumer.commit():
+                consumer.done.update({TP(*tp): offset for tp, offset in self._offsets(checkpoint).items()})
+        if await consumer.commit():
             self._committed()
 
     async def _write_state(self, part: Part) -> bool:
-        """Whether the state of a partition could be written: it has had no other owner since."""
+        """Whether the state of a partition could be written: no, if it had another owner meanwhile."""
         checkpoint, batches = part
-        futures = await self._lanes.send_built(self._settings.changelog, checkpoint.partition, batches)
+        changelog = self._context.topics.changelog
         try:
+            futures = await self._producers.send_built(changelog, checkpoint.partition, batches)
             written = [await future for future in futures]
         except ProducerLostError as error:
             log.warning("state not written", partition=checkpoint.partition, why=str(error))
@@ -170,67 +214,74 @@ class Checkpoints:
         self.log_end[checkpoint.partition] = written[-1].offset + batches[-1].size
         return True
 
+    # --- exactly once
+
     async def _in_transactions(self) -> None:
-        async with self._turn:  # 1
+        async with self._state_thread.turn:  # 1
             if self.broken:
                 return
             parts = await self._take()
             if not parts:
                 return
-            member = self._consumer.member()
+            member = self._context.consumer.member()
             for checkpoint, _ in parts:
-                self._lanes.cut(checkpoint.partition)
+                self._producers.cut(checkpoint.partition)
+        await self._until_given_up(self._write_in_transactions(parts, member))
+
+    async def _write_in_transactions(self, parts: list[Part], member: Member) -> None:
         self.check_lease()
         committed = await asyncio.gather(*(self._commit(part, member) for part in parts))  # 2 to 4
         if any(committed):
             self._committed()
 
     async def _commit(self, part: Part, member: Member) -> bool:
-        """Whether the transaction of a partition came to its end."""
+        """Whether the transaction of a partition was committed."""
         checkpoint, batches = part
         number = checkpoint.partition
         try:
-            written = await self._lanes.commit(number, batches, self._offsets(checkpoint), member)
+            written = await self._producers.commit(number, batches, self._offsets(checkpoint), member)
         except ProducerLostError as error:
             log.warning("transaction lost", partition=number, why=str(error))
             return False
-        # Behind the last record the marker of the transaction has its place.
+        # The marker of the transaction comes after the last record and takes an offset.
         self.log_end[number] = written[-1].offset + batches[-1].size + 1
         return True
 
+    # --- both
+
     def _offsets(self, checkpoint: Checkpoint) -> dict[TopicPartition, int]:
         return {
-            TopicPartition(topic, checkpoint.partition): checkpoint.positions[topic_index]
-            for topic, topic_index in self._topic_index.items()
-            if checkpoint.positions[topic_index] > 0
+            TopicPartition(topic, checkpoint.partition): checkpoint.positions[index]
+            for topic, index in self._context.topics.index.items()
+            if checkpoint.positions[index] > 0
         }
 
     def _committed(self) -> None:
-        self._health.commit_succeeded()
-        self._metrics.commits.labels("ok").inc()
+        self._context.health.commit_succeeded()
+        self._context.metrics.commits.labels("ok").inc()
 
     async def _take(self) -> list[Part]:
         """The snapshot. Whoever calls it holds the turn."""
         await self._drain()
-        parts: list[Part] = await self._in_thread(self._snapshot, self._app.consumer_generation_id)
+        generation = self._context.app.consumer_generation_id
+        parts: list[Part] = await self._state_thread.call(self._snapshot, generation)
         return parts
 
     def _snapshot(self, generation: int) -> list[Part]:
-        processor = self._processor
+        processor = self._context.processor
         now = time.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_EVERY_S
             for partition in processor.partitions:
                 if processor.is_restored(partition):
-                    self._metrics.evictions.labels("age").inc(processor.expire(partition))
-        taken = [processor.checkpoint(p, generation) for p in processor.partitions if self._lanes.is_open(p)]
-        changelog = self._settings.changelog
+                    expired = processor.expire(partition)
+                    self._context.metrics.evictions.labels("age").inc(expired)
+        taken = [
+            processor.checkpoint(p, generation) for p in processor.partitions if self._producers.is_open(p)
+        ]
+        changelog = self._context.topics.changelog
         return [
-            (c, self._lanes.build_columns(*c.records.arrays(), topic=changelog))
+            (c, self._producers.build_columns(*c.records.arrays(), topic=changelog))
             for c in taken
             if c is not None
         ]
-
-    @property
-    def _consumer(self) -> BatchConsumer:
-        return self._app.consumer

@@ -1,4 +1,4 @@
-"""What can end a worker, or keep it from taking over partitions."""
+"""Errors that can end a worker, or prevent it from taking over partitions."""
 
 from stream_app.errors import ForeclickError
 
@@ -8,24 +8,32 @@ class RecoveryError(ForeclickError):
 
 
 class FencedError(ForeclickError):
-    """This worker may own its partitions no longer, so it must not write."""
+    """This worker may no longer own its partitions, so it must not write."""
 
 
-class NotSentError(ForeclickError):
-    """A request that was certainly not sent: there is no connection, or nobody knows where to."""
+class TopologyError(ForeclickError):
+    """The app has a table or an agent that this worker would not serve."""
 
 
-class UnansweredError(ForeclickError):
-    """A request that was sent and not answered: the broker may act on it now, later or never."""
+class ProducerError(ForeclickError):
+    """A partition producer cannot write."""
 
 
-class ProducerLostError(ForeclickError):
-    """The producer may write no more, or nobody knows what became of what it wrote."""
+class NotSentError(ProducerError):
+    """The request was certainly not sent: there is no connection, or the node to send it to is unknown."""
+
+
+class UnansweredError(ProducerError):
+    """The request was sent and not answered: the broker may act on it now, later or never."""
+
+
+class ProducerLostError(ProducerError):
+    """The producer may not write any more, or it is unknown whether its last records were written."""
 
 
 class IncompatibleAiokafka(ForeclickError):  # noqa: N818 - reads as what happened
-    """The installed aiokafka is not built as this transport needs it."""
+    """The installed aiokafka lacks internals that this transport needs."""
 
 
 class GroupRefusal(ForeclickError):  # noqa: N818 - reads as what happened
-    """The consumer group does not take this worker, or its coordination has ended."""
+    """The consumer group does not accept this worker, or its coordination has ended."""

@@ -9,7 +9,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-async def together(*awaitables: Awaitable[Any]) -> list[Any]:
+async def gather_all(*awaitables: Awaitable[Any]) -> list[Any]:
     """All results, once all have ended, in failure too; raises what the first of them that failed raised."""
     outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
     for outcome in outcomes:
@@ -19,8 +19,8 @@ async def together(*awaitables: Awaitable[Any]) -> list[Any]:
 
 
 async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """The two results, as of `together`."""
-    one, two = await together(first, second)
+    """The two results, as of `gather_all`."""
+    one, two = await gather_all(first, second)
     return one, two
 
 

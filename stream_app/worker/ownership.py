@@ -1,37 +1,33 @@
-"""Takes partitions on and lets them go: the state that is read back, the copies that are followed, the lanes.
+"""Takes partitions on and lets them go: recovery of their state, standbys, partition producers.
 
-A partition that comes is read back from its changelog, from where a copy of it ends if there was one, and only after
-its lane is open: what a former owner wrote is before the fence record of the lane, and what it writes later is
-refused. What is in memory of a partition that stays is kept if nobody has written its changelog since.
+The state of a new partition is read back from its changelog, or only the end of it if there was a standby here, and
+only after its partition producer is open: what a former owner wrote lies before the fence record of the new epoch,
+and what it writes later is refused. The state in memory of a partition that stays is kept if nobody has written its
+changelog since.
 """
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
 
-import faust
+import structlog
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.kafka.security import kafka_options
-from stream_app.ops.health import Health
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
-from stream_app.processing.processor import Processor
-from stream_app.settings import Settings
 from stream_app.state.errors import StateError
 from stream_app.state.plausibility import Damaged, refusal
 from stream_app.worker.changelog_reader import ChangelogReader
+from stream_app.worker.context import WorkerContext
 from stream_app.worker.errors import ProducerLostError
+from stream_app.worker.options import WorkerOptions
 from stream_app.worker.standby import Standby
-from stream_app.worker.telemetry import tell_older_model
-from stream_app.worker.transactions.partition_producers import Lanes
-from stream_app.worker.transport.consumer import BatchConsumer
+from stream_app.worker.state_thread import StateThread
+from stream_app.worker.telemetry import warn_of_older_model
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
-#: Seconds before a lane that was refused is opened again.
+#: Seconds before a partition producer that was refused is opened again.
 AGAIN_S = 1.0
 #: How often, and after how many seconds each, the ends of the inputs are asked for while users are ahead of them.
 ENDS_TRIES, ENDS_AGAIN_S = 8, 1.0
@@ -42,67 +38,59 @@ class Ownership:
 
     def __init__(
         self,
-        app: faust.App,
-        settings: Settings,
-        processor: Processor,
-        metrics: Metrics,
-        health: Health,
-        lanes: Lanes,
+        context: WorkerContext,
+        producers: PartitionProducers,
+        state_thread: StateThread,
         log_end: dict[int, int],
-        turn: asyncio.Lock,
-        in_thread: Callable[..., Awaitable[Any]],
-        recovered: Callable[[], None],
-        failed: Callable[[str, Exception], Awaitable[None]],
+        ended: Callable[[Exception | None], Awaitable[None]],
+        options: WorkerOptions,
     ) -> None:
-        """`log_end`: of each partition that is this worker's, the end of its changelog after the last own write.
+        """`log_end`: of each partition of this worker, the end of its changelog after our own last write.
 
-        `turn` is held by whoever uses the processor; `in_thread` calls a function in the state thread. `recovered` is
-        called once all state is there, `failed` where it cannot be read.
+        `ended` is called after each recovery, with the error if the state could not be read.
         """
-        self._app, self._settings, self._processor = app, settings, processor
-        self._metrics, self._health = metrics, health
-        self._lanes, self._log_end = lanes, log_end
-        self._turn, self._in_thread = turn, in_thread
-        self._recovered, self._failed = recovered, failed
-        self._client = kafka_options(settings)
-        self._reader = ChangelogReader(settings.changelog, **self._client)
-        self._standby = Standby(settings.changelog, self._client, self._restore)
+        self._context, self._producers, self._state_thread = context, producers, state_thread
+        self._log_end, self._ended = log_end, ended
+        self._client, self._skip_damaged = options.client, options.skip_damaged_state
+        changelog = context.topics.changelog
+        self._reader = ChangelogReader(changelog, **self._client)
+        self._standby = Standby(changelog, self._client, self._restore)
         self._connecting: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
 
-    async def change(self, mine: set[int], copies: set[int]) -> dict[int, int]:
-        """Lets go of all partitions but `mine`, and copies `copies`. Whoever calls it holds the turn.
+    async def change(self, mine: set[int], standbys: set[int]) -> dict[int, int]:
+        """Lets go of all partitions except `mine`, and follows `standbys`. Whoever calls it holds the turn.
 
-        Returns those of `mine` that have to be read back, each with the first changelog offset that is wanted.
+        Returns those of `mine` that have to be read back, each with the first changelog offset that is needed.
         """
-        processor = self._processor
-        new_copies = copies - self._standby.partitions
-        # What was copied so far of those that are copied no longer.
-        had = await self._standby.follow(copies)
+        processor, topics = self._context.processor, self._context.topics
+        new_standbys = standbys - self._standby.partitions
+        # How far the standbys that end here have come.
+        had = await self._standby.follow(standbys)
         not_mine = set(processor.partitions) - mine
         for partition in not_mine:
-            self._metrics.forget_partition(self._settings.inputs, partition)
+            self._context.metrics.forget_partition(topics.inputs, partition)
             self._log_end.pop(partition, None)
-        await self._lanes.close(not_mine)
-        for partition in not_mine - copies:
-            await self._in_thread(processor.drop, partition)
+        await self._producers.close(not_mine)
+        for partition in not_mine - standbys:
+            await self._state_thread.call(processor.drop, partition)
         stale = await self._stale(mine)
-        await self.empty(new_copies | (stale - had.keys()))
+        await self.empty(new_standbys | (stale - had.keys()))
         return {partition: had.get(partition, 0) for partition in sorted(stale)}
 
     async def empty(self, partitions: Iterable[int]) -> None:
         """Forgets all that is in memory of these partitions. Whoever calls it holds the turn."""
-        await self._in_thread(self._empty, partitions)
+        await self._state_thread.call(self._empty, partitions)
 
     def _empty(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
-            self._processor.drop(partition)
-            self._processor.assign(partition, [0] * len(self._settings.inputs))
+            self._context.processor.drop(partition)
+            self._context.processor.assign(partition, [0] * len(self._context.topics.inputs))
 
     async def _stale(self, partitions: set[int]) -> set[int]:
-        """Those whose state has to be read back: we do not have it, or somebody wrote it since we did."""
-        log_end, lanes = self._log_end, self._lanes
-        have = {p for p in partitions if self._processor.is_restored(p) and p in log_end and lanes.is_open(p)}
+        """Those whose state has to be read back: it is not in memory, or another worker wrote it since."""
+        log_end, producers, processor = self._log_end, self._producers, self._context.processor
+        have = {p for p in partitions if processor.is_restored(p) and p in log_end and producers.is_open(p)}
         if not have:
             return partitions
         ends = await self._reader.ends(have)
@@ -116,11 +104,11 @@ class Ownership:
         return self._recovering is not None and not self._recovering.done()
 
     def read_back(self, wanted: Mapping[int, int]) -> None:
-        """Begins to read state back; `wanted`: partitions, each with the first changelog offset that is wanted."""
+        """Begins to read state back; `wanted`: partitions, each with the first changelog offset that is needed."""
         self._recovering = asyncio.create_task(self._read_back(wanted))
 
     async def stop_reading(self) -> None:
-        """Ends the reading, if there is one; what is read so far is of no use then."""
+        """Ends the reading, if there is one; what was read so far is of no use then."""
         task, self._recovering = self._recovering, None
         if task is not None and not task.done():
             task.cancel()
@@ -131,87 +119,90 @@ class Ownership:
         """Disconnects."""
         if self._connecting is not None:
             await asyncio.gather(self._connecting, return_exceptions=True)
-            await self._lanes.stop()
+            await self._producers.stop()
             await self._reader.stop()
         await self._standby.stop()
 
     async def _connect(self) -> None:
         await self._reader.start()
-        await self._lanes.start(**self._client)
+        await self._producers.start(**self._client)
 
-    async def _open_lanes(self, partitions: list[int]) -> None:
-        """Opens them, as often as it takes: somebody who believes the partitions to be theirs may open them too."""
-        consumer: BatchConsumer = self._app.consumer
+    async def _open_producers(self, partitions: list[int]) -> None:
+        """Opens them, as often as it takes: another worker that takes the partitions for its own may do so too."""
+        consumer = self._context.consumer
         while True:
             try:
-                await self._lanes.open(partitions)
+                await self._producers.open(partitions)
                 return
             except ProducerLostError as error:
-                log.warning("lanes are opened again", partitions=partitions, why=str(error))
+                log.warning("partition producers are opened again", partitions=partitions, why=str(error))
                 await asyncio.sleep(AGAIN_S)
-                # Who is no member would fence the owner; that it is one again only the broker knows.
+                # A worker that is not a member would fence the rightful owner, and only the broker knows when it
+                # is a member again.
                 while not await consumer.is_member():  # noqa: ASYNC110
                     await asyncio.sleep(AGAIN_S)
 
     async def _restore(self, partition: int, records: RecordColumns) -> None:
-        async with self._turn:
-            damaged = await self._in_thread(self._processor.restore, partition, records)
-        self._skipped(partition, damaged)
+        async with self._state_thread.turn:
+            damaged = await self._state_thread.call(self._context.processor.restore, partition, records)
+        self._report_skipped(partition, damaged)
 
-    def _skipped(self, partition: int, damaged: list[Damaged]) -> None:
-        """Tells of records that are passed over."""
+    def _report_skipped(self, partition: int, damaged: list[Damaged]) -> None:
         for each in damaged:
-            self._metrics.damaged_state.inc()
-            log.warning("damaged state is skipped", record=each.sentence(self._settings.changelog, partition))
+            self._context.metrics.damaged_state.inc()
+            record = each.sentence(self._context.topics.changelog, partition)
+            log.warning("damaged state is skipped", record=record)
 
     async def _check_ends(self, partitions: Iterable[int]) -> None:
-        """Looks for users who are ahead of the inputs. Raises StateError where there are some.
+        """Searches for users whose state is ahead of the inputs. Raises StateError if there are any.
 
-        A broker that has just begun to lead may not know for a moment how far its log goes, so it is asked again.
+        A broker that has just become leader may not know for a moment how long its log is, so it is asked again.
         """
+        topics, processor = self._context.topics, self._context.processor
         for left in reversed(range(ENDS_TRIES)):
-            ends = await self._reader.input_ends(self._settings.inputs, partitions)
-            async with self._turn:
-                found = {p: await self._in_thread(self._processor.beyond, p, ends[p]) for p in partitions}
+            ends = await self._reader.input_ends(topics.inputs, partitions)
+            async with self._state_thread.turn:
+                found = {p: await self._state_thread.call(processor.beyond, p, ends[p]) for p in partitions}
             ahead = {p: damaged for p, damaged in found.items() if damaged}
             if not ahead:
                 return
-            if self._settings.skip_damaged_state:
+            if self._skip_damaged:
                 for partition, damaged in ahead.items():
-                    self._skipped(partition, damaged)
+                    self._report_skipped(partition, damaged)
             elif not left:
                 partition, damaged = next(iter(ahead.items()))
-                raise StateError(refusal(damaged[0], self._settings.changelog, partition))
+                raise StateError(refusal(damaged[0], topics.changelog, partition))
             await asyncio.sleep(ENDS_AGAIN_S)
 
     async def _read_back(self, wanted: Mapping[int, int]) -> None:
+        processor, health, metrics = self._context.processor, self._context.health, self._context.metrics
         began = time.monotonic()
         try:
-            self._health.set_recovering(0, 0)
+            health.set_recovering(0, 0)
             if self._connecting is None:
                 self._connecting = asyncio.create_task(self._connect())
             await asyncio.shield(self._connecting)  # a rebalance ends this recovery, not the connections
-            await self._open_lanes(list(wanted))
+            await self._open_producers(list(wanted))
 
             async def apply(partition: int, batch: RecordColumns, count: int, total: int) -> None:
                 await self._restore(partition, batch)
-                self._health.set_recovering(count, total)
+                health.set_recovering(count, total)
 
             records, ends = await self._reader.read(wanted, apply, wanted)
             await self._check_ends(wanted)
-            async with self._turn:
+            async with self._state_thread.turn:
                 for partition in wanted:
-                    await self._in_thread(self._processor.restored, partition)
+                    await self._state_thread.call(processor.restored, partition)
                     self._log_end[partition] = ends[partition]
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            await self._failed("recovery", error)
+            await self._ended(error)
             return
         seconds = time.monotonic() - began
-        self._metrics.recovered_records.inc(records)
-        self._metrics.recovery_seconds.inc(seconds)
-        self._health.set_recovered()
-        tell_older_model(self._processor, wanted)
+        metrics.recovered_records.inc(records)
+        metrics.recovery_seconds.inc(seconds)
+        health.set_recovered()
+        warn_of_older_model(self._context, wanted)
         log.info("state recovered", partitions=list(wanted), records=records, seconds=round(seconds, 2))
-        self._recovered()
+        await self._ended(None)

@@ -1,20 +1,21 @@
 """Drives the processor in a worker: batches from the agent in, outputs and checkpoints out.
 
-Work goes in turns of two halves, side by side in two threads: one ingests what has come and applies a micro-batch to
-the rows; the other takes the micro-batch before it through the model and queues its outputs. While few events come,
-one micro-batch goes through both halves in its turn, in one thread. Checkpoints run beside the turns and only borrow
-one, with nothing half done, to take a snapshot.
+A turn has two stages, which run side by side in two threads: the apply stage decodes new records and applies a
+micro-batch to the rows; the predict stage takes the micro-batch before it through the model and builds its outputs.
+While only few events arrive, one micro-batch passes both stages in its own turn, in one thread. Checkpoints run
+beside the turns and hold up only one of them, between two micro-batches, to take a snapshot.
 
 What happens when:
-- crash: outputs are acknowledged before the state that includes them is written, and state before offsets, so the
-  next owner repeats some outputs at worst and recognises what a user's row already includes; exactly once, the
-  transaction is aborted, and nothing of it was ever to be seen;
-- a lane is lost (somebody else has the partition, or a request was not answered): what is in memory of the partition
-  is forgotten, read back, and its source read again from the committed offsets;
-- rebalance: the turn under way is finished, a checkpoint is made and committed, what is buffered is forgotten,
-  since Faust seeks back to the committed offsets; state of partitions that stay is kept if nobody wrote it since;
-- bad record: a dead letter, acknowledged before the offset behind it is committed;
-- overload: partitions whose buffers are full are paused; outputs that are not acknowledged hold up the next turn.
+- crash: outputs are acknowledged before the state that includes them is written, and state before offsets. So the
+  next owner repeats at most some outputs, and recognises events that a user's row already includes. Exactly once, the
+  transaction is aborted, and read-committed consumers never see anything of it;
+- a partition producer is lost (another worker has the partition, or a request was not answered): the state of the
+  partition in memory is discarded and read back, and its inputs are read again from the committed offsets;
+- rebalance: the current turn is completed, a checkpoint is made and committed, and what is only buffered is
+  discarded, because Faust seeks back to the committed offsets. The state of partitions that stay is kept if nobody
+  wrote it since. A checkpoint that exceeds its budget is given up: see `Checkpoints.make_at_revoke`;
+- bad record: a dead letter, which is acknowledged before the offset after it is committed;
+- overload: partitions whose buffers are full are paused; outputs that are not acknowledged delay the next turn.
 """
 
 import asyncio
@@ -25,44 +26,43 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import faust
+import structlog
 from faust.types import TP
 from mode import Service
 
-from stream_app.contract.events import BadRecord
-from stream_app.kafka.record_batches.size_limits import Room
-from stream_app.ops.health import LOOP, PROCESSING, Health
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
 from stream_app.processing.micro_batch import StepOutput
-from stream_app.processing.processor import Processor
-from stream_app.settings import Settings
 from stream_app.worker import telemetry
 from stream_app.worker.checkpoints import Checkpoints
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.errors import TopologyError
 from stream_app.worker.gather import both, in_pool
+from stream_app.worker.options import WorkerOptions
 from stream_app.worker.ownership import Ownership
-from stream_app.worker.transactions.partition_producers import Lanes
+from stream_app.worker.state_thread import StateThread
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transport.backlog import MANY_BYTES, Backlog, Budget
-from stream_app.worker.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.worker.transport.consumer import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer
-from stream_app.worker.turn_stages import BuiltFor, Halves
+from stream_app.worker.turn_stages import Applied, BuiltFor, TurnStages
 from stream_app.worker.watches.minute_log import MinuteLog
 from stream_app.worker.watches.positions import Positions
 from stream_app.worker.watches.split_watch import SplitWatch
 
 T = TypeVar("T")
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Micro-batches whose outputs may be unacknowledged before the next one waits.
 MAX_IN_FLIGHT = 8
-#: The halves of two turns overlap where a micro-batch fills this share of `max_batch`; a smaller one is taken through
-#: both in its own turn. At half load that answers a fifth sooner: with overlap an event waits for a turn more.
+#: The stages of two turns overlap if a micro-batch fills this share of `max_batch`; a smaller one passes both stages
+#: in its own turn. At half load that answers a fifth sooner, because with overlap an event waits one turn longer.
 OVERLAP_FROM = 0.5
 #: How long the checkpoint at shutdown may take, in seconds.
 LAST_CHECKPOINT_S = 15.0
-#: How long it waits at the end for what is still at work in its threads, in seconds.
+#: How long the shutdown waits for what is still at work in the threads, in seconds.
 LAST_TURN_S = 5.0
 #: Seconds between two updates of the slow gauges (lag, users).
 GAUGES_EVERY_S = 1.0
+_NOTHING = Applied(None, [], [])
 
 
 class Pipeline(Service):
@@ -70,50 +70,43 @@ class Pipeline(Service):
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
-    def __init__(
-        self,
-        app: faust.App,
-        settings: Settings,
-        processor: Processor,
-        metrics: Metrics,
-        health: Health,
-        room: Room,
-    ) -> None:
-        """`room`: what the topics that are written take."""
+    def __init__(self, context: WorkerContext, options: WorkerOptions, producers: PartitionProducers) -> None:
         super().__init__()
-        self.app, self.settings, self.processor = app, settings, processor
-        self.metrics, self.health = metrics, health
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self.context, self.options = context, options
+        self.app, self.processor = context.app, context.processor
+        self.metrics, self.health = context.metrics, context.health
+        self._producers = producers
+        self._state_thread = StateThread()
+        self._turn = self._state_thread.turn
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._halves = Halves(app, settings, processor, health, lambda: self._producer)
-        self._pending: StepOutput | None = None  # advanced and not yet finished
-        self._lanes = Lanes(
-            settings.group,
-            settings.changelog,
-            settings.outputs,
-            compression=settings.compression,
-            timeout_ms=settings.transaction_timeout_ms,
-            transactional=settings.guarantee == "exactly_once",
-            room=room,
-        )
-        self._turn = asyncio.Lock()  # held by whoever uses the processor or the buffers below
+        self._stages = TurnStages(context, lambda: self._producer)
+        self._pending: StepOutput | None = None  # applied and not yet predicted
+        self._few = OVERLAP_FROM * options.turns.max_batch
         self._checkpoints = Checkpoints(
-            app, settings, processor, metrics, health, self._lanes, self._turn, self._drain, self._in_thread
+            context, producers, self._state_thread, self._drain, options.checkpoints
         )
         self._work = asyncio.Event()
         self._ownership = Ownership(
-            app, settings, processor, metrics, health, self._lanes, self._checkpoints.log_end,
-            self._turn, self._in_thread, self._work.set, self._fail,
-        )  # fmt: skip
-        self._backlog = Backlog(Budget(settings.buffered_records, settings.buffer_bytes))
+            context, producers, self._state_thread, self._checkpoints.log_end, self._recovery_ended, options
+        )
+        self._backlog = Backlog(Budget(options.turns.buffered_records, options.turns.buffer_bytes))
         self._generation: int | None = None  # None while partitions are changing hands
         self._settled = asyncio.Event()  # not set while `on_assigned` is still to come or at work
         self._next_checkpoint = self._next_gauges = 0.0
-        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
-        self._split = SplitWatch(processor, metrics, health)
-        self._positions = Positions(app, settings, processor, metrics, health)
-        self._minute = MinuteLog(settings, processor, metrics, health)
+        self._index = context.topics.index
+        self._split = SplitWatch(context)
+        self._positions = Positions(context)
+        self._minute = MinuteLog(context, options.web_url)
         self._closing = False
+
+    async def on_start(self) -> None:
+        """Raises TopologyError if the app has another agent than the one that feeds this pipeline."""
+        names = sorted(self.app.agents)
+        if len(names) > 1:
+            raise TopologyError(
+                f"the app of a worker has one agent, and this one has {len(names)} ({', '.join(names)}): run other "
+                "agents in a Faust app of their own, because this one commits only the offsets of its checkpoints"
+            )
 
     # --- what the agent and Faust call
 
@@ -122,28 +115,28 @@ class Pipeline(Service):
         # Faust lets batches of the new generation come while `on_assigned` is still at work. To drop one of
         # them would lose its records, since nobody seeks back for it.
         await self._settled.wait()
-        if (batch.generation, batch.seek) != (self._generation, self._consumer.seeks):
+        if (batch.generation, batch.seek) != (self._generation, self.context.consumer.seeks):
             return
         if batch.tp.partition not in self.processor.partitions:
             return
         if self._backlog.add(batch):
-            self._consumer.pause_partitions({batch.tp})
+            self.context.consumer.pause_partitions({batch.tp})
         self._work.set()
 
     async def on_assigned(self, app: faust.App, assigned: set[TP], **_: Any) -> None:
         """Takes on the partitions that came and lets go of those that went."""
         if self._closing:
             return
-        mine = {tp.partition for tp in assigned if tp.topic in self._topic_index}
+        mine = {tp.partition for tp in assigned if tp.topic in self._index}
         self.metrics.rebalances.inc()
         self.health.set_assigned(len(mine))
         await self._ownership.stop_reading()
         async with self._turn:
             await self._drain()
-            copies = self._consumer.copies - mine
+            copies = self.context.consumer.copies - mine
             to_read = await self._ownership.change(mine, copies)
             self._backlog.forget()
-            self._backlog.budget.share_by(len(mine) * len(self._topic_index))
+            self._backlog.budget.share_by(len(mine) * len(self._index))
             self._positions.forget()
             self._generation = app.consumer_generation_id
         self._settled.set()
@@ -166,10 +159,10 @@ class Pipeline(Service):
         self.health.set_assigned(None)
         await self._ownership.stop_reading()
         self._positions.compare()
-        await self._checkpoints.make()
+        await self._checkpoints.make_at_revoke()
         async with self._turn:
             self._backlog.drop()
-            await self._in_thread(self.processor.rewind)
+            await self._state_thread.call(self.processor.rewind)
         if revoked:  # Faust calls this at each start too
             log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
 
@@ -194,7 +187,7 @@ class Pipeline(Service):
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
         """All that is kept of a user, None where this worker does not hold them, or no longer."""
-        return None if self._closing else await self._in_thread(self.processor.look_up, user_id)
+        return None if self._closing else await self._state_thread.call(self.processor.look_up, user_id)
 
     # --- the loop
 
@@ -205,7 +198,7 @@ class Pipeline(Service):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._turn.acquire(), LAST_TURN_S)  # a rebalance may hold it
         await self._ownership.stop()
-        self._thread.shutdown(wait=True)
+        self._state_thread.stop()
         self._model_thread.shutdown(wait=True)
 
     @Service.task
@@ -219,14 +212,13 @@ class Pipeline(Service):
                 more = await self._take_turn()
                 now = time.monotonic()
                 if now >= self._next_checkpoint and not self._checkpoints.busy:
-                    self._next_checkpoint = now + self.settings.commit_interval_ms / 1000
+                    self._next_checkpoint = now + self.options.turns.commit_interval_s
                     self.add_future(self._timed_checkpoint())
                 if now >= self._next_gauges:
                     self._next_gauges = now + GAUGES_EVERY_S
                     self._positions.look()
-                    await self._in_thread(self._split.look)
-                    end_of = self._consumer.end_of
-                    telemetry.gauges(self.processor, end_of, self._topic_index, self.metrics, self.health)
+                    await self._state_thread.call(self._split.look)
+                    telemetry.gauges(self.context)
                     self._minute.look()
         except asyncio.CancelledError:
             raise
@@ -237,13 +229,14 @@ class Pipeline(Service):
     async def _beat(self) -> None:
         """Shows that the event loop turns."""
         while not self.should_stop:
-            self.health.beat(LOOP)
+            self.health.beat(self.health.LOOP)
             await self.sleep(1.0)
 
     async def _wait_for_work(self) -> None:
-        timeout = min(self.settings.commit_interval_ms, max(self.settings.max_idle_ms, 1)) / 1000
+        turns = self.options.turns
+        timeout = min(turns.commit_interval_s, max(turns.max_idle_s, 0.001))
         if self._backlog.empty:
-            timeout = self.settings.commit_interval_ms / 1000
+            timeout = turns.commit_interval_s
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._work.wait(), timeout)
         self._work.clear()
@@ -256,70 +249,70 @@ class Pipeline(Service):
             with self._checkpoints.breaking():
                 incoming = self._backlog.take()
                 finished, self._pending = self._pending, None
-                few = OVERLAP_FROM * self.settings.max_batch
                 if finished is None:
-                    done = await self._in_thread(self._halves.whole, incoming, few)
+                    applied, built = await self._state_thread.call(self._stages.both, incoming, self._few)
                 else:
                     # One thread applies this micro-batch to the rows while another takes the one before it
                     # through the model.
-                    done = await both(
-                        self._in_thread(self._halves.advance, incoming),
-                        self._in_model_thread(self._halves.finish, finished),
+                    applied, built = await both(
+                        self._state_thread.call(self._stages.apply, incoming),
+                        self._in_model_thread(self._stages.predict, finished),
                     )
-                (advanced, bad, letters), built = done
                 if finished is None and built is not None:
-                    finished = advanced
+                    finished = applied.output
                 else:
-                    self._pending = advanced
-                self.health.rest(PROCESSING)
+                    self._pending = applied.output
+                self.health.rest(self.health.PROCESSING)
                 self._checkpoints.check_lease()
-                await self._publish(finished, bad, [*(built or []), *letters])
-                if self._pending is not None and self._pending.events < few:
+                await self._publish(finished, applied, built or [])
+                if self._pending is not None and self._pending.events < self._few:
                     await self._drain()
             self._resume_drained()
-        many = sum(batch.batch.size() for _, _, batches in letters for batch in batches) > MANY_BYTES
+        many = applied.dead_letter_bytes() > MANY_BYTES
         with self.health.waiting_for_broker():
-            await self._checkpoints.room(0 if many else MAX_IN_FLIGHT)
+            await self._checkpoints.await_outputs(0 if many else MAX_IN_FLIGHT)
         return self._pending is not None or bool(self._backlog.incoming)
 
     async def _drain(self) -> None:
-        """Finishes the micro-batch that is only half done. Whoever calls it holds the turn."""
+        """Completes the micro-batch that has passed only its first stage. Whoever calls it holds the turn."""
         finished, self._pending = self._pending, None
         if finished is not None:
             with self._checkpoints.breaking():
-                built = await self._in_model_thread(self._halves.finish, finished)
+                built = await self._in_model_thread(self._stages.predict, finished)
                 self._checkpoints.check_lease()
-                await self._publish(finished, [], built)
+                await self._publish(finished, _NOTHING, built)
 
-    async def _publish(self, output: StepOutput | None, bad: list[BadRecord], built: list[BuiltFor]) -> None:
+    async def _publish(self, output: StepOutput | None, applied: Applied, predicted: list[BuiltFor]) -> None:
+        """Sends what was predicted of `output`, and the dead letters of the micro-batch that was just applied."""
         start = time.perf_counter()
+        built = [*predicted, *applied.dead_letters]
         futures: list[asyncio.Future[Any]] = []
         with self.health.waiting_for_broker():
             for topic, partition, batches in built:
                 futures += await self._producer.send_built(topic, partition, batches)
         if futures:
-            together = asyncio.gather(*futures)
-            together.add_done_callback(lambda f: self._acknowledged(f, output, built))
-            self._checkpoints.in_flight.append(together)
-        telemetry.turn(self.metrics, output, bad, time.perf_counter() - start)
+            acknowledged = asyncio.gather(*futures)
+            acknowledged.add_done_callback(lambda f: self._acknowledged(f, output, built))
+            self._checkpoints.in_flight.append(acknowledged)
+        telemetry.turn(self.context, output, applied.bad, time.perf_counter() - start)
 
     def _acknowledged(
         self, done: "asyncio.Future[Any]", output: StepOutput | None, built: list[BuiltFor]
     ) -> None:
         if done.cancelled() or done.exception() is not None:
             return  # whoever awaits it at the checkpoint deals with it
-        telemetry.acknowledged(self.metrics, output, built)
+        telemetry.acknowledged(self.context, output, built)
 
     def _resume_drained(self) -> None:
         """Resumes the topic partitions of which less is held now."""
         kept: list[tuple[TP, int, int]] = []
         for partition in self.processor.partitions:
             buffered, bad = self.processor.merge(partition).buffered, self.processor.bad_bytes(partition)
-            for topic, topic_index in self._topic_index.items():
-                if buffered[topic_index] or bad[topic_index]:
-                    kept.append((TP(topic, partition), buffered[topic_index], bad[topic_index]))
+            for topic, index in self._index.items():
+                if buffered[index] or bad[index]:
+                    kept.append((TP(topic, partition), buffered[index], bad[index]))
         if drained := self._backlog.recount(kept):
-            self._consumer.resume_partitions(drained)
+            self.context.consumer.resume_partitions(drained)
 
     # --- checkpoints
 
@@ -327,50 +320,49 @@ class Pipeline(Service):
         try:
             await self._checkpoints.make()
             if self._checkpoints.lost():
-                await self._begin_anew()
+                await self._read_back_lost()
         except asyncio.CancelledError:
             raise
         except Exception as error:
             await self._fail("a checkpoint", error)
 
-    async def _begin_anew(self) -> None:
-        """Forgets partitions whose lanes were lost and reads them back, if they are still this worker's.
+    async def _read_back_lost(self) -> None:
+        """Discards and reads back partitions whose producers were lost, if they are still this worker's.
 
-        Where that cannot be now, the rebalance that follows finds them without a lane, or the next checkpoint does.
+        If that is not possible now, the rebalance that follows finds them, or the next checkpoint does.
         """
-        if not self._settled.is_set() or not await self._consumer.is_member():
+        if not self._settled.is_set() or not await self.context.consumer.is_member():
             return
         async with self._turn:
             lost = self._checkpoints.lost()
             if not lost or self._ownership.recovering or self._generation is None:
                 return
             await self._drain()
-            # All partitions go back, since a fetch that is under way holds records of all of them. What the others
-            # have read already they pass over.
+            # All partitions go back, because a fetch under way holds records of all of them. The others skip what
+            # they have read already.
             self._positions.compare()
-            self._consumer.found = {}  # the state that is read back now is a later one
-            await self._consumer.seek_to_committed()
+            self.context.consumer.found = {}  # the state that is read back now is a later one
+            await self.context.consumer.seek_to_committed()
             self._backlog.incoming.clear()
             await self._ownership.empty(lost)
             self._resume_drained()
-            log.warning("partitions begin anew", partitions=lost)
+            log.warning("partitions are read back", partitions=lost)
             self._ownership.read_back(dict.fromkeys(lost, 0))
 
     # --- small things
 
     @property
-    def _consumer(self) -> BatchConsumer:
-        return self.app.consumer
-
-    @property
-    def _producer(self) -> BatchProducer | Lanes:
-        return self._lanes if self._lanes.transactional else self.app.producer
+    def _producer(self) -> BatchProducer | PartitionProducers:
+        return self._producers if self._producers.transactional else self.app.producer
 
     async def _in_model_thread(self, call: Callable[..., T], *args: Any) -> T:
         return await in_pool(self._model_thread, call, *args)
 
-    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        return await in_pool(self._thread, call, *args)
+    async def _recovery_ended(self, error: Exception | None) -> None:
+        if error is None:
+            self._work.set()
+        else:
+            await self._fail("recovery", error)
 
     async def _fail(self, what: str, error: Exception) -> None:
         """Nothing can be trusted after an error here: stop, and let the restart read the state back."""

@@ -9,17 +9,17 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.errors import ForeclickError
-from stream_app.ops.logging import get_logger
 from stream_app.worker.changelog_reader import check_readable, reader_of
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Applies records of a partition to its copy.
 Apply = Callable[[int, RecordColumns], Awaitable[None]]
@@ -70,7 +70,7 @@ class Standby:
             consumer = AIOKafkaConsumer(**reader_of(self._client))
             try:
                 await consumer.start()
-                deliver_columns(consumer)
+                install_fetch_hook(consumer)
                 await self._read(consumer)
             except (KafkaError, OSError) as error:
                 log.warning(

@@ -1,26 +1,27 @@
 """What a turn of the pipeline leaves in the metrics, and the gauges that are set now and then."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+import structlog
 from faust.types import TP
 
 from stream_app.contract.events import BadRecord
 from stream_app.contract.times import shown
-from stream_app.ops.health import Health
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
 from stream_app.processing.micro_batch import StepOutput
-from stream_app.processing.processor import Processor
+from stream_app.worker.context import WorkerContext
 from stream_app.worker.turn_stages import BuiltFor
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 _STAGES = ("decode", "state", "model", "encode")
 
 
-def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], publish_s: float) -> None:
-    """Counts one turn: its bad records and, where a micro-batch was processed, its events and stages."""
+def turn(
+    context: WorkerContext, output: StepOutput | None, bad: Sequence[BadRecord], publish_s: float
+) -> None:
+    """Counts one turn: its bad records and, if a micro-batch was processed, its events and stages."""
+    metrics = context.metrics
     for reason, count in metrics.bad_records.add(bad).items():
         metrics.dead_letters.labels(reason).inc(count)
     if output is None:
@@ -40,17 +41,18 @@ def turn(metrics: Metrics, output: StepOutput | None, bad: Sequence[BadRecord], 
     metrics.model_failures.inc(output.model_failures)
 
 
-def acknowledged(metrics: Metrics, output: StepOutput | None, built: Sequence[BuiltFor]) -> None:
-    """Counts outputs that the broker has taken, and how long their events were under way."""
+def acknowledged(context: WorkerContext, output: StepOutput | None, built: Sequence[BuiltFor]) -> None:
+    """Counts outputs that the broker has acknowledged, and the latency of their events."""
     for topic, _, batches in built:
-        metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
+        context.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
     now_ms = time.time() * 1000
     for batch in output.batches if output is not None else ():
-        metrics.observe_latency(batch.events.data["received"], now_ms)
+        context.metrics.observe_latency(batch.events.data["received"], now_ms)
 
 
-def tell_older_model(processor: Processor, partitions: Iterable[int]) -> None:
+def warn_of_older_model(context: WorkerContext, partitions: Iterable[int]) -> None:
     """Warns of partitions whose state a newer model wrote: the folder may have been replaced by an old one."""
+    processor = context.processor
     for partition in partitions:
         newer = processor.newer_model(partition)
         if newer is not None:
@@ -63,14 +65,9 @@ def tell_older_model(processor: Processor, partitions: Iterable[int]) -> None:
             )
 
 
-def gauges(
-    processor: Processor,
-    end_of: Callable[[TP], int | None],
-    topic_indexes: Mapping[str, int],
-    metrics: Metrics,
-    health: Health,
-) -> None:
+def gauges(context: WorkerContext) -> None:
     """Sets lag, watermark delay, users and readiness; tells health the age of the oldest waiting record."""
+    processor, metrics, health = context.processor, context.metrics, context.health
     now_ms = time.time() * 1000
     oldest: list[int] = []
     for partition in processor.partitions:
@@ -81,10 +78,10 @@ def gauges(
         watermark = int(processor.watermark[partition])
         if watermark >= 0:
             metrics.watermark_delay.labels(str(partition)).set((now_ms - watermark) / 1000)
-        for topic, topic_index in topic_indexes.items():
-            end = end_of(TP(topic, partition))
+        for topic, index in context.topics.index.items():
+            end = context.consumer.end_of(TP(topic, partition))
             if end is not None:
-                metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[topic_index]))
+                metrics.lag.labels(topic, str(partition)).set(max(0, end - merge.positions[index]))
     health.set_oldest(min(oldest) if oldest else None)
     health.set_model(processor.trouble)
     metrics.model_trouble.set(processor.trouble is not None)

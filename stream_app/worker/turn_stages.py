@@ -1,33 +1,43 @@
-"""The two halves of a turn, as they run in their threads: records to applied rows, applied rows to record batches."""
+"""The two stages of a turn, as they run in their threads: from records to applied rows, and to record batches."""
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-import faust
+import structlog
 from faust.types import TP
 
 from stream_app.contract.events import BadRecord
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.ops.health import PROCESSING, Health
-from stream_app.ops.logging import get_logger
 from stream_app.processing.micro_batch import Outputs, StepOutput
-from stream_app.processing.processor import Processor
-from stream_app.settings import Settings
-from stream_app.worker.transactions.partition_producers import Lanes
-from stream_app.worker.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.transactions.partition_producers import PartitionProducers
+from stream_app.worker.transport.consumer import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer, Built
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Topic, partition, record batches.
 BuiltFor = tuple[str, int, list[Built]]
-#: What a first half leaves: the rows' part of a micro-batch, bad records, dead letters.
-Advanced = tuple[StepOutput | None, list[BadRecord], list[BuiltFor]]
+
+
+class Applied(NamedTuple):
+    """What the apply stage leaves."""
+
+    output: StepOutput | None  #: the micro-batch, to be predicted; None if no event was ready
+    bad: list[BadRecord]
+    dead_letters: list[BuiltFor]
+
+    def dead_letter_bytes(self) -> int:
+        """Bytes of the record batches of dead letters."""
+        return sum(batch.batch.size() for _, _, batches in self.dead_letters for batch in batches)
 
 
 def joined(batches: list[FetchedBatch]) -> list[FetchedBatch]:
-    """Batches of a partition that follow on each other as one: to decode it costs much the same for one event as for
-    hundreds. Batches of each partition keep their order."""
+    """Joins consecutive batches of a partition, because decoding costs almost the same for one event as for hundreds.
+
+    The batches of each partition keep their order.
+    """
     runs: dict[TP, list[list[FetchedBatch]]] = {}
     for batch in batches:
         of_partition = runs.setdefault(batch.tp, [])
@@ -42,88 +52,74 @@ def joined(batches: list[FetchedBatch]) -> list[FetchedBatch]:
     ]
 
 
-class Halves:
-    """Calls the processor with what came of Kafka, and builds what goes there."""
+class TurnStages:
+    """Calls the processor with the records of Kafka, and builds the record batches that go there."""
 
     def __init__(
-        self,
-        app: faust.App,
-        settings: Settings,
-        processor: Processor,
-        health: Health,
-        producer: Callable[[], BatchProducer | Lanes],
+        self, context: WorkerContext, producer: Callable[[], BatchProducer | PartitionProducers]
     ) -> None:
-        """`producer`: gives the one that is to send, which builds the batches."""
-        self._app = app
-        self._producer_now = producer
-        self.processor = processor
-        self.health = health
-        self._topic_index = {name: index for index, name in enumerate(settings.inputs)}
+        """`producer` returns the one that will send, which builds the batches."""
+        self._context, self._producer = context, producer
 
-    def whole(self, incoming: list[FetchedBatch], few: float) -> tuple[Advanced, list[BuiltFor] | None]:
-        """The first half, and the second in the same thread where the micro-batch has fewer than `few` events.
+    def both(self, incoming: list[FetchedBatch], few: float) -> tuple[Applied, list[BuiltFor] | None]:
+        """The apply stage, and the predict stage in the same thread if the micro-batch has fewer than `few` events.
 
-        To change threads costs a small micro-batch as much as its rows do. None where no second half was run.
+        For a small micro-batch a change of threads costs as much as its rows do. None if the predict stage did not
+        run.
         """
-        advanced = self.advance(incoming)
-        output = advanced[0]
-        return advanced, self.finish(output) if output is not None and output.events < few else None
+        applied = self.apply(incoming)
+        output = applied.output
+        return applied, self.predict(output) if output is not None and output.events < few else None
 
-    def advance(self, incoming: list[FetchedBatch]) -> Advanced:
-        """The first half of a turn, in the thread that owns the rows."""
-        self.health.beat(PROCESSING)
+    def apply(self, incoming: list[FetchedBatch]) -> Applied:
+        """The apply stage, in the thread that owns the rows."""
+        context = self._context
+        context.health.beat(context.health.PROCESSING)
         bad: list[BadRecord] = []
         start = time.perf_counter()
         for batch in joined(incoming):
-            topic_index = self._topic_index[batch.tp.topic]
-            expected = self.processor.merge(batch.tp.partition).read(topic_index)
+            index = context.topics.index[batch.tp.topic]
+            expected = context.processor.merge(batch.tp.partition).read(index)
             if 0 < expected < batch.start:
                 # The transport loses nothing, so the topic did: retention, or offsets moved by hand.
                 log.warning(
-                    "records are gone before they were read",
+                    "records were deleted before they were read",
                     topic=batch.tp.topic,
                     partition=batch.tp.partition,
                     expected=expected,
                     found=batch.start,
                 )
-            bad += self.processor.ingest(batch.tp.partition, topic_index, batch.records, batch.next)
+            bad += context.processor.ingest(batch.tp.partition, index, batch.records, batch.next)
         decoded = time.perf_counter()
         now = time.monotonic()
         self._mark_idle(now)
-        output = self.processor.apply_batch(now)
+        output = context.processor.apply_batch(now)
         if output is not None:
             output.seconds["decode"] = decoded - start
-        return output, bad, self._build(self.processor.dead_letters())
+        return Applied(output, bad, self._build(context.processor.dead_letters()))
 
-    def finish(self, output: StepOutput) -> list[BuiltFor]:
-        """The second half, in the thread of the model."""
-        self.processor.predict_batch(output)
+    def predict(self, output: StepOutput) -> list[BuiltFor]:
+        """The predict stage, in the thread of the model."""
+        self._context.processor.predict_batch(output)
         columns = [
-            (topic, partition, self._producer.build_columns(*messages.arrays(), topic=topic))
+            (topic, partition, self._producer().build_columns(*messages.arrays(), topic=topic))
             for topic, partition, messages in output.columns
         ]
         return [*columns, *self._build(output.others)]
 
     def _build(self, messages: Outputs) -> list[BuiltFor]:
         return [
-            (topic, partition, self._producer.build(few, topic))
+            (topic, partition, self._producer().build(few, topic))
             for (topic, partition), few in messages.items()
         ]
 
     def _mark_idle(self, now: float) -> None:
         """Tells the merges which topics have nothing more to read."""
-        for partition in self.processor.partitions:
-            merge = self.processor.merge(partition)
-            for topic, topic_index in self._topic_index.items():
-                # The end is known from the fetch that brought the last records, so what is on its way
-                # between that fetch and here counts as something to read.
-                end = self._consumer.end_of(TP(topic, partition))
-                merge.idle(topic_index, end is not None and merge.read(topic_index) >= end, now)
-
-    @property
-    def _consumer(self) -> BatchConsumer:
-        return self._app.consumer
-
-    @property
-    def _producer(self) -> BatchProducer | Lanes:
-        return self._producer_now()
+        consumer, processor = self._context.consumer, self._context.processor
+        for partition in processor.partitions:
+            merge = processor.merge(partition)
+            for topic, index in self._context.topics.index.items():
+                # The end is known from the fetch that brought the last records, so records on their way from that
+                # fetch to here count as something to read.
+                end = consumer.end_of(TP(topic, partition))
+                merge.idle(index, end is not None and merge.read(index) >= end, now)

@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 from tests.fuzz.java_consumer import JavaConsumer, Log, Seen
 from tests.fuzz.mutants import FIELDS, Mutant, mutant
 from tests.fuzz.produce import RawProducer
@@ -157,7 +157,7 @@ async def read_ours(bootstrap: str, topic: str) -> dict[int, tuple[list[Seen], l
         fetch_max_wait_ms=5,
     )
     await consumer.start()
-    deliver_columns(consumer)
+    install_fetch_hook(consumer)
     places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
     found: dict[int, tuple[list[Seen], list[tuple[int, int]]]] = {p: ([], []) for p in range(PARTITIONS)}
     try:

@@ -10,8 +10,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from confluent_kafka import IsolationLevel
 
 from stream_app.lab.broker import EmbeddedKafka
+from stream_app.worker.options import ProducerOptions, Topics
 from stream_app.worker.transactions.cluster import Cluster
-from stream_app.worker.transactions.partition_producers import Lanes
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
 from stream_app.worker.transport.aiokafka_internals import member_of
 from stream_app.worker.transport.producer import BATCH_BYTES, Message, messages_built
@@ -99,10 +100,12 @@ async def client(port: int, topic: str, implicit: bool, timeout_ms: int) -> Asyn
 
 
 @contextlib.asynccontextmanager
-async def lanes(bed: Bed, port: int, transactional: bool, topic: str = "") -> AsyncIterator[Lanes]:
-    """The lanes of a worker whose changelog is the topic of the test, or another one."""
-    made = Lanes(
-        bed.group, topic or bed.topic, [], compression="none", timeout_ms=OPEN_MS, transactional=transactional
+async def partition_producers(
+    bed: Bed, port: int, transactional: bool, topic: str = ""
+) -> AsyncIterator[PartitionProducers]:
+    """The partition producers of a worker whose changelog is the topic of the test, or another one."""
+    made = PartitionProducers(
+        ProducerOptions(bed.group, "none", OPEN_MS, transactional), Topics((), (), topic or bed.topic)
     )
     await made.start(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=PATIENT_MS)
     try:

@@ -14,7 +14,7 @@ from faust.types import TP
 from stream_app.kafka.record_batches.builder import build
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.errors import IncompatibleAiokafka
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 from tests.integration.harness import read_all
 from tests.integration.member import Join, end_offset, in_order, make, send, until
 
@@ -145,4 +145,4 @@ async def test_a_consumer_in_use_is_refused(kafka: EmbeddedKafka, prefix: str) -
     ) as consumer:
         await until("the first fetch", lambda: consumer._fetcher._records)
         with pytest.raises(IncompatibleAiokafka, match=r"install aiokafka 0\.14"):
-            deliver_columns(consumer)
+            install_fetch_hook(consumer)

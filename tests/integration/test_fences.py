@@ -84,7 +84,7 @@ async def test_a_rival_that_fences_a_lane_as_it_opens(
     await make_topics(kafka.bootstrap, prefix)
     settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
     app = create_app(settings, None, partitions=4)
-    initialise, lanes = FencedProducer.initialise, app.pipeline._lanes
+    initialise, producers = FencedProducer.initialise, app.pipeline._producers
     begun: Counter[str] = Counter()
 
     async def late_rival(self: FencedProducer) -> None:
@@ -93,7 +93,7 @@ async def test_a_rival_that_fences_a_lane_as_it_opens(
         if begun.total() == 1:
             rival = FencedProducer(self._cluster, self.id, 5000)
             await initialise(rival)
-            (fence,) = lanes.build([(FENCE_KEY, None, NO_HEADERS)])
+            (fence,) = producers.build([(FENCE_KEY, None, NO_HEADERS)])
             await rival.queue(TopicPartition(settings.changelog, int(self.id.rsplit("-", 1)[1])), fence.batch)
             await rival.close()
 

@@ -1,6 +1,5 @@
 """What an operator sees of a worker: health, metrics, look-ups, logs, the table."""
 
-import asyncio
 import json
 import urllib.error
 from collections import Counter
@@ -10,7 +9,6 @@ from urllib.parse import quote
 
 import pytest
 
-from stream_app.agents.shop import create_app
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import (
@@ -21,10 +19,8 @@ from tests.integration.harness import (
     make_topics,
     produce,
     read_all,
-    settings_for,
     wait_for,
 )
-from tests.integration.member import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -224,27 +220,3 @@ async def test_logs_are_json(
     assert "copies" not in by_message["partitions assigned"]
     assert all(line["partitions"] for line in lines if line["message"] == "partitions revoked")
     assert not [line for line in lines if line["level"] in ("error", "critical")]
-
-
-async def test_the_table_reads_a_user(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A Faust user finds the state at app.tables["users"], for reading only, as the look-up shows it."""
-    await make_topics(kafka.bootstrap, prefix)
-    settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
-    app = create_app(settings, None, partitions=4)
-    await app.start()
-    try:
-        table = app.tables["users"]
-        await asyncio.to_thread(produce, kafka.bootstrap, prefix, clicks(400))
-        await until("all users", lambda: len(table) == 40 and table.get("u3-9", {}).get("events") == 10)
-        assert "u1-1" in table
-        assert "nobody" not in table
-        with pytest.raises(KeyError):
-            table["nobody"]
-        assert table["u1-1"]["windows"]["1h"]["click"] == 10
-        assert sorted(table) == sorted(f"u{p}-{n}" for p in range(4) for n in range(10))
-        shown = await app.pipeline.look_up("u1-1")
-        assert {**table["u1-1"], "last_prediction": None} == shown
-        with pytest.raises(TypeError):
-            table["u1-1"] = {}
-    finally:
-        await app.stop()

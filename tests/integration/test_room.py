@@ -11,11 +11,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from stream_app.contract.outputs import Message
-from stream_app.kafka.record_batches.size_limits import Room
+from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.kafka.record_batches.truncation import cut_dead_letter
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.transactions.partition_producers import FENCE_KEY
-from tests.integration.bed import Bed, lanes
+from tests.integration.bed import Bed, partition_producers
 from tests.integration.harness import Reader, Start, clicks, make_topics, produce, read_all, wait_for
 from tests.integration.member import Join, make, until
 
@@ -120,8 +120,8 @@ async def test_a_lane_sends_a_refused_batch_again_in_pieces(
     """What a topic refuses is built again for half of it, until it fits, in order and each record once."""
     bed, small = Bed(kafka, prefix), f"{prefix}small"
     make(kafka.bootstrap, small, max_message_bytes="3000")
-    async with bed.member() as member, lanes(bed, kafka.port, transactional, small) as made:
-        made.room = Room({small: cut_dead_letter})
+    async with bed.member() as member, partition_producers(bed, kafka.port, transactional, small) as made:
+        made.sizes = SizeLimits({small: cut_dead_letter})
         await made.open([0])
         sent = pieces(50, 200)
         sent[20] = (b"key", b"000020" + b"y" * 9000, [])
@@ -147,7 +147,7 @@ async def test_the_idempotent_producer_sends_a_refused_batch_again(
     make(kafka.bootstrap, other, max_message_bytes="3000")
     member = await join(f"{prefix}group", topic)
     await until("the assignment", member.settled)
-    member.app.room = Room({other: cut_dead_letter})
+    member.app.size_limits = SizeLimits({other: cut_dead_letter})
     producer = member.producer
     built = [
         b for start in range(0, 90, 30) for b in producer.build(pieces(90, 200)[start : start + 30], other)
@@ -156,7 +156,7 @@ async def test_the_idempotent_producer_sends_a_refused_batch_again(
     assert [place.offset for place in places] == [0, 30, 60]
     found = read_all(kafka.bootstrap, other)
     assert [m.value()[:6] for m in found] == [b"%06d" % i for i in range(90)]
-    member.app.room = Room()
+    member.app.size_limits = SizeLimits()
     (refused,) = await producer.send_built(other, 0, producer.build(pieces(1, 5000), other))
     with pytest.raises(MessageSizeTooLargeError):
         await refused

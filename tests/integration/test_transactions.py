@@ -13,7 +13,16 @@ from stream_app.worker.transactions.fenced_producer import FencedProducer
 from stream_app.worker.transactions.partition_producers import FENCE_KEY
 from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
 from tests.faults.steps import END_TXN, PRODUCE
-from tests.integration.bed import IMPATIENT_MS, OPEN_MS, PATIENT_MS, Bed, batch, client, lanes, messages
+from tests.integration.bed import (
+    IMPATIENT_MS,
+    OPEN_MS,
+    PATIENT_MS,
+    Bed,
+    batch,
+    client,
+    messages,
+    partition_producers,
+)
 from tests.integration.harness import read_all
 from tests.integration.holding import Holding
 from tests.integration.member import make, numbers, until
@@ -117,11 +126,11 @@ async def test_an_end_without_an_answer(bed: Bed, gate: Holding, implicit: bool)
 
 @FORMS
 async def test_two_owners(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
-    """Once the second owner of a partition has opened its lane, nothing of the first is committed any more."""
+    """Once the second owner of a partition has opened its producer, nothing of the first is committed any more."""
     async with (
         bed.member() as member,
-        lanes(bed, broker.port, True) as first,
-        lanes(bed, broker.port, True) as second,
+        partition_producers(bed, broker.port, True) as first,
+        partition_producers(bed, broker.port, True) as second,
     ):
         for each in (first, second):
             each._cluster.implicit = implicit
@@ -204,8 +213,11 @@ async def test_offsets_of_an_older_generation(bed: Bed, broker: EmbeddedKafka, i
 
 
 async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedKafka, gate: Holding) -> None:
-    """A state record that was on its way while the next owner opened the lane never lies over one of its own."""
-    async with lanes(bed, gate.port, False) as first, lanes(bed, broker.port, False) as second:
+    """A state record that was on its way while the next owner opened its producer overwrites none of its own."""
+    async with (
+        partition_producers(bed, gate.port, False) as first,
+        partition_producers(bed, broker.port, False) as second,
+    ):
         await first.open([0])
         await asyncio.gather(*await first.send_built(bed.topic, 0, first.build(messages([b"old"]))))
         gate.hold_next(PRODUCE)
@@ -225,7 +237,7 @@ async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedK
 async def test_the_fence_is_what_keeps_them_off(bed: Bed, broker: EmbeddedKafka) -> None:
     """A new epoch alone does not: the partition takes what an old owner sends until a record carries the new one."""
     async with (
-        lanes(bed, broker.port, False) as first,
+        partition_producers(bed, broker.port, False) as first,
         client(broker.port, bed.topic, True, PATIENT_MS) as cluster,
     ):
         await first.open([0])
@@ -242,7 +254,7 @@ async def test_the_fence_is_what_keeps_them_off(bed: Bed, broker: EmbeddedKafka)
 
 async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
     """Batches under way, also one that was appended and whose answer is lost, are sent again and appended once."""
-    async with lanes(bed, gate.port, False) as made:
+    async with partition_producers(bed, gate.port, False) as made:
         await made.open([0, 1])
         gate.hold_next(PRODUCE, answer=True)
         sent = []
@@ -267,10 +279,10 @@ async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
 
 @pytest.mark.parametrize("transactional", [False, True])
 async def test_a_batch_that_is_too_large(bed: Bed, broker: EmbeddedKafka, transactional: bool) -> None:
-    """What the broker refuses for good is said at once and not tried again; who asks for the lane is told too."""
+    """What the broker refuses for good fails at once and is not tried again; `is_open` raises the same error."""
     small = f"{bed.topic}-small"
     make(bed.bootstrap, small, max_message_bytes="2000")
-    async with bed.member() as member, lanes(bed, broker.port, transactional, small) as made:
+    async with bed.member() as member, partition_producers(bed, broker.port, transactional, small) as made:
         await made.open([0])
         built = made.build(messages([b"x" * 5000]))
         async with asyncio.timeout(10):

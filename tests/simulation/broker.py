@@ -12,8 +12,8 @@ from aiokafka.protocol.transaction import (
     InitProducerIdRequest,
 )
 
+from stream_app.kafka.protocol.transactions import ImplicitEndTxn, Produce, TxnOffsetCommit
 from stream_app.kafka.record_batches.reader import PRODUCER_AT
-from stream_app.worker.transactions.requests import ImplicitEndTxn, Produce, TxnOffsetCommit
 from tests.simulation.coordinator import Transactions
 from tests.simulation.group import Group
 from tests.simulation.log import INVALID_EPOCH, PRODUCER, Log

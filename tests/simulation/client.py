@@ -16,7 +16,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, TaggedFields
 
-from stream_app.worker.transactions.requests import ApiVersions, Produce
+from stream_app.kafka.protocol.transactions import ApiVersions, Produce
 from stream_app.worker.transport.producer import Built, Message, columns_built, messages_built
 from tests.simulation.broker import Broker
 from tests.simulation.network import Link

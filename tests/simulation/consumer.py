@@ -123,7 +123,7 @@ class SimConsumer:
     async def fetched_records(
         self, active: Iterable[Any], timeout: float
     ) -> dict[TopicPartition, list[RecordColumns]]:
-        """As of aiokafka's fetcher, whose iterator `deliver_columns` makes one of columns."""
+        """As of aiokafka's fetcher, whose iterator `install_fetch_hook` makes one of columns."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + timeout, _POLL_S
         while True:

@@ -177,6 +177,7 @@ class App:
             transport, self._deliver, self._on_partitions_revoked, self._on_partitions_assigned
         )
         self.pipeline: Any = None
+        self.agents: dict[str, Any] = {}
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._busy = False
         self._ending: asyncio.Task[None] | None = None
@@ -239,10 +240,8 @@ class App:
                 self.consumer.pause_partitions(assignment)
                 self._clear()
                 while self._busy:
-                    await self.consumer.commit()
                     await asyncio.sleep(0.01)
-                await self.consumer.commit()
-                await self.producer.flush()
+                await self.consumer.wait_empty()
             await self.pipeline.on_revoked(self, revoked)
         except Exception as error:
             await self.crash(error)
@@ -257,7 +256,7 @@ class App:
         try:
             await asyncio.sleep(0)
             self.consumer.pause_partitions(assigned)
-            # What Faust calls the recovery of its tables goes on beside the signal.
+            # What Faust calls the recovery of its tables, of which there are none, runs beside the signal.
             if self._ending is not None:
                 self._ending.cancel()
             self._ending = asyncio.create_task(self._end_rebalance(generation))
@@ -268,14 +267,11 @@ class App:
     async def _end_rebalance(self, generation: int) -> None:
         try:
             await asyncio.sleep(0)
-            await self.producer.flush()
-            self.consumer.resume_flow()
-            await asyncio.sleep(0)
             if self.consumer_generation_id != generation:
                 return
             assignment = self.consumer.assignment()
-            self.consumer.resume_partitions(assignment)
             if assignment:
+                self.consumer.resume_partitions(assignment)
                 await self.consumer.perform_seek()
             self._clear()
             self.consumer.resume_flow()

@@ -12,6 +12,7 @@ from stream_app.worker.checkpoints import Checkpoints
 from stream_app.worker.errors import UnansweredError
 from stream_app.worker.pipeline import Pipeline
 from stream_app.worker.transactions import fenced_producer as fenced
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transactions.transactional_producer import TransactionalProducer
 
 
@@ -22,8 +23,9 @@ def offsets_before_state() -> Iterator[None]:
 
     async def write_state(self: Any, part: Any) -> bool:
         checkpoint, _ = part
-        self._consumer.done.update({TP(*tp): offset for tp, offset in self._offsets(checkpoint).items()})
-        await self._consumer.commit()
+        consumer = self._context.consumer
+        consumer.done.update({TP(*tp): offset for tp, offset in self._offsets(checkpoint).items()})
+        await consumer.commit()
         return await write(self, part)
 
     with patch.object(Checkpoints, "_write_state", write_state):
@@ -44,8 +46,8 @@ def outputs_not_awaited() -> Iterator[None]:
 
 
 @contextmanager
-def lanes_not_fenced() -> Iterator[None]:
-    """Each lane gets a producer id of its own, so that no epoch ever tells an earlier owner from a later one."""
+def producers_not_fenced() -> Iterator[None]:
+    """Each producer gets an id of its own, so that no epoch ever tells an earlier owner from a later one."""
 
     def nameless(_: str, timeout_ms: int) -> Any:
         return InitProducerIdRequest(None, timeout_ms)
@@ -71,14 +73,14 @@ def end_sent_again() -> Iterator[None]:
 
 
 @contextmanager
-def lost_lane_keeps_its_state() -> Iterator[None]:
-    """After a lost transaction the lane begins anew, but what is in memory stays."""
+def lost_producer_keeps_its_state() -> Iterator[None]:
+    """After a lost transaction the producer gets a new epoch, but what is in memory stays."""
 
-    async def begin_anew(self: Any) -> None:
+    async def keep(self: Any) -> None:
         if self._settled.is_set():
-            await self._lanes.open(self._checkpoints.lost())
+            await self._producers.open(self._checkpoints.lost())
 
-    with patch.object(Pipeline, "_begin_anew", begin_anew):
+    with patch.object(Pipeline, "_read_back_lost", keep):
         yield
 
 
@@ -86,4 +88,11 @@ def lost_lane_keeps_its_state() -> Iterator[None]:
 def outputs_outside_of_the_transaction() -> Iterator[None]:
     """Exactly once, but outputs go out at once."""
     with patch.object(Pipeline, "_producer", property(lambda self: self.app.producer)):
+        yield
+
+
+@contextmanager
+def given_up_keeps_its_state() -> Iterator[None]:
+    """A checkpoint is given up at a revoke, but what is in memory counts as saved."""
+    with patch.object(PartitionProducers, "lose_all", lambda *_: None):
         yield

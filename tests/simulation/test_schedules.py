@@ -5,10 +5,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.simulation.awaits import deaths, steps_of_a_life
-from tests.simulation.search import DECISIONS, FORMS, fewest, run
+from tests.simulation.search import DECISIONS, FORMS, decisions_of, fewest, run
 
 #: Schedules of each guarantee and form. `python -m tests.simulation` tries as many as one likes.
 EXAMPLES = 40
+#: Schedules until a revoke must have given a checkpoint up twice.
+MOST_SEEDS = 60
 
 # What a crashed worker leaves behind is found by the garbage collector, in whichever test runs then.
 pytestmark = [
@@ -38,11 +40,24 @@ def test_guarantees_hold_whatever_happens(guarantee: str, implicit: bool, decisi
 
 @forms
 def test_no_trouble_at_all(guarantee: str, implicit: bool) -> None:
-    """Where nothing happens to the worker it does not begin anew, give up or lose a transaction."""
+    """If nothing happens to the worker, it does not read state back, give up or lose a transaction."""
     report, _ = run(b"", guarantee, implicit=implicit)
     assert not report.problems, "\n".join([*report.problems, *report.log])
     assert report.counts["workers"] == report.counts["rebalances"] == 1
-    assert not [line for line in report.log if "lost" in line or "anew" in line]
+    assert not [line for line in report.log if "lost" in line or "read back" in line]
+
+
+@forms
+def test_a_checkpoint_that_a_revoke_gives_up(guarantee: str, implicit: bool) -> None:
+    """Some rebalances find the broker so slow that the worker gives its checkpoint up: nothing is lost by it."""
+    given_up = 0
+    for seed in range(MOST_SEEDS):
+        report, _ = run(decisions_of(seed), guarantee, implicit=implicit)
+        assert not report.problems, "\n".join([*report.problems, *report.log])
+        given_up += sum("given up" in line for line in report.log)
+        if given_up >= 2:
+            return
+    raise AssertionError(f"only {given_up} checkpoints were given up in {MOST_SEEDS} schedules")
 
 
 @forms

@@ -11,17 +11,18 @@ from unittest.mock import patch
 
 import structlog
 
-from stream_app.kafka.record_batches.size_limits import Room
 from stream_app.ops.bad_records import BadRecordLog
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker import changelog_reader as recovery
-from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry
-from stream_app.worker import turn_stages as halves
+from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry, turn_stages
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.options import Topics, WorkerOptions
 from stream_app.worker.transactions import fenced_producer as fenced
-from stream_app.worker.transactions import partition_producers as lanes
+from stream_app.worker.transactions import partition_producers
+from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transport import consumer, producer
 from tests.simulation.broker import Broker
 from tests.simulation.client import SimClient, SimProducer
@@ -31,7 +32,7 @@ from tests.simulation.member import App, Coordination
 from tests.simulation.network import Link
 from tests.simulation.schedule import Schedule
 
-_CLOCKED = (checkpoints, halves, ownership, pipeline, telemetry, consumer, fenced, producer)
+_CLOCKED = (checkpoints, turn_stages, ownership, pipeline, telemetry, consumer, fenced, producer)
 #: Room for users, of whom there are few.
 _SLOTS = 256
 _MADE_UP_METRICS: list[Metrics] = []
@@ -70,7 +71,10 @@ class Worker:
         processor = ShopProcessor(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
         metrics = _metrics(self.loop.time)
-        app.pipeline = pipeline.Pipeline(app, settings, processor, metrics, health, Room())
+        topics, options = Topics.of(settings), WorkerOptions.of(settings)
+        context = WorkerContext(app, processor, metrics, health, topics)
+        producers = PartitionProducers(options.producers, topics)
+        app.pipeline = pipeline.Pipeline(context, options, producers)
         await app.consumer._thread.on_start()
         await app.pipeline.start()
         for work in (app.agent(), app.drain(), raw._coordinator.run(settings.heartbeat_ms / 1000)):
@@ -146,11 +150,11 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(patch.object(module, "time", loop.clock))
         # Whoever waits for a rebalance that takes seconds need not look a hundred times a second.
         stack.enter_context(patch.object(consumer, "REBALANCE_POLL_S", 0.1))
-        stack.enter_context(patch.object(lanes, "AIOKafkaClient", client))
+        stack.enter_context(patch.object(partition_producers, "AIOKafkaClient", client))
         for module in (recovery, standby):
             stack.enter_context(patch.object(module, "AIOKafkaConsumer", reader))
             stack.enter_context(patch.object(module, "stop_consumer", stop))
-            stack.enter_context(patch.object(module, "deliver_columns", nothing))
-        stack.enter_context(patch.object(consumer, "deliver_columns", nothing))
+            stack.enter_context(patch.object(module, "install_fetch_hook", nothing))
+        stack.enter_context(patch.object(consumer, "install_fetch_hook", nothing))
         stack.enter_context(patch.object(consumer, "watch_group", _NoWatch))
         yield

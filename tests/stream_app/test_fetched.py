@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from stream_app.kafka.record_batches import reader as wire
 from stream_app.worker.errors import IncompatibleAiokafka
-from stream_app.worker.transport.fetch_hook import PartitionColumns, deliver_columns
+from stream_app.worker.transport.fetch_hook import PartitionColumns, install_fetch_hook
 from tests.stream_app.batches import T0, Log, Part, batch, logs, reference, seal, seen
 
 
@@ -87,5 +87,5 @@ def test_another_aiokafka_is_refused() -> None:
         """A consumer of some other release."""
 
     with pytest.raises(IncompatibleAiokafka, match=r"has not Other\._fetcher, .* install aiokafka 0\.14"):
-        deliver_columns(Other())  # type: ignore[arg-type]
+        install_fetch_hook(Other())  # type: ignore[arg-type]
     assert hasattr(AIOKafkaConsumer, "getmany")

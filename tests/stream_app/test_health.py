@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream_app.ops.health import LOOP, PROCESSING, Health, HeldFor
+from stream_app.ops.health import Health
 
 
 class Clock:
@@ -152,7 +152,7 @@ def test_model_trouble_is_told_and_ends(health: Health) -> None:
     assert failing(health) == set()
 
 
-@pytest.mark.parametrize("part", [LOOP, PROCESSING])
+@pytest.mark.parametrize("part", [Health.LOOP, Health.PROCESSING])
 def test_only_a_part_stuck_in_its_work_is_dead(health: Health, clock: Clock, part: str) -> None:
     """Silence in the middle of work is a standstill; silence at rest is none."""
     health.beat(part)
@@ -194,10 +194,10 @@ def test_a_group_that_refuses(health: Health) -> None:
 
 def test_an_open_transaction(health: Health) -> None:
     """Records that wait for a foreign transaction are told at once, and count once they wait for too long."""
-    health.set_held_back(HeldFor("clicks-0", 1200, 29.0))
+    health.set_held_back("clicks-0", 1200, 29.0)
     assert health.ready()[0]
     assert "holds back 1,200 records of clicks-0, 29 s" in health.ready()[1]["transactions"]
-    health.set_held_back(HeldFor("clicks-0", 1200, 31.0))
+    health.set_held_back("clicks-0", 1200, 31.0)
     assert failing(health) == {"transactions"}
-    health.set_held_back(None)
+    health.set_held_back()
     assert failing(health) == set()

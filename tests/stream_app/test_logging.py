@@ -12,8 +12,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.ops.log_throttle import MOST, SparingHandler
-from stream_app.ops.logging import MASK, get_logger, redact, setup_logging
+from stream_app.ops.log_throttle import MOST, ThrottledHandler
+from stream_app.ops.logging import MASK, redact, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_json_lines_from_us_and_from_libraries() -> None:
     """A structured record and a library's are one JSON object each, with level, name and time."""
     stream = io.StringIO()
     setup_logging("info", "json", stream)
-    get_logger("foreclick.test").info("recovered", partition=3, records=1000)
+    structlog.stdlib.get_logger("foreclick.test").info("recovered", partition=3, records=1000)
     logging.getLogger("faust.app").warning("lost %s of %d", "contact", 2)
     ours, theirs = json_lines(stream)
     assert (ours["message"], ours["level"], ours["partition"], ours["records"]) == (
@@ -57,7 +57,7 @@ def test_console_lines_are_for_a_person() -> None:
     """The console form holds message and facts, without escape codes where no terminal reads it."""
     stream = io.StringIO()
     setup_logging("info", "console", stream)
-    get_logger("foreclick.test").info("recovered", partition=3)
+    structlog.stdlib.get_logger("foreclick.test").info("recovered", partition=3)
     text = stream.getvalue()
     assert "recovered" in text and "partition=3" in text
     assert "\x1b" not in text
@@ -67,7 +67,7 @@ def test_levels() -> None:
     """Below the level nothing is written; chatty libraries speak at info only under debug."""
     stream = io.StringIO()
     setup_logging("info", "json", stream)
-    get_logger("foreclick.test").debug("hidden")
+    structlog.stdlib.get_logger("foreclick.test").debug("hidden")
     logging.getLogger("aiokafka.consumer").info("hidden")
     logging.getLogger("aiokafka.consumer").warning("seen")
     assert [line["message"] for line in json_lines(stream)] == ["seen"]
@@ -91,7 +91,7 @@ def test_secrets_are_masked_wherever_they_stand(form: str) -> None:
     """By key, nested, in a text, in a URL, in a library's arguments and in a traceback."""
     stream = io.StringIO()
     setup_logging("info", form, stream)
-    log = get_logger("foreclick.test")
+    log = structlog.stdlib.get_logger("foreclick.test")
     log.info("connect", sasl_plain_password="hunter2", config={"api_token": "hunter2", "group": "g"})
     log.info("url kafka://user:hunter2@broker:9092/ used")
     logging.getLogger("aiokafka").warning("config %s", {"sasl_password": "hunter2", "acks": "all"})
@@ -219,12 +219,12 @@ def test_a_library_does_not_repeat_itself() -> None:
     now = 1000.0
     stream = io.StringIO()
     setup_logging("info", "json", stream)
-    (handler,) = (h for h in logging.getLogger().handlers if isinstance(h, SparingHandler))
+    (handler,) = (h for h in logging.getLogger().handlers if isinstance(h, ThrottledHandler))
     handler._clock = lambda: now
     for attempt in range(5):
         logging.getLogger("aiokafka.conn").error("cannot reach %s (%d)", "broker", attempt)
         logging.getLogger("faust.app").error("faust %d", attempt)
-        get_logger("foreclick.test").error("ours")
+        structlog.stdlib.get_logger("foreclick.test").error("ours")
     now += 10.0
     logging.getLogger("aiokafka.conn").error("cannot reach %s (%d)", "broker", 5)
     logging.getLogger("aiokafka.conn").error("something else")
@@ -247,7 +247,7 @@ def test_debug_shows_all_that_a_library_says() -> None:
 
 def test_messages_that_are_all_different_take_no_memory() -> None:
     """They are all shown, and no more than a thousand are remembered."""
-    handler = SparingHandler(stream := io.StringIO(), ("aiokafka",), clock=lambda: 0.0)
+    handler = ThrottledHandler(stream := io.StringIO(), ("aiokafka",), clock=lambda: 0.0)
     for i in range(3 * MOST):
         handler.handle(logging.LogRecord("aiokafka", logging.ERROR, "", 0, f"message {i}", None, None))
     assert stream.getvalue().count("message") == 3 * MOST

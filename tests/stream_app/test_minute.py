@@ -4,23 +4,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from stream_app.ops.health import Health
-from stream_app.ops.logging import get_logger
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.options import Topics, web_url
 from stream_app.worker.watches import minute_log as minute
-from stream_app.worker.watches.minute_log import MinuteLog, web_url
+from stream_app.worker.watches.minute_log import MinuteLog
 
 
 def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first line says where the pages are; idle minutes have none, the others rates, lag, flags, dead letters."""
-    monkeypatch.setattr(minute, "log", get_logger("test"))  # one that nobody has used before
+    monkeypatch.setattr(minute, "log", structlog.stdlib.get_logger("test"))  # one that nobody has used before
     settings, now = load_settings(env={}), [0.0]
     metrics, health = Metrics(), Health(1_000)
     processor: Any = SimpleNamespace(partitions=[0, 1], label="gru@1")
-    told = MinuteLog(settings, processor, metrics, health, clock=lambda: now[0])
+    app: Any = None
+    context = WorkerContext(app, processor, metrics, health, Topics.of(settings))
+    told = MinuteLog(context, web_url(settings), clock=lambda: now[0])
 
     def lines(at: float) -> list[dict[str, Any]]:
         now[0] = at

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +15,8 @@ from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.state.users import META_KEY, decode_meta, encode_meta
 from stream_app.worker import telemetry
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.options import Topics
 from tests.model.tiny import tiny_model
 from tests.stream_app.shop import Shop
 
@@ -41,9 +45,11 @@ def made(folder: Path, created_ms: int) -> Runtime:
 def told(shop: Shop) -> list[int]:
     """The partitions of which the log warns; the metric says the same."""
     metrics = Metrics()
-    telemetry.gauges(shop.processor, lambda tp: None, {}, metrics, Health(1000.0))
+    app: Any = SimpleNamespace(consumer=SimpleNamespace(end_of=lambda tp: None))
+    context = WorkerContext(app, shop.processor, metrics, Health(1000.0), Topics((), (), ""))
+    telemetry.gauges(context)
     with capture_logs() as logs:
-        telemetry.tell_older_model(shop.processor, shop.processor.partitions)
+        telemetry.warn_of_older_model(context, shop.processor.partitions)
     assert b"foreclick_model_older_than_state %d.0" % bool(logs) in metrics.render()
     assert all(line["log_level"] == "warning" for line in logs)
     return [line["partition"] for line in logs]
@@ -91,7 +97,7 @@ def test_an_older_model_in_the_place_of_one_in_trouble(folder: Path) -> None:
     """The folder gets an older model while the worker runs."""
     shop = Shop(made(folder, NEW))
     shop.run(3)
-    shop.processor.breaker.fail("broken")
+    shop.processor.guard.failed("broken")
     shop.processor.offer(made(folder, OLD))
     while shop.step(100.0) is not None:
         pass

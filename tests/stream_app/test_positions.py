@@ -9,6 +9,8 @@ from faust.types import TP
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.options import Topics
 from stream_app.worker.transport import BatchConsumer
 from stream_app.worker.watches import positions
 from stream_app.worker.watches.positions import Positions
@@ -33,7 +35,7 @@ class Worker:
             merge=lambda _: SimpleNamespace(positions=[self.committed, 0, 0]),
             compared=self.compared,
         )
-        self.positions = Positions(app, SETTINGS, processor, Metrics(), Health(1000))
+        self.positions = Positions(WorkerContext(app, processor, Metrics(), Health(1000), Topics.of(SETTINGS)))
         self.said: list[str] = []
         monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
 

@@ -6,10 +6,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from stream_app.kafka.topic_ids import Topic, describe
 from stream_app.kafka.topics import BATCH_BYTES
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.transport import producer
-from stream_app.worker.watches.topic_watch import Topic, changes, describe
+from stream_app.worker.watches.topic_watch import changes
 
 FIRST = {"clicks": Topic(b"a" * 16, 4), "flags": Topic(b"b" * 16, 4)}
 KEPT = {"clicks"}

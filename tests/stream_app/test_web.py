@@ -62,7 +62,6 @@ class Answers:
     """What the pages ask of a worker: everything real but Kafka."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.metrics, self.health = Metrics(), Health(settings.ready_max_age_ms)
         self._processor = ShopProcessor(settings, None, partitions=1)
 
@@ -76,7 +75,7 @@ async def serving(bind: str = "127.0.0.1", **options: Any) -> AsyncIterator[Port
     number = free_port()
     settings = settings_with(web=f"{bind}:{number}", **options)
     app = faust.App("web-test", broker="batch://127.0.0.1:1", **web_options(settings))
-    add_pages(app, Answers(settings))
+    add_pages(app, Answers(settings), settings)
     app.conf.web_bind = "127.0.0.1"  # no test opens a port to other machines
     app.web.init_server()
     await app.web.start_server()

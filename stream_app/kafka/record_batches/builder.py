@@ -42,7 +42,7 @@ _ENCODE: dict[int, Callable[[Any], bytes]] = {
 }
 
 
-class ClosedBatch:
+class SealedBatch:
     """A whole record batch, in the place of aiokafka's `BatchBuilder` (0.14)."""
 
     def __init__(self, batch: npt.NDArray[np.uint8], count: int) -> None:
@@ -92,7 +92,7 @@ def build(
     limit: int,
     compression: int = 0,
     transactional: bool = False,
-) -> list[ClosedBatch]:
+) -> list[SealedBatch]:
     """Record batches of n records, in order, without headers.
 
     Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1; likewise
@@ -110,13 +110,13 @@ def build(
     sizes = {len(columns[i]) for i in (1, 2, 4, 5)}
     if len(sizes) != 1:
         raise ValueError("the columns of keys and values differ in length")
-    built: list[ClosedBatch] = []
+    built: list[SealedBatch] = []
     start, n = 0, sizes.pop()
     while start < n:
         batch, stop = _write(*columns, start, timestamp, limit, TRANSACTIONAL if transactional else 0)
         if stop == start:
             raise ValueError(f"record {start} lies outside of the arrays of keys and values")
-        built.append(ClosedBatch(_compress(batch, compression) if compression else batch, stop - start))
+        built.append(SealedBatch(_compress(batch, compression) if compression else batch, stop - start))
         start = stop
     return built
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy.typing as npt
+import structlog
 from aiokafka.record.memory_records import MemoryRecords
 
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import NO_HEADERS, Message
 from stream_app.kafka.record_batches.truncation import BATCH_HEADER, Cut, at_most, batch_bytes
-from stream_app.ops.logging import get_logger
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Size at which a record batch is closed, in bytes.
 BATCH_BYTES = 512 * 1024
@@ -21,7 +21,7 @@ MESSAGE_BYTES = 1_048_588
 _BESIDE = BATCH_HEADER + 32
 
 
-class Room:
+class SizeLimits:
     """What topics take. Asked by the threads that build batches, told by the event loop."""
 
     def __init__(

@@ -12,15 +12,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-from aiokafka.protocol.admin import DescribeGroupsRequest_v0, DescribeGroupsResponse_v3
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from stream_app.kafka.errors import RightsError
+from stream_app.kafka.protocol.metadata import GroupRights, TopicRights
 
 __all__ = ["Operation", "RightsError", "require_rights"]
-
-_TEXT = String("utf-8")
 
 
 class Operation(IntEnum):
@@ -32,79 +28,6 @@ class Operation(IntEnum):
 
 
 Needs = Mapping[str, Iterable[Operation]]
-
-
-class _MetadataResponse(Response):
-    API_KEY, API_VERSION = 3, 8
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("brokers", Array(("node_id", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT))),
-        ("cluster_id", _TEXT),
-        ("controller_id", Int32),
-        (
-            "topics",
-            Array(
-                ("error_code", Int16),
-                ("topic", _TEXT),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    Array(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", Array(Int32)),
-                        ("isr", Array(Int32)),
-                        ("offline_replicas", Array(Int32)),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-            ),
-        ),
-        ("cluster_authorized_operations", Int32),
-    )
-
-
-class _MetadataStruct(RequestStruct):
-    API_KEY, API_VERSION = 3, 8
-    RESPONSE_TYPE = _MetadataResponse
-    SCHEMA = Schema(
-        ("topics", Array(_TEXT)),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_cluster_authorized_operations", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-    )
-
-
-class _Topics(Request[_MetadataStruct]):
-    """Asks what we may do with topics, without making those that are missing."""
-
-    API_KEY = 3
-
-    def __init__(self, topics: list[str]) -> None:
-        self._topics = topics
-
-    def build(self, request: type[_MetadataStruct]) -> _MetadataStruct:
-        return request(self._topics, False, False, True)
-
-
-class _GroupStruct(RequestStruct):
-    API_KEY, API_VERSION = 15, 3
-    RESPONSE_TYPE = DescribeGroupsResponse_v3  # aiokafka's own request takes the answer for one of version 2
-    SCHEMA = Schema(("groups", Array(_TEXT)), ("include_authorized_operations", Boolean))
-
-
-class _Group(Request[_GroupStruct]):
-    """Asks what we may do with a group; it need not be there."""
-
-    API_KEY = DescribeGroupsRequest_v0.API_KEY
-
-    def __init__(self, group: str) -> None:
-        self._group = group
-
-    def build(self, request: type[_GroupStruct]) -> _GroupStruct:
-        return request([self._group], True)
 
 
 async def require_rights(options: Mapping[str, Any], who: str, topics: Needs, group: str = "") -> None:
@@ -138,7 +61,7 @@ async def require_rights(options: Mapping[str, Any], who: str, topics: Needs, gr
 
 
 async def _missing_of_topics(client: AIOKafkaClient, topics: Needs) -> dict[str, list[Operation]]:
-    answer = await client.send(client.get_random_node(), _Topics(list(topics)))
+    answer = await client.send(client.get_random_node(), TopicRights(list(topics)))
     missing = {}
     for code, topic, _, _, allowed in answer.topics:
         if code == TopicAuthorizationFailedError.errno:
@@ -151,7 +74,7 @@ async def _missing_of_topics(client: AIOKafkaClient, topics: Needs) -> dict[str,
 async def _may_read_group(client: AIOKafkaClient, group: str) -> bool:
     try:
         node = await client.coordinator_lookup(CoordinationType.GROUP, group)
-        answer = await client.send(node, _Group(group))
+        answer = await client.send(node, GroupRights(group))
     except GroupAuthorizationFailedError:
         return False
     except GroupCoordinatorNotAvailableError:  # nobody has had a group in this cluster yet: joining will tell

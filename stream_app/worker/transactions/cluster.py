@@ -15,8 +15,8 @@ from aiokafka.errors import (
     for_code,
 )
 
+from stream_app.kafka.protocol.transactions import ApiVersions, transaction_version
 from stream_app.worker.errors import NotSentError, UnansweredError
-from stream_app.worker.transactions.requests import ApiVersions, transaction_version
 
 TRANSACTION = CoordinationType.TRANSACTION
 GROUP = CoordinationType.GROUP
@@ -30,7 +30,7 @@ class Cluster:
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
-        #: Whether transactions are of the second form (see `transaction_requests`).
+        #: Whether transactions are of the second form (see `kafka.protocol`).
         self.implicit = False
 
     async def start(self, topics: Iterable[str]) -> None:

@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from stream_app.errors import ForeclickError
-from stream_app.ops.logging import get_logger
-from stream_app.worker.errors import NotSentError, ProducerLostError, UnansweredError
+from stream_app.kafka.protocol.transactions import Produce
+from stream_app.worker.errors import NotSentError, ProducerError, ProducerLostError, UnansweredError
 from stream_app.worker.transactions.cluster import BACKOFF_S, TRANSACTION, Cluster, name_of
-from stream_app.worker.transactions.requests import Produce
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # Kafka's protocol guide, "Error codes".
 _DUPLICATE_SEQUENCE = 46
@@ -112,7 +111,7 @@ class FencedProducer:
         self._begin(answer.producer_id, answer.producer_epoch)
         self.lost = None
 
-    def lose(self, error: ForeclickError | KafkaError) -> None:
+    def lose(self, error: ProducerError | KafkaError) -> None:
         """Nothing more is written until `initialise`; all that waits fails."""
         if self.lost is not None:
             return
@@ -171,7 +170,7 @@ class FencedProducer:
                 await asyncio.gather(*(self._produce(node, chosen) for node, chosen in by_node.items()))
         except asyncio.CancelledError:
             raise
-        except (ForeclickError, KafkaError) as error:
+        except (ProducerError, KafkaError) as error:
             self.lose(error)
         except Exception as error:
             log.exception("unexpected error of a producer", transactional_id=self.id)

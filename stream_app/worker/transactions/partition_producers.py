@@ -1,9 +1,9 @@
-"""The fenced producers of a worker: a lane for each input partition that it owns.
+"""The fenced producers of a worker: one for each input partition that it owns.
 
-All that is made of an input partition has the same partition number. Under `exactly_once` a lane writes partition p
-of the output topics and of the changelog, and the offsets of partition p of the inputs, in one transaction after the
-other. Under `at_least_once` it writes the changelog, outside transactions: so that a state record of an earlier
-owner, however long it was on its way, never lies over one of the present owner.
+All records that result from an input partition have the same partition number. With `exactly_once` the producer of
+partition p writes partition p of the output topics and of the changelog, and the offsets of partition p of the
+inputs, in one transaction after another. With `at_least_once` it writes the changelog only, outside transactions: so
+a state record of an earlier owner, however late it arrives, can never overwrite a record of the current owner.
 """
 
 import asyncio
@@ -17,11 +17,10 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from stream_app.contract.outputs import NO_HEADERS
-from stream_app.errors import ForeclickError
-from stream_app.kafka.record_batches.size_limits import Room
-from stream_app.worker.errors import ProducerLostError
-from stream_app.worker.gather import together
+from stream_app.kafka.record_batches.size_limits import SizeLimits
+from stream_app.worker.errors import ProducerError, ProducerLostError
+from stream_app.worker.gather import gather_all
+from stream_app.worker.options import ProducerOptions, Topics
 from stream_app.worker.transactions.cluster import Cluster
 from stream_app.worker.transactions.fenced_producer import FencedProducer, Written
 from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
@@ -29,32 +28,23 @@ from stream_app.worker.transport.producer import Built, Message, columns_built, 
 
 #: Codecs, as in the attributes of a record batch. Source: Kafka's protocol guide, "Record Batch".
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-#: Key of a record by which a new owner makes its epoch known to a changelog partition. It is no UTF-8, so no user is
-#: called that.
+#: Key of the record by which a new owner makes its epoch known to a changelog partition. It is not valid UTF-8, so no
+#: user can have that name.
 FENCE_KEY = b"\xff"
 
 
-class Lanes:
-    """Has the interface of `BatchProducer` as far as the pipeline uses it."""
+class PartitionProducers:
+    """Has the part of the interface of `BatchProducer` that the pipeline uses."""
 
-    def __init__(
-        self,
-        group: str,
-        changelog: str,
-        outputs: Iterable[str],
-        *,
-        compression: str,
-        timeout_ms: int,
-        transactional: bool,
-        room: Room | None = None,
-    ) -> None:
-        """`changelog`, `outputs`: topics. `timeout_ms`: after which the broker aborts a transaction left open."""
-        self.room = room or Room()
-        self._group, self._timeout_ms, self.transactional = group, timeout_ms, transactional
-        self._changelog, self._topics = changelog, [changelog, *(outputs if transactional else ())]
-        self._codec = CODECS[compression]
+    def __init__(self, options: ProducerOptions, topics: Topics, sizes: SizeLimits | None = None) -> None:
+        """`sizes`: the largest batches that the topics accept."""
+        self._options, self.sizes = options, sizes or SizeLimits()
+        self.transactional = options.transactional
+        self._changelog = topics.changelog
+        self._topics = [topics.changelog, *(topics.outputs if options.transactional else ())]
+        self._codec = CODECS[options.compression]
         self._cluster: Cluster | None = None
-        self._lanes: dict[int, FencedProducer] = {}
+        self._producers: dict[int, FencedProducer] = {}
 
     async def start(self, **client: Any) -> None:
         """Connects. `client`: what an `AIOKafkaClient` takes. Raises KafkaError."""
@@ -64,8 +54,8 @@ class Lanes:
             self._cluster = cluster
 
     async def stop(self) -> None:
-        """Closes all lanes and disconnects."""
-        await self.close(list(self._lanes))
+        """Closes all producers and disconnects."""
+        await self.close(list(self._producers))
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             await cluster.stop()
@@ -73,40 +63,45 @@ class Lanes:
     # --- partitions
 
     async def open(self, partitions: Iterable[int]) -> None:
-        """Initialises the lanes of partitions, at once; other owners of them are fenced.
+        """Initialises the producers of partitions, concurrently; other owners of the partitions are fenced.
 
-        When this returns, nothing that they wrote to the changelog is undecided or still to come. Raises
-        ProducerLostError where the broker refuses.
+        When this returns, nothing that they wrote to the changelog is undecided or can still arrive. Raises
+        ProducerLostError if the broker refuses.
         """
-        # None may be left behind at work where another fails: the lanes are opened again then.
-        await together(*(self._open(partition) for partition in partitions))
+        # If one fails, none of the others may be left at work: all are opened again then.
+        await gather_all(*(self._open(partition) for partition in partitions))
 
     async def _open(self, partition: int) -> None:
         assert self._cluster is not None, "not started"
-        lane = self._lanes.get(partition)
-        if lane is None:
-            kind = TransactionalProducer if self.transactional else FencedProducer
-            id_ = f"{self._group}-{partition}"
-            lane = self._lanes[partition] = kind(self._cluster, id_, self._timeout_ms, self._smaller)
-        lane.lose(ProducerLostError(f"{lane.id} begins anew"))
-        await lane.initialise()
+        producer = self._producers.get(partition)
+        if producer is None:
+            make = TransactionalProducer if self.transactional else FencedProducer
+            id_, timeout_ms = f"{self._options.group}-{partition}", self._options.timeout_ms
+            producer = self._producers[partition] = make(self._cluster, id_, timeout_ms, self._smaller)
+        producer.lose(ProducerLostError(f"{producer.id} gets a new epoch"))
+        await producer.initialise()
         if not self.transactional:
-            # A partition learns of an epoch by the first record that carries it. The marker of an aborted transaction
-            # does the same, and where there is none to abort nothing of it can arrive any more.
-            (fence,) = self.build([(FENCE_KEY, None, NO_HEADERS)])
-            await lane.queue(TopicPartition(self._changelog, partition), fence.batch)
+            # A partition learns of an epoch from the first record that carries it. The marker of an aborted
+            # transaction has the same effect, and if there is none to abort, no record of it can still arrive.
+            (fence,) = self.build([(FENCE_KEY, None, [])])
+            await producer.queue(TopicPartition(self._changelog, partition), fence.batch)
 
     async def close(self, partitions: Iterable[int]) -> None:
-        """Forgets the lanes of partitions that went to somebody else."""
-        closing = [self._lanes.pop(p) for p in partitions if p in self._lanes]
-        await asyncio.gather(*(lane.close() for lane in closing))
+        """Closes the producers of partitions that went to another worker."""
+        closing = [self._producers.pop(p) for p in partitions if p in self._producers]
+        await asyncio.gather(*(producer.close() for producer in closing))
+
+    def lose_all(self, why: str) -> None:
+        """Ends the epoch of all producers: they write nothing more until they are opened again."""
+        for producer in self._producers.values():
+            producer.lose(ProducerLostError(why))
 
     def is_open(self, partition: int) -> bool:
-        """Whether a lane can write. Raises KafkaError where the broker refused for good what it wrote."""
-        lane = self._lanes.get(partition)
-        if lane is not None and isinstance(lane.lost, KafkaError):
-            raise lane.lost
-        return lane is not None and lane.lost is None
+        """Whether a producer can write. Raises KafkaError if the broker refused its records for good."""
+        producer = self._producers.get(partition)
+        if producer is not None and isinstance(producer.lost, KafkaError):
+            raise producer.lost
+        return producer is not None and producer.lost is None
 
     # --- transactions
 
@@ -127,38 +122,38 @@ class Lanes:
         return await self._transaction(partition).commit(last, offsets, member)
 
     def _transaction(self, partition: int) -> TransactionalProducer:
-        lane = self._lanes[partition]
-        assert isinstance(lane, TransactionalProducer)
-        return lane
+        producer = self._producers[partition]
+        assert isinstance(producer, TransactionalProducer)
+        return producer
 
-    # --- as of `BatchProducer`
+    # --- the interface of `BatchProducer`
 
     def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
         """See `BatchProducer.build`."""
-        size = self.room.batch(topic)
+        size = self.sizes.batch(topic)
 
         def batch() -> BatchBuilder:
             return BatchBuilder(size, self._codec, is_transactional=self.transactional)
 
-        return messages_built(batch, [self.room.fitted(topic, each) for each in messages])
+        return messages_built(batch, [self.sizes.fitted(topic, each) for each in messages])
 
     def build_columns(self, *columns: npt.NDArray[np.generic], topic: str = "") -> list[Built]:
         """See `BatchProducer.build_columns`."""
         return columns_built(
-            *self.room.fitted_columns(topic, columns),
-            compression=self._codec, transactional=self.transactional, limit=self.room.batch(topic),
+            *self.sizes.fitted_columns(topic, columns),
+            compression=self._codec, transactional=self.transactional, limit=self.sizes.batch(topic),
         )  # fmt: skip
 
     def _smaller(self, topic: str, batch: Any) -> list[Any]:
-        """A batch that its topic refuses as too large, as smaller ones; none where that cannot be done."""
-        return [built.batch for built in self.build(self.room.refused(topic, batch), topic)]
+        """Smaller batches in place of one that its topic refuses as too large; none if that is impossible."""
+        return [built.batch for built in self.build(self.sizes.refused(topic, batch), topic)]
 
     async def send_built(
         self, topic: str, partition: int, batches: Sequence[Built]
     ) -> list["asyncio.Future[Any]"]:
-        """Queues record batches in their lane; a future for each, which fails where the lane is lost."""
-        lane = self._lanes.get(partition)
-        if lane is None:
-            raise ForeclickError(f"no lane for partition {partition}")
+        """Queues record batches; returns a future for each, which fails if the producer is lost."""
+        producer = self._producers.get(partition)
+        if producer is None:
+            raise ProducerError(f"partition {partition} has no producer here")
         tp = TopicPartition(topic, partition)
-        return [lane.queue(tp, built.batch) for built in batches]
+        return [producer.queue(tp, built.batch) for built in batches]

@@ -18,8 +18,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 
-from stream_app.errors import ForeclickError
-from stream_app.worker.errors import ProducerLostError, UnansweredError
+from stream_app.kafka.protocol.transactions import ImplicitEndTxn, Produce, TxnOffsetCommit
+from stream_app.worker.errors import ProducerError, ProducerLostError, UnansweredError
 from stream_app.worker.transactions.cluster import GROUP, TRANSACTION, Cluster
 from stream_app.worker.transactions.fenced_producer import (
     PRODUCE_TIMEOUT_MS,
@@ -27,7 +27,6 @@ from stream_app.worker.transactions.fenced_producer import (
     Waiting,
     Written,
 )
-from stream_app.worker.transactions.requests import ImplicitEndTxn, Produce, TxnOffsetCommit
 
 
 class Member(NamedTuple):
@@ -96,7 +95,7 @@ class TransactionalProducer(FencedProducer):
         except KafkaError as error:
             self.lose(error)
             raise
-        except ForeclickError as error:
+        except ProducerError as error:
             self.lose(error)
             raise ProducerLostError(f"the transaction of {self.id} is lost: {error}") from error
         self._is_cut = False

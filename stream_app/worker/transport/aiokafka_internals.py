@@ -31,7 +31,7 @@ __all__ = [
 
 # Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
 # `Fetcher.fetched_records`; in `Fetcher._proc_fetch_request` no step of the loop between the answer of
-# `_client.send` and `_records[tp] = FetchResult(...)`; and what `transport.closed.ClosedBatch` stands in for.
+# `_client.send` and `_records[tp] = FetchResult(...)`; and what `transport.closed.SealedBatch` stands in for.
 _FETCHER = ("_client", "_records", "_fetch_task", "_pending_tasks")
 _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",

@@ -24,7 +24,7 @@ from stream_app.state.topic_identity import LogEnd
 from stream_app.worker.transactions.transactional_producer import Member
 from stream_app.worker.transport.aiokafka_internals import heartbeat, member_of, stop_consumer
 from stream_app.worker.transport.assignor import CopartitionedAssignor
-from stream_app.worker.transport.fetch_hook import deliver_columns
+from stream_app.worker.transport.fetch_hook import install_fetch_hook
 from stream_app.worker.transport.group import watch_group
 
 #: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
@@ -35,6 +35,8 @@ POLL_S = 0.5
 REBALANCE_POLL_S = 0.01
 #: How long it waits for records while a partition is paused: a fetch under way does not see it resumed.
 PAUSED_POLL_S = 0.02
+#: Share of the session timeout that the commit at a revoke may take, before the checkpoint that follows it.
+COMMIT_SHARE = 0.25
 #: A fetch that brings fewer records is followed by a pause.
 FEW_RECORDS = 2048
 
@@ -55,6 +57,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
     _own: Iterable[asyncio.Task[None]] = ()
+    _committing: "asyncio.Task[bool] | None" = None
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -86,7 +89,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connects, and begins to watch its own pulse and its membership of the group."""
         await super().on_start()
-        deliver_columns(self._ensure_consumer())
+        install_fetch_hook(self._ensure_consumer())
         self._group = watch_group(self.app, self.parent_loop, self._ensure_consumer())
         self._pulse_s = self.app.conf.broker_session_timeout / 10
         self._longest_stall_s = 0.0
@@ -119,6 +122,16 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def is_member(self) -> bool:
         """See `BatchConsumer.is_member`."""
         return await self.call_thread(heartbeat, self._ensure_consumer())
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        self._committing = task = asyncio.ensure_future(super()._commit(offsets))
+        await asyncio.wait([task])
+        return False if task.cancelled() else task.result()
+
+    def end_commit(self) -> None:
+        """See `BatchConsumer.end_commit`."""
+        if (task := self._committing) is not None:
+            self.thread_loop.call_soon_threadsafe(task.cancel)
 
     async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
         """What has arrived of the active partitions, waiting at most `timeout` seconds."""
@@ -238,6 +251,26 @@ class BatchConsumer(driver.Consumer):
     def _should_commit(self, tp: TP, offset: int) -> bool:
         committed = self._committed_offset[tp]
         return committed is None or offset > committed
+
+    def end_commit(self) -> None:
+        """Ends a commit that waits for the broker, so that it is not tried again in a later generation."""
+        self._thread.end_commit()
+
+    async def wait_empty(self) -> None:
+        """Waits until no batch is in the hands of the agent, then commits, for a limited time.
+
+        Faust calls this at a revoke, and itself commits with no limit on the time.
+        """
+        while not self.should_stop and self._unacked_messages:
+            await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        committing = asyncio.ensure_future(self.commit_and_end_transactions())
+        await asyncio.wait([committing], timeout=COMMIT_SHARE * self.app.conf.broker_session_timeout)
+        if committing.done():
+            committing.result()
+        else:
+            self.end_commit()
+            await asyncio.wait([committing])
 
     def ack(self, message: ConsumerMessage) -> bool:
         """Takes the message off the list of those in work; what is committed is `done`'s affair."""

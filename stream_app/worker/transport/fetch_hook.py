@@ -28,7 +28,7 @@ from stream_app.worker.transport.aiokafka_internals import (
 )
 
 
-def deliver_columns(consumer: AIOKafkaConsumer) -> None:
+def install_fetch_hook(consumer: AIOKafkaConsumer) -> None:
     """From now on `getmany` and `fetched_records` of this consumer return one `RecordColumns` for each partition.
 
     The consumer has started, and no partition has been assigned to it yet. Limits on the number of records and

@@ -17,18 +17,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import faust
+import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
-from stream_app.ops.logging import get_logger
 from stream_app.worker.errors import GroupRefusal
 from stream_app.worker.transport.aiokafka_internals import Coordination, coordination_of
 from stream_app.worker.transport.group_refusals import REBALANCING, UNKNOWN_MEMBER, Patience, Who, meaning
 from stream_app.worker.transport.group_requests import StaticHeartbeat
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 #: Seconds between two looks.
 LOOK_EVERY_S = 0.2

@@ -1,6 +1,6 @@
 """The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches.
 
-A batch never has more bytes than its topic takes; see `room`.
+A batch never has more bytes than its topic takes; see `size_limits`.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
 
-from stream_app.kafka.record_batches.builder import ClosedBatch, build
-from stream_app.kafka.record_batches.size_limits import BATCH_BYTES, Room
+from stream_app.kafka.record_batches.builder import SealedBatch, build
+from stream_app.kafka.record_batches.size_limits import BATCH_BYTES, SizeLimits
 from stream_app.worker.transport.aiokafka_internals import batching_of, builder_of, queue_batch
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 class Built(NamedTuple):
     """A closed record batch."""
 
-    batch: BatchBuilder | ClosedBatch
+    batch: BatchBuilder | SealedBatch
     size: int  #: records in it
 
 
@@ -56,19 +56,22 @@ class BatchProducer(driver.Producer):
         partitions_for = self._ensure_producer().partitions_for
         await asyncio.gather(*map(partitions_for, getattr(self.app, "output_topics", ())))
 
+    async def flush(self) -> None:
+        """Does nothing: checkpoints wait for the outputs, with a limit on the time. Faust calls this at a revoke."""
+
     @property
-    def room(self) -> Room:
-        """What the topics take."""
-        room: Room = getattr(self.app, "room", None) or _ANY_ROOM
-        return room
+    def sizes(self) -> SizeLimits:
+        """The largest batches that the topics accept."""
+        sizes: SizeLimits = getattr(self.app, "size_limits", None) or _DEFAULT_SIZES
+        return sizes
 
     def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
         """Record batches of messages (key, value, headers) for a topic, in order: for the few that have headers.
 
         May be called in any thread.
         """
-        new_batch = builder_of(self._ensure_producer(), self.room.batch(topic))
-        return messages_built(new_batch, [self.room.fitted(topic, each) for each in messages])
+        new_batch = builder_of(self._ensure_producer(), self.sizes.batch(topic))
+        return messages_built(new_batch, [self.sizes.fitted(topic, each) for each in messages])
 
     def build_columns(
         self,
@@ -90,8 +93,8 @@ class BatchProducer(driver.Producer):
         compression, transactional = batching_of(self._ensure_producer())
         columns = (keys, key_at, key_bytes, values, value_at, value_bytes)
         return columns_built(
-            *self.room.fitted_columns(topic, columns),
-            compression=compression, transactional=transactional, limit=self.room.batch(topic),
+            *self.sizes.fitted_columns(topic, columns),
+            compression=compression, transactional=transactional, limit=self.sizes.batch(topic),
         )  # fmt: skip
 
     async def send_built(
@@ -107,13 +110,13 @@ class BatchProducer(driver.Producer):
         tp = TopicPartition(topic, partition)
 
         def smaller(batch: Any) -> list[Any]:
-            return [built.batch for built in self.build(self.room.refused(topic, batch), topic)]
+            return [built.batch for built in self.build(self.sizes.refused(topic, batch), topic)]
 
         return [queue_batch(producer, tp, built.batch, smaller) for built in batches]
 
 
-#: For a producer whose app does not say what its topics take.
-_ANY_ROOM = Room()
+#: For a producer whose app does not know the limits of its topics.
+_DEFAULT_SIZES = SizeLimits()
 
 
 def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Message]) -> list[Built]:

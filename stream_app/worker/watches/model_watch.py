@@ -2,19 +2,19 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
+import structlog
 import torch
 
 from model.serving.api import ModelError, Runtime, Wanted, label_of
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
 from stream_app.processing.model_breaker import FIRST_WAIT_S, LONGEST_WAIT_S
-from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
-from stream_app.worker.telemetry import tell_older_model
+from stream_app.worker.context import WorkerContext
+from stream_app.worker.telemetry import warn_of_older_model
 from stream_app.worker.warm_up import warm_up
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 class HorizonError(ModelError):
@@ -58,26 +58,27 @@ def try_model(settings: Settings) -> tuple[Runtime | None, str]:
     return runtime, ""
 
 
-def show_model(metrics: Metrics, runtime: Runtime) -> None:
+def show_model(context: WorkerContext, runtime: Runtime) -> None:
     """Names the model in the metrics."""
     name, _, version = runtime.label.partition("@")
-    metrics.set_model(name, version, str(runtime.device), runtime.created_ms)
+    context.metrics.set_model(name, version, str(runtime.device), runtime.created_ms)
     if runtime.created_ms:
         made = datetime.fromtimestamp(runtime.created_ms / 1000, UTC).isoformat(timespec="seconds")
         log.info("the model was made", model=runtime.label, at=made)
 
 
-async def watch_model(settings: Settings, processor: ShopProcessor, metrics: Metrics) -> None:
+async def watch_model(settings: Settings, context: WorkerContext) -> None:
     """While there is trouble, offers the processor what the folder holds if it is another model. Never ends."""
     assert settings.model is not None
+    processor: Any = context.processor  # one with a model
     wait_s, shown = FIRST_WAIT_S, processor.label
     while True:
         await asyncio.sleep(wait_s)
         if processor.trouble is None:
             wait_s = FIRST_WAIT_S
             if processor.runtime is not None and processor.label != shown:
-                show_model(metrics, processor.runtime)
-                tell_older_model(processor, processor.partitions)
+                show_model(context, processor.runtime)
+                warn_of_older_model(context, processor.partitions)
                 shown = processor.label
             continue
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

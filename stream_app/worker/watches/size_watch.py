@@ -1,39 +1,41 @@
-"""Keeps what a worker knows of the sizes that its topics take, while somebody may change them."""
+"""Keeps the size limits of the topics up to date, because they may be changed while the worker runs."""
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable, Mapping
 
 import faust
 from mode import Service
 
 from stream_app.errors import ForeclickError
-from stream_app.kafka.record_batches.size_limits import Room
-from stream_app.kafka.topics import batch_limits
-from stream_app.settings import Settings
+from stream_app.kafka.record_batches.size_limits import SizeLimits
 
 #: Seconds between two looks, and between a refusal of the broker and the look for the reason.
 LOOK_EVERY_S = 60.0
 LOOK_SOON_S = 1.0
 
 
-class RoomWatch(Service):
-    """Tells `Room` what the topics take: each minute, and soon after a batch was refused as too large."""
+class SizeWatch(Service):
+    """Tells `SizeLimits` what the topics accept: each minute, and soon after a batch was refused as too large."""
 
     mundane_level = "debug"  # of "Starting..." and "Stopping..."
 
-    def __init__(self, app: faust.App, settings: Settings, room: Room) -> None:
+    def __init__(
+        self, app: faust.App, sizes: SizeLimits, ask: Callable[[], Awaitable[Mapping[str, int]]]
+    ) -> None:
+        """`ask` asks the broker for the limits."""
         super().__init__(loop=app.loop, beacon=app.beacon)
-        self._settings, self._room = settings, room
+        self._sizes, self._ask = sizes, ask
 
     @Service.task
     async def _watch(self) -> None:
         next_look = time.monotonic() + LOOK_EVERY_S  # what they take at the start is known
         while not self.should_stop:
             now = time.monotonic()
-            if self._room.outdated or now >= next_look:
+            if self._sizes.outdated or now >= next_look:
                 next_look = now + LOOK_EVERY_S
-                # A broker that does not answer is the affair of consumer and producer.
+                # If the broker does not answer, the consumer and the producer deal with it.
                 with contextlib.suppress(ForeclickError, asyncio.TimeoutError, OSError):
-                    self._room.learn(await batch_limits(self._settings))
+                    self._sizes.learn(await self._ask())
             await self.sleep(LOOK_SOON_S)

@@ -1,20 +1,19 @@
 """Says that users have events in more than one partition."""
 
-from stream_app.ops.health import Health
-from stream_app.ops.logging import get_logger
-from stream_app.ops.metrics import Metrics
-from stream_app.processing.processor import Processor
-from stream_app.state.split import SplitUsers
+import structlog
 
-log = get_logger(__name__)
+from stream_app.state.split import SplitUsers
+from stream_app.worker.context import WorkerContext
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class SplitWatch:
-    """Counts such users, and warns of the first one. Used in the processor's thread."""
+    """Counts such users, and warns of the first one. Used in the thread that owns the rows."""
 
-    def __init__(self, processor: Processor, metrics: Metrics, health: Health) -> None:
-        self._users = SplitUsers(processor.rows, len(processor.watermark))
-        self._metrics, self._health = metrics, health
+    def __init__(self, context: WorkerContext) -> None:
+        self._users = SplitUsers(context.processor.rows, len(context.processor.watermark))
+        self._metrics, self._health = context.metrics, context.health
         self._count = 0
 
     def look(self) -> None:

@@ -1,0 +1,51 @@
+"""Which topics there are, known by their ids: a topic that was deleted and made again has another one."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import IncompatibleBrokerVersion
+
+from stream_app.kafka.protocol.metadata import TopicIds
+from stream_app.kafka.topics import admin_client, topic_specs
+from stream_app.settings import Settings
+
+_OK, _UNKNOWN_TOPIC, _LEADER_NOT_AVAILABLE = 0, 3, 5
+
+
+class Topic(NamedTuple):
+    """What identifies a topic."""
+
+    id: bytes  #: 16 bytes, a new one each time that a topic of this name is made
+    partitions: int
+
+
+async def look(settings: Settings, *, wait_s: float = 10.0) -> dict[str, Topic | None]:
+    """The topics of a worker as they are now; empty where the broker is older than Kafka 2.8, which has no ids.
+
+    Raises BrokerUnreachable after `wait_s`.
+    """
+    async with admin_client(settings, wait_s) as client:
+        try:
+            return await describe(client, [spec.name for spec in topic_specs(settings)])
+        except (NotImplementedError, IncompatibleBrokerVersion):
+            return {}
+
+
+def input_ids(settings: Settings, found: Mapping[str, Topic | None]) -> list[bytes]:
+    """The ids of the input topics, in their order; empty where one is not known."""
+    topics = [found.get(name) for name in settings.inputs]
+    ids = [topic.id for topic in topics if topic is not None and any(topic.id)]
+    return ids if len(ids) == len(topics) else []
+
+
+async def describe(client: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Topic | None]:
+    """The topics of these names, None where there is none; those that the broker does not tell about are left out."""
+    answer = await client._send_request(TopicIds(names))
+    found: dict[str, Topic | None] = {}
+    for code, name, topic_id, _, partitions, *_ in answer.topics:
+        if code == _UNKNOWN_TOPIC:
+            found[name] = None
+        elif code in (_OK, _LEADER_NOT_AVAILABLE):
+            found[name] = Topic(topic_id, len(partitions))
+    return found

@@ -1,0 +1,46 @@
+"""What the app of a worker refuses: a Faust table, and a second agent."""
+
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+
+from stream_app.agents.shop import create_app
+from stream_app.settings import load_settings
+from stream_app.worker.errors import TopologyError
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> faust.App:
+    """The app of a worker that has not started."""
+    return create_app(
+        load_settings(env={}, options={"data_dir": str(tmp_path), "web": ""}), None, partitions=1
+    )
+
+
+@pytest.mark.parametrize("kind", ["Table", "GlobalTable", "SetTable"])
+async def test_a_table_is_refused(app: faust.App, kind: str) -> None:
+    """It would lose its contents without a word, since the transport reads no changelog for it."""
+    with pytest.raises(
+        TopologyError, match="the app of a worker has no Faust tables, so 'visits' would lose"
+    ):
+        getattr(app, kind)("visits")
+    assert not app.tables
+
+
+async def test_a_second_agent_is_refused_at_the_start(app: faust.App) -> None:
+    """Its offsets would never be committed, and its values would be whole batches."""
+
+    @app.agent(app.topic("clicks"))
+    async def another(stream: Any) -> None: ...
+
+    with pytest.raises(
+        TopologyError, match=r"has one agent, and this one has 2 \(.*another.*process\): run other"
+    ):
+        await app.pipeline.on_start()
+
+
+async def test_one_agent_is_fine(app: faust.App) -> None:
+    """As `create_app` makes it."""
+    await app.pipeline.on_start()
