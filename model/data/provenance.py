@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model.data.interactions import Interactions
 
-#: Event types, in the order of their numbers in `Interactions.kind`.
+#: Event types, in the order of their numbers in `Interactions.event_type`.
 TYPES = ("click", "browse", "purchase")
 
 
@@ -79,7 +79,7 @@ def provenance(
         stopped=stopped,
         items=_distinct(data.item),
         categories=_distinct(data.category),
-        types={name: int((data.kind == number).sum()) for number, name in enumerate(TYPES)},
+        types={name: int((data.event_type == number).sum()) for number, name in enumerate(TYPES)},
         skipped=dict(skipped),
         late=late,
     )
@@ -96,7 +96,7 @@ def provenance_of(metrics: Mapping[str, Any]) -> Provenance | None:
 def fingerprint(data: Interactions) -> str:
     """Return a hash of everything a model learns from: 16 hex digits of sha256."""
     digest = hashlib.sha256()
-    for column in (data.user, data.ts, data.kind, data.item, data.category, data.price, data.quantity):
+    for column in (data.user, data.ts, data.event_type, data.item, data.category, data.price, data.quantity):
         digest.update(np.ascontiguousarray(column).tobytes())
     digest.update(data.windows.tobytes() + data.gap_s.tobytes())
     digest.update(msgspec.json.encode([data.items, data.categories]))

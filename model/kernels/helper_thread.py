@@ -16,7 +16,7 @@ THREADS = 2
 WORTH_IT = 2048
 
 
-class Sharing:
+class HelperThread:
     """Runs tasks for one caller at a time; the heavy part of each releases the GIL."""
 
     def __init__(self) -> None:

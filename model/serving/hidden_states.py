@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 
-class Slab:
+class HiddenStates:
     """One row of hidden state a slot; a fresh slot is all zeros, the state of a user never seen.
 
     On a CPU the rows are pages that the system hands out when they are first written, so a large capacity
