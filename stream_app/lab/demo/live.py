@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from stream_app.lab.demo.plan import DemoError, Plan
-from stream_app.lab.demo.processes import Worker
+from stream_app.lab.demo.processes import DemoWorker
 from stream_app.lab.demo.watch import Watch
 from stream_app.recordings.publish import ReplayStats, replay
 
@@ -23,7 +23,7 @@ Refresh = Callable[["Live"], None]
 class Live:
     """One run of live traffic."""
 
-    def __init__(self, plan: Plan, worker: Worker, bootstrap: str, watch: Watch) -> None:
+    def __init__(self, plan: Plan, worker: DemoWorker, bootstrap: str, watch: Watch) -> None:
         self.plan = plan
         self.worker = worker
         self.watch = watch

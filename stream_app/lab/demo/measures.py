@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -19,7 +19,7 @@ class Quantiles(msgspec.Struct, frozen=True):
     count: int
 
 
-class Answers:
+class AnswerTimes:
     """Joins R source records with their answers by row: how often each was answered, and how fast.
 
     Times are the broker's append times, Unix ms; either side of a pair may come first.
@@ -31,12 +31,12 @@ class Answers:
         self.times = np.zeros(rows, np.int32)  #: (R,) how often each was answered
         self.strangers = 0  #: answers to no record of ours
 
-    def appended(self, rows: Rows, at_ms: Rows) -> None:
+    def appended(self, rows: RowNumbers, at_ms: RowNumbers) -> None:
         """Source records (n,) stand in the log."""
         self._appended[rows] = at_ms
 
-    def answered(self, rows: Rows, at_ms: Rows) -> None:
-        """Answers (n,) stand in the log, in their order; -1 for the row of a stranger."""
+    def answered(self, rows: RowNumbers, at_ms: RowNumbers) -> None:
+        """AnswerTimes (n,) stand in the log, in their order; -1 for the row of a stranger."""
         known = rows >= 0
         self.strangers += int(np.count_nonzero(~known))
         rows, at_ms = rows[known], at_ms[known]

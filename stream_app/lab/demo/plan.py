@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broker(self) -> Path:
-        """The broker's data folder, made anew for each demo."""
+        """The broker's data folder, which each demo creates again."""
         return self.folder / "broker"
 
     @property

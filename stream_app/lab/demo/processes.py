@@ -36,7 +36,7 @@ class Running(msgspec.Struct, frozen=True):
     started: float  #: its time, so that its number on another process is recognised
 
 
-class Worker:
+class DemoWorker:
     """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches us alone."""
 
     def __init__(self, plan: Plan, bootstrap: str, device: str) -> None:
@@ -116,12 +116,12 @@ class Started:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.broker = EmbeddedKafka(plan.broker)
-        self.worker: Worker | None = None
+        self.worker: DemoWorker | None = None
         self.kept = False  #: whether to leave it all running
 
-    def start_worker(self, device: str) -> Worker:
+    def start_worker(self, device: str) -> DemoWorker:
         """Start the worker on the broker, and note how to find both should this process be killed."""
-        self.worker = worker = Worker(self._plan, self.broker.bootstrap, device)
+        self.worker = worker = DemoWorker(self._plan, self.broker.bootstrap, device)
         note = Running(worker.pid, psutil.Process(worker.pid).create_time())
         _note(self._plan.folder).write_bytes(msgspec.json.encode(note))
         return worker

@@ -8,7 +8,7 @@ import msgspec
 import xxhash
 
 from model.serving.api import ModelError, Runtime
-from model.training.api import Progress as Epoch
+from model.training.api import TrainingProgress as Epoch
 from model.training.api import evaluate, export, split_time, threads, train
 from model.training.settings import TrainSettings
 from stream_app.lab.demo.plan import Data, DemoError, Plan
@@ -40,7 +40,7 @@ def kept(plan: Plan, settings: Settings) -> Learned | None:
         same = learned.key == cache_key(plan, settings) and learned.history == _hash(plan)
         return learned if same and Runtime.load(plan.model, "cpu").label == learned.label else None
     except (FileNotFoundError, msgspec.DecodeError, ModelError):
-        return None  # made anew, which is what any of them calls for
+        return None  # in all these cases the demo trains again
 
 
 def make_history(plan: Plan, now_ms: int, step: Step) -> None:

@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 
 from stream_app.contract.outputs import REASON_HEADER, Flag, Prediction
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.lab.demo.measures import Answers, FlagMatch, NextItems, Rate
+from stream_app.lab.demo.measures import AnswerTimes, FlagMatch, NextItems, Rate
 from stream_app.lab.demo.plan import DemoError
-from stream_app.lab.demo.processes import Worker
+from stream_app.lab.demo.processes import DemoWorker
 from stream_app.lab.demo.truth import Truth
 
 _OUTPUTS = ("predictions", "flags", "dead-letters")
@@ -31,7 +31,7 @@ class Watch:
 
     def __init__(self, truth: Truth, popular: list[str], partitions: int) -> None:
         self.truth = truth
-        self.answers = Answers(len(truth))
+        self.answers = AnswerTimes(len(truth))
         self.items = NextItems(popular)
         self.flags = FlagMatch()
         self.dead: Counter[str] = Counter()  #: by reason
@@ -80,7 +80,7 @@ class Watch:
         finally:
             await consumer.stop()
 
-    async def scrape(self, worker: Worker) -> None:
+    async def scrape(self, worker: DemoWorker) -> None:
         """Take over the worker's own figures; one that does not answer in time keeps the last ones."""
         try:
             page = await asyncio.to_thread(worker.get, "/metrics", 2.0)

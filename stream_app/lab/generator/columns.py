@@ -37,10 +37,10 @@ ROW = np.dtype(
     align=True,
 )
 
-Rows = npt.NDArray[np.void]
+EventRows = npt.NDArray[np.void]
 
 
-def rows(n: int, **columns: Any) -> Rows:
+def rows(n: int, **columns: Any) -> EventRows:
     """`n` rows with the given columns and "none" in all others."""
     out = np.zeros(n, ROW)
     for name in ("order", "item", "query", "position", "listing", "fault"):

@@ -73,5 +73,5 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """Seconds of shop time that the events fill."""
+        """Seconds of shop time that the events cover."""
         return self.span_s or self.events / (self.users * EVENTS_PER_USER_DAY) * DAY_S

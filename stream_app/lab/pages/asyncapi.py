@@ -1,7 +1,7 @@
 """The wire contract as an AsyncAPI 3.0 document, written from the types in the code.
 
 `python -m stream_app.lab.pages.asyncapi > docs/asyncapi.json` writes it; a test fails when it is out of date. It is
-JSON, which every reader of AsyncAPI takes. Source of its form: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+JSON, which every AsyncAPI tool reads. Specification: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
 import json

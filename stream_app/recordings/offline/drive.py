@@ -13,7 +13,7 @@ from stream_app.recordings.recording import RecordingReader
 #: Records read at a time.
 CHUNK = 8192
 
-Progress = Callable[[int, int], None]  # records done, records in all
+ReadProgress = Callable[[int, int], None]  # records done, records in all
 
 
 def partitions_of(reader: RecordingReader) -> int:
@@ -27,7 +27,7 @@ def partitions_of(reader: RecordingReader) -> int:
 
 
 def drive(
-    engine: Engine, reader: RecordingReader, progress: Progress | None = None
+    engine: Engine, reader: RecordingReader, progress: ReadProgress | None = None
 ) -> Iterator[StepOutput | None]:
     """Feeds a whole recording to an engine; yields each micro-batch's output, None where there was none.
 

@@ -15,7 +15,7 @@ from stream_app.decoding.name_table import Names
 from stream_app.processing.micro_batch import Outputs
 from stream_app.processing.shop_processor import Engine
 from stream_app.recordings.errors import ReplayError
-from stream_app.recordings.offline.drive import Progress, drive, partitions_of
+from stream_app.recordings.offline.drive import ReadProgress, drive, partitions_of
 from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
 from stream_app.state.apply_events import LATE
@@ -43,12 +43,12 @@ class Recorded(msgspec.Struct, frozen=True):
         return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late[kept])
 
 
-def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
+def interactions(path: Path, settings: Settings, progress: ReadProgress | None = None) -> Interactions:
     """The training table of a recording alone, as of `tabulate`."""
     return tabulate(path, settings, progress).events
 
 
-def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -> Recorded:
+def tabulate(path: Path, settings: Settings, progress: ReadProgress | None = None) -> Recorded:
     """The training table of a recording: every good event as the worker's own state sees it.
 
     Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
