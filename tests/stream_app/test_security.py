@@ -113,7 +113,7 @@ def test_no_secret_in_a_file_of_settings_or_in_an_option(tmp_path: Path) -> None
         "key kafka.sasl_password, would contain a secret: set the variable FORECLICK_KAFKA_SASL_PASSWORD"
         in first
     )
-    assert "name a file that holds it with kafka.sasl_password_file" in first
+    assert "name a file that contains it with kafka.sasl_password_file" in first
     assert "FORECLICK_KAFKA_SASL_PASSWORD, or --kafka-sasl-password-file" in second
     assert "hunter2" not in str(caught.value)
 
@@ -146,7 +146,7 @@ def test_a_secret_that_cannot_be_one() -> None:
             {**SCRAM, "security_protocol": "SSL", "sasl_password": "x"},
             "SECURITY_PROTOCOL is SSL: set it to SASL_",
         ),
-        ({"security_protocol": "SASL_SSL"}, "SASL_MECHANISM is needed"),
+        ({"security_protocol": "SASL_SSL"}, "SASL_MECHANISM is required"),
         (
             {**SCRAM},
             "FORECLICK_KAFKA_SASL_PASSWORD (or FORECLICK_KAFKA_SASL_PASSWORD_FILE) must be set for SCRAM",
