@@ -1,7 +1,7 @@
-"""Whether the parts of a model fit each other, looked at once when it is loaded.
+"""Checks once, when a model is loaded, that its parts fit each other.
 
-Compiled code indexes the tables by numbers out of other tables and looks at no bound. So whatever it indexes by is
-compared here with what it indexes: an item beyond the vocabulary would be read from foreign memory.
+Compiled code uses numbers of one table as indexes into others, without checking bounds. So these numbers are compared
+here with the sizes of the tables: an item beyond the vocabulary would be read from foreign memory.
 """
 
 from collections.abc import Sequence

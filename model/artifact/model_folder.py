@@ -1,4 +1,4 @@
-"""A model folder on disk: its files, their checksums and signature, and what is said when they are wrong.
+"""A model folder on disk: its files, their checksums and signature, and error messages about them.
 
 `manifest.json` names the format, the model, its version and the sha256 of every other file. The version is
 the hash of those checksums, so it follows from the content alone. `manifest.sig`, where there is one, signs the
@@ -101,7 +101,7 @@ class Content(msgspec.Struct, frozen=True):
 def write(
     content: Content, folder: Path, name: str, sign_key: Path | None = None, created_ms: int | None = None
 ) -> Manifest:
-    """Write a model folder, all or nothing; a model that stands there already is replaced at the end.
+    """Write a model folder completely or not at all; an existing model is replaced at the end.
 
     `sign_key` is the file of the private key that signs it, `created_ms` the Unix time of the export (now, where
     None). Raises ModelError where the path holds something that is not a model, where it cannot be written, and

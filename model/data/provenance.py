@@ -1,4 +1,4 @@
-"""What a model was made from: the part of `metrics.json` that says what it learned from and what was held out."""
+"""The provenance of a model: the part of `metrics.json` about its training data and held-out data."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was made from. Nothing here depends on the machine or on when the training ran."""
+    """The data that a model was made from; nothing here depends on the machine or the time of the training."""
 
     given: Part  # all good events of the recording, up to where it was cut by --until
     learned: Part  # that the weights were learned from
@@ -86,7 +86,7 @@ def provenance(
 
 
 def provenance_of(metrics: Mapping[str, Any]) -> Provenance | None:
-    """Return what `metrics.json` says of a model's data; None for models of releases that did not say it."""
+    """Return the provenance in `metrics.json`; None for models of releases that did not store it."""
     try:
         return msgspec.convert(metrics.get("data"), Provenance)
     except msgspec.ValidationError:

@@ -13,7 +13,7 @@ PURCHASE = 2
 
 
 class Targets(NamedTuple):
-    """What the network should say after each of n events; -1 = nothing to learn there."""
+    """The training targets of n events; -1 if there is no target."""
 
     event_type: npt.NDArray[np.int64]  # (n,) type of the user's next event
     item: npt.NDArray[np.int64]  # (n,) known item of the user's next event

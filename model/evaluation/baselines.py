@@ -1,4 +1,4 @@
-"""What the network has to beat: lists that need no learning beyond counting.
+"""Baselines for the network: lists of items that need only counting.
 
 Each baseline returns a list of item numbers (n, k), best first. A list that runs out is filled with popular
 items; equal counts stand by popularity, which favours the baseline.

@@ -1,4 +1,4 @@
-"""A training table through a runtime, as the stream processor would drive it."""
+"""Plays a training table through a runtime, in micro-batches like those of the stream processor."""
 
 from collections.abc import Iterator
 

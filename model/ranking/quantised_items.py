@@ -1,4 +1,4 @@
-"""Item vectors in two layers of 8-bit integers: a first look costs a quarter of the bytes, a second as many."""
+"""Item vectors in two layers of 8-bit integers: each layer has a quarter of the bytes of the float32 vectors."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The best items of an event: gather candidates, score them against the user's state, keep the top k.
+"""Finds the best items after an event: gather candidates, score them with the user's state, keep the best k.
 
 Score of item i = state . item[i] + bias[i] + boost x strength of i as a follower of the last items (halved
 with every item further back), so that rare transitions that the embedding blurs are not lost. `boost` is

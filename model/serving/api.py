@@ -1,4 +1,4 @@
-"""What a stream processor uses of the model."""
+"""The door for code that runs a model."""
 
 from model.artifact.errors import NOT_FINITE, ModelError
 from model.artifact.model_folder import Wanted

@@ -21,7 +21,7 @@ class HiddenStates:
         return self.states.shape[0]
 
     def grow(self, capacity: int) -> None:
-        """Make room for `capacity` slots; what the present slots hold stays. Never shrinks."""
+        """Grow to `capacity` slots and keep the present states; never shrinks."""
         if capacity <= self.capacity:
             return
         states = _zeros(capacity, self.states.shape[1], self.states.device)

@@ -1,4 +1,4 @@
-"""What the stream processor calls: load a model folder, advance micro-batches, rank, calibrate.
+"""The interface for the stream processor: load a model folder, process micro-batches, rank, calibrate.
 
 A runtime and its hidden states belong to one thread at a time; the heavy parts release the GIL.
 """
@@ -104,7 +104,7 @@ class Runtime:
         return other
 
     def plainly(self) -> "Runtime":
-        """Return the same model without what is special to a CPU: TorchScript and torch alone, the reference."""
+        """Return the same model without the CPU kernels: only TorchScript and torch, which is the reference."""
         other = copy.copy(self)
         other._backend = TorchStep(self._step, self.content, self.device)
         return other
@@ -135,7 +135,7 @@ class Runtime:
             raise ModelError(NOT_FINITE)
 
     def give_memory_back(self) -> None:
-        """Return what the device's allocator only keeps for later, after the device ran out of memory."""
+        """Release the memory that the device's allocator keeps in reserve, after the device ran out of memory."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -172,7 +172,7 @@ class Runtime:
             self._backend.advance(hidden.states, arrange(batch.slots), self._inputs(batch))
 
     def tail(self, name: str, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Return the chance that an event's window feature is at least this value; `name` is one of TAILS."""
+        """Return the probability that an event's window feature is at least this value; `name` is one of TAILS."""
         if name not in TAILS:
             raise KeyError(f"no tail table for {name}: there are {', '.join(TAILS)}")
         return np.exp(self.content.calibration.tails[name](values))

@@ -71,7 +71,7 @@ class Backend(Protocol):
 
 
 class RawAnswers(NamedTuple):
-    """What a model says about m events before calibration, in processing order, on the host."""
+    """The answers of a model for m events before calibration, in processing order, on the host."""
 
     next_event: npt.NDArray[np.float32]  # (m, 3)
     raw_purchase: npt.NDArray[np.float32]  # (m,)

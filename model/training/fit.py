@@ -28,7 +28,7 @@ from model.training.settings import TrainSettings
 
 
 class TrainingProgress(msgspec.Struct, frozen=True):
-    """Where training stands, once per batch and once per epoch."""
+    """The progress of a training, reported once per batch and once per epoch."""
 
     epoch: int  # from 1
     epochs: int

@@ -1,4 +1,4 @@
-"""What is fitted after the network: probabilities, p-values, and the weight of the followers in the score."""
+"""Fits the calibration after the network: probabilities, p-values, and the weight of followers in scores."""
 
 import msgspec
 import numpy as np

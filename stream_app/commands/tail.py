@@ -163,7 +163,7 @@ def prediction_line(record: ConsumerRecord) -> Text:
             event,
             (when, "dim"),
             ("next ", "dim"),
-            *(f"{printable(kind)} {share:4.0%}  " for kind, share in events.items()),
+            *(f"{printable(event_type)} {share:4.0%}  " for event_type, share in events.items()),
             ("no model" if bought is None else f"buys{within} {bought:4.0%}", "bold"),
             ("  items ", "dim"),
             items or "-",
@@ -172,16 +172,16 @@ def prediction_line(record: ConsumerRecord) -> Text:
 
 
 def flag_line(record: ConsumerRecord) -> Text:
-    """A flag on one line: its kind and score, each reason with what was seen and the limit that it broke."""
+    """A flag on one line: its type and score, and each reason with the observed value and the limit."""
     value = _decoded(record)
-    kind = value.get("kind", "?")
-    style = "bold red" if kind == "fraud" else "bold yellow"
+    flag_type = value.get("kind", "?")
+    style = "bold red" if flag_type == "fraud" else "bold yellow"
     event, when = _source(record, value)
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
             event,
             (when, "dim"),
-            (f"{printable(kind)} {value.get('score', 0.0):.3f}", style),
+            (f"{printable(flag_type)} {value.get('score', 0.0):.3f}", style),
             "  ",
             "; ".join(map(_reason, value.get("reasons", []))),
         )

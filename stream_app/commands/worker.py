@@ -162,8 +162,8 @@ async def serve(settings: Settings, app: faust.App) -> None:
         return
     if isinstance(reason, ForeclickError):  # its text says what to do
         raise WorkerError(f"the worker stopped: {reason}") from reason
-    for kind, text in _SENTENCES.items():
-        if isinstance(reason, kind):
+    for error_type, text in _SENTENCES.items():
+        if isinstance(reason, error_type):
             raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
     raise WorkerError(
         f"the worker stopped: {str(reason) or type(reason).__name__}; nothing is lost, start it again"

@@ -1,4 +1,4 @@
-"""What a demo runs and where it keeps things."""
+"""The plan of a demo: what it runs and where it stores its files."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,7 @@ class Data(StrEnum):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Size and place of a demo."""
+    """Size and folder of a demo."""
 
     folder: Path
     data: Data = Data.GENERATED

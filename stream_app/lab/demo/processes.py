@@ -1,4 +1,4 @@
-"""The processes of a demo: broker and worker, started, found again, and ended by their ids."""
+"""The processes of a demo, broker and worker: started, found again, and stopped by their process ids."""
 
 import json
 import os
@@ -21,11 +21,11 @@ from stream_app.lab.broker.ports import free_port
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.settings.sources import ENV_PREFIX
 
-#: Limits of an orderly end: together below the 15 s within which Ctrl-C must have ended everything.
+#: Time limits of a clean stop; together below the 15 s in which Ctrl-C must stop everything.
 WORKER_END_S, BROKER_END_S = 7.0, 5.0
 _READY_S, _POLL_S = 90.0, 0.1
 _LAST_LINES = 6
-#: What of the user's own settings still counts: where Kafka is fetched from and kept.
+#: Environment variables of the user that the demo keeps: where to get Kafka from and where to store it.
 _PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
 
 

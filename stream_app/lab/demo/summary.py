@@ -1,4 +1,4 @@
-"""The end of the demo: figures with their targets beside them, and where to look next."""
+"""The summary of the demo: results next to their targets, and what to look at next."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ P99_MS = 150
 
 
 def quality(learned: "Learned") -> Table:
-    """How good the model is on events it has not seen, beside simple baselines."""
+    """Return a table of the model's quality on held-out events, next to simple baselines."""
     report = learned.report
     table = Table(title=f"{learned.label} on the latest tenth of the history, which it has not seen")
     table.add_column("")
@@ -42,7 +42,7 @@ def quality(learned: "Learned") -> Table:
 
 
 def result(live: Live, judged: Verdict) -> Table:
-    """What the live part came to, with the target beside each figure."""
+    """Return a table of the live results, with the target next to each."""
     watch, exact = live.watch, judged.exact
     stats = check_sent(live)
     latency = watch.answers.latency()
@@ -87,7 +87,7 @@ def result(live: Live, judged: Verdict) -> Table:
 
 
 def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept: bool) -> None:
-    """Folders, and the commands to go on with."""
+    """Print the folders of the demo and commands to continue with."""
     user = live.watch.last_predictions[-1].user_id if live.watch.last_predictions else "u1"
     lines: list[tuple[str, Any]] = [
         ("model", plan.model),

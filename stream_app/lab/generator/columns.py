@@ -26,7 +26,7 @@ ROW = np.dtype(
         ("position", "i4"),  # place in the list, -1 for none
         ("quantity", "i4"),
         ("listing", "i1"),  # -1 for none
-        ("kind", "i1"),  # 0 click, 1 browse, 2 purchase
+        ("event_type", "i1"),  # 0 click, 1 browse, 2 purchase
         ("device", "i1"),
         ("country", "i1"),
         ("maker", "i1"),  # SHOPPER, BOT or FRAUD

@@ -120,7 +120,7 @@ class EventEncoder:
                 *columns, strict=True
             )
         ]
-        for i in np.flatnonzero(events["kind"] == PURCHASE).tolist():
+        for i in np.flatnonzero(events["event_type"] == PURCHASE).tolist():
             wire = wires[i]
             wire.order_id = f"o{wire.session_id}-{events['order'][i]}"
             wire.currency = "EUR"

@@ -109,7 +109,7 @@ def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generat
                 user=users[now],
                 item=item,
                 category=here,
-                kind=np.where(buy, PURCHASE, np.where(click, CLICK, BROWSE)),
+                event_type=np.where(buy, PURCHASE, np.where(click, CLICK, BROWSE)),
                 order=np.where(buy, order[now], -1),
                 quantity=np.where(buy & (u[5] > 0.85), 2, 1),
                 query=np.where(see_list & (u[5] < 0.5), here, -1),

@@ -209,7 +209,7 @@ def _visits(starts: Floats, people: People, rng: np.random.Generator) -> Visits:
 def _block(events: EventRows, encoder: EventEncoder, next_offset: Longs, partitions: int) -> Block:
     """Records and labels of rows; moves the offsets on."""
     partition = encoder.partition[events["user"]]
-    place = events["kind"].astype(np.int64) * partitions + partition
+    place = events["event_type"].astype(np.int64) * partitions + partition
     order = np.argsort(place, kind="stable")
     counts = np.bincount(place, minlength=len(next_offset))
     offset = np.empty(len(events), np.int64)
@@ -217,7 +217,7 @@ def _block(events: EventRows, encoder: EventEncoder, next_offset: Longs, partiti
     offset += next_offset[place]
     next_offset += counts
     keys, values = encoder.encode(events)
-    topics = [INPUT_TOPICS[kind] for kind in events["kind"].tolist()]
+    topics = [INPUT_TOPICS[event_type] for event_type in events["event_type"].tolist()]
     columns = (topics, partition.tolist(), offset.tolist(), events["append"].tolist(), keys, values)
     return Block(list(map(Record, *columns)), _labels(events, encoder, partition, offset))
 
@@ -241,7 +241,7 @@ def _labels(events: EventRows, encoder: EventEncoder, partition: Ints, offset: L
                 kinds.append(("late", int(row["late_ms"])))
             if row["repeat"]:
                 kinds.append(("duplicate", None))
-        topic = INPUT_TOPICS[row["kind"]]
+        topic = INPUT_TOPICS[row["event_type"]]
         place = (topic, int(partition[at]), int(offset[at]), user, event_id)
         labels += [Label(kind, *place, detail) for kind, detail in kinds]
     return labels

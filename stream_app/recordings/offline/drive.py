@@ -1,4 +1,4 @@
-"""A recording through the engine without a broker: `foreclick run`, training and evaluation."""
+"""Runs a recording through a processor without a broker, for `foreclick run`, training and evaluation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.shop_processor import Engine
-from stream_app.recordings.errors import ReplayError
+from stream_app.recordings.errors import RecordingMismatchError
 from stream_app.recordings.recording import RecordingReader
 
 #: Records read at a time.
@@ -17,12 +17,14 @@ ReadProgress = Callable[[int, int], None]  # records done, records in all
 
 
 def partitions_of(reader: RecordingReader) -> int:
-    """How many partitions the recorded input topics have. Raises ReplayError where they differ or are absent."""
+    """Return the number of partitions of the recorded inputs. Raises an error if they differ or are absent."""
     counts = {topic: n for topic, n in reader.topics.items() if topic in INPUT_TOPICS}
     if not counts:
-        raise ReplayError(f"{reader.path} holds none of the topics {', '.join(INPUT_TOPICS)}")
+        raise RecordingMismatchError(f"{reader.path} holds none of the topics {', '.join(INPUT_TOPICS)}")
     if len(set(counts.values())) > 1:
-        raise ReplayError(f"{reader.path}: the input topics have different numbers of partitions: {counts}")
+        raise RecordingMismatchError(
+            f"{reader.path}: the input topics have different numbers of partitions: {counts}"
+        )
     return next(iter(counts.values()))
 
 
@@ -39,9 +41,9 @@ def drive(
     for partition in range(partitions_of(reader)):
         engine.assign(partition, [0] * len(INPUT_TOPICS))
         engine.restored(partition)
-        for kind, topic in enumerate(INPUT_TOPICS):
+        for topic_index, topic in enumerate(INPUT_TOPICS):
             if not ahead[topic, partition]:
-                engine.merge(partition).finish(kind)
+                engine.merge(partition).finish(topic_index)
     done = 0
     for chunk in reader.batches(CHUNK):
         by_partition: dict[tuple[str, int], list[Record]] = {}
@@ -50,18 +52,18 @@ def drive(
         for (topic, partition), records in by_partition.items():
             if topic not in INPUT_TOPICS:
                 continue
-            kind = INPUT_TOPICS.index(topic)
-            engine.ingest(partition, kind, RecordColumns.of(records), records[-1].offset + 1)
+            topic_index = INPUT_TOPICS.index(topic)
+            engine.ingest(partition, topic_index, RecordColumns.of(records), records[-1].offset + 1)
             ahead[topic, partition] -= len(records)
             if not ahead[topic, partition]:
-                engine.merge(partition).finish(kind)
+                engine.merge(partition).finish(topic_index)
         yield engine.step(0.0)
         yield from _rest(engine)
         done += len(chunk)
         if progress:
             progress(done, total)
     yield from _rest(engine)
-    yield None  # all is passed now
+    yield None  # everything is processed now
 
 
 def _rest(engine: Engine) -> Iterator[StepOutput]:
