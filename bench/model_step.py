@@ -1,4 +1,4 @@
-"""Cost of a model step: microseconds an event, whole and part by part, beside TorchScript and torch alone.
+"""Cost of a model step: microseconds per event, whole and part by part, beside TorchScript and torch alone.
 
     python bench/model_step.py [--json] [--threads 1] [--items 40000] [--rounds 8]
 
@@ -109,7 +109,7 @@ class Clock:
         return found
 
     def figures(self) -> dict[str, float]:
-        """Return the median of each piece, in microseconds an event."""
+        """Return the median of each piece, in microseconds per event."""
         return {name: float(np.median(times)) / EVENTS * 1e6 for name, times in self.times.items()}
 
 

@@ -88,7 +88,7 @@ class Batch(NamedTuple):
 
 
 def batches(parts: list[Chunk], events: int, random: np.random.Generator) -> Iterator[Batch]:
-    """Yield all chunks once in random order, about `events` events a batch, similar lengths together."""
+    """Yield all chunks once in random order, about `events` events per batch, similar lengths together."""
     lengths = np.array([len(part.rows) for part in parts])
     order = random.permutation(len(parts))
     # Shuffled within lengths that differ by less than a factor of two: little padding, mixed batches.

@@ -65,7 +65,7 @@ async def replay(
     They go out bit for bit, with one header more: when each was first stored (`stream_app.contract.received`). With
     `repartition` the key decides on the partition, as it does in Kafka's own producer.
 
-    `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the broker
+    `speed` is a factor of the recorded pace, `rate` records per second; with neither it runs as fast as the broker
     takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a topic with
     LogAppendTime sets its own time. `on_progress` gets the number of records sent so far. `security` is what
     `security_options` returns.

@@ -41,7 +41,7 @@ class Live:
         return time.monotonic() - self._started
 
     async def run(self, refresh: Refresh) -> None:
-        """Replay everything, and return once all of it is answered; `refresh` is called twice a second.
+        """Replay everything, and return once all of it is answered; `refresh` is called twice per second.
 
         Raises DemoError where the worker or the broker ends, or answers stay out.
         """

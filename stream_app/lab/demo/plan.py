@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     data: Data = Data.GENERATED
     events: int = 160_000  #: records of the history that the model learns from
-    rate: int = 1_500  #: live records a second
+    rate: int = 1_500  #: live records per second
     seconds: int = 45  #: of live traffic
     seed: int = 7
     epochs: int = 6

@@ -1,4 +1,4 @@
-"""The live view: a screen of 24 lines drawn twice a second, or a line every few seconds without a terminal."""
+"""The live view: a screen of 24 lines drawn twice per second, or a line every few seconds without a terminal."""
 
 import time
 from datetime import datetime
