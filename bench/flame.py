@@ -25,7 +25,7 @@ from stream_app.lab.broker import EmbeddedKafka
 
 PARTITIONS = 4
 LIMIT_S = 120.0
-RATE = 250  # samples a second
+RATE = 250  # samples per second
 #: Innermost functions of a thread that waits.
 IDLE = ("_worker (concurrent/futures/thread.py", "EpollSelector.select", "wait (threading.py")
 

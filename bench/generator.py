@@ -2,7 +2,7 @@
 
     python -m bench.generator [--events N]
 
-Prints one line each: events a second by the wall clock and by the CPU time of this process.
+Prints one line each: events per second by the wall clock and by the CPU time of this process.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 
 def measure(name: str, work: Callable[[], int], floor: float = 0.0) -> float:
-    """Run `work`, which returns how many events it did; prints and returns events a second."""
+    """Run `work`, which returns how many events it did; prints and returns events per second."""
     wall, cpu = time.perf_counter(), time.process_time()
     events = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

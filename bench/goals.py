@@ -2,13 +2,13 @@
 
     python bench/goals.py recovery [--users 1000000]   state read back after a kill, up to the first new output
     python bench/goals.py recovery --memory-held 4     the same, where the machine need not ask its host for memory
-    python bench/goals.py growth                       CPU an event by resident users, by partitions, by workers
+    python bench/goals.py growth                       CPU per event by resident users, by partitions, by workers
     python bench/goals.py skew                         one user with 15 % of all events against none
     python bench/goals.py slow                         the model ten times as slow for a while
     python bench/goals.py slow-broker                  a broker that stands still nine tenths of the time for a while
     python bench/goals.py latency [--rate 50000] [--seconds 300]   job 2 at a steady rate: append to readable answer
 
-All with an untrained GRU of width 128 and 40,000 items, one prediction an event; every run checks that there are
+All with an untrained GRU of width 128 and 40,000 items, one prediction per event; every run checks that there are
 exactly as many different predictions as events.
 """
 
@@ -81,7 +81,7 @@ def held(gib: int) -> Iterator[None]:
 
 
 def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Changelog records a second, and seconds from the start to the first new prediction."""
+    """Changelog records per second, and seconds from the start to the first new prediction."""
     run = Run(broker, folder, "r-", model)
     send(broker.bootstrap, "r-", values(args.users, args.users))
     run.start()
@@ -108,7 +108,7 @@ def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Na
 
 
 def growth(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """CPU an event where users, partitions and workers grow."""
+    """CPU per event where users, partitions and workers grow."""
     out: dict[str, Any] = {}
     for users in (10_000, 1_000_000):
         run = Run(broker, folder, f"u{users}-", model)

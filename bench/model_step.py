@@ -1,4 +1,4 @@
-"""Cost of a model step: microseconds an event, whole and part by part, beside TorchScript and torch alone.
+"""Cost of a model step: microseconds per event, whole and part by part, beside TorchScript and torch alone.
 
     python bench/model_step.py [--json] [--threads 1] [--items 40000] [--rounds 8]
 
@@ -20,17 +20,17 @@ import numpy as np
 import torch
 
 from model.artifact import model_folder as folders
-from model.artifact.model_folder import Content, Settings
+from model.artifact.model_folder import Content, StoredSettings
 from model.data.features import NUMERIC, Scale
 from model.data.vocabulary import Index, Vocabulary
 from model.data.window_features import WINDOW_FEATURES
 from model.network.network import Network, Shape
 from model.ranking import candidates
 from model.serving.cpu_step import CpuStep
-from model.serving.hidden_states import Slab
+from model.serving.hidden_states import HiddenStates
 from model.serving.rounds import arrange
 from model.serving.runtime import Runtime, StepBatch
-from model.training import fit_calibration as calibrate
+from model.training import fit_calibration
 
 EVENTS = 4096
 USERS = 20_000
@@ -51,20 +51,20 @@ def untrained(items: int, seed: int = 0) -> tuple[Content, Network]:
         np.arange(candidates.POPULAR, dtype=np.int32),
         np.zeros((items, candidates.SUCCESSORS), np.int32),
     )
-    settings = Settings(shape, Scale([0.0] * NUMERIC, [1.0] * NUMERIC), 1_800_000, "", 0, {})
+    settings = StoredSettings(shape, Scale([0.0] * NUMERIC, [1.0] * NUMERIC), 1_800_000, "", 0, {})
     torch.manual_seed(seed)
-    return Content(b"", names, tables, calibrate.NEUTRAL, settings, {}), Network(shape).eval()
+    return Content(b"", names, tables, fit_calibration.NEUTRAL, settings, {}), Network(shape).eval()
 
 
 def model(items: int, seed: int = 0) -> Runtime:
     """Return that model, ready to run."""
-    return calibrate.runtime(*untrained(items, seed))
+    return fit_calibration.runtime(*untrained(items, seed))
 
 
 def write_model(items: int, folder: Path) -> Path:
     """Write that model to a folder that a worker loads; returns the folder."""
     content, network = untrained(items)
-    content = msgspec.structs.replace(content, step=calibrate.step_bytes(content, network))
+    content = msgspec.structs.replace(content, step=fit_calibration.step_bytes(content, network))
     folders.write(content, folder, "untrained")
     return folder
 
@@ -82,7 +82,7 @@ def batch(runtime: Runtime, heavy: bool, seed: int) -> StepBatch:
     draw = random.choice(known, (EVENTS, 4), p=popularity / popularity.sum()).astype(np.int32)
     return StepBatch(
         slots=slots.astype(np.int64),
-        kind=random.integers(0, 3, EVENTS).astype(np.int8),
+        event_type=random.integers(0, 3, EVENTS).astype(np.int8),
         item=draw[:, 0],
         category=random.integers(0, 500, EVENTS).astype(np.int32),
         gap_s=random.exponential(60, EVENTS).astype(np.float32),
@@ -109,26 +109,26 @@ class Clock:
         return found
 
     def figures(self) -> dict[str, float]:
-        """Return the median of each piece, in microseconds an event."""
+        """Return the median of each piece, in microseconds per event."""
         return {name: float(np.median(times)) / EVENTS * 1e6 for name, times in self.times.items()}
 
 
-def parts(clock: Clock, prefix: str, runtime: Runtime, slab: Slab, events: StepBatch) -> None:
+def parts(clock: Clock, prefix: str, runtime: Runtime, hidden: HiddenStates, events: StepBatch) -> None:
     """Take a step piece by piece, as `Runtime.step` does on a CPU."""
-    engine = runtime._engine
+    engine = runtime._backend
     assert isinstance(engine, CpuStep)
     plan = clock(f"{prefix}_arrange", lambda: arrange(events.slots))
     inputs = clock(f"{prefix}_inputs", lambda: runtime._inputs(events))
-    memory = clock(f"{prefix}_load", lambda: engine.begin(slab.states, plan, inputs))
+    memory = clock(f"{prefix}_load", lambda: engine.begin(hidden.states, plan, inputs))
     clock(f"{prefix}_gates", lambda: engine.gates.fill(inputs, plan.order, memory.gates))
     clock(f"{prefix}_gru", lambda: engine.run_rounds(memory, len(plan.users), plan.sizes))
-    clock(f"{prefix}_store", lambda: engine.finish(slab.states, plan, memory))
+    clock(f"{prefix}_store", lambda: engine.finish(hidden.states, plan, memory))
     readouts, *_ = clock(f"{prefix}_heads", lambda: engine.read_out(memory, plan, inputs))
     likely = engine.item_likelihood(memory, plan, inputs.item, events.first)[1]
     clock(f"{prefix}_surprise", lambda: [task(0) for task in likely])
     ranking = engine.rank(readouts, plan.after, events, 0.0, 10, False)[1]
     clock(f"{prefix}_rank", lambda: [task(0) for task in ranking])
-    clock(f"{prefix}_shared", lambda: engine.sharing.run([*likely, *ranking], EVENTS))
+    clock(f"{prefix}_shared", lambda: engine.helper.run([*likely, *ranking], EVENTS))
 
 
 def measure(items: int, rounds: int) -> dict[str, float]:
@@ -136,7 +136,7 @@ def measure(items: int, rounds: int) -> dict[str, float]:
     runtime = model(items)
     runtime.warm_up()
     plain = runtime.plainly()
-    slabs = runtime.slab(USERS), runtime.slab(USERS)
+    hidden = runtime.hidden_states(USERS), runtime.hidden_states(USERS)
     clock = Clock()
     shares: dict[str, float] = {}
     loads = {name: [batch(runtime, name == "heavy", seed) for seed in range(4)] for name in ("mild", "heavy")}
@@ -146,12 +146,12 @@ def measure(items: int, rounds: int) -> dict[str, float]:
                 for name, batches in loads.items():
                     events = batches[place]
                     shares[f"{name}_largest_user_share"] = float(np.bincount(events.slots).max() / EVENTS)
-                    clock(f"{name}_step", lambda: runtime.step(slabs[0], events))  # noqa: B023
-                    parts(clock, name, runtime, slabs[0], events)
+                    clock(f"{name}_step", lambda: runtime.step(hidden[0], events))  # noqa: B023
+                    parts(clock, name, runtime, hidden[0], events)
                     if place == 0:  # slow: once a round is enough
-                        clock(f"{name}_replay", lambda: runtime.replay(slabs[0], events))  # noqa: B023
-                        clock(f"{name}_plain_replay", lambda: plain.replay(slabs[1], events))  # noqa: B023
-                        clock(f"{name}_plain_step", lambda: plain.step(slabs[1], events))  # noqa: B023
+                        clock(f"{name}_replay", lambda: runtime.rebuild(hidden[0], events))  # noqa: B023
+                        clock(f"{name}_plain_replay", lambda: plain.rebuild(hidden[1], events))  # noqa: B023
+                        clock(f"{name}_plain_step", lambda: plain.step(hidden[1], events))  # noqa: B023
             if number == 0:  # the first round warms up
                 clock.times.clear()
     figures = clock.figures() | shares

@@ -26,9 +26,10 @@ import torch
 from model.data.interactions import Interactions
 from model.evaluation import evaluate, playback
 from model.serving.runtime import Runtime
-from model.training import fit_calibration as calibrate
+from model.training import fit_calibration
+from model.training.fit import TrainingProgress
 from model.training.settings import TrainSettings
-from model.training.train import Progress, train
+from model.training.train import train
 from stream_app.recordings.importers import import_files
 from stream_app.recordings.offline.training_table import interactions
 from stream_app.settings import load_settings
@@ -75,14 +76,14 @@ def main() -> None:
         )
     start = time.perf_counter()
 
-    def show(progress: Progress) -> None:
+    def show(progress: TrainingProgress) -> None:
         if progress.share == 1.0:
             print(f"{time.perf_counter() - start:6.0f} s  {progress}", file=sys.stderr, flush=True)
 
     trained = train(learned, settings, show)
     seconds = time.perf_counter() - start
     figures: dict[str, Any] = {"train_seconds": seconds, "boost": trained.content.calibration.boost}
-    runtime = calibrate.runtime(trained.content, trained.network)
+    runtime = fit_calibration.runtime(trained.content, trained.network)
     report: dict[str, Any] = evaluate.evaluate(runtime, judged)
     figures |= report
     figures["lists_as_float32"] = agreement(runtime, judged)

@@ -32,7 +32,7 @@ def values(
     """(topic, key, value) of n events, of users by Zipf 1.1 (of 20,000 the first makes 14 %).
 
     With `share` one user makes that part of all events and the others are equal; with `users` equal to n each
-    event is another user's. Event time advances 1 ms an event up to now.
+    event is another user's. Event time advances 1 ms per event up to now.
     """
     random = np.random.default_rng(seed)
     if users == n:

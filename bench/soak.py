@@ -185,7 +185,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=5000.0, help="events a second")
+    parser.add_argument("--rate", type=float, default=5000.0, help="events per second")
     parser.add_argument("--guarantee", choices=("at_least_once", "exactly_once"), default="at_least_once")
     parser.add_argument("--csv", type=Path, default=ROOT / ".foreclick" / "bench" / "soak.csv")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "soak.png")

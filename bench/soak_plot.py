@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 COLOUR, LINE = "#1f6fb4", "#c0392b"
 #: Columns and what they are called, from top to bottom.
 PANELS = (
-    ("predictions_s", "predictions a second"),
+    ("predictions_s", "predictions per second"),
     ("p99_ms", "append to acknowledged prediction, p99, ms"),
     ("lag", "lag, records"),
     ("rss_mb", "memory of the worker, MB"),

@@ -110,7 +110,7 @@ def compared(ours_us: float, theirs_us: float, size: float) -> dict[str, float]:
 
 
 async def reading(bootstrap: str, topic: str, n: int, value_bytes: int) -> dict[str, float]:
-    """Reads a topic of two partitions back: microseconds a record of wall time."""
+    """Reads a topic of two partitions back: microseconds per record of wall time."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(topic, 2, 1)]).values():
         future.result(30)

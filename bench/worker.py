@@ -9,7 +9,7 @@ same records first (no decoding, no state), so that its figures have a floor fro
 the worker has an untrained GRU of width 128 with 40,000 items (weights do not change the cost).
 
 Users by Zipf 1.1 (the first makes 14 % of the events), 70 % clicks, 20 % browses, 10 % purchases, JSON of about
-110 bytes, event time advancing 1 ms an event. Rates are taken from the broker's append times of the outputs.
+110 bytes, event time advancing 1 ms per event. Rates are taken from the broker's append times of the outputs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The command `foreclick`: sub-commands are imported when they are called, so help comes at once."""
+"""The command `foreclick`. A sub-command is imported when it is called, so that help is fast."""
 
 import atexit
 import importlib
@@ -45,27 +45,32 @@ class Entry(NamedTuple):
 _HERE = "stream_app.commands"
 _LAB = "stream_app.lab.commands"
 COMMANDS = {
-    "demo": Entry(
-        f"{_LAB}.demo", "demo", "The whole job on this machine, start to end, with a live view.", "lab"
-    ),
+    "demo": Entry(f"{_LAB}.demo", "demo", "Run the whole product on this machine, with a live view.", "lab"),
     "broker": Entry(
-        f"{_LAB}.broker", "app", "Start, stop and look at a Kafka broker without Docker or Java.", "lab"
+        f"{_LAB}.broker",
+        "app",
+        "Start, stop and inspect a Kafka broker, without Docker or an installed Java.",
+        "lab",
     ),
-    "worker": Entry(f"{_HERE}.worker", "worker", "The processor: events in, predictions and flags out."),
+    "worker": Entry(f"{_HERE}.worker", "worker", "Process events from Kafka into predictions and flags."),
     "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
-    "import": Entry(f"{_HERE}.recordings", "import_", "Turn a public data set into a recording."),
+    "import": Entry(f"{_HERE}.recordings", "import_", "Convert a public data set to a recording."),
     "generate": Entry(
-        f"{_LAB}.generate", "generate", "Make a recording of synthetic, labelled shop traffic.", "lab"
+        f"{_LAB}.generate", "generate", "Generate a recording of synthetic, labelled shop traffic.", "lab"
     ),
-    "record": Entry(f"{_HERE}.recordings", "record", "Write what Kafka holds to a recording."),
-    "replay": Entry(f"{_HERE}.recordings", "replay", "Send a recording to Kafka, at recorded or any speed."),
-    "run": Entry(f"{_HERE}.run", "run", "The processor on a recording, without a broker."),
+    "record": Entry(f"{_HERE}.recordings", "record", "Write records from Kafka to a recording."),
+    "replay": Entry(
+        f"{_HERE}.recordings", "replay", "Send a recording to Kafka, at the recorded or another speed."
+    ),
+    "run": Entry(f"{_HERE}.run", "run", "Process a recording without a broker."),
     "train": Entry(f"{_HERE}.train", "train", "Train a model on a recording.", "train"),
     "evaluate": Entry(
-        f"{_HERE}.evaluate", "evaluate", "Measure a model on a recording, beside simple baselines."
+        f"{_HERE}.evaluate",
+        "evaluate",
+        "Measure a model on a recording, and compare it with simple baselines.",
     ),
     "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
-    "bench": Entry(f"{_LAB}.bench", "bench", "The benchmarks behind the README's figures.", "lab"),
+    "bench": Entry(f"{_LAB}.bench", "bench", "Run the benchmarks behind the figures in the README.", "lab"),
 }
 
 
@@ -75,7 +80,7 @@ def _installed(extra: str) -> bool:
 
 
 class LazyCommand(TyperCommand):
-    """A name and a line of help that become the real command when it is called."""
+    """A placeholder with a name and a line of help; it loads the real command when it is called."""
 
     def __init__(self, name: str, entry: Entry) -> None:
         super().__init__(name=name, help=entry.help, short_help=entry.help, callback=lambda: None)
@@ -95,7 +100,7 @@ class LazyCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """All sub-commands in the order in which help shows them, none of them imported."""
+    """All sub-commands in the order in which help shows them, without importing them."""
 
     def __init__(self, **extra: Any) -> None:
         super().__init__(**extra)
@@ -117,7 +122,7 @@ def _root(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    """A shop's live events from Kafka to predictions and flags, within milliseconds of each."""
+    """Turn a shop's live events into predictions and flags within milliseconds, from Kafka to Kafka."""
 
 
 def _app() -> Any:
@@ -133,13 +138,15 @@ def _app() -> Any:
 
 
 def _make_ready() -> None:
-    """Make terminals of any encoding and users without a home folder nobody else's trouble."""
+    """Prepare for terminals of any encoding and for users without a home folder."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks is written as an escape
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal cannot show becomes an escape
             stream.reconfigure(errors="backslashreplace")
     if "NUMBA_CACHE_DIR" not in os.environ and not _has_home():
-        # numba would keep its compiled code in a folder named `~`, here. Nobody else may write where ours lies:
-        # whoever can, runs code in our name.
+        # Without a home folder, numba would write its compiled code to a folder named `~` in the current folder.
+        # The folder is private, because whoever can write to it can make this process run other code.
         folder = tempfile.mkdtemp(prefix="foreclick-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["NUMBA_CACHE_DIR"] = folder
@@ -154,9 +161,9 @@ def _has_home() -> bool:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
-    # A library's log must not stand between the user and our one sentence; the worker sets up real logs.
+    # Logs of libraries must not hide our error message; the worker sets up real logging.
     logging.getLogger().addHandler(logging.NullHandler())
-    # Unlike the default, this unwinds: what a command started is ended. The worker installs its own.
+    # Unlike the default, this raises, so that a command stops what it started. The worker has its own handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _make_ready()
     try:
@@ -169,8 +176,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the error is one of our own types: those are worded for the user, all others are bugs.
+    """Whether the error has one of our own types: their texts are for the user; all other errors are bugs.
 
-    Told by the package of the type, since importing `model` to compare classes would import torch.
+    The package of the type decides, because an import of `model` to compare classes would import torch.
     """
     return type(error).__module__.partition(".")[0] in ("stream_app", "model")

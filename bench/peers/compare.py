@@ -149,7 +149,7 @@ def _line(result: Result, runs: int) -> str:
     if result.figures is None:
         return head + verdict
     return (
-        f"{head}{result.figures.events_s:,.0f} events/s, {result.figures.cpu_us:.1f} us an event, {verdict}"
+        f"{head}{result.figures.events_s:,.0f} events/s, {result.figures.cpu_us:.1f} us per event, {verdict}"
     )
 
 

@@ -1,7 +1,7 @@
 """The input of the comparison and its truth: JSON events of a skewed population of users.
 
 Users by Zipf 1.1 (the first of 20,000 makes 14 % of the events), 70 % clicks, 20 % browses, 10 % purchases,
-event time advancing 1 ms an event. A user's counts are kept in tumbling windows of 60 s of event time.
+event time advancing 1 ms per event. A user's counts are kept in tumbling windows of 60 s of event time.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Bars of events/s and CPU an event from a results.json; runs in an environment of its own that has matplotlib.
+"""Bars of events/s and CPU per event from a results.json; runs in an environment of its own that has matplotlib.
 
 python plot.py RESULTS.json PICTURE.png
 """
@@ -55,7 +55,7 @@ def main(source: Path, target: Path) -> None:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 1.6 + 0.34 * len(rows)), sharey=True, layout="constrained"
     )
-    bars(left, rows, "events_s", "events a second, from a backlog", log=False)
+    bars(left, rows, "events_s", "events per second, from a backlog", log=False)
     bars(right, rows, "cpu_us", "CPU of the system for an event, microseconds (log scale)", log=True)
     left.invert_yaxis()  # the right one shares it
     left.set_yticks(range(len(rows)), [row["label"] for row in rows])

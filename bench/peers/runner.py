@@ -15,7 +15,7 @@ from bench.peers.check import Verdict, judge
 from bench.peers.figures import Figures, Sample, measure
 from bench.peers.generate import Truth
 from bench.peers.processes import Workers, usage
-from bench.peers.systems import APPS, Place, System
+from bench.peers.systems import APPS, System, WorkPlace
 from bench.peers.topics import Topics
 
 SAMPLE_S = 0.25
@@ -121,7 +121,7 @@ class _OneRun:
         self.started_s = 0.0
         self.restarted_s: float | None = None
         self.outputs_before = 0
-        self._place = Place(folder / "state", system.processes, system.threads)
+        self._place = WorkPlace(folder / "state", system.processes, system.threads)
         env = {
             "BROKER": bed.topics.bootstrap,
             "IN": bed.inputs[events],

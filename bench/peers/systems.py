@@ -25,7 +25,7 @@ Role = Literal["ours", "peer", "floor"]
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkPlace:
     """Where one run of a system happens."""
 
     state: Path
@@ -38,7 +38,7 @@ class Place:
 
 
 #: Command lines of a system's processes; called before each start, also after a crash.
-Commands = Callable[[Place], list[list[str]]]
+Commands = Callable[[WorkPlace], list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class System:
     threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     shares_state: bool = False  #: all processes work on one folder
-    before: Callable[[Place], None] | None = None  #: once before the first start
+    before: Callable[[WorkPlace], None] | None = None  #: once before the first start
     slow: bool = False  #: gets at most `--slow-events`
     crash: bool = True  #: part of the crash test
     timed: bool = True  #: part of the comparison of speed
@@ -87,13 +87,13 @@ def _faust(app: str, python: Callable[[], object], *options: str) -> Commands:
     return _late(lambda: [str(python()), "-m", "faust", "-A", app, *options, *worker])
 
 
-def _bytewax_store(place: Place) -> None:
+def _bytewax_store(place: WorkPlace) -> None:
     python = str(environments.python_of("bytewax"))
     command = [python, "-m", "bytewax.recovery", str(place.state), "4"]
     subprocess.run(command, check=True, timeout=SETUP_LIMIT_S, capture_output=True)
 
 
-def _bytewax(place: Place) -> list[list[str]]:
+def _bytewax(place: WorkPlace) -> list[list[str]]:
     python = str(environments.python_of("bytewax"))
     # Snapshots every 10 s; nothing kept for going further back than the last.
     run = [python, "-m", "bytewax.run", "bytewax_j1:flow", "-r", str(place.state), "-s", "10", "-b", "0"]

@@ -1,7 +1,7 @@
-"""Whether the parts of a model fit each other, looked at once when it is loaded.
+"""Checks once, when a model is loaded, that its parts fit each other.
 
-Compiled code indexes the tables by numbers out of other tables and looks at no bound. So whatever it indexes by is
-compared here with what it indexes: an item beyond the vocabulary would be read from foreign memory.
+Compiled code uses numbers of one table as indexes into others, without checking bounds. So these numbers are compared
+here with the sizes of the tables: an item beyond the vocabulary would be read from foreign memory.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ import torch
 
 from model.artifact.errors import NOT_FINITE, ModelError
 from model.data.calibration_curves import TAILS, Calibration, Curve
-from model.data.features import GAP_BUCKETS, HOURS, KINDS, NUMERIC, Scale
+from model.data.features import GAP_BUCKETS, HOURS, N_EVENT_TYPES, NUMERIC, Scale
 from model.data.vocabulary import Index, Vocabulary
-from model.network.network import CATEGORY_WIDTH, GAP_WIDTH, HOUR_WIDTH, KIND_WIDTH, Shape
+from model.network.network import CATEGORY_WIDTH, EVENT_TYPE_WIDTH, GAP_WIDTH, HOUR_WIDTH, Shape
 from model.ranking.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, SUCCESSORS, Tables
 
-#: Numbers of a vocabulary: a slab keeps an item's number as a float32, which is exact up to here.
+#: Numbers of a vocabulary: a row of hidden states keeps an item's number as a float32, which is exact up to here.
 MOST_NUMBERS = 1 << 24
 WIDEST = 1 << 14  #: largest hidden width: its weights would have 3 GiB
 LARGEST = 1e6  #: of numbers that are logarithms, means or weights of such
@@ -87,13 +87,13 @@ def check_tables(tables: Tables, vocabulary: Vocabulary) -> None:
 
 
 def check_weights(step: torch.jit.ScriptModule, shape: Shape) -> None:
-    """Raises MisfitError where a weight is absent or has another shape or type, ModelError where one is no number."""
+    """Raise MisfitError if a weight is absent or has another shape or type, ModelError if one is not finite."""
     hidden, known = shape.hidden, shape.known_items
-    inputs = hidden + CATEGORY_WIDTH + KIND_WIDTH + GAP_WIDTH + HOUR_WIDTH + NUMERIC
+    inputs = hidden + CATEGORY_WIDTH + EVENT_TYPE_WIDTH + GAP_WIDTH + HOUR_WIDTH + NUMERIC
     wanted: dict[str, tuple[int, ...]] = {
         "item": (shape.item_rows, hidden),
         "category": (shape.category_rows, CATEGORY_WIDTH),
-        "kind": (KINDS, KIND_WIDTH),
+        "kind": (N_EVENT_TYPES, EVENT_TYPE_WIDTH),
         "gap": (GAP_BUCKETS, GAP_WIDTH),
         "hour": (HOURS, HOUR_WIDTH),
         "shortcut": (hidden, hidden),
@@ -102,8 +102,8 @@ def check_weights(step: torch.jit.ScriptModule, shape: Shape) -> None:
         "input_bias": (3 * hidden,),
         "state_bias": (3 * hidden,),
         "item_bias": (known,),
-        "head_weight": (hidden, KINDS + 1),
-        "head_bias": (KINDS + 1,),
+        "head_weight": (hidden, N_EVENT_TYPES + 1),
+        "head_bias": (N_EVENT_TYPES + 1,),
     }
     numbers = {"hidden": hidden, "known_items": known, "none_item": shape.item_rows - 1}
     try:

@@ -1,4 +1,4 @@
-"""What can be wrong with a model, in words for a person."""
+"""Errors of models; their texts are for users."""
 
 NOT_FINITE = "the model's answers are NaN: its weights are damaged, train it again or restore its folder"
 

@@ -1,4 +1,4 @@
-"""Reads the files of a model folder: plain files of a size that can be true, and archives that hold what they say."""
+"""Reads the files of a model folder, which must be plain files of a plausible size and intact archives."""
 
 import io
 import os
@@ -19,14 +19,14 @@ UNPACKED_BYTES = 64 * MIB
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the bytes of one file. Raises FileNotFoundError, and ModelError for whatever is no plain file.
+    """Return the bytes of one file. Raises FileNotFoundError, and ModelError for anything but a plain file.
 
     A link is followed (Kubernetes mounts files as links), and what is behind it is judged: a device or a pipe would
     give bytes without an end, or none for ever.
     """
     limit = LARGE_FILES.get(name, OTHER_BYTES)
     try:
-        # Without waiting: opening a pipe that nobody writes to would last for ever.
+        # Without blocking: opening a pipe without a writer would wait forever.
         number = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(number, "rb") as file:
             found = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""A model folder on disk: its files, their checksums and signature, and what is said when they are wrong.
+"""A model folder on disk: its files, their checksums and signature, and error messages about them.
 
 `manifest.json` names the format, the model, its version and the sha256 of every other file. The version is
 the hash of those checksums, so it follows from the content alone. `manifest.sig`, where there is one, signs the
@@ -30,8 +30,8 @@ __all__ = [
     "Content",
     "Manifest",
     "ModelError",
-    "Names",
-    "Settings",
+    "StoredNames",
+    "StoredSettings",
     "Wanted",
     "check_target",
     "read",
@@ -68,7 +68,7 @@ class Wanted(msgspec.Struct, frozen=True):
 ANY = Wanted()
 
 
-class Settings(msgspec.Struct, frozen=True):
+class StoredSettings(msgspec.Struct, frozen=True):
     """What `settings.json` holds: all that is needed to run the model, and where it came from."""
 
     shape: Shape
@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True):
     train: dict[str, object]  # the training settings
 
 
-class Names(msgspec.Struct, frozen=True):
+class StoredNames(msgspec.Struct, frozen=True):
     """What `vocabulary.json` holds."""
 
     items: list[str]
@@ -94,14 +94,14 @@ class Content(msgspec.Struct, frozen=True):
     vocabulary: Vocabulary
     tables: Tables
     calibration: Calibration
-    settings: Settings
+    settings: StoredSettings
     metrics: dict[str, object]
 
 
 def write(
     content: Content, folder: Path, name: str, sign_key: Path | None = None, created_ms: int | None = None
 ) -> Manifest:
-    """Write a model folder, all or nothing; a model that stands there already is replaced at the end.
+    """Write a model folder completely or not at all; an existing model is replaced at the end.
 
     `sign_key` is the file of the private key that signs it, `created_ms` the Unix time of the export (now, where
     None). Raises ModelError where the path holds something that is not a model, where it cannot be written, and
@@ -110,7 +110,7 @@ def write(
     key = None if sign_key is None else signing.private_key(sign_key)
     check_target(folder)
     vocabulary = content.vocabulary
-    names = Names(vocabulary.items.ids, vocabulary.categories.ids, vocabulary.items.buckets)
+    names = StoredNames(vocabulary.items.ids, vocabulary.categories.ids, vocabulary.items.buckets)
     arrays = io.BytesIO()
     np.savez(arrays, **content.tables._asdict())
     encode = msgspec.json.encode
@@ -254,7 +254,7 @@ def _require_wanted(folder: Path, manifest: Manifest, wanted: Wanted) -> None:
 
 def _content(parts: Mapping[str, bytes]) -> Content:
     """Raises MisfitError where parts do not fit each other, ValueError and others where one cannot be read."""
-    names = msgspec.json.decode(parts["vocabulary.json"], type=Names)
+    names = msgspec.json.decode(parts["vocabulary.json"], type=StoredNames)
     vocabulary = Vocabulary(Index(names.items, names.buckets), Index(names.categories, names.buckets))
     checks.check_vocabulary(vocabulary)
     files.check_archive(parts["candidates.npz"])
@@ -264,7 +264,7 @@ def _content(parts: Mapping[str, bytes]) -> Content:
     except Exception as error:  # numpy reads a header with Python's tokenizer, which raises what it likes
         raise ValueError(f"candidates.npz: {error}") from error
     checks.check_tables(tables, vocabulary)
-    settings = msgspec.json.decode(parts["settings.json"], type=Settings)
+    settings = msgspec.json.decode(parts["settings.json"], type=StoredSettings)
     calibration = msgspec.json.decode(parts["calibration.json"], type=Calibration)
     checks.check_settings(settings.shape, settings.scale, settings.horizon_ms, calibration, vocabulary)
     return Content(

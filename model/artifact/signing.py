@@ -1,7 +1,7 @@
 """Signatures of model folders: Ed25519 over the exact bytes of `manifest.json`, which has every file's checksum.
 
-A signature and not a keyed hash: who can check one (each worker has the public key) cannot make one. Keys are PEM
-files and the signature is 64 raw bytes, so `openssl` makes keys, signs and verifies as well. Needs the package
+A signature and not a keyed hash, because a worker that can check signatures must not be able to make them. Keys are
+PEM files and a signature is 64 raw bytes, so `openssl` can also make keys, sign and verify. Requires the package
 `cryptography`, an extra: `pip install 'foreclick[sign]'`.
 """
 
@@ -32,7 +32,7 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
     try:
         key = load_pem_private_key(_bytes(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ModelError(f"{path} is no private key in PEM without a password: {_MAKE}.") from error
+        raise ModelError(f"{path} is not a private key in PEM without a password: {_MAKE}.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ModelError(f"{path} is a private key of another kind than Ed25519: {_MAKE}.")
     return key
@@ -48,7 +48,7 @@ def public_keys(path: Path) -> list["Ed25519PublicKey"]:
     try:
         keys = [load_pem_public_key(block) for block in _PUBLIC.findall(_bytes(path))]
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ModelError(f"{path} is no public key in PEM: {_EXTRACT}.") from error
+        raise ModelError(f"{path} is not a public key in PEM: {_EXTRACT}.") from error
     found = [key for key in keys if isinstance(key, Ed25519PublicKey)]
     if not found or len(found) < len(keys):
         raise ModelError(f"{path} must hold Ed25519 public keys in PEM, and nothing else: {_EXTRACT}.")

@@ -10,7 +10,7 @@ from model.data.window_features import WINDOW_FEATURES
 
 GAP_BUCKETS = 48  # bucket 0: first event; bucket 47: a gap of 92 days and more
 HOURS = 24
-KINDS = 3
+N_EVENT_TYPES = 3
 #: Numeric inputs: log price, whether the price is known, log quantity, log1p of every window feature.
 NUMERIC = 3 + len(WINDOW_FEATURES)
 
@@ -18,7 +18,7 @@ NUMERIC = 3 + len(WINDOW_FEATURES)
 class Inputs(NamedTuple):
     """Network inputs of n events."""
 
-    kind: npt.NDArray[np.int32]  # (n,) 0 .. KINDS - 1
+    event_type: npt.NDArray[np.int32]  # (n,) 0 .. N_EVENT_TYPES - 1
     item: npt.NDArray[np.int32]  # (n,) vocabulary number
     category: npt.NDArray[np.int32]  # (n,) vocabulary number
     gap: npt.NDArray[np.int32]  # (n,) 0 .. GAP_BUCKETS - 1
@@ -67,7 +67,7 @@ def fit_scale(values: npt.NDArray[np.float32]) -> Scale:
     return Scale(mean.tolist(), deviation.tolist())
 
 
-class Encoder:
+class FeatureEncoder:
     """Event columns to network inputs with the scale of one model."""
 
     def __init__(self, scale: Scale) -> None:
@@ -76,7 +76,7 @@ class Encoder:
 
     def encode(
         self,
-        kind: npt.NDArray[np.int8],
+        event_type: npt.NDArray[np.int8],
         item: npt.NDArray[np.int32],
         category: npt.NDArray[np.int32],
         gap_s: npt.NDArray[np.float32],
@@ -95,5 +95,5 @@ class Encoder:
         np.clip(values, -8.0, 8.0, out=values)
         values[np.isnan(values)] = 0.0
         return Inputs(
-            kind.astype(np.int32), item, category, gap_bucket(gap_s), hour_of_day(ts), values
+            event_type.astype(np.int32), item, category, gap_bucket(gap_s), hour_of_day(ts), values
         )  # fmt: skip

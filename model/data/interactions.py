@@ -17,7 +17,7 @@ class Interactions:
 
     user: npt.NDArray[np.int64]  # (n,) dense user number
     ts: npt.NDArray[np.int64]  # (n,) Unix ms
-    kind: npt.NDArray[np.int8]  # (n,) 0 click, 1 browse, 2 purchase
+    event_type: npt.NDArray[np.int8]  # (n,) 0 click, 1 browse, 2 purchase
     item: npt.NDArray[np.int64]  # (n,)
     category: npt.NDArray[np.int64]  # (n,)
     price: npt.NDArray[np.float32]  # (n,) unit price, NaN where unknown
@@ -32,14 +32,14 @@ class Interactions:
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Interactions":
         """Return the rows chosen by a mask or by numbers; ids and user numbers stay as they are."""
-        names = ("user", "ts", "kind", "item", "category", "price", "quantity", "gap_s", "windows")
+        names = ("user", "ts", "event_type", "item", "category", "price", "quantity", "gap_s", "windows")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 def from_events(
     user: npt.NDArray[np.int64],
     ts: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int8],
+    event_type: npt.NDArray[np.int8],
     item: npt.NDArray[np.int64],
     category: npt.NDArray[np.int64],
     price: npt.NDArray[np.float32],
@@ -52,22 +52,22 @@ def from_events(
     Gaps and windows are those that the processor computes of events that come in order of time.
     """
     order = np.lexsort((np.arange(len(ts)), ts))
-    user, ts, kind = user[order], ts[order], kind[order]
+    user, ts, event_type = user[order], ts[order], event_type[order]
     item, category, price, quantity = item[order], category[order], price[order], quantity[order]
     by_user = np.argsort(user, kind="stable")
     gap_s = np.full(len(ts), -1.0, np.float32)
     same = user[by_user][1:] == user[by_user][:-1]
     gap_s[by_user[1:][same]] = (np.diff(ts[by_user])[same] / 1000.0).astype(np.float32)
-    windows = sliding_windows(user, ts, kind, item, np.nan_to_num(price) * quantity * (kind == 2))
+    windows = sliding_windows(user, ts, event_type, item, np.nan_to_num(price) * quantity * (event_type == 2))
     return Interactions(
-        user, ts, kind, item, category, price, quantity, gap_s, windows, items, categories
+        user, ts, event_type, item, category, price, quantity, gap_s, windows, items, categories
     )  # fmt: skip
 
 
 def sliding_windows(
     user: npt.NDArray[np.int64],
     ts: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int8],
+    event_type: npt.NDArray[np.int8],
     item: npt.NDArray[np.int64],
     amount: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
@@ -82,7 +82,7 @@ def sliding_windows(
     width = int(ts.max(initial=0)) - base + 2
     key = user_s * width + (ts_s - base)
     here = np.arange(n)
-    sums = [np.concatenate(([0.0], np.cumsum(kind[order] == number))) for number in range(3)]
+    sums = [np.concatenate(([0.0], np.cumsum(event_type[order] == number))) for number in range(3)]
     money = np.concatenate(([0.0], np.cumsum(amount[order], dtype=np.float64)))
     for number, (_, length, buckets) in enumerate(WINDOWS):
         bucket = length // buckets

@@ -1,4 +1,4 @@
-"""What a model was made from: the part of `metrics.json` that says what it learned from and what was held out."""
+"""The provenance of a model: the part of `metrics.json` about its training data and held-out data."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model.data.interactions import Interactions
 
-#: Event types, in the order of their numbers in `Interactions.kind`.
+#: Event types, in the order of their numbers in `Interactions.event_type`.
 TYPES = ("click", "browse", "purchase")
 
 
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was made from. Nothing here depends on the machine or on when the training ran."""
+    """The data that a model was made from; nothing here depends on the machine or the time of the training."""
 
     given: Part  # all good events of the recording, up to where it was cut by --until
     learned: Part  # that the weights were learned from
@@ -79,14 +79,14 @@ def provenance(
         stopped=stopped,
         items=_distinct(data.item),
         categories=_distinct(data.category),
-        types={name: int((data.kind == number).sum()) for number, name in enumerate(TYPES)},
+        types={name: int((data.event_type == number).sum()) for number, name in enumerate(TYPES)},
         skipped=dict(skipped),
         late=late,
     )
 
 
 def provenance_of(metrics: Mapping[str, Any]) -> Provenance | None:
-    """Return what `metrics.json` says of a model's data; None for models of releases that did not say it."""
+    """Return the provenance in `metrics.json`; None for models of releases that did not store it."""
     try:
         return msgspec.convert(metrics.get("data"), Provenance)
     except msgspec.ValidationError:
@@ -96,7 +96,7 @@ def provenance_of(metrics: Mapping[str, Any]) -> Provenance | None:
 def fingerprint(data: Interactions) -> str:
     """Return a hash of everything a model learns from: 16 hex digits of sha256."""
     digest = hashlib.sha256()
-    for column in (data.user, data.ts, data.kind, data.item, data.category, data.price, data.quantity):
+    for column in (data.user, data.ts, data.event_type, data.item, data.category, data.price, data.quantity):
         digest.update(np.ascontiguousarray(column).tobytes())
     digest.update(data.windows.tobytes() + data.gap_s.tobytes())
     digest.update(msgspec.json.encode([data.items, data.categories]))

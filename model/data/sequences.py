@@ -13,9 +13,9 @@ PURCHASE = 2
 
 
 class Targets(NamedTuple):
-    """What the network should say after each of n events; -1 = nothing to learn there."""
+    """The training targets of n events; -1 if there is no target."""
 
-    kind: npt.NDArray[np.int64]  # (n,) type of the user's next event
+    event_type: npt.NDArray[np.int64]  # (n,) type of the user's next event
     item: npt.NDArray[np.int64]  # (n,) known item of the user's next event
     bought: npt.NDArray[np.int64]  # (n,) 1 if the user buys in (ts, ts + horizon], 0 if not
     at: npt.NDArray[np.int64]  # (n,) time of the next event, -1 where there is none
@@ -32,13 +32,13 @@ def targets(data: Interactions, item: npt.NDArray[np.int32], known: int, horizon
     follows = np.zeros(n, np.bool_)  # in user order: the next row is the same user's next event
     follows[:-1] = data.user[order][1:] == data.user[order][:-1]
     here, there = order[:-1][follows[:-1]], order[1:][follows[:-1]]
-    kind, target, at = (np.full(n, -1, np.int64) for _ in range(3))
-    kind[here] = data.kind[there]
+    event_type, target, at = (np.full(n, -1, np.int64) for _ in range(3))
+    event_type[here] = data.event_type[there]
     target[here] = np.where(item[there] < known, item[there], -1)
     at[here] = data.ts[there]
     bought = np.where(data.ts <= data.ts.max(initial=0) - horizon_ms, 0, -1).astype(np.int64)
     bought[_buys_soon(data, horizon_ms) & (bought == 0)] = 1
-    return Targets(kind, target, bought, at)
+    return Targets(event_type, target, bought, at)
 
 
 def _buys_soon(data: Interactions, horizon_ms: int) -> npt.NDArray[np.bool_]:
@@ -48,7 +48,7 @@ def _buys_soon(data: Interactions, horizon_ms: int) -> npt.NDArray[np.bool_]:
     base = int(data.ts.min())
     width = int(data.ts.max()) - base + horizon_ms + 2  # users cannot meet in the key
     key = data.user * width + (data.ts - base)
-    buys = np.sort(key[data.kind == PURCHASE])
+    buys = np.sort(key[data.event_type == PURCHASE])
     after, until = (
         np.searchsorted(buys, key, side="right"),
         np.searchsorted(buys, key + horizon_ms, side="right"),
@@ -88,7 +88,7 @@ class Batch(NamedTuple):
 
 
 def batches(parts: list[Chunk], events: int, random: np.random.Generator) -> Iterator[Batch]:
-    """Yield all chunks once in random order, about `events` events a batch, similar lengths together."""
+    """Yield all chunks once in random order, about `events` events per batch, similar lengths together."""
     lengths = np.array([len(part.rows) for part in parts])
     order = random.permutation(len(parts))
     # Shuffled within lengths that differ by less than a factor of two: little padding, mixed batches.

@@ -1,4 +1,4 @@
-"""Which number stands for which item or category in the network's tables."""
+"""The numbers of items and categories in the network's tables."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What the network has to beat: lists that need no learning beyond counting.
+"""Baselines for the network: lists of items that need only counting.
 
 Each baseline returns a list of item numbers (n, k), best first. A list that runs out is filled with popular
 items; equal counts stand by popularity, which favours the baseline.
@@ -39,8 +39,8 @@ def followers(last: npt.NDArray[np.int32], table: Lists, known: int, k: int) -> 
     return lists
 
 
-def kinds(data: Interactions, wanted: Targets) -> dict[str, npt.NDArray[np.int64]]:
+def event_types(data: Interactions, wanted: Targets) -> dict[str, npt.NDArray[np.int64]]:
     """Return guesses of the next type: always the most common next type of the data, or the same again."""
-    known = wanted.kind[wanted.kind >= 0]
+    known = wanted.event_type[wanted.event_type >= 0]
     common = int(np.bincount(known, minlength=3).argmax()) if len(known) else 0
-    return {"majority": np.full(len(data), common), "repeat": data.kind.astype(np.int64)}
+    return {"majority": np.full(len(data), common), "repeat": data.event_type.astype(np.int64)}

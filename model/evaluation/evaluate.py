@@ -15,10 +15,12 @@ from model.serving.runtime import Runtime
 
 K = 20
 _CUTS = (1, 5, 10, 20)
-Report = dict[str, dict[str, object]]
+MetricsReport = dict[str, dict[str, object]]
 
 
-def evaluate(runtime: Runtime, data: Interactions, since: int | None = None, exact: bool = True) -> Report:
+def evaluate(
+    runtime: Runtime, data: Interactions, since: int | None = None, exact: bool = True
+) -> MetricsReport:
     """Return the metrics of a model on the events of a table from time `since` (ms) on; all by default.
 
     Earlier events only build up the users' states. A case of "next_item" is every event whose user has a
@@ -31,9 +33,9 @@ def evaluate(runtime: Runtime, data: Interactions, since: int | None = None, exa
     # Unknown items are targets too, with numbers that no list can hold.
     wanted = sequences.targets(data, item, runtime.none_item, runtime.horizon_ms)
     asked = np.ones(len(data), np.bool_) if since is None else data.ts >= since
-    found = _Answers(runtime, data, wanted, asked)
+    found = _ScoredRows(runtime, data, wanted, asked)
     cases = asked & (wanted.item >= 0)
-    report: Report = {
+    report: MetricsReport = {
         "judged": {"since_ms": since, **msgspec.to_builtins(part_of(data, asked))},
         "next_item": {
             **_item_metrics(found.ranks),
@@ -42,33 +44,33 @@ def evaluate(runtime: Runtime, data: Interactions, since: int | None = None, exa
             "unseen": int((~found.seen).sum()),
             "known": _item_metrics(found.ranks[found.seen]),
         },
-        "next_event": _kind_metrics(found.kind, wanted.kind[asked]),
+        "next_event": _event_type_metrics(found.event_type, wanted.event_type[asked]),
         "purchase": _purchase_metrics(found.purchase, wanted.bought[asked]),
         "baselines": _baselines(runtime, data, item, wanted, asked),
     }
     if exact:
-        every = _Answers(runtime.exactly(), data, wanted, asked)
+        every = _ScoredRows(runtime.exactly(), data, wanted, asked)
         report["next_item"]["exact"] = _item_metrics(every.ranks)
         report["next_item"]["exact_known"] = _item_metrics(every.ranks[every.seen])
     return {part: _without_nan(values) for part, values in report.items()}
 
 
-class _Answers:
+class _ScoredRows:
     """A model's answers on the rows asked, and the ranks of the items that came next."""
 
     def __init__(
         self, runtime: Runtime, data: Interactions, wanted: Targets, asked: npt.NDArray[np.bool_]
     ) -> None:
-        kind, purchase, ranks, seen = [], [], [], []
+        event_type, purchase, ranks, seen = [], [], [], []
         # One item more than counts, so that a tie with the first item outside is seen too.
         for rows, result in playback.play(runtime, data, asked, K + 1):
-            kind.append(result.next_event)
+            event_type.append(result.next_event)
             purchase.append(result.purchase)
             cases = wanted.item[rows] >= 0
             target = wanted.item[rows][cases]
             ranks.append(metrics.list_ranks(result.items[cases], result.scores[cases], target))
             seen.append(target < len(runtime.item_ids))
-        self.kind = np.concatenate(kind) if kind else np.zeros((0, 3), np.float32)
+        self.event_type = np.concatenate(event_type) if event_type else np.zeros((0, 3), np.float32)
         self.purchase = np.concatenate(purchase) if purchase else np.zeros(0, np.float32)
         self.ranks = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
         self.seen = np.concatenate(seen) if seen else np.zeros(0, np.bool_)
@@ -79,11 +81,13 @@ def _item_metrics(ranks: npt.NDArray[np.int64]) -> dict[str, object]:
     return found | {f"mrr@{k}": metrics.mrr_at(ranks, k) for k in _CUTS[1:]}
 
 
-def _kind_metrics(probability: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> dict[str, object]:
+def _event_type_metrics(
+    probability: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]
+) -> dict[str, object]:
     cases = truth >= 0
     truth, probability = truth[cases], probability[cases]
     found: dict[str, object] = {"cases": len(truth)}
-    found |= metrics.classification(truth, probability.argmax(axis=1), 3)
+    found |= metrics.classification(truth, probability.argmax(axis=1))
     own = probability[np.arange(len(truth)), truth]
     found["log_loss"] = float(-np.log(np.maximum(own, 1e-9)).mean()) if len(truth) else math.nan
     for number, name in enumerate(("click", "browse", "purchase")):
@@ -133,9 +137,9 @@ def _baselines(
     for name, offered in lists.items():
         ranks = metrics.list_ranks(offered, falling, target)
         found[name] = _item_metrics(ranks) | {"known": _item_metrics(ranks[target < known])}
-    judged = asked & (wanted.kind >= 0)
-    for name, guess in baselines.kinds(data, wanted).items():
-        found[f"next_event_{name}"] = metrics.classification(wanted.kind[judged], guess[judged], 3)
+    judged = asked & (wanted.event_type >= 0)
+    for name, guess in baselines.event_types(data, wanted).items():
+        found[f"next_event_{name}"] = metrics.classification(wanted.event_type[judged], guess[judged])
     return found
 
 

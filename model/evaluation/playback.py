@@ -1,4 +1,4 @@
-"""A training table through a runtime, as the stream processor would drive it."""
+"""Plays a training table through a runtime, in micro-batches like those of the stream processor."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ def play(
     Rows before the first wanted one only advance the states of their users.
     """
     batch = whole_batch(runtime, data)
-    slab = runtime.slab(int(data.user.max(initial=-1)) + 1)
+    hidden = runtime.hidden_states(int(data.user.max(initial=-1)) + 1)
     start = int(np.argmax(answered)) if answered.any() else len(data)
     for first in range(0, start, size):
-        runtime.replay(slab, part(batch, np.arange(first, min(first + size, start))))
+        runtime.rebuild(hidden, part(batch, np.arange(first, min(first + size, start))))
     for first in range(start, len(data), size):
         rows = np.arange(first, min(first + size, len(data)))
-        result = runtime.step(slab, part(batch, rows), k)
+        result = runtime.step(hidden, part(batch, rows), k)
         kept = answered[rows]
         yield rows[kept], pick(result, kept)
 
@@ -33,7 +33,7 @@ def whole_batch(runtime: Runtime, data: Interactions) -> StepBatch:
     item, category = runtime.content.vocabulary.columns(data)
     recent, first = recent_items(data.user, item, runtime.none_item)
     return StepBatch(
-        data.user, data.kind, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows,
+        data.user, data.event_type, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows,
         recent, first,
     )  # fmt: skip
 

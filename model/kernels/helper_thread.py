@@ -1,4 +1,4 @@
-"""Work on one micro-batch that a second thread shares where a core is free for it."""
+"""A second thread that shares the work on one micro-batch if a core is free."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ Task = Callable[[int], None]
 
 #: Threads that may run tasks at the same time.
 THREADS = 2
-#: Fewer events are left to one thread: in a worker at half load the other core serves Kafka and the event loops, and
-#: to share with them costs more than it gains (measured with micro-batches of 800).
+#: With fewer events, one thread does all the work: in a worker at half load the other core serves Kafka and the event
+#: loops, and sharing with them costs more than it gains (measured with micro-batches of 800).
 WORTH_IT = 2048
 
 
-class Sharing:
+class HelperThread:
     """Runs tasks for one caller at a time; the heavy part of each releases the GIL."""
 
     def __init__(self) -> None:

@@ -4,10 +4,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from model.data.features import GAP_BUCKETS, HOURS, KINDS, NUMERIC
+from model.data.features import GAP_BUCKETS, HOURS, N_EVENT_TYPES, NUMERIC
 
 #: Widths of the embeddings beside that of the items, which is the hidden width.
-CATEGORY_WIDTH, KIND_WIDTH, GAP_WIDTH, HOUR_WIDTH = 32, 8, 16, 8
+CATEGORY_WIDTH, EVENT_TYPE_WIDTH, GAP_WIDTH, HOUR_WIDTH = 32, 8, 16, 8
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -35,27 +35,27 @@ class Network(nn.Module):
         self.shape = shape
         self.item = nn.Embedding(shape.item_rows, hidden)
         self.category = nn.Embedding(shape.category_rows, CATEGORY_WIDTH)
-        self.kind = nn.Embedding(KINDS, KIND_WIDTH)
+        self.event_type = nn.Embedding(N_EVENT_TYPES, EVENT_TYPE_WIDTH)
         self.gap = nn.Embedding(GAP_BUCKETS, GAP_WIDTH)
         self.hour = nn.Embedding(HOURS, HOUR_WIDTH)
-        inputs = hidden + CATEGORY_WIDTH + KIND_WIDTH + GAP_WIDTH + HOUR_WIDTH + NUMERIC
+        inputs = hidden + CATEGORY_WIDTH + EVENT_TYPE_WIDTH + GAP_WIDTH + HOUR_WIDTH + NUMERIC
         self.gru = nn.GRU(inputs, hidden, batch_first=True)
         self.shortcut = nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         self.item_bias = nn.Parameter(torch.zeros(shape.known_items))
-        self.next_kind = nn.Linear(hidden, KINDS)
+        self.next_event_type = nn.Linear(hidden, N_EVENT_TYPES)
         self.purchase = nn.Linear(hidden, 1)
         for table in (self.item, self.category, self.gap, self.hour):
             nn.init.normal_(table.weight, std=0.05)
 
     def encode(
-        self, kind: Tensor, item: Tensor, category: Tensor, gap: Tensor, hour: Tensor, numeric: Tensor
+        self, event_type: Tensor, item: Tensor, category: Tensor, gap: Tensor, hour: Tensor, numeric: Tensor
     ) -> Tensor:
         """Return the GRU's input of every event, (..., inputs)."""
         parts = [
             self.item(item),
             self.category(category),
-            self.kind(kind),
+            self.event_type(event_type),
             self.gap(gap),
             self.hour(hour),
             numeric,
@@ -63,13 +63,13 @@ class Network(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def forward(
-        self, kind: Tensor, item: Tensor, category: Tensor, gap: Tensor, hour: Tensor, numeric: Tensor
+        self, event_type: Tensor, item: Tensor, category: Tensor, gap: Tensor, hour: Tensor, numeric: Tensor
     ) -> Tensor:
         """Return the readout after every event of padded sequences; columns (B, T), result (B, T, hidden).
 
         Sequences are padded on the right: what stands behind an event cannot change its state.
         """
-        inputs = self.dropout(self.encode(kind, item, category, gap, hour, numeric))  # (B, T, inputs)
+        inputs = self.dropout(self.encode(event_type, item, category, gap, hour, numeric))  # (B, T, inputs)
         states, _ = self.gru(inputs)
         return self.dropout(states + self.shortcut(inputs[..., : self.shape.hidden]))
 

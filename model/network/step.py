@@ -44,7 +44,7 @@ class Step(nn.Module):
         super().__init__()
         self.item = nn.Parameter(network.item.weight.detach().clone(), requires_grad=False)
         self.category = nn.Parameter(network.category.weight.detach().clone(), requires_grad=False)
-        self.kind = nn.Parameter(network.kind.weight.detach().clone(), requires_grad=False)
+        self.kind = nn.Parameter(network.event_type.weight.detach().clone(), requires_grad=False)
         self.gap = nn.Parameter(network.gap.weight.detach().clone(), requires_grad=False)
         self.hour = nn.Parameter(network.hour.weight.detach().clone(), requires_grad=False)
         gru = network.gru
@@ -59,9 +59,11 @@ class Step(nn.Module):
         self.register_buffer("input_bias", gru.get_parameter("bias_ih_l0").detach().clone())
         self.register_buffer("state_bias", gru.get_parameter("bias_hh_l0").detach().clone())
         self.register_buffer("item_bias", network.item_bias.detach().clone())
-        heads = torch.cat((network.next_kind.weight, network.purchase.weight)).detach()  # (4, hidden)
+        heads = torch.cat((network.next_event_type.weight, network.purchase.weight)).detach()  # (4, hidden)
         self.register_buffer("head_weight", heads.T.contiguous())
-        self.register_buffer("head_bias", torch.cat((network.next_kind.bias, network.purchase.bias)).detach())
+        self.register_buffer(
+            "head_bias", torch.cat((network.next_event_type.bias, network.purchase.bias)).detach()
+        )
         self.register_buffer("reference_items", network.item.weight.detach()[references].T.contiguous())
         self.register_buffer("reference_bias", network.item_bias.detach()[references] + log_weight)
 

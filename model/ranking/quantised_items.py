@@ -1,17 +1,17 @@
-"""Item vectors in two layers of 8-bit integers: a first look costs a quarter of the bytes, a second as many."""
+"""Item vectors in two layers of 8-bit integers: each layer has a quarter of the bytes of the float32 vectors."""
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-#: Columns of `Coarse.facts`.
+#: Columns of `QuantisedItems.facts`.
 SCALE, LOST, BIAS, FINE_LOST = range(4)
 #: One step of the first layer is this many steps of the second.
 FINE_STEPS = 254
 
 
-class Coarse(NamedTuple):
+class QuantisedItems(NamedTuple):
     """Row i is about `scale[i] x rows[i]`, and nearer `scale[i] x (rows[i] + fine[i] / FINE_STEPS)`."""
 
     rows: npt.NDArray[np.int8]  # (known items, hidden), from -127 to 127
@@ -21,7 +21,7 @@ class Coarse(NamedTuple):
     ]  # (known items, 4) scale, length of what one layer loses, bias, what both lose
 
 
-def coarse(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> Coarse:
+def quantised(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> QuantisedItems:
     """Return the layers of the first len(bias) rows of a table.
 
     By Cauchy and Schwarz the score `state . row` of one layer differs from that in float32 by at most
@@ -45,7 +45,7 @@ def coarse(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> Coa
         fine[part] = np.clip(np.rint(some / scale * FINE_STEPS), -127, 127)
         some -= fine[part] * (scale / FINE_STEPS)
         facts[part, FINE_LOST] = np.linalg.norm(some, axis=1) * 1.001 + slack
-    return Coarse(rows, fine, facts)
+    return QuantisedItems(rows, fine, facts)
 
 
 def _lines(rows: int, width: int) -> npt.NDArray[np.int8]:

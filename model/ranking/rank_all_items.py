@@ -1,4 +1,4 @@
-"""The best of all items of an event, for evaluation. `rank_candidates` comes near to it with candidates only."""
+"""Finds the best of all items after an event, for evaluation; `rank_candidates` approximates it."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The best items of an event: gather candidates, score them against the user's state, keep the top k.
+"""Finds the best items after an event: gather candidates, score them with the user's state, keep the best k.
 
 Score of item i = state . item[i] + bias[i] + boost x strength of i as a follower of the last items (halved
 with every item further back), so that rare transitions that the embedding blurs are not lost. `boost` is
@@ -22,7 +22,7 @@ from model.kernels.helper_thread import THREADS, Task
 from model.kernels.jit import jit
 from model.kernels.simd_math import exp, prefetch
 from model.ranking.candidates import MOST, QUOTAS, Tables
-from model.ranking.quantised_items import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.ranking.quantised_items import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, quantised
 
 _QUOTAS = np.array(QUOTAS, np.int64)
 _PIECE = 256  # events of one task
@@ -55,7 +55,7 @@ class Ranker:
         bias: npt.NDArray[np.float32],  # (known items,)
         tables: Tables,
     ) -> None:
-        self.coarse = coarse(table, bias)
+        self.quantised = quantised(table, bias)
         self._table = table
         self._tables = Tables._make(np.ascontiguousarray(each) for each in tables)
         self._marks = [_Marks(len(bias)) for _ in range(THREADS)]
@@ -77,7 +77,7 @@ class Ranker:
         def task(start: int, thread: int) -> None:
             part, marks = slice(start, start + _PIECE), self._marks[thread]
             _rank(
-                states, rows[part], recent[part], category[part], *self.coarse, self._table,
+                states, rows[part], recent[part], category[part], *self.quantised, self._table,
                 tables.followers, tables.strength, tables.category_best, tables.popular, np.float32(boost),
                 marks.mark, marks.base, ranked.items[part], ranked.scores[part],
             )  # fmt: skip

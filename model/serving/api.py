@@ -1,9 +1,9 @@
-"""What a stream processor uses of the model."""
+"""The door for code that runs a model."""
 
 from model.artifact.errors import NOT_FINITE, ModelError
 from model.artifact.model_folder import Wanted
 from model.data.window_features import AMOUNT_WINDOW, LAST_EVENTS, WINDOW_FEATURES, WINDOWS
-from model.serving.hidden_states import Slab
+from model.serving.hidden_states import HiddenStates
 from model.serving.runtime import RECENT, Runtime, StepResult, choose_device, finite, label_of
 from model.serving.step_types import StepBatch
 
@@ -14,9 +14,9 @@ __all__ = [
     "RECENT",
     "WINDOWS",
     "WINDOW_FEATURES",
+    "HiddenStates",
     "ModelError",
     "Runtime",
-    "Slab",
     "StepBatch",
     "StepResult",
     "Wanted",

@@ -1,6 +1,6 @@
 """The step on a CPU: TorchScript runs the wide rounds of the GRU, kernels do the rest with ready-made tables.
 
-Answers equal those of `Step.forward` but for rounding. Working memory is kept between micro-batches, since
+RawAnswers equal those of `Step.forward` but for rounding. Working memory is kept between micro-batches, since
 fresh pages cost more than what is computed in them; so a runtime belongs to one thread at a time.
 """
 
@@ -13,15 +13,14 @@ import torch
 
 from model.artifact.model_folder import Content
 from model.data.features import Inputs
-from model.kernels.helper_thread import THREADS, Sharing, Task
-from model.ranking import rank_all_items as ranking_exact
+from model.kernels.helper_thread import THREADS, HelperThread, Task
+from model.ranking import rank_all_items
 from model.ranking.rank_candidates import Ranked, Ranker
-from model.serving import gru_kernel as narrow
-from model.serving import heads_kernel as heads
-from model.serving.embedding_products import Products
-from model.serving.input_gates import Gates
+from model.serving import gru_kernel, heads_kernel
+from model.serving.embedding_products import EmbeddingProducts
+from model.serving.input_gates import InputGates
 from model.serving.rounds import Arrangement
-from model.serving.step_types import Answers, StepBatch
+from model.serving.step_types import RawAnswers, StepBatch, StepInputs
 
 #: Memory for the items' part of the readout: at hidden 128 that of 65,000 items.
 SHORTCUT_BYTES = 32 << 20
@@ -47,8 +46,8 @@ class CpuStep:
     """One model's step with its tables and its working memory."""
 
     def __init__(self, step: torch.jit.ScriptModule, content: Content) -> None:
-        self.gates = Gates(step, content.vocabulary.categories.known)
-        self.shortcut = Products(
+        self.gates = InputGates(step, content.vocabulary.categories.known)
+        self.shortcut = EmbeddingProducts(
             step.item.detach(), step.shortcut.detach(), int(step.known_items), SHORTCUT_BYTES
         )
         self._step = step
@@ -58,7 +57,7 @@ class CpuStep:
         self._table = step.item.detach().numpy()
         self._bias = step.item_bias.detach().numpy()
         self._tables = content.tables
-        self.sharing = Sharing()
+        self.helper = HelperThread()
         self.ranker = Ranker(self._table, self._bias, content.tables)
         self._state_weight = step.state_weight.detach().numpy()
         self._state_bias = step.state_bias.detach().numpy()
@@ -66,32 +65,34 @@ class CpuStep:
         self._head_bias = step.head_bias.detach().numpy()
         self._references = step.reference_items.detach()  # (hidden, references)
         self._reference_bias = step.reference_bias.detach()
-        self._inner = narrow.scratch(self._hidden)
+        self._inner = gru_kernel.scratch(self._hidden)
         self._scratch = self._memory(64)
 
-    def advance(self, slab: torch.Tensor, plan: Arrangement, inputs: Inputs) -> _Scratch:
-        """Update the slab; return the memory whose `buffer` and `items` hold all states and their items."""
-        memory = self.begin(slab, plan, inputs)
+    def advance(self, states: torch.Tensor, plan: Arrangement, inputs: Inputs) -> _Scratch:
+        """Update the hidden states; return the memory whose `buffer` and `items` hold all states and their items."""
+        memory = self.begin(states, plan, inputs)
         self.gates.fill(inputs, plan.order, memory.gates)
         self.run_rounds(memory, len(plan.users), plan.sizes)
-        self.finish(slab, plan, memory)
+        self.finish(states, plan, memory)
         return memory
 
-    def begin(self, slab: torch.Tensor, plan: Arrangement, inputs: Inputs) -> _Scratch:
+    def begin(self, states: torch.Tensor, plan: Arrangement, inputs: Inputs) -> _Scratch:
         """Return the memory with the users' states in the buffer's first rows, and the items of all rows."""
         u, m = len(plan.users), len(plan.order)
         memory = self._room(m)
-        heads.take_states(slab.numpy(), plan.users, np.int32(self._none_item), memory.buffer, memory.items)
+        heads_kernel.take_states(
+            states.numpy(), plan.users, np.int32(self._none_item), memory.buffer, memory.items
+        )
         np.take(inputs.item, plan.order, out=memory.items[u : u + m])
         return memory
 
-    def finish(self, slab: torch.Tensor, plan: Arrangement, memory: _Scratch) -> None:
-        """Put the users' final states and items into the slab."""
-        heads.put_states(memory.buffer, memory.items, plan.last, plan.users, slab.numpy())
+    def finish(self, states: torch.Tensor, plan: Arrangement, memory: _Scratch) -> None:
+        """Put the users' final states and items into the hidden states."""
+        heads_kernel.put_states(memory.buffer, memory.items, plan.last, plan.users, states.numpy())
 
     def run_rounds(self, memory: _Scratch, u: int, sizes: list[int]) -> None:
         """Fill the states behind the first u ones: wide rounds in TorchScript, the others in the kernel."""
-        wide = sum(size >= narrow.NARROW for size in sizes)
+        wide = sum(size >= gru_kernel.NARROW for size in sizes)
         if wide:
             self._step.rounds(
                 torch.from_numpy(memory.buffer), torch.from_numpy(memory.gates), u, sizes[:wide]
@@ -100,28 +101,20 @@ class CpuStep:
             row = sum(sizes[:wide])
             before = u + row - sizes[wide - 1] if wide else 0
             rest = np.array(sizes[wide:], np.int64)
-            narrow.advance(
+            gru_kernel.advance(
                 memory.buffer, memory.gates, rest, before, row, u,
                 self._state_weight, self._state_bias, self._inner,
             )  # fmt: skip
 
-    def __call__(
-        self,
-        slab: torch.Tensor,
-        plan: Arrangement,
-        inputs: Inputs,
-        batch: StepBatch,
-        boost: float,
-        k: int,
-        exact: bool,
-    ) -> Answers:
-        """Update the slab and return the answers; `exact` ranks all items."""
-        memory = self.advance(slab, plan, inputs)
-        readouts, next_event, raw, log_kind = self.read_out(memory, plan, inputs)
+    def __call__(self, states: torch.Tensor, step: StepInputs) -> RawAnswers:
+        """Update the hidden states and return the answers."""
+        plan, inputs, batch, boost, k, exact = step
+        memory = self.advance(states, plan, inputs)
+        readouts, next_event, raw, log_type = self.read_out(memory, plan, inputs)
         log_item, likely = self.item_likelihood(memory, plan, inputs.item, batch.first)
         ranked, ranking = self.rank(readouts, plan.after, batch, boost, k, exact)
-        self.sharing.run([*likely, *ranking], len(batch))
-        return Answers(next_event, raw, log_kind, log_item, *ranked)
+        self.helper.run([*likely, *ranking], len(batch))
+        return RawAnswers(next_event, raw, log_type, log_item, *ranked)
 
     def read_out(
         self, memory: _Scratch, plan: Arrangement, inputs: Inputs
@@ -131,11 +124,13 @@ class CpuStep:
         m = len(plan.order)
         readouts = memory.buffer[: len(plan.users) + m]
         self.shortcut.add(memory.items[: len(readouts)], readouts)
-        heads.apply(readouts, self._head_weight, self._head_bias, memory.heads)
+        heads_kernel.apply(readouts, self._head_weight, self._head_bias, memory.heads)
         next_event = np.empty((m, 3), np.float32)
-        raw, log_kind = np.empty(m, np.float32), np.empty(m, np.float32)
-        heads.answer(memory.heads, plan.before, plan.after, inputs.kind, next_event, raw, log_kind)
-        return readouts, next_event, raw, log_kind
+        raw, log_type = np.empty(m, np.float32), np.empty(m, np.float32)
+        heads_kernel.answer(
+            memory.heads, plan.before, plan.after, inputs.event_type, next_event, raw, log_type
+        )
+        return readouts, next_event, raw, log_type
 
     def item_likelihood(
         self, memory: _Scratch, plan: Arrangement, item: npt.NDArray[np.int32], first: npt.NDArray[np.bool_]
@@ -148,14 +143,14 @@ class CpuStep:
         def task(start: int, thread: int) -> None:
             some = asked[start : start + _CHUNK]
             earlier, others = memory.earlier[thread, : len(some)], memory.others[thread, : len(some)]
-            heads.take_rows(memory.buffer, plan.before[some], earlier)
+            heads_kernel.take_rows(memory.buffer, plan.before[some], earlier)
             torch.addmm(
                 self._reference_bias,
                 torch.from_numpy(earlier),
                 self._references,
                 out=torch.from_numpy(others),
             )
-            heads.log_items(earlier, others, some, item, self._table, self._bias, log_item)
+            heads_kernel.log_items(earlier, others, some, item, self._table, self._bias, log_item)
 
         # At least one, so that a warm-up compiles it.
         return log_item, [partial(task, start) for start in range(0, max(len(asked), 1), _CHUNK)]
@@ -177,7 +172,7 @@ class CpuStep:
         if exact:
             known = torch.from_numpy(self._table[: self._known])
             raw = torch.addmm(torch.from_numpy(self._bias), torch.from_numpy(readouts[rows]), known.T)
-            return ranking_exact.rank(raw.numpy(), recent, self._tables, boost, k), []
+            return rank_all_items.rank(raw.numpy(), recent, self._tables, boost, k), []
         return self.ranker.rank(readouts, rows, recent, column(batch.category, np.int32), boost, k)
 
     def _room(self, events: int) -> _Scratch:

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.kernels.jit import jit
 
 
-class Products:
+class EmbeddingProducts:
     """Rows of a product that a kernel adds to an array."""
 
     def __init__(self, embedding: Tensor, weight: Tensor, known: int, limit_bytes: int) -> None:

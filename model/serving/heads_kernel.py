@@ -9,11 +9,11 @@ from model.kernels.simd_math import exp
 
 
 @jit
-def take_states(slab, users, none_item, buffer, items):  # type: ignore[no-untyped-def]
+def take_states(states, users, none_item, buffer, items):  # type: ignore[no-untyped-def]
     """Copy the users' states to the buffer's first rows, and the items of their last events to `items`."""
     hidden = buffer.shape[1]
     for row in range(users.shape[0]):
-        resident = slab[users[row]]
+        resident = states[users[row]]
         state = buffer[row]
         for column in range(hidden):
             state[column] = resident[column]
@@ -22,11 +22,11 @@ def take_states(slab, users, none_item, buffer, items):  # type: ignore[no-untyp
 
 
 @jit
-def put_states(buffer, items, last, users, slab):  # type: ignore[no-untyped-def]
-    """Copy each user's final state and item back to the slab."""
+def put_states(buffer, items, last, users, states):  # type: ignore[no-untyped-def]
+    """Copy each user's final state and item back to the hidden states."""
     hidden = buffer.shape[1]
     for row in range(users.shape[0]):
-        resident = slab[users[row]]
+        resident = states[users[row]]
         state = buffer[last[row]]
         for column in range(hidden):
             resident[column] = state[column]
@@ -53,10 +53,10 @@ def apply(readouts, weight, bias, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def answer(heads, before, after, kind, next_event, raw_purchase, log_kind):  # type: ignore[no-untyped-def]
+def answer(heads, before, after, event_type, next_event, raw_purchase, log_type):  # type: ignore[no-untyped-def]
     """Fill, in processing order: chances of the next type (m, 3), the raw purchase score (m,), and the log
     probability that the state before gave to each event's type (m,)."""
-    for event in range(kind.shape[0]):
+    for event in range(event_type.shape[0]):
         now = heads[after[event]]
         top = max(now[0], now[1], now[2])
         a, b, c = exp(now[0] - top), exp(now[1] - top), exp(now[2] - top)
@@ -68,7 +68,7 @@ def answer(heads, before, after, kind, next_event, raw_purchase, log_kind):  # t
         then = heads[before[event]]
         top = max(then[0], then[1], then[2])
         total = exp(then[0] - top) + exp(then[1] - top) + exp(then[2] - top)
-        log_kind[event] = then[kind[event]] - top - np.float32(math.log(total))
+        log_type[event] = then[event_type[event]] - top - np.float32(math.log(total))
 
 
 @jit

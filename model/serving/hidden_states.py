@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 
-class Slab:
+class HiddenStates:
     """One row of hidden state a slot; a fresh slot is all zeros, the state of a user never seen.
 
     On a CPU the rows are pages that the system hands out when they are first written, so a large capacity
@@ -21,7 +21,7 @@ class Slab:
         return self.states.shape[0]
 
     def grow(self, capacity: int) -> None:
-        """Make room for `capacity` slots; what the present slots hold stays. Never shrinks."""
+        """Grow to `capacity` slots and keep the present states; never shrinks."""
         if capacity <= self.capacity:
             return
         states = _zeros(capacity, self.states.shape[1], self.states.device)

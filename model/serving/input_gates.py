@@ -4,16 +4,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.data.features import GAP_BUCKETS, HOURS, KINDS, Inputs
+from model.data.features import GAP_BUCKETS, HOURS, N_EVENT_TYPES, Inputs
 from model.kernels.jit import jit
-from model.serving.embedding_products import Products, place
+from model.serving.embedding_products import EmbeddingProducts, place
 
 #: Memory for the rows of items and of categories: at hidden 128 those of 65,000 and 21,000.
 ITEM_BYTES = 96 << 20
 CATEGORY_BYTES = 32 << 20
 
 
-class Gates:
+class InputGates:
     """What `Step.advance` computes with one wide product."""
 
     def __init__(
@@ -26,20 +26,22 @@ class Gates:
         weight = step.input_weight.detach()  # (inputs, 3 hidden)
         tables = [step.item, step.category, step.kind, step.gap, step.hour]
         parts = torch.split(weight, [table.shape[1] for table in tables] + [weight.shape[0] - _width(tables)])
-        self.items = Products(step.item.detach(), parts[0], int(step.known_items), item_bytes)
-        self.categories = Products(step.category.detach(), parts[1], known_categories, category_bytes)
+        self.items = EmbeddingProducts(step.item.detach(), parts[0], int(step.known_items), item_bytes)
+        self.categories = EmbeddingProducts(
+            step.category.detach(), parts[1], known_categories, category_bytes
+        )
         # One table for the three small ones; each event has exactly one type, so the bias goes with it.
         small = [torch.mm(table.detach(), part) for table, part in zip(tables[2:], parts[2:5], strict=True)]
         small[0] = small[0] + step.input_bias.detach()
-        self._small = torch.cat(small).numpy()  # (KINDS + GAP_BUCKETS + HOURS, 3 hidden)
+        self._small = torch.cat(small).numpy()  # (N_EVENT_TYPES + GAP_BUCKETS + HOURS, 3 hidden)
         self._numeric = parts[5].contiguous().numpy()  # (NUMERIC, 3 hidden)
-        assert len(self._small) == KINDS + GAP_BUCKETS + HOURS
+        assert len(self._small) == N_EVENT_TYPES + GAP_BUCKETS + HOURS
 
     def fill(self, inputs: Inputs, order: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
         """Write the gates of m events to `out` (m, 3 hidden); row i is that of event order[i]."""
         items, categories = self.items, self.categories
         _fill(
-            order, inputs.kind, inputs.item, inputs.category, inputs.gap, inputs.hour, inputs.numeric,
+            order, inputs.event_type, inputs.item, inputs.category, inputs.gap, inputs.hour, inputs.numeric,
             items.rows, items.head, items.known, categories.rows, categories.head, categories.known,
             self._small, self._numeric, out,
         )  # fmt: skip
@@ -55,18 +57,18 @@ def _width(tables: list[torch.Tensor]) -> int:
 
 @jit
 def _fill(  # type: ignore[no-untyped-def]
-    order, kind, item, category, gap, hour, numeric,
+    order, event_type, item, category, gap, hour, numeric,
     items, item_head, item_known, categories, category_head, category_known, small, numeric_weight, out,
 ):  # fmt: skip
     numbers = numeric.shape[1]
     for place_of in range(order.shape[0]):
         event = order[place_of]
         row = out[place_of]
-        of_kind = small[kind[event]]
-        of_gap = small[KINDS + gap[event]]
-        of_hour = small[KINDS + GAP_BUCKETS + hour[event]]
+        of_type = small[event_type[event]]
+        of_gap = small[N_EVENT_TYPES + gap[event]]
+        of_hour = small[N_EVENT_TYPES + GAP_BUCKETS + hour[event]]
         for column in range(row.shape[0]):
-            row[column] = of_kind[column] + of_gap[column] + of_hour[column]
+            row[column] = of_type[column] + of_gap[column] + of_hour[column]
         at = place(item[event], item_head, item_known)
         if at >= 0:
             _add(items[at], row)

@@ -17,7 +17,7 @@ from model.kernels.jit import jit
 
 
 class Arrangement(NamedTuple):
-    """Where every event of a micro-batch of m events of u users stands in the buffer of u + m rows."""
+    """The positions of all events of a micro-batch (m events of u users) in the buffer of u + m rows."""
 
     users: npt.NDArray[np.int64]  # (u,) slots, most events first
     order: npt.NDArray[np.int64]  # (m,) event numbers in the order of the rounds

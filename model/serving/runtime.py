@@ -1,6 +1,6 @@
-"""What the stream processor calls: load a model folder, advance micro-batches, rank, calibrate.
+"""The interface for the stream processor: load a model folder, process micro-batches, rank, calibrate.
 
-A runtime and its slabs belong to one thread at a time; the heavy parts release the GIL.
+A runtime and its hidden states belong to one thread at a time; the heavy parts release the GIL.
 """
 
 import copy
@@ -16,17 +16,25 @@ from model.artifact import model_folder as folders
 from model.artifact.errors import NOT_FINITE
 from model.artifact.model_folder import Content, ModelError
 from model.data.calibration_curves import TAILS, Calibration
-from model.data.features import Encoder, Inputs
+from model.data.features import FeatureEncoder, Inputs
 from model.data.window_features import WINDOW_FEATURES
-from model.network import torchscript as script
+from model.network import torchscript
 from model.serving.cpu_step import CpuStep, column
-from model.serving.hidden_states import Slab
+from model.serving.hidden_states import HiddenStates
 from model.serving.rounds import arrange
-from model.serving.step_types import RECENT, StepBatch, StepResult, empty
-from model.serving.torch_step import DeviceStep
+from model.serving.step_types import RECENT, Backend, StepBatch, StepInputs, StepResult, empty
+from model.serving.torch_step import TorchStep
 
 __all__ = [
-    "NOT_FINITE", "RECENT", "ModelError", "Runtime", "Slab", "StepBatch", "StepResult", "choose_device", "finite",
+    "NOT_FINITE",
+    "RECENT",
+    "HiddenStates",
+    "ModelError",
+    "Runtime",
+    "StepBatch",
+    "StepResult",
+    "choose_device",
+    "finite",
     "label_of",
 ]  # fmt: skip
 
@@ -42,7 +50,7 @@ class Runtime:
         self.created_ms = 0  #: Unix ms of its export, 0 where that is not known
         self.device = device
         self.exact = exact  #: rank all items instead of the candidates
-        #: Width of a slab row: the GRU's hidden state and the number of the last item (see `model.network.step`).
+        #: Width of a row of `HiddenStates`: the hidden state, and the last item's number (`model.network.step`).
         self.hidden = content.settings.shape.hidden + 1
         self.horizon_ms = content.settings.horizon_ms
         self.item_ids = content.vocabulary.items.ids
@@ -51,9 +59,9 @@ class Runtime:
         self.item_index = content.vocabulary.items.of
         self.category_index = content.vocabulary.categories.of
         self._step = step
-        self._encoder = Encoder(content.settings.scale)
-        self._engine: CpuStep | DeviceStep = (
-            CpuStep(step, content) if device.type == "cpu" else DeviceStep(step, content, device)
+        self._encoder = FeatureEncoder(content.settings.scale)
+        self._backend: Backend = (
+            CpuStep(step, content) if device.type == "cpu" else TorchStep(step, content, device)
         )
 
     @classmethod
@@ -75,7 +83,7 @@ class Runtime:
         place = choose_device(device)
         try:
             files.check_archive(content.step)
-            step = script.from_bytes(content.step, place)
+            step = torchscript.from_bytes(content.step, place)
             checks.check_weights(step, content.settings.shape)
         except checks.MisfitError as error:
             raise ModelError(f"The model at {folder} cannot be used: {error}; train it again.") from error
@@ -96,9 +104,9 @@ class Runtime:
         return other
 
     def plainly(self) -> "Runtime":
-        """Return the same model without what is special to a CPU: TorchScript and torch alone, the reference."""
+        """Return the same model without the CPU kernels: only TorchScript and torch, which is the reference."""
         other = copy.copy(self)
-        other._engine = DeviceStep(self._step, self.content, self.device)
+        other._backend = TorchStep(self._step, self.content, self.device)
         return other
 
     def calibrated(self, calibration: Calibration) -> "Runtime":
@@ -107,40 +115,40 @@ class Runtime:
         other.content = msgspec.structs.replace(self.content, calibration=calibration)
         return other
 
-    def slab(self, capacity: int) -> Slab:
+    def hidden_states(self, capacity: int) -> HiddenStates:
         """Return hidden states for `capacity` users, all zero, on the device.
 
         On a CPU memory is taken only as slots are used, so ask at once for as many as there may ever be.
         """
-        return Slab(capacity, self.hidden, self.device)
+        return HiddenStates(capacity, self.hidden, self.device)
 
     def warm_up(self) -> None:
         """Run micro-batches of typical shapes, so that nothing is compiled when real events come."""
-        slab = self.slab(64)
+        hidden = self.hidden_states(64)
         for m in (1, 2, 64, 64, 64):
-            self.step(slab, self._blank(m))
-            self.replay(slab, self._blank(m))
+            self.step(hidden, self._blank(m))
+            self.rebuild(hidden, self._blank(m))
 
     def probe(self) -> None:
-        """Run a small step on states of its own. Raises ModelError where the answers are no numbers."""
-        if not finite(self.step(self.slab(1), self._blank(2))).all():
+        """Run a small step on states of its own. Raises ModelError if the answers contain NaN or infinity."""
+        if not finite(self.step(self.hidden_states(1), self._blank(2))).all():
             raise ModelError(NOT_FINITE)
 
     def give_memory_back(self) -> None:
-        """Return what the device's allocator only keeps for later, after the device ran out of memory."""
+        """Release the memory that the device's allocator keeps in reserve, after the device ran out of memory."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def step(self, slab: Slab, batch: StepBatch, k: int = 10) -> StepResult:
-        """Advance the slab by a micro-batch and return the answers for every event."""
+    def step(self, hidden: HiddenStates, batch: StepBatch, k: int = 10) -> StepResult:
+        """Advance the hidden states by a micro-batch and return the answers for every event."""
         if not len(batch):
             return empty(k)
         plan = arrange(batch.slots)
         inputs = self._inputs(batch)
         curves = self.content.calibration
-        answers = self._engine(slab.states, plan, inputs, batch, curves.boost, k, self.exact)
-        surprise = -(answers.log_kind + answers.log_item)
+        answers = self._backend(hidden.states, StepInputs(plan, inputs, batch, curves.boost, k, self.exact))
+        surprise = -(answers.log_type + answers.log_item)
         surprise[batch.first] = 0.0
         log_p = curves.surprise(surprise)
         known = np.flatnonzero(batch.item < len(self.item_ids))
@@ -153,25 +161,25 @@ class Runtime:
             scores=answers.scores,
             p_value=np.exp(log_p),
             surprise=surprise,
-            type_probability=np.exp(answers.log_kind),
+            type_probability=np.exp(answers.log_type),
             raw_purchase=answers.raw_purchase,
         )
 
     @torch.inference_mode()
-    def replay(self, slab: Slab, batch: StepBatch) -> None:
-        """Advance the slab only: to rebuild hidden states from the last events after a change of model."""
+    def rebuild(self, hidden: HiddenStates, batch: StepBatch) -> None:
+        """Advance the hidden states only: to rebuild hidden states from the last events after a change of model."""
         if len(batch):
-            self._engine.advance(slab.states, arrange(batch.slots), self._inputs(batch))
+            self._backend.advance(hidden.states, arrange(batch.slots), self._inputs(batch))
 
     def tail(self, name: str, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Return the chance that an event's window feature is at least this value; `name` is one of TAILS."""
+        """Return the probability that an event's window feature is at least this value; `name` is one of TAILS."""
         if name not in TAILS:
             raise KeyError(f"no tail table for {name}: there are {', '.join(TAILS)}")
         return np.exp(self.content.calibration.tails[name](values))
 
     def _inputs(self, batch: StepBatch) -> Inputs:
         return self._encoder.encode(
-            batch.kind,
+            batch.event_type,
             column(batch.item, np.int32),
             column(batch.category, np.int32),
             batch.gap_s,
@@ -184,7 +192,7 @@ class Runtime:
     def _blank(self, m: int) -> StepBatch:
         return StepBatch(
             slots=np.arange(m, dtype=np.int64) // 2,
-            kind=np.zeros(m, np.int8),
+            event_type=np.zeros(m, np.int8),
             item=np.full(m, self.none_item, np.int32),
             category=np.full(m, self.none_category, np.int32),
             gap_s=np.full(m, -1.0, np.float32),
@@ -198,7 +206,7 @@ class Runtime:
 
 
 def finite(result: StepResult) -> npt.NDArray[np.bool_]:
-    """Return for each of m events whether all its answers are numbers, (m,).
+    """Return for each of m events whether all its answers are finite, (m,).
 
     A hidden state that is not finite shows here: every head reads all of it.
     """

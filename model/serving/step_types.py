@@ -1,12 +1,15 @@
 """What goes into a step of the stream processor, and what comes out: columns of one micro-batch."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from model.data.features import Inputs
 from model.ranking.candidates import QUOTAS
+from model.serving.rounds import Arrangement
 
 #: How many of the user's last distinct items the ranking reads; more columns of `recent` do no harm.
 RECENT = len(QUOTAS)
@@ -17,7 +20,7 @@ class StepBatch:
     """One micro-batch of m events in processing order; a slot may occur many times."""
 
     slots: npt.NDArray[np.int64]  # (m,)
-    kind: npt.NDArray[np.int8]  # (m,) 0 click, 1 browse, 2 purchase
+    event_type: npt.NDArray[np.int8]  # (m,) 0 click, 1 browse, 2 purchase
     item: npt.NDArray[np.int32]  # (m,) from `Runtime.item_index`, or `Runtime.none_item`
     category: npt.NDArray[np.int32]  # (m,) from `Runtime.category_index`, or `Runtime.none_category`
     gap_s: npt.NDArray[np.float32]  # (m,) seconds since the user's event before, -1 for the first
@@ -34,7 +37,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Answers for m events, in processing order, as numpy arrays on the host."""
+    """RawAnswers for m events, in processing order, as numpy arrays on the host."""
 
     next_event: npt.NDArray[np.float32]  # (m, 3) probability of each type of the next event
     purchase: npt.NDArray[np.float32]  # (m,) probability of a purchase within the horizon
@@ -46,12 +49,33 @@ class StepResult:
     raw_purchase: npt.NDArray[np.float32]  # (m,) purchase score before calibration
 
 
-class Answers(NamedTuple):
-    """What a model says about m events before calibration, in processing order, on the host."""
+class StepInputs(NamedTuple):
+    """One micro-batch as a backend takes it: its order, its encoded columns, and how to rank."""
+
+    plan: Arrangement
+    inputs: Inputs
+    batch: StepBatch
+    boost: float  # how much the network's score counts in the ranking, from the calibration
+    k: int  # items of each list
+    exact: bool  # rank all items
+
+
+class Backend(Protocol):
+    """The network on one device. `states` is `HiddenStates.states`, which both methods update in place."""
+
+    def advance(self, states: torch.Tensor, plan: Arrangement, inputs: Inputs) -> object:
+        """Update the hidden states only."""
+
+    def __call__(self, states: torch.Tensor, step: StepInputs) -> "RawAnswers":
+        """Update the hidden states and return the answers."""
+
+
+class RawAnswers(NamedTuple):
+    """The answers of a model for m events before calibration, in processing order, on the host."""
 
     next_event: npt.NDArray[np.float32]  # (m, 3)
     raw_purchase: npt.NDArray[np.float32]  # (m,)
-    log_kind: npt.NDArray[np.float32]  # (m,) log probability of each event's type under the state before it
+    log_type: npt.NDArray[np.float32]  # (m,) log probability of each event's type under the state before it
     log_item: npt.NDArray[
         np.float32
     ]  # (m,) and of its item; 0 where unknown or absent. Unused for first events

@@ -6,12 +6,12 @@ import torch
 
 from model.artifact.model_folder import Content
 from model.data.features import Inputs
-from model.ranking import rank_on_gpu as ranking_device
+from model.ranking import rank_on_gpu
 from model.serving.rounds import Arrangement
-from model.serving.step_types import Answers, StepBatch
+from model.serving.step_types import RawAnswers, StepInputs
 
 
-class DeviceStep:
+class TorchStep:
     """One model's step on one device."""
 
     def __init__(self, step: torch.jit.ScriptModule, content: Content, device: torch.device) -> None:
@@ -19,26 +19,18 @@ class DeviceStep:
         self._device = device
         self._table = step.item.detach()  # (item rows, hidden)
         self._bias = step.item_bias.detach()  # (known items,)
-        self._tables = ranking_device.DeviceTables(content.tables, device)
+        self._tables = rank_on_gpu.DeviceTables(content.tables, device)
 
-    def advance(self, slab: torch.Tensor, plan: Arrangement, inputs: Inputs) -> None:
-        """Update the slab."""
+    def advance(self, states: torch.Tensor, plan: Arrangement, inputs: Inputs) -> None:
+        """Update the hidden states."""
         users, last = self._tensor(plan.users), self._tensor(plan.last)
-        self._step.advance(slab, users, plan.sizes, last, *self._in_rounds(inputs, plan))
+        self._step.advance(states, users, plan.sizes, last, *self._in_rounds(inputs, plan))
 
-    def __call__(
-        self,
-        slab: torch.Tensor,
-        plan: Arrangement,
-        inputs: Inputs,
-        batch: StepBatch,
-        boost: float,
-        k: int,
-        exact: bool,
-    ) -> Answers:
-        """Update the slab and return the answers; `exact` ranks all items."""
+    def __call__(self, states: torch.Tensor, step: StepInputs) -> RawAnswers:
+        """Update the hidden states and return the answers."""
+        plan, inputs, batch, boost, k, exact = step
         readout, *found = self._step(
-            slab,
+            states,
             self._tensor(plan.users),
             plan.sizes,
             self._tensor(plan.last),
@@ -48,16 +40,14 @@ class DeviceStep:
         )
         recent, tables = self._tensor(batch.recent), self._tables
         if exact:
-            items, scores = ranking_device.rank_exact(
-                readout, recent, self._table, self._bias, tables, boost, k
-            )
+            items, scores = rank_on_gpu.rank_exact(readout, recent, self._table, self._bias, tables, boost, k)
         else:
             category = self._tensor(batch.category)
-            items, scores = ranking_device.rank(
+            items, scores = rank_on_gpu.rank(
                 readout, recent, category, self._table, self._bias, tables, boost, k
             )
         heads = [each.cpu().numpy() for each in found]
-        return Answers(heads[0], heads[1], heads[2], heads[3], items.cpu().numpy(), scores.cpu().numpy())
+        return RawAnswers(heads[0], heads[1], heads[2], heads[3], items.cpu().numpy(), scores.cpu().numpy())
 
     def _in_rounds(self, inputs: Inputs, plan: Arrangement) -> tuple[torch.Tensor, ...]:
         return tuple(self._tensor(values[plan.order]) for values in inputs)

@@ -5,15 +5,15 @@ from model.data.provenance import Part, Provenance, provenance_of
 from model.evaluation.evaluate import evaluate
 from model.training.export import check_target, export, export_or_keep
 from model.training.threads import threads
-from model.training.train import Progress, Stopped, Trained, split_time, train
+from model.training.train import Stopped, Trained, TrainingProgress, split_time, train
 
 __all__ = [
     "Interactions",
     "Part",
-    "Progress",
     "Provenance",
     "Stopped",
     "Trained",
+    "TrainingProgress",
     "check_target",
     "evaluate",
     "export",

@@ -14,7 +14,7 @@ _TRIED_BYTES = 64 * 1024
 
 
 class NotWritten(ModelError):  # noqa: N818 - reads as what happened
-    """The model could not be written where it should be; it is kept elsewhere, as the text says."""
+    """The model could not be written to its folder; the text names the folder where it was stored instead."""
 
 
 def export(trained: Trained, folder: Path, name: str = "foreclick", sign_key: Path | None = None) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.artifact.errors import TrainingError
-from model.artifact.model_folder import Content, Settings
+from model.artifact.model_folder import Content, StoredSettings
 from model.data import sequences, vocabulary
-from model.data.features import NUMERIC, Encoder, fit_scale, numeric
+from model.data.features import NUMERIC, FeatureEncoder, fit_scale, numeric
 from model.data.interactions import Interactions
 from model.data.provenance import fingerprint
 from model.data.sequences import Batch, Targets
@@ -22,13 +22,13 @@ from model.data.vocabulary import Vocabulary
 from model.evaluation.metrics import mrr_at, ranks
 from model.network.network import Network, Shape
 from model.ranking import candidates
-from model.training import fit_calibration as calibrate
+from model.training import fit_calibration
 from model.training.loss import Examples, Loss
 from model.training.settings import TrainSettings
 
 
-class Progress(msgspec.Struct, frozen=True):
-    """Where training stands, once per batch and once per epoch."""
+class TrainingProgress(msgspec.Struct, frozen=True):
+    """The progress of a training, reported once per batch and once per epoch."""
 
     epoch: int  # from 1
     epochs: int
@@ -44,11 +44,11 @@ class Trained:
 
     content: Content
     network: Network
-    history: list[Progress]  # one entry per epoch
+    history: list[TrainingProgress]  # one entry per epoch
     stopped: bool = False  # somebody asked to stop, and this is the best so far
 
 
-Report = Callable[[Progress], None]
+OnProgress = Callable[[TrainingProgress], None]
 #: Asked after each batch: whether to stop, and keep the best epoch so far.
 Stop = Callable[[], bool]
 _VALIDATED = 20_000  # the latest events that choose the epoch
@@ -66,7 +66,7 @@ def fit(
     epochs: int,
     *,
     device: torch.device,
-    report: Report,
+    report: OnProgress,
     stop: Stop,
 ) -> Trained:
     """Train on `known`; where `whole` is given, its events from `cut` on choose the epoch.
@@ -79,7 +79,7 @@ def fit(
         known, min_count=settings.min_item_count, max_items=settings.max_items, buckets=settings.buckets
     )
     scale = fit_scale(numeric(known.price, known.quantity, known.windows))
-    encoder = Encoder(scale)
+    encoder = FeatureEncoder(scale)
     shape = Shape(
         names.items.size, names.items.known, names.categories.size, settings.hidden, settings.dropout
     )
@@ -98,7 +98,7 @@ def fit(
     loss_of = Loss(network, names, counts, settings)
     steps = max(1, math.ceil(len(known) / settings.batch_events)) * epochs
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.05, 1.0 - step / steps))
-    history: list[Progress] = []
+    history: list[TrainingProgress] = []
     best: tuple[float, dict[str, Tensor]] = (-1.0, {})
     stopped = False
     for epoch in range(1, epochs + 1):
@@ -116,7 +116,7 @@ def fit(
             total += loss.item() * len(batch.rows)
             seen += len(batch.rows)
             if seen < len(parts):
-                report(Progress(epoch, epochs, seen / len(parts), total / seen, refit=whole is None))
+                report(TrainingProgress(epoch, epochs, seen / len(parts), total / seen, refit=whole is None))
         if stopped:
             break
         if not math.isfinite(total):
@@ -126,7 +126,7 @@ def fit(
         mrr = None
         if whole is not None and checking is not None and later is not None:
             mrr = _validate(network, checking, later, whole, settings)
-        history.append(Progress(epoch, epochs, 1.0, total / max(seen, 1), mrr, refit=whole is None))
+        history.append(TrainingProgress(epoch, epochs, 1.0, total / max(seen, 1), mrr, refit=whole is None))
         report(history[-1])
         if mrr is not None:
             if mrr > best[0]:
@@ -145,8 +145,8 @@ def fit(
         step=b"",
         vocabulary=names,
         tables=tables,
-        calibration=calibrate.NEUTRAL,
-        settings=Settings(
+        calibration=fit_calibration.NEUTRAL,
+        settings=StoredSettings(
             shape, scale, settings.horizon_ms, fingerprint(known), len(known), msgspec.to_builtins(settings)
         ),
         metrics={},
@@ -154,21 +154,21 @@ def fit(
     return Trained(content, network, history, stopped)
 
 
-def best_epoch(history: list[Progress]) -> int:
+def best_epoch(history: list[TrainingProgress]) -> int:
     """Return the epoch with the best validation, the first of equal ones."""
     return max(history, key=lambda entry: entry.mrr or 0.0).epoch
 
 
-def _examples(data: Interactions, names: Vocabulary, encoder: Encoder, horizon_ms: int) -> Examples:
+def _examples(data: Interactions, names: Vocabulary, encoder: FeatureEncoder, horizon_ms: int) -> Examples:
     item, category = names.columns(data)
     inputs = encoder.encode(
-        data.kind, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows
+        data.event_type, item, category, data.gap_s, data.ts, data.price, data.quantity, data.windows
     )  # fmt: skip
     wanted: Targets = sequences.targets(data, item, names.items.known, horizon_ms)
     assert inputs.numeric.shape[1] == NUMERIC
     return Examples(
         tuple(torch.from_numpy(column) for column in inputs),
-        torch.from_numpy(wanted.kind),
+        torch.from_numpy(wanted.event_type),
         torch.from_numpy(wanted.item),
         torch.from_numpy(wanted.bought),
     )
@@ -205,11 +205,11 @@ def _validate(
     network.eval()
     later = later.clone()
     later[torch.nonzero(later)[:-_VALIDATED, 0]] = False
-    on_device = later.to(data.kind.device)
+    on_device = later.to(data.event_type.device)
     # Scores of all items for a batch of chunks stay below about 100 MB.
     size = max(1, 25_000_000 // (settings.chunk * max(1, network.shape.known_items)))
     found: list[Tensor] = []
-    kinds: list[Tensor] = []
+    event_types: list[Tensor] = []
     for part in sequences.in_order(table.user, later.numpy(), settings.chunk, 4 * settings.context, size):
         rows, learn = part.rows.to(on_device.device), part.learn.to(on_device.device)
         states = network(*(column[rows] for column in data.inputs))[learn]
@@ -219,10 +219,10 @@ def _validate(
         if bool((target >= 0).any()):
             scores = network.item_scores(states[target >= 0])
             found.append(torch.from_numpy(ranks(scores.cpu().numpy(), target[target >= 0].cpu().numpy())))
-        target = data.kind[rows]
+        target = data.event_type[rows]
         if bool((target >= 0).any()):
-            logits = network.next_kind(states[target >= 0])
-            kinds.append(functional.cross_entropy(logits, target[target >= 0], reduction="none").cpu())
+            logits = network.next_event_type(states[target >= 0])
+            event_types.append(functional.cross_entropy(logits, target[target >= 0], reduction="none").cpu())
     if found:
         return mrr_at(torch.cat(found).numpy(), 20)
-    return math.exp(-float(torch.cat(kinds).mean())) if kinds else 0.0
+    return math.exp(-float(torch.cat(event_types).mean())) if event_types else 0.0

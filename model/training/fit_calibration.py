@@ -1,4 +1,4 @@
-"""What is fitted after the network: probabilities, p-values, and the weight of the followers in the score."""
+"""Fits the calibration after the network: probabilities, p-values, and the weight of followers in scores."""
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from model.data.calibration_curves import Calibration, Curve
 from model.data.interactions import Interactions
 from model.evaluation import playback
 from model.evaluation.metrics import list_ranks, mrr_at
-from model.network import torchscript as script
+from model.network import torchscript
 from model.network.network import Network
 from model.network.step import Step
 from model.serving.runtime import Runtime
@@ -46,7 +46,7 @@ def references(known: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def step_bytes(content: Content, network: Network) -> bytes:
     """Return the TorchScript file of a trained network."""
-    return script.to_bytes(script.compile_step(_step(content, network)))
+    return torchscript.to_bytes(torchscript.compile_step(_step(content, network)))
 
 
 def _step(content: Content, network: Network) -> Step:
@@ -55,13 +55,13 @@ def _step(content: Content, network: Network) -> Step:
 
 def runtime(content: Content, network: Network, exact: bool = False) -> Runtime:
     """Return a runtime of a network that is not on disk yet, on the CPU."""
-    step = script.compile_step(_step(content, network))
+    step = torchscript.compile_step(_step(content, network))
     return Runtime(content, step, "unsaved@0", torch.device("cpu"), exact)
 
 
 def calibrate(content: Content, network: Network, data: Interactions, cut: int) -> Calibration:
     """Return curves fitted on the events from time `cut` on, each seen with its user's whole history."""
-    step = script.compile_step(_step(content, network))
+    step = torchscript.compile_step(_step(content, network))
     item, _ = content.vocabulary.columns(data)
     known = content.settings.shape.known_items
     wanted = sequences.targets(data, item, known, content.settings.horizon_ms)

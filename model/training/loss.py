@@ -18,19 +18,19 @@ from model.training.settings import TrainSettings
 class Examples:
     """A table as tensors."""
 
-    inputs: tuple[Tensor, ...]  # kind, item, category, gap, hour, numeric
-    kind: Tensor
+    inputs: tuple[Tensor, ...]  # event_type, item, category, gap, hour, numeric
+    event_type: Tensor
     item: Tensor
     bought: Tensor
 
     def teaches(self) -> Tensor:
         """Return whether there is something to learn from each event, (n,)."""
-        return (self.kind >= 0) | (self.item >= 0) | (self.bought >= 0)
+        return (self.event_type >= 0) | (self.item >= 0) | (self.bought >= 0)
 
     def to(self, device: torch.device) -> "Examples":
         """Return the same on a device."""
         inputs = tuple(column.to(device) for column in self.inputs)
-        return Examples(inputs, self.kind.to(device), self.item.to(device), self.bought.to(device))
+        return Examples(inputs, self.event_type.to(device), self.item.to(device), self.bought.to(device))
 
 
 class Loss:
@@ -49,18 +49,18 @@ class Loss:
 
     def __call__(self, data: Examples, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar with its gradient."""
-        kind, item, *others = (column[batch.rows] for column in data.inputs)
+        event_type, item, *others = (column[batch.rows] for column in data.inputs)
         hidden = torch.rand(item.shape, device=item.device) < self.settings.unknown_rate
         item = torch.where(hidden, self.unknown[item], item)
-        states = self.network(kind, item, *others)[batch.learn]  # (learning events, hidden)
+        states = self.network(event_type, item, *others)[batch.learn]  # (learning events, hidden)
         rows = batch.rows[batch.learn]
         loss = states.new_zeros(())
         target = data.item[rows]
         if bool((target >= 0).any()):
             loss = loss + self._item_loss(states[target >= 0], target[target >= 0])
-        target = data.kind[rows]
+        target = data.event_type[rows]
         if bool((target >= 0).any()):
-            logits = self.network.next_kind(states[target >= 0])
+            logits = self.network.next_event_type(states[target >= 0])
             loss = loss + self.settings.kind_weight * functional.cross_entropy(logits, target[target >= 0])
         target = data.bought[rows]
         if bool((target >= 0).any()):

@@ -14,11 +14,11 @@ from model.artifact.errors import TrainingError
 from model.data.interactions import Interactions
 from model.data.provenance import fingerprint, provenance
 from model.evaluation.evaluate import evaluate
-from model.training import fit_calibration as calibrate
-from model.training.fit import Progress, Report, Stop, Stopped, Trained, best_epoch, fit
+from model.training import fit_calibration
+from model.training.fit import OnProgress, Stop, Stopped, Trained, TrainingProgress, best_epoch, fit
 from model.training.settings import TrainSettings
 
-__all__ = ["Progress", "Report", "Stopped", "Trained", "fingerprint", "split_time", "train"]
+__all__ = ["OnProgress", "Stopped", "Trained", "TrainingProgress", "fingerprint", "split_time", "train"]
 
 
 def split_time(data: Interactions, valid_share: float) -> int:
@@ -37,7 +37,7 @@ def split_time(data: Interactions, valid_share: float) -> int:
 def train(
     data: Interactions,
     settings: TrainSettings,
-    progress: Report | None = None,
+    progress: OnProgress | None = None,
     *,
     device: torch.device | None = None,
     stop: Stop | None = None,
@@ -60,9 +60,9 @@ def train(
     report, asked = progress or (lambda _: None), stop or (lambda: False)
     with torch.random.fork_rng([place] if place.type == "cuda" else []), _memory(settings):
         first = fit(early, data, cut, settings, settings.epochs, device=place, report=report, stop=asked)
-        calibration = calibrate.calibrate(first.content, first.network, data, cut)
+        calibration = fit_calibration.calibrate(first.content, first.network, data, cut)
         calibrated = msgspec.structs.replace(first.content, calibration=calibration)
-        table = evaluate(calibrate.runtime(calibrated, first.network), data, cut, exact=False)
+        table = evaluate(fit_calibration.runtime(calibrated, first.network), data, cut, exact=False)
         epochs = best_epoch(first.history)
         again = None
         if settings.refit and not first.stopped:
@@ -75,7 +75,7 @@ def train(
     content = msgspec.structs.replace(
         chosen.content,
         calibration=calibration,
-        step=calibrate.step_bytes(chosen.content, chosen.network),
+        step=fit_calibration.step_bytes(chosen.content, chosen.network),
         metrics={
             "epochs": [msgspec.to_builtins(entry) for entry in history],
             "data": msgspec.to_builtins(made),
@@ -91,7 +91,7 @@ def _refit(
     settings: TrainSettings,
     epochs: int,
     place: torch.device,
-    report: Report,
+    report: OnProgress,
     stop: Stop,
 ) -> Trained | None:
     """Train on all data; None where that was stopped, since fewer epochs are not what validation chose."""

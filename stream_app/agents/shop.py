@@ -31,7 +31,9 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
     The pipeline is at `app.pipeline`.
     """
-    return app_around(settings, ShopProcessor(settings, runtime, partitions=partitions), partitions=partitions)
+    return app_around(
+        settings, ShopProcessor(settings, runtime, partitions=partitions), partitions=partitions
+    )
 
 
 def app_around(settings: Settings, processor: Processor, *, partitions: int) -> faust.App:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateError(ForeclickError):
-    """There is nothing to judge a model on."""
+    """The recording has no events to evaluate a model on."""
 
 
 @with_settings("device", "model_key", *FEATURES)
@@ -36,13 +36,15 @@ def evaluate(
     since: Annotated[
         str | None,
         typer.Option(
-            help="Judge events from this time on, earlier ones are history: Unix ms, an ISO time, or 7d, 12h "
-            "before the recording's end. Without it: those after the time that the model learned from."
+            help="Judge only events from this time on; earlier events are history. Unix ms, an ISO time, or 7d or "
+            "12h before the end of the recording. Default: events after those that the model was trained on."
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option(help="Rank all items as well: slow with a large catalogue.")] = False,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of torch.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="The metrics as one JSON object.")] = False,
+    exact: Annotated[
+        bool, typer.Option(help="Also rank all items, which is slow with a large catalogue.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Number of torch threads.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Measure a model on a recording, beside popularity, Markov and sequential rules.
 
@@ -56,7 +58,7 @@ def evaluate(
 
     if since is not None:
         times.check(since, "--since")
-    RecordingReader(recording)  # says what is wrong with it before a bar is shown
+    RecordingReader(recording)  # reports a bad file before the progress bar appears
     runtime = Runtime.load(model, settings.device, model_key=settings.model_key)
     made = provenance_of(runtime.content.metrics)
     with said_when_interrupted("stopped"), on_threads(threads), bar(as_json) as shown:
@@ -77,7 +79,7 @@ def evaluate(
     if report is None and (since is not None or made is None):
         raise EvaluateError(
             f"none of the {count:,} events of {recording} from {times.shown(start)} on is followed by another "
-            "event of its user, so there is nothing to judge: give an earlier --since, or a longer recording"
+            "event of its user, so there is nothing to evaluate: give an earlier --since, or a longer recording"
         )
     if report is not None:
         _show(runtime, report, _seen(events, start, made), since is None, as_json)
@@ -86,7 +88,7 @@ def evaluate(
 
 
 def _start(since: str | None, events: "Interactions", made: "Provenance | None") -> int:
-    """The time from which on events are judged."""
+    """Return the time from which events are evaluated."""
     if since is not None:
         return times.moment(since, int(events.ts.max()), "--since")
     return made.learned_until_ms if made is not None else int(events.ts.min())
@@ -103,18 +105,18 @@ def _seen(events: "Interactions", start: int, made: "Provenance | None") -> dict
     return {"events": learned, "share": learned / len(ts), "held_out": held_out}
 
 
-def _warnings(report: quality.Report, seen: dict[str, Any] | None) -> list[str]:
+def _warnings(report: quality.MetricsReport, seen: dict[str, Any] | None) -> list[str]:
     events = report["judged"]["events"]
     found = []
     if seen is None:
         found.append(
-            "This model is of an earlier release and does not say what it was trained on: these figures may be of "
-            "events that it learned, which flatters it. Give --since the time at which its training data ended."
+            "This model is from an earlier release and does not say what it was trained on. If these events are "
+            "among its training data, the figures are too good. Set --since to the end of its training data."
         )
     elif seen["events"]:
         found.append(
-            f"{_percent(seen['share'])} of these events ({seen['events']:,} of {events:,}) were trained on: the "
-            "figures flatter the model. Leave --since out to judge later events only."
+            f"{_percent(seen['share'])} of these events ({seen['events']:,} of {events:,}) were training data: the "
+            "figures are too good. Omit --since to evaluate on later events only."
         )
     elif seen["held_out"]:
         found.append(
@@ -125,7 +127,7 @@ def _warnings(report: quality.Report, seen: dict[str, Any] | None) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    """Never "0 %" of something, and "100 %" of all only."""
+    """Return a share as text; "0 %" and "100 %" only if they are exact."""
     return (
         "less than 1 %" if share < 0.01 else f"{min(share, 0.99) if share < 1 else 1:.0%}".replace("%", " %")
     )

@@ -1,4 +1,4 @@
-"""What training and evaluation show while they run, and how Ctrl-C and SIGTERM end them."""
+"""The progress of training and evaluation on the terminal, and how Ctrl-C and SIGTERM stop them."""
 
 import signal
 import time
@@ -15,15 +15,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:
-    from model.training.api import Progress as At
+    from model.training.api import TrainingProgress as At
     from stream_app.recordings.offline.training_table import Recorded
 
-#: Seconds of training before the time that is left is worth saying.
+#: Seconds of training before an estimate of the remaining time is shown.
 _TOO_EARLY_S = 2.0
 
 
 class Stopper:
-    """Whether Ctrl-C was pressed or SIGTERM came; the second one ends the command at once."""
+    """Records Ctrl-C or SIGTERM as a request to stop; the second one ends the command at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -51,7 +51,7 @@ class Stopper:
 
 
 class Interrupted(KeyboardInterrupt):
-    """What ends a command that was asked to stop, with its exit code."""
+    """Return the exception that ends a stopped command with its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def said_when_interrupted(text: str) -> Iterator[None]:
 
 
 class Remaining:
-    """How long training will still take, from how long it took so far."""
+    """Estimates the remaining time of a training from the time of its epochs so far."""
 
     def __init__(self, refit: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._refit = refit
@@ -136,7 +136,9 @@ def reader(shown: Progress, task: TaskID, stopper: Stopper, refit: bool) -> Call
         )
         if stopper.asked and not told:
             told = True
-            shown.console.print("stopping: the best model so far is written (Ctrl-C again: nothing is)")
+            shown.console.print(
+                "stopping: the best model so far will be written (press Ctrl-C again to discard it)"
+            )
 
     return report
 

@@ -1,4 +1,4 @@
-"""What commands that write recordings share: options, a bar, a summary, and files that are whole or absent."""
+"""What commands that write recordings share: options, a progress bar, a summary, and complete files or none."""
 
 import errno
 import tempfile
@@ -15,15 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stream_app.recordings.errors import RecordingError
 
-Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The recording to write, S.stream.", dir_okay=False)]
 
-Force = Annotated[bool, typer.Option("--force", help="Replace whatever file stands at the path.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace any file at this path.")]
 
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A path to write to; what stands there and beside it moves to `out` when all went well."""
+    """Yield a temporary path to write to; its files move to the folder of `out` if there was no error."""
     if not out.parent.is_dir():
         raise RecordingError(f"there is no folder {out.parent}: make it first")
     try:
@@ -36,12 +36,14 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         if not isinstance(cause, OSError):
             raise
         full = ": free some space" if cause.errno == errno.ENOSPC else ""
-        raise RecordingError(f"cannot write {out}, nothing is left of it: {cause.strerror}{full}") from error
+        raise RecordingError(
+            f"cannot write {out}, the incomplete file was removed: {cause.strerror}{full}"
+        ) from error
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None, as_json: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal for the person who waits; none where nobody looks."""
+    """Show a progress bar, but only on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
     bar = Progress(

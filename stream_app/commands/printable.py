@@ -1,4 +1,4 @@
-"""Text of others as a terminal may show it: what is no visible character is written out."""
+"""Makes foreign text safe for a terminal: characters that are not visible become escapes."""
 
 
 def printable(text: object) -> str:
@@ -30,7 +30,7 @@ def _json_escape(character: str) -> str:
 
 
 def duration(ms: int) -> str:
-    """A length of time in the largest unit that leaves no fraction: 30 min, 7 d."""
+    """Format a duration in the largest unit without a fraction: 30 min, 7 d."""
     for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
         if ms >= size and ms % size == 0:
             return f"{ms // size} {unit}"

@@ -1,4 +1,4 @@
-"""The figures of a model as a person reads them: the table beside the baselines, and what to make of it."""
+"""The metrics of a model as a table with baselines, and warnings about them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from rich.table import Table
 
 from stream_app.commands.learning import duration
 
-Report = Mapping[str, Mapping[str, Any]]
+MetricsReport = Mapping[str, Mapping[str, Any]]
 
-#: Fewer cases than these say little.
+#: With fewer cases, metrics are mostly chance.
 FEW_CASES = 200
 #: A larger share of unknown items among the next ones is the first thing to know about a model.
 MANY_UNKNOWN = 0.3
@@ -20,8 +20,8 @@ _LISTS = {"sequential_rules": "sequential rules", "markov": "Markov", "popularit
 _KINDS = {"next_event_majority": "always the commonest", "next_event_repeat": "the same again"}
 
 
-def table(report: Report, title: str, horizon_ms: int) -> Table:
-    """The metrics beside the baselines; fits 80 columns."""
+def table(report: MetricsReport, title: str, horizon_ms: int) -> Table:
+    """Return a table of the metrics and the baselines, at most 80 columns wide."""
     found = Table(title=title, title_justify="left", title_style="bold")
     baselines = report["baselines"]
     found.add_column("next item")
@@ -43,7 +43,7 @@ def table(report: Report, title: str, horizon_ms: int) -> Table:
     return found
 
 
-def cases(report: Report) -> str:
+def cases(report: MetricsReport) -> str:
     """How much was judged: "3,948 next items of 2,110 users, 70 % of them items that the model does not know"."""
     items = report["next_item"]
     count, unseen = items["cases"], items["unseen"]
@@ -55,15 +55,15 @@ def cases(report: Report) -> str:
     )
 
 
-def warnings(report: Report) -> Iterator[str]:
-    """What somebody should know before they serve this model, a sentence each."""
+def warnings(report: MetricsReport) -> Iterator[str]:
+    """Yield warnings for people who are about to serve this model, one sentence each."""
     items, baselines = report["next_item"], report["baselines"]
     if items["cases"] < FEW_CASES:
-        yield f"{items['cases']:,} next items are few: these figures may be chance."
+        yield f"{items['cases']:,} next items are too few: these figures may be chance."
     if items["cases"] and items["unseen"] > MANY_UNKNOWN * items["cases"]:
         yield (
             f"{100 * items['unseen'] / items['cases']:.0f} % of the next items are unknown to the model: "
-            "train on a longer time, or more often."
+            "train on a longer period, or more often."
         )
     better = [shown for name, shown in _LISTS.items() if _above(baselines[name]["mrr@20"], items["mrr@20"])]
     if better:
@@ -81,10 +81,10 @@ def warnings(report: Report) -> Iterator[str]:
     if worse:
         yield f'The model\'s next event is worse than "{worse[0]}".'
     if not report["purchase"]["cases"]:
-        yield "The chance of a purchase could not be judged: these events cover less time than its horizon."
+        yield "The probability of a purchase could not be evaluated: these events cover less time than its horizon."
     auc = report["purchase"]["roc_auc"]
     if auc is not None and auc < 0.5:
-        yield f"The chance of a purchase is worse than a coin (ROC AUC {auc:.3f})."
+        yield f"The probability of a purchase is worse than a random guess (ROC AUC {auc:.3f})."
 
 
 def _above(one: float | None, other: float | None) -> bool:

@@ -37,7 +37,7 @@ def import_(
     ] = None,
     *,
     out: Out,
-    partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = 4,
+    partitions: Annotated[int, typer.Option(min=1, help="Number of partitions per topic.")] = 4,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -71,28 +71,28 @@ def record(
     settings: Settings,
     topic: Annotated[
         list[str] | None,
-        typer.Option(help="A topic without its prefix; may be given again.", show_default="inputs"),
+        typer.Option(help="A topic, without its prefix; can be repeated.", show_default="inputs"),
     ] = None,
     since: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Only records stored from then on: Unix ms, an ISO time, or how long ago, like 7d or 12h.",
+            help="Only records stored since this time: Unix ms, an ISO time, or an age such as 7d or 12h.",
         ),
     ] = None,
     from_end: Annotated[
-        bool, typer.Option("--from-end", help="Only what comes from now on; with --follow.")
+        bool, typer.Option("--from-end", help="Only new records; use it with --follow.")
     ] = False,
     offset: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOPIC:PARTITION=N", help="Where to start; may be given again."),
+        typer.Option(metavar="TOPIC:PARTITION=N", help="Offset to start from; can be repeated."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Continue until Ctrl-C.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write what the topics hold to a recording, in the order of time. Replaces no file without --force."""
+    """Write the records of topics to a recording, in the order of time. Replaces a file only with --force."""
     offsets = dict(_offset(each) for each in offset or ())
     since_ms = None if since is None else times.moment(since, int(time.time() * 1000), "--since")
     check_recording(recording, force=force)
@@ -128,23 +128,26 @@ def replay(
     topic: Annotated[
         list[str] | None,
         typer.Option(
-            help="A topic of the recording to send, without prefix; may be given again.",
+            help="A topic of the recording to send, without its prefix; can be repeated.",
             show_default="inputs",
         ),
     ] = None,
     repartition: Annotated[
         bool,
-        typer.Option("--repartition", help="Place records by their keys, among any number of partitions."),
+        typer.Option(
+            "--repartition",
+            help="Choose partitions by key, for topics with another number of partitions.",
+        ),
     ] = False,
     speed: Annotated[
-        float | None, typer.Option(help="Factor of the recorded pace.", show_default="as fast as possible")
+        float | None, typer.Option(help="Multiple of the recorded speed.", show_default="as fast as possible")
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Records a second, evenly.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Constant number of records per second.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
-    now: Annotated[bool, typer.Option("--now", help="Stamp records with the time of sending.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Give records the time at which they are sent.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send a recording to the partitions that it was recorded from."""
+    """Send a recording to Kafka, to the same partitions that it was recorded from."""
     count = RecordingReader(recording).count()
 
     async def work(stop: asyncio.Event, progress: Callable[[int], None]) -> ReplayStats:
@@ -166,13 +169,13 @@ def replay(
     with progress_bar("replaying", min(count, limit or count), as_json) as progress:
         stats = _run(work, progress)
     per_second = stats.records / stats.seconds if stats.seconds else 0.0
-    show(stats, as_json, f"{stats.records:,} records in {stats.seconds:.1f} s, {per_second:,.0f} a second")
+    show(stats, as_json, f"{stats.records:,} records in {stats.seconds:.1f} s, {per_second:,.0f} per second")
     if stats.stopped:
         raise typer.Exit(130)
 
 
 def _run(work: Callable[[asyncio.Event, Callable[[int], None]], Any], progress: Callable[[int], None]) -> Any:
-    """Run `work` with an event that Ctrl-C and SIGTERM set: what is under way is finished, then it ends."""
+    """Run `work` with an event that Ctrl-C and SIGTERM set, so that it can finish what it is doing."""
 
     async def main() -> Any:
         stop = asyncio.Event()

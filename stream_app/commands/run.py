@@ -23,7 +23,7 @@ from stream_app.settings.command_options import with_settings
 
 
 class RunError(ForeclickError):
-    """The outputs cannot be written."""
+    """The outputs of a run cannot be written."""
 
 
 @with_settings(
@@ -43,9 +43,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for predictions, flags and dead letters.")],
     *,
     settings: Settings,
-    partial: Annotated[bool, typer.Option(help="Take a truncated recording as far as it is whole.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace whatever files stand there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+    partial: Annotated[bool, typer.Option(help="Process a truncated recording up to its cut.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace any files at this path.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Process a recording through the worker's own code and write its outputs as JSON lines.
 
@@ -59,7 +59,7 @@ def run(
     check_outputs(_paths(out).values(), [recording], force=force)
     reader = RecordingReader(
         recording, strict=not partial
-    )  # says what is wrong with it before a bar is shown
+    )  # reports a bad file before the progress bar appears
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("processing", total=None)
         summary = _run(settings, reader, out, lambda n, of: bar.update(task, completed=n, total=of))
@@ -124,7 +124,7 @@ def _paths(out: Path) -> dict[str, Path]:
 
 @contextmanager
 def _written(out: Path) -> Iterator[dict[str, "_Part"]]:
-    """The three files, which stand in the folder when all went well; else nothing of them is left."""
+    """Writes the three output files; all of them appear in the folder at the end, or none after an error."""
     parts: dict[str, _Part] = {}
     try:
         try:
@@ -144,7 +144,7 @@ def _written(out: Path) -> Iterator[dict[str, "_Part"]]:
 
 
 class _Part:
-    """A file that gets its name when it is whole. Raises RunError where it cannot be written."""
+    """Writes a file under a temporary name and renames it when it is complete. Raises RunError if that fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -158,7 +158,7 @@ class _Part:
             raise self._error(error) from error
 
     def close(self) -> None:
-        """What is still in memory is written here, so a full disk shows here too."""
+        """Write the rest of the buffered data, which fails here if the disk is full."""
         try:
             self._file.close()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""`foreclick tail`: follow an output topic, readable for a person or as JSON lines for a program."""
+"""`foreclick tail`: follow an output topic, as text for people or as JSON lines for programs."""
 
 import asyncio
 import base64
@@ -48,9 +48,9 @@ def tail(
     settings: Settings,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Show what is there first.")
+        bool, typer.Option("--from-beginning", help="Start with the existing records.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Follow predictions, flags or dead-letters until Ctrl-C."""
     console = Console(highlight=False)
@@ -86,7 +86,7 @@ async def _follow(
 async def _records(
     settings: Settings, topic: str, from_beginning: bool
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """The records of the topic as they come, without a consumer group: nobody's offsets change."""
+    """Yield the records of the topic as they arrive. No consumer group is used, so no offsets change."""
     options = kafka_options(settings)
     consumer = AIOKafkaConsumer(
         **options,
@@ -98,10 +98,10 @@ async def _records(
         with waiting_for(settings.brokers):
             await consumer.start()
         await require_rights(options, identity(settings.kafka), {topic: (Operation.READ,)})
-        # Asked before subscribing, which would make the topic on a broker that makes what is asked for.
+        # Checked before subscribing, which would create the topic on a broker that creates topics automatically.
         if topic not in await consumer.topics():
             raise TopicError(
-                f"topic {topic} is missing: run `foreclick topics --create`, or look at the prefix"
+                f"topic {topic} is missing: run `foreclick topics --create`, or check the prefix"
             )
         consumer.subscribe([topic])
         while True:
@@ -119,7 +119,7 @@ async def _records(
 
 
 def _decoded(record: ConsumerRecord) -> dict[str, Any]:
-    """The value, JSON or msgpack told apart by the first byte; empty where it is neither."""
+    """Decode a value, which is JSON or msgpack depending on its first byte; empty if it is neither."""
     value = record.value or b""
     try:
         decoded = msgspec.json.decode(value) if value[:1] == b"{" else msgspec.msgpack.decode(value)
@@ -149,7 +149,7 @@ def _source(record: ConsumerRecord, value: dict[str, Any]) -> tuple[str, str]:
 
 
 def prediction_line(record: ConsumerRecord) -> Text:
-    """A prediction on one line: the next event, the chance of a purchase, the items."""
+    """Format a prediction as one line: the next event, the probability of a purchase, the items."""
     value = _decoded(record)
     events = value.get("next_event") or {}  # null without a model
     bought, horizon = value.get("purchase_probability"), value.get("horizon_ms")
@@ -163,7 +163,7 @@ def prediction_line(record: ConsumerRecord) -> Text:
             event,
             (when, "dim"),
             ("next ", "dim"),
-            *(f"{printable(kind)} {share:4.0%}  " for kind, share in events.items()),
+            *(f"{printable(event_type)} {share:4.0%}  " for event_type, share in events.items()),
             ("no model" if bought is None else f"buys{within} {bought:4.0%}", "bold"),
             ("  items ", "dim"),
             items or "-",
@@ -172,16 +172,16 @@ def prediction_line(record: ConsumerRecord) -> Text:
 
 
 def flag_line(record: ConsumerRecord) -> Text:
-    """A flag on one line: its kind and score, each reason with what was seen and the limit that it broke."""
+    """A flag on one line: its type and score, and each reason with the observed value and the limit."""
     value = _decoded(record)
-    kind = value.get("kind", "?")
-    style = "bold red" if kind == "fraud" else "bold yellow"
+    flag_type = value.get("kind", "?")
+    style = "bold red" if flag_type == "fraud" else "bold yellow"
     event, when = _source(record, value)
     return _start(record, value.get("user_id", "?")).append_text(
         Text.assemble(
             event,
             (when, "dim"),
-            (f"{printable(kind)} {value.get('score', 0.0):.3f}", style),
+            (f"{printable(flag_type)} {value.get('score', 0.0):.3f}", style),
             "  ",
             "; ".join(map(_reason, value.get("reasons", []))),
         )

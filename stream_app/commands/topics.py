@@ -19,10 +19,10 @@ def topics(
     *,
     settings: Settings,
     create: Annotated[
-        bool, typer.Option("--create/--check", help="Make what is missing, or only look.")
+        bool, typer.Option("--create/--check", help="Create missing topics, or only check them.")
     ] = False,
-    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a broker to answer.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a broker to respond.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Create the topics of a worker (inputs, outputs, changelog), or check those there are.
 

@@ -39,7 +39,7 @@ def train(
     *,
     settings: Settings,
     name: Annotated[
-        str, typer.Option(help="Name of the model; its version is made from its content.")
+        str, typer.Option(help="Name of the model; its version is a hash of its content.")
     ] = "gru",
     until: Annotated[
         str | None,
@@ -52,20 +52,20 @@ def train(
         bool | None,
         typer.Option(
             "--refit/--no-refit",
-            help="After validation, train once more on all events. \\[FORECLICK_TRAIN_REFIT, default: refit]",
+            help="After validation, train again on all events. \\[FORECLICK_TRAIN_REFIT, default: refit]",
             show_default=False,
         ),
     ] = None,
     threads: Annotated[
         int,
         typer.Option(
-            min=1, max=256, help="Threads of torch; another number gives a slightly different model."
+            min=1, max=256, help="Number of torch threads; another number gives a slightly different model."
         ),
     ] = 1,
     sign_key: Annotated[
         Path | None, typer.Option(help="Sign the model with this Ed25519 private key (PEM).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Train a model on a recording: clean, featurise, train, calibrate, validate, export.
 
@@ -77,7 +77,7 @@ def train(
     from model.training.api import threads as on_threads
     from model.training.api import train as fit
 
-    # Hours before it is needed, and before a bar is shown.
+    # Checked now and not after hours of training.
     check_target(out, sign_key)
     RecordingReader(recording)
     if until is not None:
@@ -156,7 +156,7 @@ def _summary(label: str, made: "Provenance") -> Iterator[str]:
     yield f"  names     {made.items:,} items, {made.categories:,} categories"
     yield f"  types     {', '.join(f'{name} {count:,}' for name, count in made.types.items())}"
     if made.late:
-        yield f"  late      {made.late:,} events, learned but not counted in their windows"
+        yield f"  late      {made.late:,} events, used in training but not counted in their windows"
     if made.skipped:
         yield f"  skipped   {', '.join(f'{reason} {count:,}' for reason, count in made.skipped.items())}"
 

@@ -34,28 +34,28 @@ from stream_app.worker.watches.topic_watch import TopicWatch
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: What to do about errors after which a restart alone does not help.
+#: Advice for errors that a restart alone does not fix.
 _SENTENCES: dict[type[BaseException], str] = {
     MessageSizeTooLargeError: (
-        "what it wrote is larger than the topic takes, and nothing of it can be left out; nothing is lost, raise "
+        "an output is larger than its topic accepts and cannot be shortened; nothing is lost, raise "
         f"max.message.bytes of the topic to {MESSAGE_BYTES} or more and start it again"
     ),
     CorruptRecordException: (
-        "{}: the broker's copy of that batch is damaged; let another replica lead, or give the batch up with "
+        "{}: the broker's copy of that batch is damaged; make another replica the leader, or delete the batch with "
         "kafka-delete-records.sh, and start it again"
     ),
     GroupAuthorizationFailedError: (
-        "it may no longer use its group ({}); nothing is lost, allow it Read on the group and start it again"
+        "it is not allowed to use its group ({}); nothing is lost, grant Read on the group and start it again"
     ),
     TopicAuthorizationFailedError: (
-        "it may no longer use a topic ({}); nothing is lost, allow it Read on the inputs and the changelog, Write on "
-        "the outputs and the changelog, and start it again"
+        "it is not allowed to use a topic ({}); nothing is lost, grant Read on the inputs and the changelog, Write "
+        "on the outputs and the changelog, and start it again"
     ),
     # Faust cancels its own start and stop where one of its threads ends early.
-    asyncio.CancelledError: "a part of it ended before the worker ran; nothing is lost, start it again",
+    asyncio.CancelledError: "a component stopped during start-up; nothing is lost, start it again",
 }
 
-#: How long a stop may take in all, in seconds.
+#: Time limit of a stop, in seconds.
 STOP_LIMIT_S = 30.0
 #: How long a thread keeps the interpreter while another waits for it, in seconds: with Python's own 5 ms the
 #: threads of a worker wait for each other as long as they work (median latency of job 2 at half load 52 ms, so 41).
@@ -75,7 +75,7 @@ def worker(*, settings: Settings) -> None:
     """
     setup_logging(settings.log_level, settings.log_format)
     if settings.log_level == "info":
-        for library in ("faust", "mode", "aiokafka"):  # their "info" is about themselves
+        for library in ("faust", "mode", "aiokafka"):  # their "info" messages are about internals
             logging.getLogger(library).setLevel(logging.WARNING)
     asyncio.run(_run(settings))
 
@@ -94,12 +94,12 @@ async def _run(settings: Settings) -> None:
         await asyncio.to_thread(warm_up, settings, None)
         await serve(settings, create_app(settings, None, partitions=await input_partitions(settings)))
         return
-    choose_device(settings.device)  # a device that is not there is a wrong setting, no trouble of the model
+    choose_device(settings.device)  # a missing device is a wrong setting, not a failure of the model
     runtime, missing = await asyncio.to_thread(try_model, settings)
     if runtime is None and not await _may_start_without(settings):
         raise WorkerError(
-            f"{missing} The group {settings.group} has not begun yet, and events that are answered without the model "
-            "are not answered again: set FORECLICK_START_WITHOUT_MODEL=true to start all the same"
+            f"{missing} The group {settings.group} has not committed anything yet, and events answered without the "
+            "model are not answered again: set FORECLICK_START_WITHOUT_MODEL=true to start anyway"
         )
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
@@ -131,7 +131,7 @@ async def serve(settings: Settings, app: faust.App) -> None:
     app.pipeline.processor.topic_ids = input_ids(settings, topics)
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
-    gc.freeze()  # what the libraries hold is never garbage: a collection need not look through it
+    gc.freeze()  # objects of the libraries live until the end, so the garbage collector can skip them
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -156,17 +156,17 @@ async def serve(settings: Settings, app: faust.App) -> None:
     stopping = asyncio.ensure_future(app.stop())
     # Not `wait_for`, which waits for what it has cancelled.
     if not (await asyncio.wait([stopping], timeout=STOP_LIMIT_S))[0]:
-        # Threads of the Kafka clients may wait for a broker that is gone; nothing that counts is in them.
+        # Threads of the Kafka clients may wait for a broker that is gone; they hold no data that matters.
         log.error("worker did not stop in time and is ended", limit_s=STOP_LIMIT_S)
         logging.shutdown()
         os._exit(1)
     reason: Any = app.crash_reason or failed or _failure(stopping)
     if reason is None:
         return
-    if isinstance(reason, ForeclickError):  # says itself what to do
+    if isinstance(reason, ForeclickError):  # its text says what to do
         raise WorkerError(f"the worker stopped: {reason}") from reason
-    for kind, text in _SENTENCES.items():
-        if isinstance(reason, kind):
+    for error_type, text in _SENTENCES.items():
+        if isinstance(reason, error_type):
             raise WorkerError(f"the worker stopped: {text.format(reason)}") from reason
     raise WorkerError(
         f"the worker stopped: {str(reason) or type(reason).__name__}; nothing is lost, start it again"

@@ -3,15 +3,17 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.api import WINDOW_FEATURES, Runtime, Slab, StepBatch
+from model.serving.api import WINDOW_FEATURES, HiddenStates, Runtime, StepBatch
 from stream_app.state.row_layout import RECENT
 from stream_app.state.users import ItemIndex, Users
 
 USERS_AT_ONCE = 4096
 
 
-def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, categories: ItemIndex) -> None:
-    """Runs the last events of every user of a partition through the model.
+def rebuild_hidden(
+    users: Users, slab: HiddenStates, runtime: Runtime, partition: int, categories: ItemIndex
+) -> None:
+    """Replays the last events of every user of a partition through the model.
 
     Window features of these events are not stored, so the model gets zeros for them. The states are those of a user
     who was silent before; each further event brings them closer to the exact ones.
@@ -20,7 +22,7 @@ def rebuild_hidden(users: Users, slab: Slab, runtime: Runtime, partition: int, c
     for start in range(0, len(slots), USERS_AT_ONCE):
         some = slots[start : start + USERS_AT_ONCE]
         slab.reset(some)
-        runtime.replay(slab, last_events(users, runtime, some, categories))
+        runtime.rebuild(slab, last_events(users, runtime, some, categories))
 
 
 def last_events(
@@ -39,7 +41,7 @@ def last_events(
     item = users.recent_item[slots][user, at]
     return StepBatch(
         slots=slots[user],
-        kind=recent["kind"].astype(np.int8),
+        event_type=recent["kind"].astype(np.int8),
         item=item,
         category=categories.of(recent["category_hash"]),
         gap_s=np.ascontiguousarray(recent["gap_s"]),

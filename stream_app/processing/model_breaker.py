@@ -32,8 +32,9 @@ probe. The event loop offers other models. Each of them writes `state` last.
 
 from enum import Enum, auto
 
-from model.serving.api import Runtime
 import structlog
+
+from model.serving.api import Runtime
 from stream_app.processing.micro_batch import AppliedBatch
 
 log = structlog.stdlib.get_logger(__name__)

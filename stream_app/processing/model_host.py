@@ -6,7 +6,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.api import NOT_FINITE, ModelError, Runtime, Slab, StepBatch, StepResult, finite
+from model.serving.api import NOT_FINITE, HiddenStates, ModelError, Runtime, StepBatch, StepResult, finite
 from stream_app.contract.event_columns import Events
 from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.processing.hidden_rebuild import last_events
@@ -18,7 +18,9 @@ from stream_app.state.users import ItemIndex, Users
 class ModelHost:
     """A model and the hidden states of the users, advanced by one thread."""
 
-    def __init__(self, runtime: Runtime, slab: Slab, users: Users, breaker: ModelBreaker, k: int) -> None:
+    def __init__(
+        self, runtime: Runtime, slab: HiddenStates, users: Users, breaker: ModelBreaker, k: int
+    ) -> None:
         self.runtime, self.slab = runtime, slab
         self._users, self._breaker, self._k = users, breaker, k
         ids = runtime.content.vocabulary.categories.ids
@@ -87,7 +89,7 @@ class ModelHost:
         if batch.rebuild is not None:
             users.make_room(int(batch.rebuild.slots.max(initial=0)) + 1)
             slab.reset(batch.rebuild.slots)
-            self.runtime.replay(slab, batch.rebuild.events)
+            self.runtime.rebuild(slab, batch.rebuild.events)
         users.empty_hidden(batch.reset)
         step = step_batch(batch)
         result = self.runtime.step(slab, step, self._k)
@@ -117,7 +119,7 @@ def step_batch(batch: AppliedBatch) -> StepBatch:
     d = batch.events.data
     return StepBatch(
         slots=batch.slots,
-        kind=d["event_type"].astype(np.int8),
+        event_type=d["event_type"].astype(np.int8),
         item=np.ascontiguousarray(d["item"]),
         category=np.ascontiguousarray(d["category"]),
         gap_s=np.ascontiguousarray(batch.applied["gap_s"]),

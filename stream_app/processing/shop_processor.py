@@ -85,7 +85,7 @@ class ShopProcessor(Processor):
         self.runtime = runtime
         self.label, self.created_ms = (runtime.label, runtime.created_ms) if runtime else (NO_MODEL, 0)
         self.slab = self.users.hidden = (
-            runtime.slab(limit if runtime.device.type == "cpu" else 1024) if runtime else None
+            runtime.hidden_states(limit if runtime.device.type == "cpu" else 1024) if runtime else None
         )
         self.width = self.users.width = self.slab.states.shape[1] if self.slab else 0
         self.users.items = ItemIndex.build(

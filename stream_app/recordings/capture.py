@@ -1,4 +1,4 @@
-"""Kafka topics into a recording, in the order of the records' times."""
+"""Records Kafka topics to a recording, in the order of the records' times."""
 
 import asyncio
 import time
@@ -20,22 +20,22 @@ from stream_app.kafka.security import PLAIN, explain
 from stream_app.kafka.security.rights import Operation
 from stream_app.recordings.recording import RecordingWriter
 
-#: A partition that has more than this many records waiting for slower ones is not read further.
+#: A partition with more buffered records than this is paused until slower partitions catch up.
 _WAITING = 20_000
 _POLL_MS = 200
-#: A broker that has records but gives none for so long is given up.
+#: Seconds without records from a broker that still has some; then recording fails.
 _STALL_S = 30.0
 _FLUSH_S = 1.0
 
 
 class CaptureStats(msgspec.Struct, frozen=True):
-    """What was recorded."""
+    """The result of a recording."""
 
     recording: str
     records: int
     seconds: float
-    topics: dict[str, int]  #: records of each, without the prefix
-    stopped: bool  #: whether `stop` ended it
+    topics: dict[str, int]  #: number of records per topic, without the prefix
+    stopped: bool  #: whether `stop` ended the recording
     span: str  #: times of the first and the last record, for people
 
 
@@ -54,7 +54,7 @@ async def record(
     on_progress: Callable[[int], None] = lambda _: None,
     security: Mapping[str, Any] = PLAIN,
 ) -> CaptureStats:
-    """Write what the topics hold now to `path`; with `follow` go on with what comes until `stop` is set.
+    """Write the records that the topics have now to `path`; with `follow`, also new ones until `stop` is set.
 
     Starts at `offsets` (topic without prefix, partition), elsewhere at the first record stored at `since_ms` (Unix
     ms) or later, at the end with `from_end`, or at the beginning. Records of committed transactions only; topics are
@@ -113,7 +113,7 @@ async def record(
 async def _since(
     consumer: Any, places: list[TopicPartition], prefix: str, since_ms: int | None
 ) -> dict[tuple[str, int], int]:
-    """The first offset of each partition that was stored at a time or later; the end where there is none."""
+    """Return per partition the first offset stored at a time or later, or the end if there is none."""
     if since_ms is None:
         return {}
     consumer.assign(places)
@@ -134,7 +134,7 @@ async def _seek(
     offsets: Mapping[tuple[str, int], int],
     from_end: bool,
 ) -> dict[TopicPartition, int]:
-    """Set where each partition is read from; returns where each ends now."""
+    """Set the offset that each partition is read from; return where each ends now."""
     consumer.assign(places)
     begins = await consumer.beginning_offsets(places)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
@@ -156,7 +156,7 @@ async def _seek(
 
 
 class _Feed:
-    """Fetched records of each partition, given out in the order of time."""
+    """Fetched records of all partitions, returned in the order of time."""
 
     def __init__(self, consumer: Any, ends: dict[TopicPartition, int], prefix: str, follow: bool) -> None:
         self._consumer = consumer
@@ -170,11 +170,11 @@ class _Feed:
         self._moved = time.monotonic()
 
     def done(self) -> bool:
-        """Whether all that there was at the start has been given out; never while following."""
+        """Whether all records that existed at the start have been returned; never while following."""
         return not self._follow and not self._unread and not any(self._waiting.values())
 
     async def next(self) -> list[Record]:
-        """Fetch, and return the records that no unread one of another partition can precede."""
+        """Fetch, and return the records that cannot be preceded by an unread record of another partition."""
         hungry = [place for place, waiting in self._waiting.items() if len(waiting) < _WAITING]
         got = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MS)
         for place, fetched in got.items():
@@ -213,7 +213,7 @@ class _Feed:
         self._latest[place] = latest
 
     def _give(self) -> list[Record]:
-        """What is not later than the last record of any partition that has more to come."""
+        """Return the records that are not later than the last one of any partition with unread records."""
         border = min((self._latest[place] for place in self._unread), default=2**63)
         ready = []
         for place, waiting in self._waiting.items():

@@ -1,4 +1,4 @@
-"""What can be wrong with a recording, each as one sentence that says what to do."""
+"""Errors of recordings; each text is one sentence that says what to do."""
 
 from pathlib import Path
 
@@ -6,31 +6,31 @@ from stream_app.errors import ForeclickError
 
 
 class RecordingError(ForeclickError):
-    """A recorded stream cannot be read or written."""
+    """A recording cannot be read or written."""
 
 
 class PaceError(ForeclickError):
-    """The pace that was asked for cannot be."""
+    """The requested pace of a replay is impossible."""
 
 
 class TargetError(ForeclickError):
-    """The output's path holds something that must stay."""
+    """The path of an output already has something that must not be replaced."""
 
 
 class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
-    """The files cannot be read, or are not of the format that was named."""
+    """The files cannot be read, or are not in the given format."""
 
 
-class ReplayError(ForeclickError):
-    """A recording that the processor cannot be fed from."""
+class RecordingMismatchError(ForeclickError):
+    """A recording does not have what the processor needs."""
 
 
 class NotARecordingError(RecordingError):
-    """The file is something else, or of a version that this program does not know."""
+    """The file is not a recording, or has a version that this program does not know."""
 
 
 class BrokenRecordingError(RecordingError):
-    """A recording ends early or holds changed bytes; `records` whole records come before that place."""
+    """A recording ends early or has changed bytes; `records` complete records come before that place."""
 
     def __init__(self, path: Path, what: str, records: int) -> None:
         super().__init__(f"{path} {what}: {records} records before that place are good")
@@ -40,8 +40,8 @@ class BrokenRecordingError(RecordingError):
 
 
 class TruncatedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is
-    """The file stops before its end mark: cut off, or still being written."""
+    """The file has no end mark: it is cut off, or still being written."""
 
 
 class DamagedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is
-    """A checksum does not fit: the bytes are not those that were written."""
+    """A checksum does not match: the bytes were changed after they were written."""

@@ -1,4 +1,4 @@
-"""The `*.stream` format byte by byte: records as Kafka holds them, in compressed blocks that stand alone.
+"""The `*.stream` format, byte by byte: records as in Kafka, in compressed blocks that can be read alone.
 
 A file is a head, blocks, and an end mark; integers are little-endian, checksums XXH3-64:
 
@@ -23,7 +23,7 @@ VERSION = 1
 
 HEAD = struct.Struct("<8sHIQ")
 BLOCK = struct.Struct("<4sIQQ")
-_COVERED = struct.Struct("<4sIQ")  # what a block's checksum covers besides its body
+_COVERED = struct.Struct("<4sIQ")  # what the checksum of a block covers in addition to its body
 BLK, END = b"blk\0", b"end\0"
 
 #: A record in a block; the value of a Kafka header may be null.
@@ -31,25 +31,25 @@ Row = tuple[str, int, int, int, bytes | None, bytes | None, tuple[tuple[str, byt
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a recording says about itself."""
+    """The head of a recording: its topics and metadata."""
 
     topics: dict[str, int]
     metadata: dict[str, Any]
 
 
 def head(topics: dict[str, int], metadata: dict[str, Any]) -> bytes:
-    """The bytes that a recording starts with."""
+    """Return the first bytes of a recording."""
     body = msgspec.msgpack.encode(Head(topics, metadata))
     return HEAD.pack(MAGIC, VERSION, len(body), xxhash.xxh3_64_intdigest(body)) + body
 
 
 def block(mark: bytes, body: bytes, count: int) -> bytes:
-    """The bytes of a block of `count` records, or of the end mark."""
+    """Return the bytes of a block of `count` records, or of the end mark."""
     return BLOCK.pack(mark, len(body), count, checksum(mark, body, count)) + body
 
 
 def checksum(mark: bytes, body: bytes, count: int) -> int:
-    """XXH3-64 over a block's head and body."""
+    """Return the XXH3-64 hash of the head and the body of a block."""
     digest = xxhash.xxh3_64(_COVERED.pack(mark, len(body), count))
     digest.update(body)
     return digest.intdigest()

@@ -1,4 +1,4 @@
-"""What an output may replace: no input, no other file, and an earlier output where it can be made again."""
+"""Rules for what an output may replace: only an earlier output that can be made again, never an input."""
 
 import stat
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from stream_app.recordings.recording import RecordingReader
 def check_recording(
     out: Path, inputs: Iterable[Path] = (), *, force: bool = False, made_by: str | None = None
 ) -> None:
-    """Return where a recording may be written to `out`. Raises TargetError.
+    """Return if a recording may be written to `out`. Raises TargetError otherwise.
 
     What stands there is replaced where it is empty, where `force` says so, and where it is a recording that the same
     command makes again (`made_by`). An input, or what is no plain file, is never replaced.
@@ -30,7 +30,7 @@ def check_recording(
 
 
 def check_outputs(outs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
-    """Return where the files of one output may be written: none stands there, all do (an earlier output), or `force`.
+    """Return if the files of an output may be written: none exists, all exist (an earlier output), or `force`.
 
     Raises TargetError.
     """
@@ -45,11 +45,11 @@ def check_outputs(outs: Iterable[Path], inputs: Iterable[Path], *, force: bool =
 
 
 def check_inputs(out: Path, inputs: Iterable[Path]) -> None:
-    """Raise TargetError where `out` is one of the inputs, by whatever name, or something else than a plain file."""
+    """Raise TargetError if `out` is one of the inputs (under any name) or not a plain file."""
     try:
         found = out.stat()
     except OSError:
-        return  # nothing stands there, or nothing that could be written over: that is said when it is written
+        return  # nothing to replace; other problems appear when the file is written
     if not stat.S_ISREG(found.st_mode):
         raise TargetError(f"{out} is not a plain file: choose another path")
     for each in inputs:

@@ -1,4 +1,4 @@
-"""When each record of a replay is due."""
+"""The schedule of a replay: when each record is due."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Due = Callable[[int, int], float]
 
 
 def due_times(speed: float | None, rate: float | None) -> Due:
-    """The schedule of a replay: `rate` records a second, or `speed` times the recorded pace, or all at once.
+    """Return the schedule of a replay: `rate` records per second, `speed` times the recorded pace, or no pauses.
 
     Times never go back: a record whose timestamp lies before that of an earlier one is due with it. Raises
     `PaceError` where both are given or one is not above zero.

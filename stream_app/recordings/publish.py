@@ -1,4 +1,4 @@
-"""A recording, or any records, into Kafka: at the recorded pace, at a steady rate or at full speed."""
+"""Sends a recording, or any records, to Kafka: at the recorded pace, at a constant rate or at full speed."""
 
 import asyncio
 import time
@@ -25,23 +25,23 @@ from stream_app.recordings.pacing import due_times
 from stream_app.recordings.recording import RecordingReader
 from stream_app.recordings.replay_targets import Targets
 
-#: Pause between two rounds of sending at a pace: short beside the latencies that are measured with it.
+#: Pause between two rounds of paced sending; short compared with the latencies measured with it.
 TICK_S = 0.01
 _BATCH_BYTES = 128 * 1024
-#: Batches that wait for the broker's answer: with `_BATCH_BYTES` the memory that a replay takes.
+#: Batches in flight; together with `_BATCH_BYTES` this limits the memory of a replay.
 _IN_FLIGHT = 64
 
 Place = tuple[str, int]
 
 
 class ReplayStats(msgspec.Struct, frozen=True):
-    """What a replay did; all `records` are acknowledged by all replicas in sync."""
+    """The result of a replay; all in-sync replicas have acknowledged all `records`."""
 
     records: int
     bytes: int  #: of keys and values
     seconds: float
-    topics: dict[str, int]  #: records of each, without the prefix
-    behind_s: float  #: the longest that a record was sent after it was due
+    topics: dict[str, int]  #: number of records per topic, without the prefix
+    behind_s: float  #: the longest delay of a record after its due time
     stopped: bool  #: whether `stop` ended it before the last record
 
 
@@ -65,7 +65,7 @@ async def replay(
     They go out bit for bit, with one header more: when each was first stored (`stream_app.contract.received`). With
     `repartition` the key decides on the partition, as it does in Kafka's own producer.
 
-    `speed` is a factor of the recorded pace, `rate` records a second; with neither it runs as fast as the broker
+    `speed` is a factor of the recorded pace, `rate` records per second; with neither it runs as fast as the broker
     takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a topic with
     LogAppendTime sets its own time. `on_progress` gets the number of records sent so far. `security` is what
     `security_options` returns.
@@ -101,7 +101,7 @@ async def replay(
                     await sender.make_room(record)
                 if stop.is_set():
                     break
-        except RecordingError:  # a broken file: what was read before is sent
+        except RecordingError:  # a broken file: the records before the break are sent
             await sender.finish()
             raise
         await sender.finish()
@@ -110,7 +110,7 @@ async def replay(
     finally:
         await producer.stop()
     seconds = time.monotonic() - started
-    # Without a pace nothing is ever due later than it is sent.
+    # Without a pace, no record is ever behind its due time.
     paced = speed is not None or rate is not None
     return ReplayStats(
         sender.sent, sender.bytes, seconds, dict(sender.topics), behind if paced else 0.0, stop.is_set()
@@ -121,7 +121,7 @@ def _producer(brokers: Sequence[str], security: Mapping[str, Any]) -> Any:
     return AIOKafkaProducer(
         bootstrap_servers=list(brokers),
         **security,
-        enable_idempotence=True,  # a retry neither repeats nor reorders
+        enable_idempotence=True,  # retries neither duplicate nor reorder records
         acks="all",
         linger_ms=0,
         max_batch_size=_BATCH_BYTES,
@@ -136,7 +136,7 @@ def _first(records: Iterable[Record], limit: int | None) -> Iterator[Record]:
 
 
 def _prepared(record: Record, partitions: int | None) -> Record:
-    """The record as it is sent: with the time at which it was first stored, and in its place among `partitions`."""
+    """Return the record to send: with the time at which it was first stored, and its partition of `partitions`."""
     place = record.partition
     if partitions is not None:
         place = place % partitions if record.key is None else _partition_of(record.key, partitions)
@@ -149,7 +149,7 @@ def _partition_of(key: bytes, partitions: int) -> int:
 
 
 async def _wait_until(started: float, due: float, stop: asyncio.Event) -> float:
-    """Sleep until `due` seconds after `started`, a tick at least; returns the seconds since then."""
+    """Sleep until `due` seconds after `started`, at least one tick; return the seconds since then."""
     wake = max(started + due, time.monotonic() + TICK_S)
     with suppress(TimeoutError):
         async with asyncio.timeout(wake - time.monotonic()):
@@ -158,7 +158,7 @@ async def _wait_until(started: float, due: float, stop: asyncio.Event) -> float:
 
 
 class _Sender:
-    """Open batches of each partition, and those on their way."""
+    """Open batches per partition, and the batches in flight."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Sender:
         self._in_flight: deque[tuple[Place, Any]] = deque()
 
     def add(self, record: Record) -> bool:
-        """Put the record into its open batch; False where there is none with room."""
+        """Add the record to its open batch; return False if there is none with room."""
         batch = self._open.get((record.topic, record.partition))
         if batch is None:
             return False
@@ -209,7 +209,7 @@ class _Sender:
             await self._send(place)
 
     async def finish(self) -> None:
-        """Send what is open and wait until the broker has all."""
+        """Send all open batches and wait until the broker has acknowledged everything."""
         await self.flush()
         while self._in_flight:
             await self._settle()

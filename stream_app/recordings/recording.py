@@ -1,4 +1,4 @@
-"""Writer and reader of recordings (`*.stream`); `layout` says what stands where."""
+"""Writer and reader of recordings (`*.stream`); `file_format` defines the bytes."""
 
 import errno
 import os
@@ -25,27 +25,27 @@ from stream_app.recordings.errors import (
 
 #: Uncompressed bytes after which a block is written: large enough to compress well, small enough to follow.
 BLOCK_BYTES = 512 * 1024
-#: Uncompressed bytes of a block that a reader takes: a writer's last record may be a large one.
+#: Largest uncompressed block that a reader accepts; the last record of a block may be large.
 MAX_BLOCK_BYTES = 64 << 20
-#: Records of a block that a reader takes: the smallest record has 9 bytes, so a writer's block has half as many.
+#: Most records in a block that a reader accepts. The smallest record has 9 bytes, so writers stay at half of it.
 MAX_BLOCK_RECORDS = 1 << 17
-#: Partitions of a topic that a head may name, which is more than Kafka clusters have.
+#: Most partitions per topic in a head; Kafka clusters have fewer.
 MAX_PARTITIONS = 100_000
 
-#: What bytes behind a right checksum may lead to, where another program wrote them.
+#: Errors that bytes with a valid checksum can cause if another program wrote them.
 _BODY_ERRORS = (
     zstandard.ZstdError,
     msgspec.MsgspecError,
-    UnicodeDecodeError,  # which msgspec lets through
+    UnicodeDecodeError,  # msgspec does not convert it
     RecursionError,
-    MemoryError,  # a length that cannot be true
+    MemoryError,  # an impossible length
 )
 
 _ZSTD_LEVEL = 1  # 3 saves 6 % of the bytes and takes twice the time
 
 
 class RecordingWriter:
-    """Writes a recording; as a context manager it ends the file when the body ends without an error.
+    """Writes a recording. As a context manager, it ends the file if the body raises no error.
 
     A body that raises leaves a file without an end mark, which a reader reports as truncated.
 
@@ -71,7 +71,7 @@ class RecordingWriter:
         self._write(layout.head(self.topics, dict(metadata or {})))
 
     def append(self, record: Record) -> None:
-        """Add one record; it is in the file after the next whole block or `flush`."""
+        """Add one record; it is in the file after the next complete block or `flush`."""
         if not 0 <= record.partition < self.topics.get(record.topic, 0):
             raise RecordingError(
                 f"{self.path} was opened for {self.topics}, so it cannot take a record of "
@@ -89,13 +89,13 @@ class RecordingWriter:
             self.flush()
 
     def extend(self, records: Iterable[Record]) -> None:
-        """Add records in their order."""
+        """Add records in order."""
         append = self.append
         for record in records:
             append(record)
 
     def flush(self) -> None:
-        """Write what is pending as a block, so that a reader sees it."""
+        """Write the pending records as a block, so that readers see them."""
         if not self._pending:
             return
         # NOTE: an array header of 32 bits in front of the frames makes the block one msgpack value.
@@ -105,7 +105,7 @@ class RecordingWriter:
         self._pending = 0
 
     def close(self) -> None:
-        """Write what is pending and the end mark, and close the file."""
+        """Write the pending records and the end mark, and close the file."""
         if self._file.closed:
             return
         try:
@@ -141,14 +141,14 @@ class RecordingWriter:
         self._whole += len(data)
 
     def _drop_part(self) -> None:
-        """Cut off a block of which only a part was written; a device has no length to cut."""
+        """Remove a block that was written only in part; a device cannot be truncated."""
         if self.path.is_file():
             os.ftruncate(self._file.fileno(), self._whole)
         self._file.close()
 
 
 class RecordingReader:
-    """Reads a recording from its start, once for each iteration.
+    """Reads a recording; each iteration starts at the beginning.
 
     `strict` raises `TruncatedRecording` or `DamagedRecording` behind the last good record; otherwise the
     iteration ends there and `broken` holds that error. Opening raises `NotARecordingError` for any other
@@ -172,11 +172,11 @@ class RecordingReader:
             yield from block
 
     def blocks(self) -> Iterator[list[Record]]:
-        """The records in the blocks that they were written in: the quickest way through a file."""
+        """Yield the records in the blocks in which they were written; the fastest way to read a file."""
         return self._blocks(lambda: False)
 
     def count(self) -> int:
-        """Number of records by the heads of the blocks, up to the end or the first break: no body is read."""
+        """Return the number of records from the heads of the blocks, up to the end or the first broken block."""
         total = 0
         with self._open() as file:
             size = os.fstat(file.fileno()).st_size
@@ -189,7 +189,7 @@ class RecordingReader:
         return total
 
     def batches(self, n: int) -> Iterator[list[Record]]:
-        """The records in lists of `n`, the last one shorter."""
+        """Yield the records in lists of `n`; the last one may be shorter."""
         batch: list[Record] = []
         for block in self.blocks():
             batch += block
@@ -203,7 +203,7 @@ class RecordingReader:
     def follow(
         self, timeout_s: float, poll_s: float = 0.05, sleep: Callable[[float], None] = time.sleep
     ) -> Iterator[Record]:
-        """The records of a file that may still grow, to its end mark or `timeout_s` without a new block."""
+        """Yield the records of a file that may still grow, up to its end mark or `timeout_s` without a new block."""
         waited = 0.0
 
         def wait() -> bool:
@@ -219,7 +219,7 @@ class RecordingReader:
             yield from block
 
     def _blocks(self, wait: Callable[[], bool]) -> Iterator[list[Record]]:
-        """Blocks up to the end mark; where the file stops before it, `wait` says whether to look again."""
+        """Yield blocks up to the end mark. If the file stops before it, `wait` decides whether to try again."""
         self.broken = None
         good = 0
         with self._open() as file:
@@ -245,7 +245,7 @@ class RecordingReader:
                 yield block
 
     def _read_block(self, file: BinaryIO, good: int) -> list[Record] | None:
-        """The next block, or None at the end mark."""
+        """Return the next block, or None at the end mark."""
         head = file.read(layout.BLOCK.size)
         if len(head) < layout.BLOCK.size:
             raise TruncatedRecording(self.path, "is cut off or still being written", good)
@@ -265,7 +265,7 @@ class RecordingReader:
             if zstandard.frame_content_size(body) > MAX_BLOCK_BYTES:
                 raise zstandard.ZstdError(f"more than {MAX_BLOCK_BYTES} bytes")
             unpacked = self._expand.decompress(body)
-            # Looked at before a record is made: 4 kB can say that they are millions.
+            # Checked before any record is decoded, because a few kB can claim to be millions of records.
             if count > MAX_BLOCK_RECORDS or unpacked[:5] != b"\xdd" + struct.pack(">I", count):
                 raise zstandard.ZstdError(
                     f"not the {count} records of its head, or more than {MAX_BLOCK_RECORDS}"

@@ -1,4 +1,4 @@
-"""Which records of a recording a replay may send.
+"""Decides which records of a recording a replay may send.
 
 A recording comes from anywhere, and its sender may have the rights of a worker. So it never decides by itself where
 its records go: not into the changelog, for one.
@@ -13,10 +13,10 @@ from stream_app.recordings.recording import RecordingReader
 
 
 class Targets:
-    """The topics to send to, without their prefix, and the records for them."""
+    """The topics to send to, without their prefix, and their records."""
 
     def __init__(self, reader: RecordingReader | None, topics: Sequence[str] | None) -> None:
-        """`topics` to send of a recording, or of records that have none; the inputs where it is None.
+        """Take the `topics` of a recording, or of records without a head, to send; None means the inputs.
 
         Raises `TopicError` where the recording has other topics than the inputs and nobody chose, or lacks one that
         was chosen.
@@ -41,7 +41,7 @@ class Targets:
         self.wanted = {topic: n for topic, n in self._head.items() if topic in chosen}
 
     def chosen(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records to send. Raises `RecordingError` for one that the recording's head says nothing of."""
+        """Yield the records to send. Raises `RecordingError` for a record that does not fit the head."""
         wanted, head = self.wanted, self._head
         for record in records:
             partitions = (wanted if head is None else head).get(record.topic)

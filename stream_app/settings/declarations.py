@@ -32,7 +32,7 @@ from stream_app.settings.sources import (
 from stream_app.settings.sources import doc as _doc
 
 DAY_MS = 86_400_000
-#: How far ahead the chance of a purchase looks where nothing else is said.
+#: Default horizon of the probability of a purchase.
 HORIZON_MS = 1_800_000
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     brokers: Annotated[
         tuple[str, ...],
         _doc(
-            "Kafka brokers to start from",
+            "Kafka brokers that the first connection goes to",
             takes="host:port, several separated by commas",
             check=_are_brokers,
             min_length=1,
@@ -70,22 +70,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     topic_prefix: Annotated[
         str,
         _doc(
-            "put before the name of every topic",
+            "text before the name of every topic",
             takes="up to 100 letters, digits, dots, dashes or underscores",
             pattern=r"^[A-Za-z0-9._-]{0,100}\Z",
         ),
     ] = ""
     partitions: Annotated[
-        int, _doc("partitions of each topic that `foreclick topics --create` makes", ge=1, le=10_000)
+        int, _doc("partitions of each topic that `foreclick topics --create` creates", ge=1, le=10_000)
     ] = 4
     replication: Annotated[
-        int, _doc("copies of each topic that `foreclick topics --create` makes", ge=1, le=15)
+        int, _doc("replicas of each topic that `foreclick topics --create` creates", ge=1, le=15)
     ] = 1
-    data_dir: Annotated[Path, _doc("folder for what this machine keeps between runs")] = Path(".foreclick")
+    data_dir: Annotated[Path, _doc("folder for data that this machine keeps between runs")] = Path(
+        ".foreclick"
+    )
     web: Annotated[
         str,
         _doc(
-            "address of metrics, health and look-ups",
+            "address that serves metrics, health and user look-ups",
             takes="host:port, or nothing to turn it off",
             check=lambda web: not web or _is_address(web),
         ),
@@ -93,75 +95,81 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_hosts: Annotated[
         tuple[str, ...],
         _doc(
-            "names by which the web port is reached, besides addresses and this machine's own; others are refused",
+            "host names that requests to the web port may use, besides addresses and this machine's own name",
             takes="host names, several separated by commas",
             check=lambda names: all(map(_NAME.fullmatch, names)),
         ),
     ] = ()
     web_token: Annotated[
         Secret | None,
-        _doc("bearer token of the web port; without one look-ups are answered on loopback only"),
+        _doc(
+            "bearer token of the web port; without one, look-ups are answered on the loopback interface only"
+        ),
     ] = None
-    web_token_file: Annotated[Path | None, _doc("file that holds the token of the web port")] = None
+    web_token_file: Annotated[Path | None, _doc("file that contains the token of the web port")] = None
     web_protect: Annotated[
         Literal["users", "all"],
-        _doc("what requires the token: look-ups, or metrics and the details of health as well"),
+        _doc("what requires the token: user look-ups, or also metrics and the details of health"),
     ] = "users"
-    web_cert: Annotated[
-        Path | None, _doc("certificate (PEM, with its chain) by which the web port speaks TLS")
-    ] = None
+    web_cert: Annotated[Path | None, _doc("TLS certificate of the web port (PEM, with its chain)")] = None
     web_key: Annotated[Path | None, _doc("private key of that certificate (PEM, without a password)")] = None
 
     model: Annotated[
         Path | None,
-        _doc("model folder; without one there are windows and rules, and predictions without content"),
+        _doc("model folder; without one, there are only windows and rules, and predictions have no content"),
     ] = None
     model_key: Annotated[
-        Path | None, _doc("public keys (Ed25519, PEM); a model that none of them signed is then refused")
+        Path | None,
+        _doc("file of public keys (Ed25519, PEM); a model that is not signed by one of them is refused"),
     ] = None
     model_name: Annotated[
         str,
         _doc(
-            "name that the model must have; a signed one that was meant for something else is then refused",
+            "name that the model must have, so that a signed model for another purpose is refused",
             takes="a name as `foreclick train --name` gives it, or nothing for any",
         ),
     ] = ""
     model_not_before: Annotated[
         str,
         _doc(
-            "time at which the model was made at the earliest; an older one, though signed, is then refused",
+            "earliest time at which the model may have been made; an older one is refused, even if it is signed",
             takes="a time such as 2026-11-27T08:00:00Z, or nothing for any",
             check=lambda text: not text or moment_ms(text) is not None,
         ),
     ] = ""
     start_without_model: Annotated[
         bool,
-        _doc(
-            "let the first start of a group, which has committed nothing yet, continue while its model is missing"
-        ),
+        _doc("let a group that has committed nothing yet start although its model is missing"),
     ] = False
     device: Annotated[
         str,
         _doc(
-            "where the model runs; auto takes CUDA where there is one",
+            "where the model runs; auto uses CUDA if the machine has it",
             takes="auto, cpu, cuda or cuda:N",
             pattern=r"^(auto|cpu|cuda(:\d+)?)\Z",
         ),
     ] = "auto"
     model_trouble: Annotated[
         Literal["degrade", "hold"],
-        _doc("while the model fails: answer without it and mark that, or hold events back until it answers"),
+        _doc(
+            "while the model fails: answer without it and mark the answers, or hold events back until it works"
+        ),
     ] = "degrade"
     model_slow_ms: Annotated[
         int,
-        _doc("a longer model step is model trouble, with model_trouble = degrade", "ms", ge=10, le=DAY_MS),
+        _doc(
+            "a slower model step counts as a model failure (only with model_trouble = degrade)",
+            "ms",
+            ge=10,
+            le=DAY_MS,
+        ),
     ] = 10_000
     k: Annotated[int, _doc("items in a prediction", "items", ge=1, le=1000)] = 10
     horizon_ms: Annotated[
         int | None,
         _doc(
-            "how far ahead a purchase is predicted: in a training (30 minutes if it is not given); in a "
-            "worker only to check that its model has the same horizon",
+            "how far ahead a purchase is predicted. A training uses it (30 minutes if it is not given); a worker "
+            "only checks that its model has the same horizon",
             "ms",
             ge=1000,
             le=365 * DAY_MS,
@@ -169,24 +177,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     emit: Annotated[
         Literal["all", "latest"],
-        _doc("a prediction for each event, or only for a user's last event of a micro-batch"),
+        _doc("one prediction per event, or only one for a user's last event of a micro-batch"),
     ] = "all"
     output_format: Annotated[Literal["json", "msgpack"], _doc("encoding of predictions and flags")] = "json"
     compression: Annotated[
-        Literal["none", "lz4", "zstd", "gzip"], _doc("compression of the record batches that are written")
+        Literal["none", "lz4", "zstd", "gzip"],
+        _doc("compression of the record batches that the worker writes"),
     ] = "none"
 
     guarantee: Annotated[
         Literal["at_least_once", "exactly_once"],
         _doc(
-            "after a fault an output may come twice, recognisable by its id; or consumers of committed records "
-            "see each once. In both modes none is missing, and the state is exact"
+            "at_least_once: outputs may be duplicated after a failure, with the same id; exactly_once: "
+            "read-committed consumers see each output once. Both lose no output, and the state is exact"
         ),
     ] = "at_least_once"
     transaction_timeout_ms: Annotated[
         int,
         _doc(
-            "after which the broker aborts a transaction that is not ended; at most its transaction.max.timeout.ms",
+            "time until the broker aborts an open transaction; at most the broker's transaction.max.timeout.ms",
             "ms",
             ge=1000,
             le=DAY_MS,
@@ -194,17 +203,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60_000
     commit_interval_ms: Annotated[int, _doc("longest time between two commits", "ms", ge=10, le=60_000)] = 500
     max_delay_ms: Annotated[
-        int, _doc("how long to collect records between two fetches while few arrive", "ms", ge=0, le=10_000)
+        int,
+        _doc(
+            "how long to collect records between two fetches while few records arrive", "ms", ge=0, le=10_000
+        ),
     ] = 3
-    max_batch: Annotated[int, _doc("most events in a micro-batch", "events", ge=1, le=1_000_000)] = 4096
+    max_batch: Annotated[
+        int, _doc("largest number of events in a micro-batch", "events", ge=1, le=1_000_000)
+    ] = 4096
     buffered_records: Annotated[
         int,
-        _doc("records held of an input topic's partition before its fetch pauses", "records", ge=1, le=10**8),
+        _doc(
+            "records buffered per partition of an input topic before its fetch pauses",
+            "records",
+            ge=1,
+            le=10**8,
+        ),
     ] = 20_000
     buffer_bytes: Annotated[
         int,
         _doc(
-            "bytes held of all input topics' partitions, which share them evenly, before their fetches pause",
+            "bytes buffered for all partitions of the input topics, in equal shares, before their fetches pause",
             "bytes",
             ge=1 << 20,
             le=1 << 40,
@@ -214,19 +233,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lateness_ms: Annotated[
         int,
         _doc(
-            "how far behind its user's newest event an event still counts in its window",
+            "how much older than its user's newest event an event may be and still count in its window",
             "ms",
             ge=0,
             le=30 * DAY_MS,
         ),
     ] = 300_000
     max_idle_ms: Annotated[
-        int, _doc("how long the merge waits for a topic that has nothing to read", "ms", ge=0, le=60_000)
+        int,
+        _doc("how long the merge waits for an input topic that has nothing to read", "ms", ge=0, le=60_000),
     ] = 20
     max_future_ms: Annotated[
         int,
         _doc(
-            f"how far ahead of its record's time an event may be; above {FUTURE_MS} at most a tenth of lateness_ms",
+            f"how far an event may be ahead of its record's time; above {FUTURE_MS}, at most a tenth of lateness_ms",
             "ms",
             ge=0,
             le=3 * DAY_MS,
@@ -235,38 +255,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record_time: Annotated[
         Literal["broker", "producer"],
         _doc(
-            "whose time the records of the inputs carry: the broker's (message.timestamp.type=LogAppendTime), or, "
-            "trusting the clocks of all who write there, the producers' as well"
+            "which clock sets the time of input records: only the broker's (message.timestamp.type=LogAppendTime), "
+            "or also the producers', if you trust the clocks of all of them"
         ),
     ] = "broker"
     max_past_ms: Annotated[
         int,
         _doc(
-            "how far before its record's time an event may be; 0 for any distance, as recordings and replays need it",
+            "how far an event may be behind its record's time; 0 for no limit, which recordings and replays need",
             "ms",
             ge=0,
             le=3650 * DAY_MS,
         ),
     ] = 0
     correct_clock: Annotated[
-        bool, _doc("correct the time of an event by the sender's clock where it carries sent_at")
+        bool, _doc("correct the time of an event by the sender's clock if the event has sent_at")
     ] = False
 
     resident_users: Annotated[
-        int, _doc("users held in memory, shared evenly by the partitions", "users", ge=1, le=10**9)
+        int, _doc("users kept in memory, in equal shares per partition", "users", ge=1, le=10**9)
     ] = 1_000_000
     user_ttl_ms: Annotated[
-        int, _doc("event time after which a silent user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS)
+        int,
+        _doc("event time without events after which a user is forgotten", "ms", ge=60_000, le=3650 * DAY_MS),
     ] = 30 * DAY_MS
 
     skip_damaged_state: Annotated[
-        bool, _doc("continue without state records with impossible values: their users begin again")
+        bool, _doc("skip state records with impossible values; their users start again without history")
     ] = False
 
     standby_replicas: Annotated[
         int,
         _doc(
-            "how many other workers keep a copy of a partition's state, so that they take it over at once",
+            "how many other workers keep a copy of a partition's state, for a fast takeover",
             "workers",
             ge=0,
             le=10,
@@ -275,27 +296,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: Annotated[
         str,
         _doc(
-            "fixed name of this worker in its group: restarted under it before its session ends, it gets its "
-            "partitions back without a rebalance; no two workers may share one",
+            "fixed name of this worker in its group. A worker that restarts with it before its session ends gets its "
+            "partitions back without a rebalance. Each worker needs a name of its own",
             takes="letters, digits and ._-",
             pattern=r"^[A-Za-z0-9._-]{0,249}\Z",
         ),
     ] = ""
     session_timeout_ms: Annotated[
-        int, _doc("silence after which the broker presumes a worker dead", "ms", ge=1000, le=1_800_000)
+        int,
+        _doc(
+            "time without a heartbeat after which the broker considers a worker dead",
+            "ms",
+            ge=1000,
+            le=1_800_000,
+        ),
     ] = 6000
     heartbeat_ms: Annotated[
         int, _doc("time between two heartbeats to the broker", "ms", ge=100, le=600_000)
     ] = 1000
     ready_max_age_ms: Annotated[
-        int, _doc("not ready while the oldest unprocessed record is older", "ms", ge=100, le=DAY_MS)
+        int,
+        _doc(
+            "the worker is not ready while its oldest unprocessed record is older than this",
+            "ms",
+            ge=100,
+            le=DAY_MS,
+        ),
     ] = 30_000
 
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _doc("least severe message that is logged")
+        Literal["debug", "info", "warning", "error"], _doc("lowest level of messages that are logged")
     ] = "info"
     log_format: Annotated[
-        Literal["console", "json"], _doc("logs for a person, or one JSON object a line")
+        Literal["console", "json"], _doc("logs for people, or one JSON object per line")
     ] = "console"
 
     kafka: KafkaAccess = KafkaAccess()
@@ -313,12 +346,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def model_not_before_ms(self) -> int:
-        """`model_not_before` as Unix time, 0 for any."""
+        """`model_not_before` in Unix ms, 0 for any time."""
         return moment_ms(self.model_not_before) or 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Full names of the input topics, in the order that breaks ties of the merge."""
+        """Full names of the input topics. Of events with the same time, the merge takes the first topic's first."""
         return tuple(map(self.topic, INPUT_TOPICS))
 
     @property
@@ -340,12 +373,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return host.strip("[]"), int(port)
 
 
-#: Settings that stand together: a table of the TOML file, and the beginning of a name elsewhere.
+#: Groups of settings: a table in the TOML file, and a prefix of the name in other sources.
 GROUPS: Mapping[str, type[msgspec.Struct]] = {"kafka": KafkaAccess, "rules": Rules, "train": TrainSettings}
 
 
 def fields() -> tuple[Field, ...]:
-    """All settings in the order in which they are declared, those of the groups last."""
+    """All settings in the order of their declarations, with the groups at the end."""
     plain = (each for each in msgspec.structs.fields(Settings) if each.name not in GROUPS)
     return (
         *(make_field(each.name, (each.name,), each.type, each.default) for each in plain),
@@ -353,7 +386,7 @@ def fields() -> tuple[Field, ...]:
             make_field(f"{group}_{each.name}", (group, each.name), each.type, each.default)
             for group, struct in GROUPS.items()
             for each in msgspec.structs.fields(struct)
-            if get_origin(each.type) is Annotated  # what has no description is set elsewhere
+            if get_origin(each.type) is Annotated  # a field without a description is set by another setting
         ),
     )
 
@@ -363,10 +396,11 @@ def load_settings(
     env: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings from defaults, TOML file, environment and options; the later ones win.
+    """Return the settings from defaults, TOML file, environment and options; later sources win.
 
-    `env` is the process's where None; `config` falls back to `FORECLICK_CONFIG`. `options` maps the name of a
-    field to a value or its text, None where it was not given. Raises SettingsError with all mistakes at once.
+    If `env` is None, the environment of the process is used; without `config`, the file that `FORECLICK_CONFIG`
+    names. `options` maps the name of a field to a value or its text, or to None if it was not given. Raises
+    SettingsError with all mistakes at once.
     """
     env = os.environ if env is None else env
     known = {field.name: field for field in fields()}

@@ -1,4 +1,4 @@
-"""Settings of the connection to Kafka: encryption, who we are, and how we prove it."""
+"""Settings of the connection to Kafka: encryption, certificates and login."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _is_token_url(text: str) -> bool:
-    """Whether a client secret may be sent there: encrypted, or to this machine."""
+    """Whether a client secret may be sent to this URL: it uses TLS, or it is on this machine."""
     try:
         url = urlsplit(text)
         return bool(url.hostname) and (
@@ -26,7 +26,7 @@ def _is_token_url(text: str) -> bool:
 
 
 class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the brokers. Secrets come from variables, or from the files that `..._file` names."""
+    """How to connect to the brokers. Secrets come from variables, or from files that the `..._file` settings name."""
 
     security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
@@ -35,50 +35,55 @@ class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     ssl_ca_file: Annotated[
         Path | None,
-        _doc("CA certificates (PEM) that are trusted for brokers; without it those that the system trusts"),
+        _doc("CA certificates (PEM) to trust for brokers; by default those of the system"),
     ] = None
     ssl_cert_file: Annotated[
-        Path | None, _doc("our certificate (PEM, followed by its chain), for brokers that ask for one")
+        Path | None, _doc("client certificate (PEM, followed by its chain), for brokers that require one")
     ] = None
     ssl_key_file: Annotated[
-        Path | None, _doc("key of our certificate (PEM), if it is not in the same file")
+        Path | None, _doc("private key of the client certificate (PEM), if it is not in the same file")
     ] = None
-    ssl_key_password: Annotated[Secret | None, _doc("password of that key")] = None
-    ssl_key_password_file: Annotated[Path | None, _doc("file that holds the password of that key")] = None
+    ssl_key_password: Annotated[Secret | None, _doc("password of the private key")] = None
+    ssl_key_password_file: Annotated[
+        Path | None, _doc("file that contains the password of the private key")
+    ] = None
 
     sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None,
-        _doc("login method, needed with SASL"),
+        _doc("login method, required with SASL"),
     ] = None
-    sasl_user: Annotated[str | None, _doc("user, for PLAIN and SCRAM", takes="a name")] = None
+    sasl_user: Annotated[str | None, _doc("user name, for PLAIN and SCRAM", takes="a name")] = None
     sasl_password: Annotated[Secret | None, _doc("password, for PLAIN and SCRAM")] = None
-    sasl_password_file: Annotated[Path | None, _doc("file that holds the password")] = None
+    sasl_password_file: Annotated[Path | None, _doc("file that contains the password")] = None
 
     oauth_token_file: Annotated[
         Path | None,
-        _doc("file that holds the token for OAUTHBEARER, read again for each connection"),
+        _doc("file that contains the token for OAUTHBEARER; it is read again for each connection"),
     ] = None
     oauth_token_url: Annotated[
         str | None,
         _doc(
-            "endpoint that gives a token for client id and secret, for OAUTHBEARER",
+            "endpoint that returns a token for a client id and secret, for OAUTHBEARER",
             takes="a URL that begins with https:// (http:// for this machine only)",
             check=_is_token_url,
         ),
     ] = None
     oauth_ca_file: Annotated[
-        Path | None, _doc("CA certificates (PEM) that are trusted for that endpoint, besides the system's")
+        Path | None,
+        _doc("CA certificates (PEM) to trust for the token endpoint, in addition to the system's"),
     ] = None
     oauth_client_id: Annotated[
         str | None,
         _doc(
-            "client id at that endpoint", takes="a name without a colon", check=lambda name: ":" not in name
+            "client id for the token endpoint",
+            takes="a name without a colon",
+            check=lambda name: ":" not in name,
         ),
     ] = None
-    oauth_client_secret: Annotated[Secret | None, _doc("client secret at that endpoint")] = None
-    oauth_client_secret_file: Annotated[Path | None, _doc("file that holds the client secret")] = None
+    oauth_client_secret: Annotated[Secret | None, _doc("client secret for the token endpoint")] = None
+    oauth_client_secret_file: Annotated[Path | None, _doc("file that contains the client secret")] = None
     oauth_scope: Annotated[
-        str | None, _doc("scope to ask that endpoint for", takes="names separated by spaces")
+        str | None, _doc("scope to request from the token endpoint", takes="names separated by spaces")
     ] = None
 
     @property
@@ -88,23 +93,23 @@ class KafkaAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def login(self) -> bool:
-        """Whether SASL says who we are."""
+        """Whether the client logs in with SASL."""
         return self.security_protocol.startswith("SASL")
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting of the group: `variable("sasl_user")`."""
+    """Return the environment variable of a setting of this group: `variable("sasl_user")`."""
     return f"{ENV_PREFIX}KAFKA_{name.upper()}"
 
 
 def kafka_clashes(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong between these settings (`values` by full name), one sentence for each mistake."""
+    """Yield one sentence for each contradiction between these settings (`values` by full name)."""
     chosen = {name: values.get(f"kafka_{name}") for name in KafkaAccess.__struct_fields__}
     given = [name for name, value in chosen.items() if value is not None]
     protocol = chosen["security_protocol"]
     mechanism = chosen["sasl_mechanism"]
-    for kind, fit in (("ssl_", ("SSL", "SASL_SSL")), ("sasl_", ("SASL_SSL", "SASL_PLAINTEXT"))):
-        unused = next((name for name in given if name.startswith(kind)), None)
+    for prefix, fit in (("ssl_", ("SSL", "SASL_SSL")), ("sasl_", ("SASL_SSL", "SASL_PLAINTEXT"))):
+        unused = next((name for name in given if name.startswith(prefix)), None)
         if unused and protocol not in fit:
             yield _unused(
                 unused, f"{variable('security_protocol')} is {protocol}: set it to {' or '.join(fit)}"
@@ -115,21 +120,24 @@ def kafka_clashes(values: Mapping[str, Any]) -> Iterator[str]:
         yield _unused(unused, f"{variable('sasl_mechanism')} is {mechanism or 'not set'}: set it to {OAUTH}")
         return
     if chosen["ssl_key_file"] and not chosen["ssl_cert_file"]:
-        yield f"{variable('ssl_key_file')} is given without {variable('ssl_cert_file')}: a key needs its certificate"
+        yield (
+            f"{variable('ssl_key_file')} is given without {variable('ssl_cert_file')}: give the certificate of "
+            "that key as well"
+        )
     if str(protocol).startswith("SASL"):
         yield from _login_clashes(chosen)
 
 
 def _unused(name: str, why: str) -> str:
-    return f"{variable(name)} is given but would not be used, since {why}, or leave it out"
+    return f"{variable(name)} is given but would not be used, because {why}, or remove it"
 
 
 def _login_clashes(chosen: Mapping[str, Any]) -> Iterator[str]:
     mechanism = chosen["sasl_mechanism"]
     if mechanism is None:
         yield (
-            f"{variable('sasl_mechanism')} is needed where {variable('security_protocol')} is "
-            f"{chosen['security_protocol']}: set it to what the brokers offer"
+            f"{variable('sasl_mechanism')} is required when {variable('security_protocol')} is "
+            f"{chosen['security_protocol']}: set it to a method that the brokers offer"
         )
     elif mechanism != OAUTH:
         missing = [name for name in ("sasl_user", "sasl_password") if chosen[name] is None]

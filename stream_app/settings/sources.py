@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 ENV_PREFIX = "FORECLICK_"
-#: Variables with our prefix that are no settings of the worker.
+#: Variables with our prefix that are not settings of the worker.
 OTHER_VARIABLES = ("FORECLICK_CONFIG", "FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
 TEST_PREFIX = "FORECLICK_TEST_"
 
@@ -25,7 +25,7 @@ Found = tuple[str, tuple[str, Any]]
 
 
 class Secret:
-    """A text that only `reveal` gives away: no print, log, error or encoder shows it."""
+    """A text that only `reveal` returns: no print, log, error or encoder shows it."""
 
     __slots__ = ("_text",)
 
@@ -33,7 +33,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself: for the one who needs it to log in, and for nobody else."""
+        """Return the text itself; only for the code that logs in with it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ def doc(
     hints: Mapping[str, str] | None = None,
     **limits: Any,
 ) -> Meta:
-    """One line about a setting, its unit and limits; `takes` words what is expected where limits cannot."""
+    """Return a setting's description, unit and limits; `takes` describes the value if limits cannot."""
     return Meta(
         description=text, extra={"unit": unit, "takes": takes, "check": check, "hints": hints}, **limits
     )
@@ -108,14 +108,14 @@ def make_field(name: str, path: tuple[str, ...], annotation: Any, default: Any) 
 
 
 def from_file(config: Path, known: Mapping[str, Field], problems: list[str]) -> Iterator[Found]:
-    """The values of a TOML file; what is wrong with the file itself is added to `problems`."""
+    """Yield the values of a TOML file; mistakes of the file itself are added to `problems`."""
     try:
         table = tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(f"file {config} cannot be read ({error.strerror}): give an existing TOML file")
         return
     except ValueError as error:  # bad TOML or bad UTF-8
-        problems.append(f"file {config} is no TOML: {error}")
+        problems.append(f"file {config} is not valid TOML: {error}")
         return
     names = {field.path: name for name, field in known.items()}
     groups = {path[0] for path in names if len(path) > 1}
@@ -124,8 +124,8 @@ def from_file(config: Path, known: Mapping[str, Field], problems: list[str]) -> 
         if path in names and known[names[path]].secret:
             field = known[names[path]]
             problems.append(
-                f"file {config}, key {key}, would hold a secret: set the variable {field.env}, "
-                f"or name a file that holds it with {key}_file"
+                f"file {config}, key {key}, would contain a secret: set the variable {field.env}, "
+                f"or name a file that contains it with {key}_file"
             )
         elif path in names:
             yield names[path], (f"file {config}, key {key},", value)
@@ -142,7 +142,7 @@ def _leaves(table: Mapping[str, Any], groups: set[str]) -> Iterator[tuple[tuple[
 
 
 def from_env(env: Mapping[str, str], known: Mapping[str, Field], problems: list[str]) -> Iterator[Found]:
-    """The values of the environment; variables that only look like ours are added to `problems`."""
+    """Yield the values of the environment; unknown variables with our prefix are added to `problems`."""
     names = {field.env: name for name, field in known.items()}
     for variable, text in env.items():
         if variable in names:
@@ -156,13 +156,15 @@ def from_env(env: Mapping[str, str], known: Mapping[str, Field], problems: list[
 def from_options(
     options: Mapping[str, Any], known: Mapping[str, Field], problems: list[str]
 ) -> Iterator[Found]:
-    """The options that were given (not None)."""
+    """Yield the options that were given (not None)."""
     for name, value in options.items():
         option = known[name].option if name in known else "--" + name.replace("_", "-")
         if name not in known:
             problems.append(f"option {option} is unknown{meant(name, known)}")
         elif known[name].secret and value is not None:
-            problems.append(f"a secret is no option: set the variable {known[name].env}, or {option}-file")
+            problems.append(
+                f"a secret cannot be an option: set the variable {known[name].env}, or {option}-file"
+            )
         elif value is not None:
             yield name, (f"option {option}", value)
 
@@ -170,15 +172,17 @@ def from_options(
 def meant(name: str, names: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest of `names`, or where to find them."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f": did you mean {close[0]}?" if close else ": see `foreclick worker --help` for those there are"
+    return (
+        f": did you mean {close[0]}?" if close else ": see `foreclick worker --help-all` for the known names"
+    )
 
 
 def convert(field: Field, value: Any) -> Any:
-    """`value`, or its text, as the field's type; ValueError says what was wrong and what is expected."""
+    """Return `value`, or its text, as the field's type. Raises ValueError with what is wrong and what is expected."""
     if field.secret:
         return _secret(field, value)
     plain = value.strip() if isinstance(value, str) else value
-    if plain == "" and field.default is None:  # as compose files leave a variable
+    if plain == "" and field.default is None:  # Docker Compose sets an unset variable to ""
         return None
     if field.base is Path:
         return _path(field, plain)
@@ -198,20 +202,20 @@ def convert(field: Field, value: Any) -> Any:
 
 
 def _secret(field: Field, value: Any) -> Secret | None:
-    """The value as it stands, spaces too; None for an empty one."""
+    """Return the value unchanged, with its spaces; None for an empty one."""
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError("is no text (not shown, it is a secret)")
+        raise ValueError("is not a text (not shown, because it is a secret)")
     return Secret(value) if value else None
 
 
 def read_secrets(known: Mapping[str, Field], values: dict[str, Any], problems: list[str]) -> None:
-    """Put the secrets into `values` whose files (`NAME_file`) are named there; a line break at the end is cut."""
+    """Read the secrets whose files (`NAME_file`) are in `values`; a line break at the end is removed."""
     for name, field in known.items():
         file: Path | None = values.get(f"{name}_file") if field.secret else None
         if file is None:
             continue
         if values.get(name) is not None:
-            problems.append(f"{field.env} and {field.env}_FILE are both given: leave one out")
+            problems.append(f"{field.env} and {field.env}_FILE are both given: remove one of them")
             continue
         try:
             values[name] = _secret(
@@ -220,7 +224,7 @@ def read_secrets(known: Mapping[str, Field], values: dict[str, Any], problems: l
         except OSError as error:
             problems.append(f"{field.env}_FILE: {file} cannot be read ({error.strerror})")
         except ValueError:  # no UTF-8, or NUL
-            problems.append(f"{field.env}_FILE: {file} holds no text")
+            problems.append(f"{field.env}_FILE: {file} does not contain text")
         else:
             if values[name] is None:
                 problems.append(f"{field.env}_FILE: {file} is empty")
@@ -241,7 +245,7 @@ def _path(field: Field, value: Any) -> Path:
         raise ValueError(_wrong(field, value))
     try:
         return Path(value).expanduser()
-    except RuntimeError:  # `~somebody`, whom this machine does not know
+    except RuntimeError:  # `~name` of a user that this machine does not know
         raise ValueError(_wrong(field, value)) from None
 
 
@@ -252,7 +256,7 @@ def _wrong(field: Field, value: Any) -> str:
         return hints[text]
     shown = repr(value) if len(text) <= 80 else repr(text[:77] + "...")
     if "@" in text:  # user:password@host
-        shown = "a value with an @ (not shown, it may hold a password)"
+        shown = "a value with an @ (not shown, because it may contain a password)"
     return f"is {shown}, expected {expected(field)}"
 
 
@@ -263,7 +267,7 @@ def expected(field: Field) -> str:
     if takes:
         return takes
     if field.secret:
-        return "a secret, by this variable or a file"
+        return "a secret, in this variable or in a file"
     if get_origin(field.base) is Literal:
         return " or ".join(get_args(field.base))
     if field.base is Path:

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.serving.api import Slab
+from model.serving.api import HiddenStates
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.record_columns import RecordColumns
@@ -249,7 +249,9 @@ class Rows(UserIndex):
 class Users(Rows):
     """The users of all partitions that this process owns: their rows and the model's hidden states."""
 
-    def __init__(self, limit: int, items: ItemIndex, hidden: Slab | None = None, width: int = 0) -> None:
+    def __init__(
+        self, limit: int, items: ItemIndex, hidden: HiddenStates | None = None, width: int = 0
+    ) -> None:
         super().__init__(limit, LAYOUT)
         self.items = items
         self.hidden = hidden

@@ -130,7 +130,7 @@ def test_runs_through(first: tuple[Path, Demo]) -> None:
     measured, wanted = (cell.strip() for cell in row.replace("│", "|").split("|")[2:4])
     assert measured == wanted
     assert int(wanted.replace(",", "")) > 1_900
-    assert "✗" not in "".join(line for line in demo.lines if "dead letters," in line or "repeats" in line)
+    assert "✗" not in "".join(line for line in demo.lines if "dead letters," in line or "duplicates" in line)
     assert processes_of(folder) == []
 
 

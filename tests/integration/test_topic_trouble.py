@@ -291,7 +291,7 @@ async def test_output_larger_than_its_topic_takes(
     worker = await at_rest(start, tmp_path, kafka, prefix, records[:400])
     limit(admin, f"{prefix}predictions", 200)
     produce(kafka.bootstrap, prefix, records[400:])
-    assert "larger than the topic takes" in last_words(worker)
+    assert "larger than its topic accepts" in last_words(worker)
     assert f"topic {prefix}predictions takes batches of at most 200 bytes" in sentence(
         start(tmp_path, kafka.bootstrap, prefix)
     )

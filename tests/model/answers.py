@@ -23,7 +23,7 @@ def batch(runtime: Runtime, m: int = 40) -> StepBatch:
     recent = np.stack([np.roll(item, shift) for shift in range(4)], axis=1).astype(np.int32)
     return StepBatch(
         slots=(numbers % 9).astype(np.int64),
-        kind=(numbers % 3).astype(np.int8),
+        event_type=(numbers % 3).astype(np.int8),
         item=item,
         category=(numbers % (runtime.none_category + 1)).astype(np.int32),
         gap_s=np.where(numbers < 9, -1, 30).astype(np.float32),
@@ -37,17 +37,17 @@ def batch(runtime: Runtime, m: int = 40) -> StepBatch:
 
 
 def main() -> None:
-    """Answers for each folder on standard input."""
+    """RawAnswers for each folder on standard input."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))
         print(folder, end="\t", flush=True)
         try:
             runtime = Runtime.load(folder, "cpu")
-            slab = runtime.slab(9)
+            hidden = runtime.hidden_states(9)
             for _ in range(3):
-                result = runtime.step(slab, batch(runtime))
-            runtime.exactly().step(slab, batch(runtime))
+                result = runtime.step(hidden, batch(runtime))
+            runtime.exactly().step(hidden, batch(runtime))
             runtime.item_index("new")
             runtime.category_index("new")
             assert finite(result).all()

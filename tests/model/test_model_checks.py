@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import torchscript as script
+from model.network import torchscript
 from model.serving.runtime import ModelError, Runtime
 
 LIMIT_S = 240
@@ -194,18 +194,18 @@ def weight_changes(folder: Path) -> Iterator[tuple[str, Change]]:
 
 
 def weight_change(name: str, change: Callable[[torch.Tensor], torch.Tensor], folder: Path) -> None:
-    step = script.from_bytes((folder / "step.ts").read_bytes(), torch.device("cpu"))
+    step = torchscript.from_bytes((folder / "step.ts").read_bytes(), torch.device("cpu"))
     fresh = change(getattr(step, name).detach())
     held = dict(step.named_parameters())
     setattr(step, name, torch.nn.Parameter(fresh, requires_grad=False) if name in held else fresh)
-    (folder / "step.ts").write_bytes(script.to_bytes(step))
+    (folder / "step.ts").write_bytes(torchscript.to_bytes(step))
     seal(folder, "step.ts")
 
 
 def number_change(name: str, value: int, folder: Path) -> None:
-    step = script.from_bytes((folder / "step.ts").read_bytes(), torch.device("cpu"))
+    step = torchscript.from_bytes((folder / "step.ts").read_bytes(), torch.device("cpu"))
     setattr(step, name, value)
-    (folder / "step.ts").write_bytes(script.to_bytes(step))
+    (folder / "step.ts").write_bytes(torchscript.to_bytes(step))
     seal(folder, "step.ts")
 
 

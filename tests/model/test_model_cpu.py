@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.evaluation import playback
-from model.kernels import simd_math as vector
+from model.kernels import simd_math
 from model.kernels.helper_thread import WORTH_IT
-from model.serving import gru_kernel as narrow
+from model.serving import gru_kernel
 from model.serving.cpu_step import CpuStep
-from model.serving.embedding_products import Products
-from model.serving.input_gates import Gates
+from model.serving.embedding_products import EmbeddingProducts
+from model.serving.input_gates import InputGates
 from model.serving.rounds import arrange
 from model.serving.runtime import Runtime, StepBatch, StepResult
 from tests.model.tiny import tiny_interactions
@@ -55,11 +55,11 @@ def test_the_cpu_answers_as_torch_alone(runtime: Runtime, exact: bool, seed: int
     """Over two micro-batches with a very busy user all answers and states are those of the plain step."""
     batch = heavy(runtime, seed)
     fast, plain = (runtime.exactly(), runtime.plainly().exactly()) if exact else (runtime, runtime.plainly())
-    slabs = runtime.slab(30), runtime.slab(30)
+    hidden = runtime.hidden_states(30), runtime.hidden_states(30)
     for rows in (np.arange(cut), np.arange(cut, len(batch))):
         some = playback.part(batch, rows)
-        same(fast.step(slabs[0], some), plain.step(slabs[1], some))
-    np.testing.assert_allclose(slabs[0].states, slabs[1].states, atol=1e-5)
+        same(fast.step(hidden[0], some), plain.step(hidden[1], some))
+    np.testing.assert_allclose(hidden[0].states, hidden[1].states, atol=1e-5)
 
 
 def test_two_threads_answer_as_one(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,11 +67,11 @@ def test_two_threads_answer_as_one(runtime: Runtime, monkeypatch: pytest.MonkeyP
     batch = heavy(runtime, 1)
     batch = StepBatch(**{name: np.concatenate([column] * 8) for name, column in vars(batch).items()})
     assert len(batch) > WORTH_IT
-    assert isinstance(runtime._engine, CpuStep)
-    sharing, found = runtime._engine.sharing, []
+    assert isinstance(runtime._backend, CpuStep)
+    sharing, found = runtime._backend.helper, []
     for helper in (ThreadPoolExecutor(1), None):
         monkeypatch.setattr(sharing, "_helper", helper)
-        found.append(vars(runtime.step(runtime.slab(30), batch)))
+        found.append(vars(runtime.step(runtime.hidden_states(30), batch)))
     for name, column in found[0].items():
         np.testing.assert_array_equal(column, found[1][name], err_msg=name)
 
@@ -80,13 +80,13 @@ def test_two_threads_answer_as_one(runtime: Runtime, monkeypatch: pytest.MonkeyP
 def test_wide_and_narrow_rounds_agree(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Wherever the border between TorchScript and kernel lies, the states are the same."""
     batch = heavy(runtime, 1)
-    wanted = runtime.slab(30)
-    runtime.plainly().replay(wanted, batch)
-    monkeypatch.setattr(narrow, "NARROW", limit)
-    slab = runtime.slab(30)
+    wanted = runtime.hidden_states(30)
+    runtime.plainly().rebuild(wanted, batch)
+    monkeypatch.setattr(gru_kernel, "NARROW", limit)
+    hidden = runtime.hidden_states(30)
     engine = CpuStep(runtime._step, runtime.content)
-    engine.advance(slab.states, arrange(batch.slots), runtime._inputs(batch))
-    np.testing.assert_allclose(slab.states, wanted.states, atol=1e-5)
+    engine.advance(hidden.states, arrange(batch.slots), runtime._inputs(batch))
+    np.testing.assert_allclose(hidden.states, wanted.states, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -101,9 +101,9 @@ def test_the_narrow_kernel_equals_torchs_cell(seed: int, hidden: int, sizes: lis
     with torch.no_grad():
         gates = inputs @ cell.weight_ih.T + cell.bias_ih
         found = buffer.clone().numpy()
-        narrow.advance(
+        gru_kernel.advance(
             found, gates.numpy(), np.array(sizes), 0, 0, users,
-            np.ascontiguousarray(cell.weight_hh.T.numpy()), cell.bias_hh.numpy(), narrow.scratch(hidden),
+            np.ascontiguousarray(cell.weight_hh.T.numpy()), cell.bias_hh.numpy(), gru_kernel.scratch(hidden),
         )  # fmt: skip
         before = row = 0
         for size in sizes:
@@ -119,7 +119,7 @@ def test_gates_are_the_wide_product_whatever_fits_into_memory(runtime: Runtime, 
     """With all, some or no rows ready-made (buckets and none always), gates are `inputs @ weight + bias`."""
     step, batch = runtime._step, heavy(runtime, 2)
     inputs = runtime._inputs(batch)
-    gates = Gates(step, runtime.content.vocabulary.categories.known, item_bytes, item_bytes // 10)
+    gates = InputGates(step, runtime.content.vocabulary.categories.known, item_bytes, item_bytes // 10)
     assert 0 <= gates.items.head <= 40
     assert (gates.items.head == 40) == (item_bytes > 100_000)
     order = np.random.default_rng(0).permutation(len(batch))
@@ -133,7 +133,7 @@ def test_gates_are_the_wide_product_whatever_fits_into_memory(runtime: Runtime, 
 
 
 def _numbers(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    """Return the columns item, category, kind, gap, hour."""
+    """Return the columns item, category, event_type, gap, hour."""
     return [np.asarray(inputs[at], np.int64) for at in (1, 2, 0, 3, 4)]
 
 
@@ -141,7 +141,7 @@ def test_products_that_do_not_fit_are_multiplied() -> None:
     """Rows added are those of the whole product for every number, with room for 3 of 10 known rows."""
     torch.manual_seed(0)
     embedding, weight = torch.randn(13, 5), torch.randn(5, 8)
-    products = Products(embedding, weight, 10, 3 * 4 * 8)
+    products = EmbeddingProducts(embedding, weight, 10, 3 * 4 * 8)
     assert products.head == 3
     assert len(products.rows) == 6
     numbers = np.array([12, 0, 2, 3, 9, 10, 9], np.int32)
@@ -152,10 +152,10 @@ def test_products_that_do_not_fit_are_multiplied() -> None:
 
 def test_answers_outlive_the_next_micro_batch(runtime: Runtime) -> None:
     """Working memory is used again, what was returned is not."""
-    batch, slab = playback.whole_batch(runtime, DATA), runtime.slab(30)
-    first = runtime.step(slab, playback.part(batch, np.arange(100)))
+    batch, hidden = playback.whole_batch(runtime, DATA), runtime.hidden_states(30)
+    first = runtime.step(hidden, playback.part(batch, np.arange(100)))
     kept = {name: column.copy() for name, column in vars(first).items()}
-    runtime.step(slab, playback.part(batch, np.arange(100, 300)))
+    runtime.step(hidden, playback.part(batch, np.arange(100, 300)))
     for name, column in vars(first).items():
         np.testing.assert_array_equal(column, kept[name], err_msg=name)
 
@@ -168,8 +168,8 @@ def test_columns_may_be_views_and_read_only(runtime: Runtime) -> None:
         wide = np.repeat(column, 2, axis=0)[::2]
         wide.setflags(write=False)
         other[name] = wide
-    wanted = runtime.step(runtime.slab(30), batch)
-    found = runtime.step(runtime.slab(30), StepBatch(**other))
+    wanted = runtime.step(runtime.hidden_states(30), batch)
+    found = runtime.step(runtime.hidden_states(30), StepBatch(**other))
     for name, column in vars(wanted).items():
         np.testing.assert_array_equal(getattr(found, name), column, err_msg=name)
 
@@ -177,9 +177,9 @@ def test_columns_may_be_views_and_read_only(runtime: Runtime) -> None:
 @numba.njit(fastmath=True, error_model="numpy")
 def _apply(x, exp, sigmoid, tanh):  # type: ignore[no-untyped-def]
     for row in range(x.shape[0]):
-        exp[row] = vector.exp(x[row])
-        sigmoid[row] = vector.sigmoid(x[row])
-        tanh[row] = vector.tanh(x[row])
+        exp[row] = simd_math.exp(x[row])
+        sigmoid[row] = simd_math.sigmoid(x[row])
+        tanh[row] = simd_math.tanh(x[row])
 
 
 def test_vector_functions_are_right_to_float32() -> None:

@@ -66,7 +66,7 @@ def test_inputs_are_always_finite_and_bounded(prices: list[float]) -> None:
     quantity = np.full(n, 2**31 - 1, np.int32)
     windows = np.full((n, len(WINDOW_FEATURES)), 1e30, np.float32)
     scale = features.fit_scale(features.numeric(price, quantity, windows))
-    found = features.Encoder(scale).encode(
+    found = features.FeatureEncoder(scale).encode(
         np.zeros(n, np.int8), np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.float32),
         np.zeros(n, np.int64), price, quantity, windows,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_scale_standardises_what_is_known() -> None:
     quantity = np.ones(500, np.int32)
     scale = features.fit_scale(features.numeric(price, quantity, windows))
     zeros = np.zeros(500, np.int32)
-    values = features.Encoder(scale).encode(
+    values = features.FeatureEncoder(scale).encode(
         zeros.astype(np.int8), zeros, zeros, zeros.astype(np.float32), zeros.astype(np.int64), price,
         quantity, windows,
     ).numeric  # fmt: skip
@@ -107,10 +107,10 @@ def test_sliding_windows_equal_a_plain_loop(seed: int) -> None:
         mine = np.flatnonzero((data.user == data.user[row]) & (np.arange(len(data)) <= row))
         for number, (_, length, buckets) in enumerate(WINDOWS):
             inside = mine[covered(row, mine, length, buckets)]
-            counts = np.bincount(data.kind[inside], minlength=3)
+            counts = np.bincount(data.event_type[inside], minlength=3)
             np.testing.assert_array_equal(data.windows[row, 3 * number : 3 * number + 3], counts)
         day = mine[covered(row, mine, 86_400_000, 24)]
-        bought = day[data.kind[day] == 2]
+        bought = day[data.event_type[day] == 2]
         assert data.windows[row, 15] == pytest.approx(np.nan_to_num(data.price[bought]).sum())
         assert data.windows[row, 16] == len(set(data.item[mine[-LAST_EVENTS:]].tolist()) - {-1})
         gap = -1.0 if len(mine) == 1 else (data.ts[row] - data.ts[mine[-2]]) / 1000

@@ -11,7 +11,7 @@ import pytest
 from model.artifact.model_folder import check_target
 from model.evaluation import playback
 from model.serving.runtime import ModelError, Runtime
-from model.training import fit_calibration as calibrate
+from model.training import fit_calibration
 from model.training.export import export
 from model.training.train import Trained
 from tests.model.tiny import tiny_interactions
@@ -24,11 +24,11 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 def test_a_loaded_model_answers_as_the_trained_one(runtime: Runtime, trained: Trained) -> None:
     """Every answer is the same, bit for bit, before and after the disk."""
-    fresh = calibrate.runtime(trained.content, trained.network)
+    fresh = fit_calibration.runtime(trained.content, trained.network)
     data = tiny_interactions(4, users=6)
     batch = playback.whole_batch(fresh, data)
-    loaded = runtime.step(runtime.slab(6), batch)
-    for name, column in vars(fresh.step(fresh.slab(6), batch)).items():
+    loaded = runtime.step(runtime.hidden_states(6), batch)
+    for name, column in vars(fresh.step(fresh.hidden_states(6), batch)).items():
         np.testing.assert_array_equal(getattr(loaded, name), column, err_msg=name)
 
 

@@ -1,5 +1,6 @@
 """Metric functions against slow, independent references."""
 
+import doctest
 import math
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_recall_and_mrr_equal_a_plain_loop(found: list[int], k: int) -> None:
 def test_classification_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     """Accuracy, macro precision, recall and F1 are those of scikit-learn with zero_division=0."""
     truth, said = np.array(pairs).T
-    found = metrics.classification(truth, said, 3)
+    found = metrics.classification(truth, said)
     options = {"average": "macro", "zero_division": 0}
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
     assert found["precision"] == pytest.approx(reference.precision_score(truth, said, **options))
@@ -67,6 +68,19 @@ def test_areas_equal_scikit_learn(pairs: list[tuple[bool, float]]) -> None:
     else:
         assert metrics.roc_auc(truth, score) == pytest.approx(reference.roc_auc_score(truth, score))
         assert metrics.pr_auc(truth, score) == pytest.approx(reference.average_precision_score(truth, score))
+
+
+def test_areas_of_a_small_case() -> None:
+    """Areas worked out by hand: three of four pairs in the right order, with one tie that counts half."""
+    truth, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.8], np.float32)
+    assert metrics.roc_auc(truth, score) == pytest.approx(3.5 / 4)
+    assert metrics.pr_auc(truth, score) == pytest.approx(0.5 * 1.0 + 0.5 * 2 / 3)
+
+
+def test_the_examples_in_the_docstrings_are_right() -> None:
+    """Each metric of lists shows a case that runs here."""
+    found = doctest.testmod(metrics)
+    assert found.attempted >= 5 and not found.failed
 
 
 def test_calibration_error_is_zero_for_true_rates_and_large_for_wrong_ones() -> None:

@@ -16,7 +16,7 @@ from model.evaluation.evaluate import evaluate
 from model.serving.runtime import Runtime
 from model.training import fit, train
 from model.training.export import NotWritten, check_target, export, export_or_keep
-from model.training.train import Progress, Stopped, Trained, split_time
+from model.training.train import Stopped, Trained, TrainingProgress, split_time
 from tests.model.tiny import SETTINGS, tiny_interactions
 
 DATA = tiny_interactions(1, users=30)
@@ -124,7 +124,7 @@ def test_a_stop_in_the_first_epoch_leaves_no_model() -> None:
 
 def test_a_stop_keeps_the_best_epoch_so_far() -> None:
     """Stopped in the third epoch, the model is that of the best before, calibrated, with its table, and says so."""
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
 
     def stop() -> bool:
         return bool(seen) and seen[-1].epoch == 3
@@ -138,7 +138,7 @@ def test_a_stop_keeps_the_best_epoch_so_far() -> None:
 
 def test_a_stop_in_the_refit_keeps_the_first_model() -> None:
     """A second training that is cut short is no better than the model that was validated."""
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     whole = train.train(DATA, QUICK)
     found = train.train(DATA, REFIT, seen.append, stop=lambda: bool(seen) and seen[-1].refit)
     assert found.stopped and not made(found).refit

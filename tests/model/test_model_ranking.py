@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.evaluation import playback
-from model.ranking import candidates
-from model.ranking import rank_all_items as ranking_exact
-from model.ranking import rank_on_gpu as ranking_device
+from model.ranking import candidates, rank_all_items, rank_on_gpu
 from model.ranking.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, QUOTAS, SUCCESSORS, Tables
-from model.ranking.quantised_items import FINE_LOST, FINE_STEPS, LOST, SCALE, coarse
+from model.ranking.quantised_items import FINE_LOST, FINE_STEPS, LOST, SCALE, quantised
 from model.ranking.rank_candidates import Ranked, Ranker
 from model.serving.runtime import Runtime
 from tests.model.tiny import tiny_interactions
@@ -95,15 +93,15 @@ def test_kernel_and_torch_equal_the_reference(
     tables, states, table, bias, recent, category = make(seed, known, 6)
     if exact:
         raw = (states @ table[:known].T + bias).astype(np.float32)
-        found = ranking_exact.rank(raw, recent, tables, boost, k)
+        found = rank_all_items.rank(raw, recent, tables, boost, k)
     else:
         found = ranked(Ranker(table, bias, tables), states, recent, category, boost, k)
-    on_device = ranking_device.DeviceTables(tables, torch.device("cpu"))
+    on_device = rank_on_gpu.DeviceTables(tables, torch.device("cpu"))
     columns = [torch.from_numpy(column) for column in (states, recent, category, table, bias)]
     if exact:
-        items, scores = ranking_device.rank_exact(columns[0], columns[1], *columns[3:], on_device, boost, k)
+        items, scores = rank_on_gpu.rank_exact(columns[0], columns[1], *columns[3:], on_device, boost, k)
     else:
-        items, scores = ranking_device.rank(*columns, on_device, boost, k)
+        items, scores = rank_on_gpu.rank(*columns, on_device, boost, k)
     for event in range(len(states)):
         best, shares = reference(
             states[event], recent[event], int(category[event]), table, bias, tables, boost, k, exact
@@ -131,7 +129,7 @@ def test_eight_bits_are_never_further_off_than_they_say(
     table = (random.normal(0, size, (known, hidden)) ** random.integers(1, 4)).astype(np.float32)
     table[random.random(known) < 0.1] = 0.0
     states = random.normal(0, 2, (5, hidden)).astype(np.float32)
-    layers = coarse(table, np.zeros(known, np.float32))
+    layers = quantised(table, np.zeros(known, np.float32))
     assert layers.rows.ctypes.data % 64 == 0
     length = np.linalg.norm(states, axis=1)[:, None]
     true = states.astype(np.float64) @ table.T.astype(np.float64)
@@ -165,8 +163,8 @@ def test_items_too_near_for_sixteen_bits_keep_the_order_of_float32(seed: int, bi
 def test_ranking_a_real_model_gives_the_lists_of_float32(runtime: Runtime) -> None:
     """On the states of a trained model the ten items, their order and their shares are those of torch."""
     batch = playback.whole_batch(runtime, tiny_interactions(6, users=40))
-    found = runtime.step(runtime.slab(40), batch)
-    plain = runtime.plainly().step(runtime.slab(40), batch)
+    found = runtime.step(runtime.hidden_states(40), batch)
+    plain = runtime.plainly().step(runtime.hidden_states(40), batch)
     same = (found.items == plain.items).all(axis=1)
     gaps = -np.diff(plain.scores, axis=1).min(axis=1, where=plain.items[:, 1:] >= 0, initial=1.0)
     assert same[gaps > 1e-5].all()
@@ -209,8 +207,8 @@ def test_exact_ranking_contains_the_candidates_best_item_or_a_better_one(runtime
     """Over all items the first score is never below that of the candidates' first."""
     data = tiny_interactions(5, users=10)
     batch = playback.whole_batch(runtime, data)
-    some = runtime.step(runtime.slab(10), batch, 20)
-    every = runtime.exactly().step(runtime.slab(10), batch, 20)
+    some = runtime.step(runtime.hidden_states(10), batch, 20)
+    every = runtime.exactly().step(runtime.hidden_states(10), batch, 20)
     assert (every.items >= 0).all()
     agreed = (some.items[:, 0] == every.items[:, 0]).mean()
     assert agreed > 0.9  # 40 items: nearly all of them are candidates

@@ -7,18 +7,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from model.kernels.helper_thread import WORTH_IT, Sharing
+from model.kernels.helper_thread import WORTH_IT, HelperThread
 
 
 @pytest.fixture(params=[True, False], ids=["two threads", "one"])
-def sharing(request: pytest.FixtureRequest) -> Sharing:
+def sharing(request: pytest.FixtureRequest) -> HelperThread:
     """As on a machine with two cores, whatever this one has, and as on one with a single core."""
-    made = Sharing()
+    made = HelperThread()
     made._helper = ThreadPoolExecutor(1) if request.param else None
     return made
 
 
-def test_each_task_runs_once(sharing: Sharing) -> None:
+def test_each_task_runs_once(sharing: HelperThread) -> None:
     """All have run when `run` returns, and again the next time."""
     done = np.zeros(1000, np.int64)
 
@@ -34,7 +34,7 @@ def test_each_task_runs_once(sharing: Sharing) -> None:
 
 def test_two_threads_run_at_the_same_time_and_know_who_they_are() -> None:
     """Two tasks that wait for each other come to their end; few events are left to one thread."""
-    sharing = Sharing()
+    sharing = HelperThread()
     sharing._helper = ThreadPoolExecutor(1)
     both, ran = threading.Barrier(2, timeout=20), set()
 
@@ -51,7 +51,7 @@ def test_two_threads_run_at_the_same_time_and_know_who_they_are() -> None:
 
 def test_nobody_waits_for_a_thread_that_does_not_begin() -> None:
     """Where the second thread is busy, as one that gets no core, the caller does all and returns."""
-    sharing = Sharing()
+    sharing = HelperThread()
     sharing._helper = ThreadPoolExecutor(1)
     free = threading.Event()
     sharing._helper.submit(free.wait, 30)
@@ -61,7 +61,7 @@ def test_nobody_waits_for_a_thread_that_does_not_begin() -> None:
     free.set()
 
 
-def test_an_error_is_raised_when_nothing_runs_any_more(sharing: Sharing) -> None:
+def test_an_error_is_raised_when_nothing_runs_any_more(sharing: HelperThread) -> None:
     """The error of any task reaches the caller, after the other thread has come to its end."""
     running: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""The micro-batch step: rounds, the slab, and independence of how the stream is cut."""
+"""The micro-batch step: rounds, the hidden states, and independence of how the stream is cut."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.evaluation import playback
-from model.serving.hidden_states import Slab
+from model.serving.hidden_states import HiddenStates
 from model.serving.rounds import arrange
 from model.serving.runtime import Runtime, StepResult
 from model.training.train import Trained
@@ -36,14 +36,14 @@ def test_rounds_keep_every_users_order(slots: list[int]) -> None:
 
 def run(runtime: Runtime, cuts: list[int]) -> tuple[list[StepResult], np.ndarray]:
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(EVENTS))
-    slab = runtime.slab(12)
+    hidden = runtime.hidden_states(12)
     bounds = [0, *sorted(cuts), EVENTS]
     results = [
-        runtime.step(slab, playback.part(batch, np.arange(start, end)), 5)
+        runtime.step(hidden, playback.part(batch, np.arange(start, end)), 5)
         for start, end in pairwise(bounds)
         if end > start
     ]
-    return results, slab.read(np.arange(12))
+    return results, hidden.read(np.arange(12))
 
 
 @settings(max_examples=20, deadline=None)
@@ -72,7 +72,7 @@ def test_step_equals_the_network_it_was_exported_from(runtime: Runtime, trained:
     (result,), _ = run(runtime, [])
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(EVENTS))
     inputs = runtime._encoder.encode(
-        batch.kind, batch.item, batch.category, batch.gap_s, batch.ts, batch.price, batch.quantity,
+        batch.event_type, batch.item, batch.category, batch.gap_s, batch.ts, batch.price, batch.quantity,
         batch.windows,
     )  # fmt: skip
     columns = [torch.from_numpy(column) for column in inputs]
@@ -81,7 +81,7 @@ def test_step_equals_the_network_it_was_exported_from(runtime: Runtime, trained:
         rows = np.flatnonzero(batch.slots == slot)
         with torch.no_grad():
             readout = network(*(column[torch.from_numpy(rows)].unsqueeze(0) for column in columns))[0]
-            following = torch.softmax(network.next_kind(readout), dim=1).numpy()
+            following = torch.softmax(network.next_event_type(readout), dim=1).numpy()
             purchase = network.purchase(readout)[:, 0].numpy()
         np.testing.assert_allclose(result.next_event[rows], following, atol=1e-5)
         np.testing.assert_allclose(result.raw_purchase[rows], purchase, atol=1e-4)
@@ -93,11 +93,11 @@ def test_surprise_is_the_exact_log_loss_where_the_references_are_all_items(
     """With fewer items than references the estimate joins the item itself to a full softmax."""
     (result,), _ = run(runtime, [])
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(EVENTS))
-    slab = runtime.slab(12)
+    hidden = runtime.hidden_states(12)
     for number in range(40):
         one = playback.part(batch, np.array([number]))
-        row = torch.from_numpy(slab.read(one.slots))
-        runtime.replay(slab, one)
+        row = torch.from_numpy(hidden.read(one.slots))
+        runtime.rebuild(hidden, one)
         if one.first[0]:
             assert result.surprise[number] == 0.0
             assert result.p_value[number] == 1.0
@@ -105,9 +105,11 @@ def test_surprise_is_the_exact_log_loss_where_the_references_are_all_items(
         with torch.no_grad():
             last = trained.network.item(row[:, -1].long() - 1)  # of the user's event before
             state = row[:, :-1] + trained.network.shortcut(last)
-            kind = torch.log_softmax(trained.network.next_kind(state), 1)[0, int(one.kind[0])].item()
+            event_type = torch.log_softmax(trained.network.next_event_type(state), 1)[
+                0, int(one.event_type[0])
+            ].item()
             scores = trained.network.item_scores(state)[0].double()
-        wanted = -kind
+        wanted = -event_type
         if one.item[0] < len(runtime.item_ids):
             own = scores[int(one.item[0])]
             wanted -= float(own - torch.logaddexp(own, torch.logsumexp(scores, 0)))
@@ -118,28 +120,28 @@ def test_replay_leaves_the_same_states_as_step(runtime: Runtime) -> None:
     """Rebuilding the states without ranking ends where the step ends, bit for bit."""
     _, states = run(runtime, [40])
     batch = playback.whole_batch(runtime, DATA)
-    slab = runtime.slab(12)
-    runtime.replay(slab, playback.part(batch, np.arange(40)))
-    runtime.replay(slab, playback.part(batch, np.arange(40, EVENTS)))
-    np.testing.assert_array_equal(slab.read(np.arange(12)), states)
+    hidden = runtime.hidden_states(12)
+    runtime.rebuild(hidden, playback.part(batch, np.arange(40)))
+    runtime.rebuild(hidden, playback.part(batch, np.arange(40, EVENTS)))
+    np.testing.assert_array_equal(hidden.read(np.arange(12)), states)
 
 
 def test_step_leaves_other_slots_alone(runtime: Runtime) -> None:
     """Only the slots named in a batch change."""
-    slab = runtime.slab(40)
+    hidden = runtime.hidden_states(40)
     marks = np.random.default_rng(0).normal(size=(40, runtime.hidden)).astype(np.float32)
-    slab.write(np.arange(40), marks)
+    hidden.write(np.arange(40), marks)
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(EVENTS))
-    runtime.step(slab, batch)
+    runtime.step(hidden, batch)
     untouched = np.setdiff1d(np.arange(40), batch.slots)
-    np.testing.assert_array_equal(slab.read(untouched), marks[untouched])
-    assert (slab.read(batch.slots) != marks[batch.slots]).any()
+    np.testing.assert_array_equal(hidden.read(untouched), marks[untouched])
+    assert (hidden.read(batch.slots) != marks[batch.slots]).any()
 
 
 def test_an_empty_batch_has_empty_answers(runtime: Runtime) -> None:
     """No events in, no answers out, shapes kept."""
     none = playback.part(playback.whole_batch(runtime, DATA), np.zeros(0, np.int64))
-    result = runtime.step(runtime.slab(1), none, 7)
+    result = runtime.step(runtime.hidden_states(1), none, 7)
     assert result.items.shape == (0, 7)
     assert result.next_event.shape == (0, 3)
 
@@ -147,22 +149,22 @@ def test_an_empty_batch_has_empty_answers(runtime: Runtime) -> None:
 @given(st.data())
 def test_slab_reads_back_what_was_written_bit_for_bit(data: st.DataObject) -> None:
     """Write, grow, reset and read, against a plain array."""
-    slab, mirror = Slab(8, 4, torch.device("cpu")), np.zeros((8, 4), np.float32)
+    hidden, mirror = HiddenStates(8, 4, torch.device("cpu")), np.zeros((8, 4), np.float32)
     random = np.random.default_rng(data.draw(st.integers(0, 1000)))
     for _ in range(data.draw(st.integers(1, 6))):
         slots = np.array(data.draw(st.lists(st.integers(0, len(mirror) - 1), unique=True)), np.int64)
         what = data.draw(st.sampled_from(["write", "reset", "grow"]))
         if what == "write":
             states = random.integers(0, 1 << 32, (len(slots), 4), np.uint32).view(np.float32)
-            slab.write(slots, states)
+            hidden.write(slots, states)
             mirror[slots] = states
         elif what == "reset":
-            slab.reset(slots)
+            hidden.reset(slots)
             mirror[slots] = 0.0
         else:
-            slab.grow(slab.capacity + 3)
+            hidden.grow(hidden.capacity + 3)
             mirror = np.vstack((mirror, np.zeros((3, 4), np.float32)))
-        read = slab.read(np.arange(len(mirror)))
+        read = hidden.read(np.arange(len(mirror)))
         np.testing.assert_array_equal(read.view(np.uint32), mirror.view(np.uint32))
 
 
@@ -170,9 +172,9 @@ def test_a_large_slab_takes_memory_only_where_it_is_used() -> None:
     """On a CPU a million rows (516 MB) cost next to nothing until users come; grown rows neither."""
     process = psutil.Process()
     before = process.memory_info().rss
-    slab = Slab(1_000_000, 129, torch.device("cpu"))
-    slab.write(np.arange(1000), np.ones((1000, 129), np.float32))
+    hidden = HiddenStates(1_000_000, 129, torch.device("cpu"))
+    hidden.write(np.arange(1000), np.ones((1000, 129), np.float32))
     assert process.memory_info().rss - before < 64 << 20
-    slab.grow(1_000_000)
-    assert slab.capacity == 1_000_000
-    assert slab.read(np.array([999, 1000, 999_999])).sum(axis=1).tolist() == [129.0, 0.0, 0.0]
+    hidden.grow(1_000_000)
+    assert hidden.capacity == 1_000_000
+    assert hidden.read(np.array([999, 1000, 999_999])).sum(axis=1).tolist() == [129.0, 0.0, 0.0]

@@ -14,7 +14,7 @@ from model.artifact.errors import TrainingError
 from model.data import sequences
 from model.data.interactions import Interactions
 from model.training import fit, train
-from model.training.train import Progress, Trained
+from model.training.train import Trained, TrainingProgress
 from tests.model.tiny import SETTINGS, tiny_interactions, train_tiny
 
 DATA = tiny_interactions(1, users=30)
@@ -60,7 +60,7 @@ def test_full_and_sampled_softmax_both_learn(full: bool) -> None:
 
 def test_progress_counts_up_to_the_end() -> None:
     """Each epoch is reported from its first batch to its validation, and refit reports its own."""
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     chosen = msgspec.structs.replace(SETTINGS, epochs=2, refit=True)
     trained = train.train(DATA, chosen, seen.append)
     first = [entry for entry in seen if not entry.refit]
@@ -111,7 +111,7 @@ def test_training_sees_nothing_of_the_validation_part() -> None:
     assert 0.1 < later.mean() < 0.2
     other = replace(
         DATA,
-        kind=np.where(later, 2, DATA.kind).astype(np.int8),
+        event_type=np.where(later, 2, DATA.event_type).astype(np.int8),
         item=np.where(later, 0, DATA.item),
         category=np.where(later, 0, DATA.category),
         price=np.where(later, 999.0, DATA.price).astype(np.float32),
@@ -127,16 +127,16 @@ def test_training_sees_nothing_of_the_validation_part() -> None:
 
 
 def reference_targets(data: Interactions, known: int, horizon_ms: int) -> list[tuple[int, int, int]]:
-    """Return (kind, item, bought) of every event by looking through the rows behind it."""
+    """Return (event_type, item, bought) of every event by looking through the rows behind it."""
     found = []
     for row in range(len(data)):
         mine = [other for other in range(row + 1, len(data)) if data.user[other] == data.user[row]]
-        kind = int(data.kind[mine[0]]) if mine else -1
+        event_type = int(data.event_type[mine[0]]) if mine else -1
         item = int(data.item[mine[0]]) if mine and 0 <= data.item[mine[0]] < known else -1
         end = int(data.ts[row]) + horizon_ms
         every = [other for other in range(len(data)) if data.user[other] == data.user[row]]
-        bought = any(data.kind[other] == 2 and data.ts[row] < data.ts[other] <= end for other in every)
-        found.append((kind, item, -1 if end > data.ts.max() else int(bought)))
+        bought = any(data.event_type[other] == 2 and data.ts[row] < data.ts[other] <= end for other in every)
+        found.append((event_type, item, -1 if end > data.ts.max() else int(bought)))
     return found
 
 
@@ -149,7 +149,10 @@ def test_targets_equal_a_plain_loop(seed: int, horizon_ms: int) -> None:
     item = np.where(data.item < 0, none, data.item).astype(np.int32)
     found = sequences.targets(data, item, 30, horizon_ms)
     wanted = reference_targets(data, 30, horizon_ms)
-    assert list(zip(found.kind.tolist(), found.item.tolist(), found.bought.tolist(), strict=True)) == wanted
+    assert (
+        list(zip(found.event_type.tolist(), found.item.tolist(), found.bought.tolist(), strict=True))
+        == wanted
+    )
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 5))
@@ -170,7 +173,7 @@ def test_fingerprint_notices_any_change() -> None:
     """Each column and both name lists enter the fingerprint."""
     base = train.fingerprint(DATA)
     assert base == train.fingerprint(tiny_interactions(1, users=30))
-    for name in ("user", "ts", "kind", "item", "category", "price", "quantity", "gap_s", "windows"):
+    for name in ("user", "ts", "event_type", "item", "category", "price", "quantity", "gap_s", "windows"):
         column = getattr(DATA, name).copy()
         column[3] = column[3] + 1 if not (column.dtype.kind == "f" and math.isnan(column.flat[0])) else 1
         assert train.fingerprint(replace(DATA, **{name: column})) != base, name

@@ -123,6 +123,6 @@ def test_a_folder_of_an_earlier_release_answers_the_same(tmp_path: Path) -> None
     model_folder.write(content, tmp_path / "stripped", "foreclick")
     new = Runtime.load(tmp_path / "stripped", device="cpu")
     for one, other in ((old, new), (old.plainly(), new.plainly())):
-        expected, found = (each.step(each.slab(9), batch(each)) for each in (one, other))
+        expected, found = (each.step(each.hidden_states(9), batch(each)) for each in (one, other))
         for name, values in vars(expected).items():
             np.testing.assert_array_equal(getattr(found, name), values, name)

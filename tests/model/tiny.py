@@ -36,16 +36,16 @@ SETTINGS = TrainSettings(
 def tiny_interactions(seed: int = 0, users: int = 80) -> Interactions:
     """Return about 20 events a user: walks along a ring of items, a purchase after most third clicks."""
     random = np.random.default_rng(seed)
-    rows: list[tuple[int, int, int, int]] = []  # user, ts, kind, item
+    rows: list[tuple[int, int, int, int]] = []  # user, ts, event_type, item
     for user in range(users):
         ts = START + int(random.integers(0, 3_600_000))
         item = int(random.integers(ITEMS))
         for number in range(int(random.integers(10, 31))):
             ts += int(random.exponential(60_000)) + 1
-            kind = 2 if number % 3 == 2 and random.random() < 0.7 else int(random.random() < 0.3)
-            if kind != 2:
+            event_type = 2 if number % 3 == 2 and random.random() < 0.7 else int(random.random() < 0.3)
+            if event_type != 2:
                 item = (item + 1) % ITEMS if random.random() < 0.8 else int(random.integers(ITEMS))
-            rows.append((user, ts, kind, -1 if kind == 1 and random.random() < 0.3 else item))
+            rows.append((user, ts, event_type, -1 if event_type == 1 and random.random() < 0.3 else item))
     user_column, ts_column, kind_column, item_column = np.array(rows, np.int64).T
     price = np.where(item_column >= 0, 5.0 + item_column, np.nan).astype(np.float32)
     return from_events(
@@ -86,7 +86,7 @@ def tiny_trained(seed: int = 0) -> Trained:
 
 
 def _origin() -> str:
-    """A hash of all that the weights follow from: the code, the libraries, the kind of processor."""
+    """A hash of all that the weights follow from: the code, the libraries, the event_type of processor."""
     digest = hashlib.sha256()
     for source in (*sorted((ROOT / "model").rglob("*.py")), Path(__file__)):
         digest.update(str(source.relative_to(ROOT)).encode() + source.read_bytes())

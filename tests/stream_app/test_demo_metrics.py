@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.contract.records import INPUT_TOPICS, Record
-from stream_app.lab.demo.measures import Answers, FlagMatch, NextItems, Rate, exactness
+from stream_app.lab.demo.measures import AnswerTimes, FlagMatch, NextItems, Rate, exactness
 from stream_app.lab.demo.plan import Plan
 from stream_app.lab.demo.processes import Running, runs, stop_left
 from stream_app.lab.demo.traffic import write_history, write_live
@@ -32,7 +32,7 @@ def _rows(*numbers: int) -> np.ndarray:
 )
 def test_answers_join_equals_naive(steps: list[tuple[bool, int, int]], since: int) -> None:
     """The join gives the latencies of a plain dictionary, whatever comes first, and counts every answer."""
-    answers = Answers(10)
+    answers = AnswerTimes(10)
     appended: dict[int, int] = {}
     first: dict[int, int] = {}
     times = [0] * 10
@@ -63,7 +63,7 @@ def test_answers_join_equals_naive(steps: list[tuple[bool, int, int]], since: in
 
 def test_answers_repeated_in_one_batch() -> None:
     """Of two answers to one record in a batch the first counts for the latency, and both are counted."""
-    answers = Answers(3)
+    answers = AnswerTimes(3)
     answers.appended(_rows(0, 1, 2), _rows(100, 100, 100))
     answers.answered(_rows(1, 1, 0), _rows(110, 150, 130))
     assert answers.times.tolist() == [1, 2, 0]

@@ -42,7 +42,7 @@ def test_evaluate_on_learned_events_says_their_share(
     assert run("evaluate", trained["out"], shop, "--since", first) == 0
     said = capsys.readouterr()
     assert "on events it has not seen" not in said.out and "TRAINED ON" in said.out
-    assert "were trained on: the figures flatter the model" in said.err
+    assert "were training data: the figures are too good" in said.err
 
 
 def test_evaluate_without_later_events_shows_the_stored_table(
@@ -94,7 +94,7 @@ def test_a_model_of_an_earlier_release_is_judged_with_a_warning(
         ("yesterday", "is not a time: give Unix milliseconds, a time like 2026-01-31T18:00"),
         ("-5", "is not a time"),
         ("2050-01-01", "has no event from 2050-01-01 00:00:00 UTC on: it ends at"),
-        ("0s", "is followed by another event of its user, so there is nothing to judge"),
+        ("0s", "is followed by another event of its user, so there is nothing to evaluate"),
     ],
 )
 def test_a_since_that_judges_nothing_is_an_error(
@@ -129,9 +129,9 @@ def test_a_model_worse_than_a_baseline_is_said_to_be(trained: dict[str, Any]) ->
     report["next_item"]["cases"] = 7
     report["next_item"]["unseen"] = 5
     few, unknown, items, event, purchase = quality.warnings(report)
-    assert few.startswith("7 next items are few")
+    assert few.startswith("7 next items are too few")
     assert unknown.startswith("71 % of the next items are unknown to the model")
     assert "worse than sequential rules and Markov and popularity" in items and "do not serve it" in items
-    assert "next event is worse" in event and "worse than a coin" in purchase
+    assert "next event is worse" in event and "worse than a random guess" in purchase
     report["purchase"] |= {"cases": 0, "roc_auc": None}
     assert "cover less time than its horizon" in list(quality.warnings(report))[-1]

@@ -112,7 +112,7 @@ def test_states_after_trouble_are_made_of_the_last_events(runtime: Runtime) -> N
     restarted = Shop(runtime)
     restarted.logs, restarted.committed = shop.logs, list(shop.committed)
     restarted.start()
-    by_hand = runtime.slab(users.limit)
+    by_hand = runtime.hidden_states(users.limit)
     assert shop.processor._model_host is not None
     for partition in (0, 1):
         rebuild_hidden(users, by_hand, runtime, partition, shop.processor._model_host.categories)
@@ -233,7 +233,7 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
     """Weights that are no numbers: degraded, trials fail; a model from the folder then answers under its own name."""
     shop = Shop(runtime)
     shop.run(10)
-    runtime._engine._head_bias[:] = np.nan  # type: ignore[union-attr, operator, index]
+    runtime._backend._head_bias[:] = np.nan  # type: ignore[union-attr, operator, index]
     shop.run(10)
     assert "NaN" in (shop.processor.trouble or "")
     shop.step(LATER)

@@ -35,7 +35,9 @@ class Worker:
             merge=lambda _: SimpleNamespace(positions=[self.committed, 0, 0]),
             compared=self.compared,
         )
-        self.positions = Positions(WorkerContext(app, processor, Metrics(), Health(1000), Topics.of(SETTINGS)))
+        self.positions = Positions(
+            WorkerContext(app, processor, Metrics(), Health(1000), Topics.of(SETTINGS))
+        )
         self.said: list[str] = []
         monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
 

@@ -159,14 +159,14 @@ def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
     vocabulary = runtime.content.vocabulary
     items = {stable_hash(name): number for number, name in enumerate(vocabulary.items.ids)}
     categories = {stable_hash(name): number for number, name in enumerate(vocabulary.categories.ids)}
-    slab = runtime.slab(1)
+    slab = runtime.hidden_states(1)
     n = int(row["events"])
     for number in range(max(0, n - RECENT), n):
         e = row["recent"][number % RECENT]
         item = items.get(int(e["item_hash"]), runtime.none_item)
         batch = StepBatch(
             slots=np.zeros(1, np.int64),
-            kind=np.array([e["kind"]], np.int8),
+            event_type=np.array([e["kind"]], np.int8),
             item=np.array([item], np.int32),
             category=np.array([categories.get(int(e["category_hash"]), runtime.none_category)], np.int32),
             gap_s=np.array([e["gap_s"]], np.float32),
@@ -177,7 +177,7 @@ def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
             recent=np.array([[item]], np.int32),
             first=np.array([number == 0]),
         )
-        runtime.replay(slab, batch)
+        runtime.rebuild(slab, batch)
     return slab.read(np.zeros(1, np.int64))[0]
 
 

@@ -82,7 +82,8 @@ def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "cannot be read (No such"), (b"\n", "is empty"), (b"\xff", "holds no text")]
+    ("content", "what"),
+    [(None, "cannot be read (No such"), (b"\n", "is empty"), (b"\xff", "does not contain text")],
 )
 def test_a_file_without_a_secret(tmp_path: Path, content: bytes | None, what: str) -> None:
     """A missing, an empty and a binary file are told by the name of the variable and of the file."""
@@ -97,7 +98,7 @@ def test_a_secret_in_two_places() -> None:
     """Variable and file together are a mistake: nobody should have to guess which one counts."""
     (problem,) = problems(**SCRAM, sasl_password="hunter2", sasl_password_file="/nowhere")
     assert problem == (
-        "FORECLICK_KAFKA_SASL_PASSWORD and FORECLICK_KAFKA_SASL_PASSWORD_FILE are both given: leave one out"
+        "FORECLICK_KAFKA_SASL_PASSWORD and FORECLICK_KAFKA_SASL_PASSWORD_FILE are both given: remove one of them"
     )
 
 
@@ -109,10 +110,10 @@ def test_no_secret_in_a_file_of_settings_or_in_an_option(tmp_path: Path) -> None
         load_settings(file, {}, {"kafka_sasl_password": "hunter2"})
     first, second = caught.value.problems
     assert (
-        "key kafka.sasl_password, would hold a secret: set the variable FORECLICK_KAFKA_SASL_PASSWORD"
+        "key kafka.sasl_password, would contain a secret: set the variable FORECLICK_KAFKA_SASL_PASSWORD"
         in first
     )
-    assert "name a file that holds it with kafka.sasl_password_file" in first
+    assert "name a file that contains it with kafka.sasl_password_file" in first
     assert "FORECLICK_KAFKA_SASL_PASSWORD, or --kafka-sasl-password-file" in second
     assert "hunter2" not in str(caught.value)
 
@@ -145,7 +146,7 @@ def test_a_secret_that_cannot_be_one() -> None:
             {**SCRAM, "security_protocol": "SSL", "sasl_password": "x"},
             "SECURITY_PROTOCOL is SSL: set it to SASL_",
         ),
-        ({"security_protocol": "SASL_SSL"}, "SASL_MECHANISM is needed"),
+        ({"security_protocol": "SASL_SSL"}, "SASL_MECHANISM is required"),
         (
             {**SCRAM},
             "FORECLICK_KAFKA_SASL_PASSWORD (or FORECLICK_KAFKA_SASL_PASSWORD_FILE) must be set for SCRAM",

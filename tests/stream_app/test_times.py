@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.training.train import Progress
+from model.training.train import TrainingProgress
 from stream_app.commands.learning import Remaining, duration
 from stream_app.contract import times
 
@@ -74,15 +74,15 @@ def test_time_left_counts_the_second_training_too() -> None:
     """Ten seconds an epoch: what is left of this one, of all others at most, and of the refit."""
     now = [0.0]
     remaining = Remaining(refit=True, clock=lambda: now[0])
-    assert remaining(Progress(1, 6, 0.01, 1.0)) == ""
+    assert remaining(TrainingProgress(1, 6, 0.01, 1.0)) == ""
     now[0] = 5.0
-    assert remaining(Progress(1, 6, 0.5, 1.0)) == "about 2 min left"  # 5.5 epochs and 6 of the refit
+    assert remaining(TrainingProgress(1, 6, 0.5, 1.0)) == "about 2 min left"  # 5.5 epochs and 6 of the refit
     now[0] = 20.0
-    assert remaining(Progress(2, 6, 1.0, 1.0)) == "about 2 min left"
+    assert remaining(TrainingProgress(2, 6, 1.0, 1.0)) == "about 2 min left"
     now[0] = 30.0
-    assert remaining(Progress(1, 2, 0.5, 1.0, refit=True)) == "about 15 s left"
+    assert remaining(TrainingProgress(1, 2, 0.5, 1.0, refit=True)) == "about 15 s left"
     now[0] = 40.0
-    assert remaining(Progress(1, 2, 1.0, 1.0, refit=True)) == "about 10 s left"
+    assert remaining(TrainingProgress(1, 2, 1.0, 1.0, refit=True)) == "about 10 s left"
 
 
 def test_durations_have_the_unit_that_suits_them() -> None:

@@ -66,7 +66,7 @@ def test_the_training_table_is_what_the_worker_sees(shop: Path) -> None:
     columns = (
         events.user,
         events.ts,
-        events.kind,
+        events.event_type,
         events.item,
         events.category,
         events.price,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model.serving.hidden_states import Slab
+from model.serving.hidden_states import HiddenStates
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.decoding.name_table import stable_hash
 from stream_app.state.row_layout import FORMAT, RECENT, ROW
@@ -29,7 +29,7 @@ ITEMS = ItemIndex.build([stable_hash(f"i{i}") for i in range(4)], none=7)
 
 
 def some_users(width: int = WIDTH, limit: int = LIMIT) -> Users:
-    slab = Slab(2, width, torch.device("cpu")) if width else None
+    slab = HiddenStates(2, width, torch.device("cpu")) if width else None
     return Users(limit, ITEMS, slab, width)
 
 

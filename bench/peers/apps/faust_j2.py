@@ -145,7 +145,7 @@ async def predict(stream: faust.Stream[Click]) -> None:
         slots = [slot_of.setdefault(event.user_id, len(slot_of)) for event in events]
         keys = [user.encode() for user in slot_of]
         rows = [np.frombuffer(users[key], ROW).copy() if key in users else fresh() for key in keys]
-        slab = runtime.slab(len(rows))
+        slab = runtime.hidden_states(len(rows))
         everyone = np.arange(len(rows))
         slab.write(everyone, np.concatenate([row["hidden"] for row in rows]))
         result = runtime.step(slab, advance(events, slots, rows))

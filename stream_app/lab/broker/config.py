@@ -37,7 +37,7 @@ TUNING: dict[str, str] = {
     # After a SIGKILL the controller takes the broker back only when the old session is over: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
-    # An idle broker should idle: by default it writes a metadata record twice a second.
+    # An idle broker should idle: by default it writes a metadata record twice per second.
     "metadata.max.idle.interval.ms": "5000",
     "auto.leader.rebalance.enable": "false",
 }
@@ -156,7 +156,7 @@ def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, 
         java_executable(),
         f"-Xmx{heap_mb}m",
         # The small collector and only the quick compiler: a fast start and fewer MB. At
-        # batched load the slow compiler gained nothing (0.5 us of CPU a record either way).
+        # batched load the slow compiler gained nothing (0.5 us of CPU per record either way).
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",

@@ -13,7 +13,7 @@ import psutil
 from stream_app.lab.broker import boot_cache, process
 from stream_app.lab.broker.config import Listener
 from stream_app.lab.broker.errors import BrokerExitedError, FolderError, FolderInUseError, NotRunningError
-from stream_app.lab.broker.install import Progress, install
+from stream_app.lab.broker.install import InstallProgress, install
 from stream_app.lab.broker.installation import Installation
 from stream_app.lab.broker.locks import file_lock
 from stream_app.lab.broker.process import BrokerInfo
@@ -77,7 +77,7 @@ class EmbeddedKafka:
         """Whether a broker's process is there, this one or a later one on the same folder."""
         return process.find(self.data_dir) is not None
 
-    def start(self, timeout_s: float = 60.0, progress: Progress = log.info) -> Self:
+    def start(self, timeout_s: float = 60.0, progress: InstallProgress = log.info) -> Self:
         """Start the broker and return once it serves requests.
 
         `progress` is told what takes long; fetching Kafka, once for a user, does not count towards the limit.
@@ -139,7 +139,7 @@ class EmbeddedKafka:
         if self._process is not None:
             clean = process.end(self._process, timeout_s)
             self._process = None
-            if not self.running:  # someone else may have started it anew
+            if not self.running:  # another process may have started it again
                 (self.data_dir / "broker.json").unlink(missing_ok=True)
                 shutil.rmtree(self.data_dir / "tmp", ignore_errors=True)
         return clean

@@ -14,11 +14,11 @@ from stream_app.lab.broker.locks import file_lock
 
 FORMAT_LIMIT_S = 60.0
 
-Progress = Callable[[str], None]
+InstallProgress = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
-def install(progress: Progress = log.info) -> Installation:
+def install(progress: InstallProgress = log.info) -> Installation:
     """Return the installed Kafka, fetching it first where this user has none yet.
 
     Two processes may call it at once: the second waits for the first. `progress` is told what takes long.

@@ -34,7 +34,7 @@ class BenchError(ForeclickError):
 
 bench = typer.Typer(
     add_completion=False,
-    help="The benchmarks behind the README's figures; `bench/README.md` has the last figures.",
+    help="Run the benchmarks behind the figures in the README; `bench/README.md` has the latest results.",
 )
 
 
@@ -46,7 +46,7 @@ def _all_by_default(context: typer.Context) -> None:
 
 @bench.command("all")
 def run_all() -> None:
-    """All but `peers`, one after the other; each prints one JSON line."""
+    """Run all benchmarks except `peers`, one after the other; each prints one JSON line."""
     for name in BENCHMARKS:
         _script(name)
 
@@ -61,9 +61,9 @@ def peers(
     job: Annotated[
         Literal["j1", "j2"], typer.Option(help="j1: counts in windows. j2: predictions of a GRU.")
     ] = "j1",
-    events: Annotated[int, typer.Option(min=1_000, help="Events of the backlog.")] = 1_000_000,
+    events: Annotated[int, typer.Option(min=1_000, help="Number of events in the backlog.")] = 1_000_000,
     slow_events: Annotated[
-        int, typer.Option(min=1_000, help="At most so many for the systems below 10,000 events/s.")
+        int, typer.Option(min=1_000, help="Largest number of events for systems below 10,000 events/s.")
     ] = 200_000,
     runs: Annotated[int, typer.Option(min=1, help="Rounds over all systems; medians are shown.")] = 1,
     crash: Annotated[
@@ -79,14 +79,14 @@ def peers(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="For results.json, table.md, peers.png.",
+            help="Folder for results.json, table.md and peers.png.",
             show_default=".foreclick/bench/...",
         ),
     ] = None,
     limit_s: Annotated[float, typer.Option(min=10, help="Time limit of one run.")] = 900.0,
-    names: Annotated[bool, typer.Option("--list", help="Only say which systems there are.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="Only list the systems.")] = False,
 ) -> None:
-    """The same job on other stream engines, beside Foreclick: one broker, one input, one checker.
+    """Run the same job on Foreclick and on other stream engines, with one broker, one input and one checker.
 
     What it needs is installed on first use, into the user's cache folder. Give it an otherwise idle machine.
     """

@@ -21,7 +21,7 @@ app = typer.Typer(
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Where the broker keeps its records. Default: broker in FORECLICK_DATA_DIR (.foreclick)."
+        help="Folder for the records of the broker. Default: broker in FORECLICK_DATA_DIR (.foreclick)."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -32,13 +32,13 @@ def start(
     *,
     data_dir: DataDir = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for any free one.")
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for any free port.")
     ] = 9092,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay until Ctrl-C, then stop the broker.")
+        bool, typer.Option("--foreground", help="Run until Ctrl-C, then stop the broker.")
     ] = False,
-    heap_mb: Annotated[int, typer.Option(min=128, help="Java's heap, MB.")] = 512,
-    timeout_s: Annotated[float, typer.Option(min=1, help="How long Kafka may take to be ready.")] = 60.0,
+    heap_mb: Annotated[int, typer.Option(min=128, help="Java heap in MB.")] = 512,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds until Kafka must be ready.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Start the broker and return once it serves requests; it keeps running."""
@@ -54,7 +54,7 @@ def start(
 @app.command()
 def stop(
     data_dir: DataDir = None,
-    timeout_s: Annotated[float, typer.Option(min=0, help="How long it may take before it is killed.")] = 30.0,
+    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds until the broker is killed.")] = 30.0,
 ) -> None:
     """Stop the broker; its records stay for the next start."""
     folder = _folder(data_dir)
@@ -71,7 +71,7 @@ def stop(
 
 @app.command()
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Say whether the broker runs: exit code 0 if it does, 3 if not."""
+    """Show whether the broker is running; the exit code is 0 if it is, 3 if it is not."""
     folder = _folder(data_dir)
     info = broker_status(folder)
     if as_json:

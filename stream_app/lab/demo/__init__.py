@@ -1,4 +1,4 @@
-"""What `foreclick demo` is made of: a made-up shop from its history to live predictions, on this machine.
+"""The parts of `foreclick demo`, which runs the whole product on this machine, from history to live predictions.
 
 `plan` says what is run, `traffic` makes it, `training` keeps the model, `processes` holds what was started,
 `truth` and `measures` are the pure judges, `watch` feeds them from Kafka, `live` runs the replay, `screen`,

@@ -16,17 +16,17 @@ from stream_app.recordings.recording import RecordingWriter
 
 _DAY_MS = 86_400_000
 
-Progress = Callable[[int], None]
+WriteProgress = Callable[[int], None]
 
 
-def write_history(plan: Plan, now_ms: int, progress: Progress) -> None:
+def write_history(plan: Plan, now_ms: int, progress: WriteProgress) -> None:
     """Write the first `plan.events` of the events. Raises DemoError where there are too few."""
     records, _ = _parts(plan, now_ms)
     _write(plan, plan.history, records)
     progress(plan.events)
 
 
-def write_live(plan: Plan, now_ms: int, progress: Progress) -> list[Record]:
+def write_live(plan: Plan, now_ms: int, progress: WriteProgress) -> list[Record]:
     """Write the events behind the history, and return them. Offsets count from zero."""
     _, records = _parts(plan, now_ms)
     _write(plan, plan.live_recording, records)
@@ -53,7 +53,7 @@ def _moved(rows: list[Row], by_ms: int) -> Iterator[Row]:
 
 
 def _records(rows: list[Row], partitions: int) -> list[Record]:
-    """Rows in their partitions, with offsets from zero."""
+    """RowNumbers in their partitions, with offsets from zero."""
     offsets = {topic: [0] * partitions for topic in INPUT_TOPICS}
     records = []
     for row, place in zip(rows, partitions_of([row.key for row in rows], partitions).tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The live part: a replay in a thread of its own, the watch beside it, and a view of both."""
+"""The live part of the demo: a replay in its own thread, the statistics, and a view of both."""
 
 import asyncio
 import threading
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 
 from stream_app.lab.demo.plan import DemoError, Plan
-from stream_app.lab.demo.processes import Worker
+from stream_app.lab.demo.processes import DemoWorker
 from stream_app.lab.demo.watch import Watch
 from stream_app.recordings.publish import ReplayStats, replay
 
 _VIEW_S, _SCRAPE_S = 0.5, 1.0
-#: How long the worker may take for what is left when the replay has ended, without any progress.
+#: Seconds without progress after the end of the replay; then the demo fails.
 _DRAIN_S = 30.0
-#: With all answers there, how long to look for some that should not come.
+#: Seconds to wait for unexpected answers after all expected ones have arrived.
 _EXTRA_S = 2.0
 _JOIN_S = 2.0
 
@@ -23,7 +23,7 @@ Refresh = Callable[["Live"], None]
 class Live:
     """One run of live traffic."""
 
-    def __init__(self, plan: Plan, worker: Worker, bootstrap: str, watch: Watch) -> None:
+    def __init__(self, plan: Plan, worker: DemoWorker, bootstrap: str, watch: Watch) -> None:
         self.plan = plan
         self.worker = worker
         self.watch = watch
@@ -41,12 +41,12 @@ class Live:
         return time.monotonic() - self._started
 
     async def run(self, refresh: Refresh) -> None:
-        """Replay everything, and return once all of it is answered; `refresh` is called twice a second.
+        """Replay everything, and return once all of it is answered; `refresh` is called twice per second.
 
         Raises DemoError where the worker or the broker ends, or answers stay out.
         """
         stop = asyncio.Event()
-        # A thread, so that drawing the view does not hold up the records that are due.
+        # A thread, so that drawing the view does not delay records.
         sender = threading.Thread(target=self._send, name="replay", daemon=True)
         reader = asyncio.create_task(self.watch.read(self._bootstrap, stop))
         self._started = time.monotonic()
@@ -91,7 +91,7 @@ class Live:
     def _send(self) -> None:
         try:
             self.stats = asyncio.run(self._replay())
-        except Exception as error:  # raised again where the view runs
+        except Exception as error:  # raised again in the thread of the view
             self._failed = error
 
     async def _replay(self) -> ReplayStats:
@@ -114,7 +114,7 @@ class Live:
 
 
 def check_sent(live: Live) -> ReplayStats:
-    """What the replay did. Raises DemoError where it did not send all."""
+    """Return the result of the replay. Raises DemoError if it did not send everything."""
     if live.stats is None or live.stats.records != live.plan.live:
         sent = live.stats.records if live.stats else 0
         raise DemoError(f"only {sent:,} of {live.plan.live:,} records were sent")

@@ -1,4 +1,4 @@
-"""The figures of the demo as small accumulators: each takes what came, and says what it means. No I/O."""
+"""The statistics of the demo as small accumulators, without I/O."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -7,19 +7,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
 class Quantiles(msgspec.Struct, frozen=True):
-    """Of latencies, ms; NaN where there are none."""
+    """Quantiles of latencies in ms; NaN without any."""
 
     p50: float
     p99: float
     count: int
 
 
-class Answers:
+class AnswerTimes:
     """Joins R source records with their answers by row: how often each was answered, and how fast.
 
     Times are the broker's append times, Unix ms; either side of a pair may come first.
@@ -29,14 +29,14 @@ class Answers:
         self._appended = np.full(rows, -1, np.int64)
         self._answered = np.full(rows, -1, np.int64)  # the first answer
         self.times = np.zeros(rows, np.int32)  #: (R,) how often each was answered
-        self.strangers = 0  #: answers to no record of ours
+        self.strangers = 0  #: answers to unknown records
 
-    def appended(self, rows: Rows, at_ms: Rows) -> None:
-        """Source records (n,) stand in the log."""
+    def appended(self, rows: RowNumbers, at_ms: RowNumbers) -> None:
+        """Add source records (n,) that are in the log."""
         self._appended[rows] = at_ms
 
-    def answered(self, rows: Rows, at_ms: Rows) -> None:
-        """Answers (n,) stand in the log, in their order; -1 for the row of a stranger."""
+    def answered(self, rows: RowNumbers, at_ms: RowNumbers) -> None:
+        """Add answers (n,) that are in the log, in order; the row of an unknown source is -1."""
         known = rows >= 0
         self.strangers += int(np.count_nonzero(~known))
         rows, at_ms = rows[known], at_ms[known]
@@ -51,7 +51,7 @@ class Answers:
         return self._appended >= 0
 
     def latency(self, since_ms: int = 0) -> Quantiles:
-        """Of the first answers that came from `since_ms` on."""
+        """Return the quantiles of the latencies of first answers since `since_ms`."""
         pairs = (self._answered >= max(since_ms, 0)) & (self._appended >= 0)
         if not pairs.any():
             return Quantiles(float("nan"), float("nan"), 0)
@@ -61,7 +61,7 @@ class Answers:
 
 
 class Exactness(msgspec.Struct, frozen=True):
-    """How the answers match the records that must be answered once each."""
+    """How the answers match the records that must have exactly one answer."""
 
     good: int
     answered: int  #: good records with at least one answer
@@ -119,7 +119,7 @@ class NextItems:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Flagged users against planted ones."""
+    """Flagged users compared with planted ones."""
 
     planted: int
     found: int  #: users that are both
@@ -137,7 +137,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class FlagMatch:
-    """Which users were flagged, by the code of each reason."""
+    """The flagged users by reason code."""
 
     def __init__(self) -> None:
         self._users: dict[str, set[str]] = {}
@@ -157,7 +157,7 @@ class FlagMatch:
 
 
 class Rate:
-    """Things a second over the last seconds of a count that only grows."""
+    """The rate per second of a growing count over the last seconds."""
 
     def __init__(self, window_s: float = 5.0) -> None:
         self._window_s = window_s

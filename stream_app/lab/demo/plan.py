@@ -1,4 +1,4 @@
-"""What a demo runs and where it keeps things."""
+"""The plan of a demo: what it runs and where it stores its files."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -25,12 +25,12 @@ class Data(StrEnum):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Size and place of a demo."""
+    """Size and folder of a demo."""
 
     folder: Path
     data: Data = Data.GENERATED
     events: int = 160_000  #: records of the history that the model learns from
-    rate: int = 1_500  #: live records a second
+    rate: int = 1_500  #: live records per second
     seconds: int = 45  #: of live traffic
     seed: int = 7
     epochs: int = 6
@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broker(self) -> Path:
-        """The broker's data folder, made anew for each demo."""
+        """The broker's data folder, which each demo creates again."""
         return self.folder / "broker"
 
     @property

@@ -1,4 +1,4 @@
-"""The processes of a demo: broker and worker, started, found again, and ended by their ids."""
+"""The processes of a demo, broker and worker: started, found again, and stopped by their process ids."""
 
 import json
 import os
@@ -21,11 +21,11 @@ from stream_app.lab.broker.ports import free_port
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.settings.sources import ENV_PREFIX
 
-#: Limits of an orderly end: together below the 15 s within which Ctrl-C must have ended everything.
+#: Time limits of a clean stop; together below the 15 s in which Ctrl-C must stop everything.
 WORKER_END_S, BROKER_END_S = 7.0, 5.0
 _READY_S, _POLL_S = 90.0, 0.1
 _LAST_LINES = 6
-#: What of the user's own settings still counts: where Kafka is fetched from and kept.
+#: Environment variables of the user that the demo keeps: where to get Kafka from and where to store it.
 _PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
 
 
@@ -36,7 +36,7 @@ class Running(msgspec.Struct, frozen=True):
     started: float  #: its time, so that its number on another process is recognised
 
 
-class Worker:
+class DemoWorker:
     """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches us alone."""
 
     def __init__(self, plan: Plan, bootstrap: str, device: str) -> None:
@@ -116,12 +116,12 @@ class Started:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.broker = EmbeddedKafka(plan.broker)
-        self.worker: Worker | None = None
+        self.worker: DemoWorker | None = None
         self.kept = False  #: whether to leave it all running
 
-    def start_worker(self, device: str) -> Worker:
+    def start_worker(self, device: str) -> DemoWorker:
         """Start the worker on the broker, and note how to find both should this process be killed."""
-        self.worker = worker = Worker(self._plan, self.broker.bootstrap, device)
+        self.worker = worker = DemoWorker(self._plan, self.broker.bootstrap, device)
         note = Running(worker.pid, psutil.Process(worker.pid).create_time())
         _note(self._plan.folder).write_bytes(msgspec.json.encode(note))
         return worker

@@ -1,4 +1,4 @@
-"""The steps of the demo on the terminal: a bar while one is under way, a line with its time behind it.
+"""The steps of the demo on the terminal: a progress bar during a step, a line with its time after it.
 
 Without a terminal there are only lines.
 """
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class Step:
-    """One step under way."""
+    """A step that is running."""
 
     def __init__(self, console: Console, title: str, bar: Progress, task: TaskID) -> None:
         self._console = console
@@ -24,28 +24,28 @@ class Step:
         self.notes: list[str] = []
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
-        """Show how far it is; without numbers only that it goes on."""
+        """Show the progress; without numbers, only that the step is running."""
         self._bar.update(self._task, completed=done or 0, total=total, description=f"{self._title}: {text}")
 
     def waiting(self, text: str) -> None:
-        """Show what it waits for; without a terminal as a line, where it is new."""
+        """Show what the step waits for; without a terminal, print a line if the text is new."""
         self._bar.update(self._task, total=None, description=f"{self._title}: {escape(text)}")
         if text != self._said:
             self._said = text
             self.detail(text)
 
     def detail(self, text: str) -> None:
-        """A line for those who have no bar to look at."""
+        """Print a line if there is no progress bar."""
         if not self._console.is_terminal:
             self._console.print(f"    {escape(text)}", highlight=False)
 
     def note(self, text: str) -> None:
-        """What the step found, shown beside its name when it is done."""
+        """Add a result, shown next to the name of the step when it is done."""
         self.notes.append(text)
 
 
 class Steps:
-    """Numbers the steps and measures them."""
+    """Numbers the steps and measures their times."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console = console
@@ -54,7 +54,7 @@ class Steps:
 
     @contextmanager
     def step(self, title: str, *, bar: bool = True) -> Iterator[Step]:
-        """The next step; a line says what came of it, unless it fails.
+        """Run the next step; a line shows its results, unless it fails.
 
         Without `bar` the step draws something of its own.
         """

@@ -1,4 +1,4 @@
-"""The end of the demo: figures with their targets beside them, and where to look next."""
+"""The summary of the demo: results next to their targets, and what to look at next."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ P99_MS = 150
 
 
 def quality(learned: "Learned") -> Table:
-    """How good the model is on events it has not seen, beside simple baselines."""
+    """Return a table of the model's quality on held-out events, next to simple baselines."""
     report = learned.report
     table = Table(title=f"{learned.label} on the latest tenth of the history, which it has not seen")
     table.add_column("")
@@ -42,7 +42,7 @@ def quality(learned: "Learned") -> Table:
 
 
 def result(live: Live, judged: Verdict) -> Table:
-    """What the live part came to, with the target beside each figure."""
+    """Return a table of the live results, with the target next to each."""
     watch, exact = live.watch, judged.exact
     stats = check_sent(live)
     latency = watch.answers.latency()
@@ -54,7 +54,7 @@ def result(live: Live, judged: Verdict) -> Table:
         table.add_row(what, measured, wanted, {True: "[green]✓[/]", False: "[red]✗[/]", None: ""}[good])
 
     rate = stats.records / max(stats.seconds, 1e-9)
-    row("records a second", f"{rate:,.0f}", f"{live.plan.rate:,}", rate > 0.95 * live.plan.rate)
+    row("records per second", f"{rate:,.0f}", f"{live.plan.rate:,}", rate > 0.95 * live.plan.rate)
     row("append to prediction, p50", milliseconds(latency.p50), "")
     row("append to prediction, p99", milliseconds(latency.p99), f"< {P99_MS} ms", latency.p99 < P99_MS)
     table.add_section()
@@ -64,25 +64,30 @@ def result(live: Live, judged: Verdict) -> Table:
         f"{exact.good:,}",
         exact.answered == exact.good,
     )
-    row("predictions repeated or unasked", f"{exact.repeated + exact.unasked:,}", "0", exact.exact)
+    row("predictions repeated or unexpected", f"{exact.repeated + exact.unasked:,}", "0", exact.exact)
     for reason, (planted, found) in judged.dead.items():
         row(f"dead letters, {reason}", f"{found:,}", f"{planted:,}", planted == found)
-    row("repeats dropped", f"{judged.duplicates[1]:,}", f"{judged.duplicates[0]:,}", _same(judged.duplicates))
-    row("late records, in no window", f"{judged.late[1]:,}", f"of {judged.late[0]:,}")
+    row(
+        "duplicates dropped",
+        f"{judged.duplicates[1]:,}",
+        f"{judged.duplicates[0]:,}",
+        _same(judged.duplicates),
+    )
+    row("late events, not counted in windows", f"{judged.late[1]:,}", f"of {judged.late[0]:,}")
     table.add_section()
     items = watch.items
-    row("next item among ten predicted", percent(items.rate), "", items.rate > items.popular_rate)
-    row("next item among the ten most popular", percent(items.popular_rate), "")
+    row("next item is one of the ten predicted", percent(items.rate), "", items.rate > items.popular_rate)
+    row("next item is one of the ten most popular", percent(items.popular_rate), "")
     if not watch.truth.labelled:
         row("flags", f"{watch.flagged:,}", "not judged")
     for kind, users in judged.flags.items() if watch.truth.labelled else ():
         row(f"{kind} users found", f"{users.found}", f"of {users.planted}")
-        row(f"flagged like {kind}, rightly", percent(users.precision), f"of {users.flagged}")
+        row(f"of users flagged like {kind}, truly {kind}", percent(users.precision), f"of {users.flagged}")
     return table
 
 
 def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept: bool) -> None:
-    """Folders, and the commands to go on with."""
+    """Print the folders of the demo and commands to continue with."""
     user = live.watch.last_predictions[-1].user_id if live.watch.last_predictions else "u1"
     lines: list[tuple[str, Any]] = [
         ("model", plan.model),

@@ -20,7 +20,7 @@ _DAY_MS = 86_400_000
 #: Live events end this long before the present, so that none can be ahead of the broker's clock.
 _MARGIN_MS = 1_000
 
-Progress = Callable[[int], None]
+WriteProgress = Callable[[int], None]
 
 
 def history_start(plan: Plan, now_ms: int) -> int:
@@ -32,7 +32,7 @@ def history_start(plan: Plan, now_ms: int) -> int:
     return (now_ms - needed) // _DAY_MS * _DAY_MS
 
 
-def write_history(plan: Plan, now_ms: int, progress: Progress) -> None:
+def write_history(plan: Plan, now_ms: int, progress: WriteProgress) -> None:
     """Write the first `plan.events` records."""
     if plan.data is Data.COMPLETE_JOURNEY:
         journey.write_history(plan, now_ms, progress)
@@ -46,7 +46,7 @@ def write_history(plan: Plan, now_ms: int, progress: Progress) -> None:
                 return
 
 
-def write_live(plan: Plan, now_ms: int, progress: Progress) -> Truth:
+def write_live(plan: Plan, now_ms: int, progress: WriteProgress) -> Truth:
     """Write the records behind the history and their labels, the last one now; returns what is true of them.
 
     Offsets count from zero, as they do in Kafka once the records are there.

@@ -1,4 +1,4 @@
-"""The demo's model: trained on the history, judged on its last part, kept for the next demo."""
+"""The demo's model: trained on the history, evaluated on its last part, kept for the next demo."""
 
 import shutil
 import time
@@ -8,7 +8,7 @@ import msgspec
 import xxhash
 
 from model.serving.api import ModelError, Runtime
-from model.training.api import Progress as Epoch
+from model.training.api import TrainingProgress as Epoch
 from model.training.api import evaluate, export, split_time, threads, train
 from model.training.settings import TrainSettings
 from stream_app.lab.demo.plan import Data, DemoError, Plan
@@ -17,14 +17,14 @@ from stream_app.lab.demo.traffic import write_history
 from stream_app.recordings.offline.training_table import tabulate
 from stream_app.settings import HORIZON_MS, Settings
 
-#: Part of the history, the latest, that the model never sees: it is judged on it.
+#: Share of the history, its latest part, that is held out to evaluate the model.
 HELD_OUT = 0.1
 #: Items of the popularity baseline.
 _POPULAR = 10
 
 
 class Learned(msgspec.Struct, frozen=True):
-    """What is kept beside the model (`learned.json`)."""
+    """What is stored with the model (`learned.json`)."""
 
     key: str  #: what the model depends on, `cache_key`
     history: str  #: hash of the recording it was trained on, 16 hex digits
@@ -34,13 +34,13 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 def kept(plan: Plan, settings: Settings) -> Learned | None:
-    """The model of an earlier demo, None unless it is whole and made from the same plan and recording."""
+    """Return the model of an earlier demo, or None if it is incomplete or from another plan or recording."""
     try:
         learned = msgspec.json.decode((plan.folder / "learned.json").read_bytes(), type=Learned)
         same = learned.key == cache_key(plan, settings) and learned.history == _hash(plan)
         return learned if same and Runtime.load(plan.model, "cpu").label == learned.label else None
     except (FileNotFoundError, msgspec.DecodeError, ModelError):
-        return None  # made anew, which is what any of them calls for
+        return None  # in all these cases the demo trains again
 
 
 def make_history(plan: Plan, now_ms: int, step: Step) -> None:
@@ -54,7 +54,7 @@ def make_history(plan: Plan, now_ms: int, step: Step) -> None:
 
 
 def learn(plan: Plan, settings: Settings, step: Step) -> Learned:
-    """Train on all but the last part of the history, judge on that, and keep the result."""
+    """Train on all but the last part of the history, evaluate on that part, and store the result."""
     whole = tabulate(plan.history, settings, lambda n, of: step.progress(n, of, "reading the history"))
     table, cut = whole.events, split_time(whole.events, HELD_OUT)
     history = whole.until(cut)

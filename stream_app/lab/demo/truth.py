@@ -1,4 +1,4 @@
-"""What is known of the live traffic beforehand: the judge of what the worker answers."""
+"""What is known about the live traffic in advance, to check the worker's answers against."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class _Body(msgspec.Struct):
 
 
 class Truth:
-    """Every record of the live traffic as a row: R rows in the order of topic, partition and offset."""
+    """Each record of the live traffic is a row: R rows in the order of topic, partition and offset."""
 
     def __init__(self, records: Iterable[Record], labels: Iterable[Label], partitions: int) -> None:
         rows = sorted(records, key=lambda r: (INPUT_TOPICS.index(r.topic), r.partition, r.offset))
@@ -65,14 +65,14 @@ class Truth:
         return len(self.good)
 
     def row(self, topic: str, partition: int, offset: int) -> int:
-        """The row of a record, -1 where there is none."""
+        """Return the row of a record, -1 if there is none."""
         if topic not in INPUT_TOPICS or not 0 <= partition < self._partitions:
             return -1
         place = self._place(topic, partition, self._partitions)
         return int(self._start[place]) + offset if 0 <= offset < self._count[place] else -1
 
     def row_of_id(self, output_id: str) -> int:
-        """The row of an output's source, whose place is its id; -1 where there is none."""
+        """Return the row of an output's source record, which its id names; -1 if there is none."""
         parts = output_id.rsplit("-", 2)
         if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
             return -1
@@ -88,7 +88,7 @@ class Truth:
         return INPUT_TOPICS.index(topic) * partitions + partition
 
     def _name(self, rows: list[Record], malformed: npt.NDArray[np.bool_]) -> None:
-        """Users and items by number, and which records only repeat an earlier one of this traffic."""
+        """Number users and items, and mark records that repeat an earlier record of this traffic."""
         json, packed = msgspec.json.Decoder(_Body), msgspec.msgpack.Decoder(_Body)
         users: dict[str, int] = {}
         items: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What the live part came to, as figures for view and summary alike."""
+"""The results of the live traffic, for the view and the summary."""
 
 import math
 
@@ -7,12 +7,12 @@ import msgspec
 from stream_app.lab.demo.measures import Exactness, Found, exactness
 from stream_app.lab.demo.watch import Watch
 
-#: The codes by which each planted thing shows.
+#: The reason codes that each kind of planted abuse should cause.
 SIGNS = {"bot": ("click_rate", "many_items"), "fraud": ("purchase_rate", "amount_jump")}
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Everything that is checked against what was planted."""
+    """The results that are checked against what was planted."""
 
     exact: Exactness
     dead: dict[str, tuple[int, int]]  #: by reason: planted, found
@@ -23,7 +23,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether every good event has exactly one prediction, and every bad record its dead letter."""
+        """Whether every valid event has exactly one prediction, and every invalid record a dead letter."""
         return self.exact.exact and all(planted == found for planted, found in self.dead.values())
 
 
@@ -44,10 +44,10 @@ def verdict(watch: Watch) -> Verdict:
 
 
 def percent(share: float) -> str:
-    """A share for reading: "41.3 %", a dash where there was nothing to measure."""
+    """Format a share: "41.3 %", or a dash if there was nothing to measure."""
     return "-" if math.isnan(share) else f"{share * 100:.1f} %"
 
 
 def milliseconds(value: float) -> str:
-    """A time for reading."""
+    """Format a time."""
     return "-" if math.isnan(value) else f"{value:,.0f} ms"

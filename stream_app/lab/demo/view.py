@@ -1,4 +1,4 @@
-"""The live view: a screen of 24 lines drawn twice a second, or a line every few seconds without a terminal."""
+"""The live view: a screen of 24 lines drawn twice per second, or a line every few seconds without a terminal."""
 
 import time
 from datetime import datetime
@@ -135,9 +135,9 @@ def _trouble(live: Live) -> Panel:
     judged = verdict(live.watch)
     rows: list[tuple[str, ...]] = [("[dim]records[/]", "[dim]sent[/]", "[dim]found[/]")]
     rows.append(("malformed: dead letters", *(f"{n:,}" for n in judged.malformed)))
-    rows.append(("sent twice: dropped", *(f"{n:,}" for n in judged.duplicates)))
-    rows.append(("late, in no window", "", f"{judged.late[1]:,}"))
-    return _panel("Trouble, sent and found so far", *rows, widths=3)
+    rows.append(("duplicates: dropped", *(f"{n:,}" for n in judged.duplicates)))
+    rows.append(("late: not counted in windows", "", f"{judged.late[1]:,}"))
+    return _panel("Invalid records, sent and found so far", *rows, widths=3)
 
 
 def _recent(live: Live) -> Panel:

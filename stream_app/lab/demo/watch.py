@@ -1,4 +1,4 @@
-"""Reads what goes into and comes out of the worker, without taking part in its group, and keeps score."""
+"""Reads the inputs and outputs of the worker, without joining its consumer group, and keeps the statistics."""
 
 import asyncio
 import re
@@ -13,25 +13,25 @@ from aiokafka.errors import KafkaError
 
 from stream_app.contract.outputs import REASON_HEADER, Flag, Prediction
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.lab.demo.measures import Answers, FlagMatch, NextItems, Rate
+from stream_app.lab.demo.measures import AnswerTimes, FlagMatch, NextItems, Rate
 from stream_app.lab.demo.plan import DemoError
-from stream_app.lab.demo.processes import Worker
+from stream_app.lab.demo.processes import DemoWorker
 from stream_app.lab.demo.truth import Truth
 
 _OUTPUTS = ("predictions", "flags", "dead-letters")
-#: A fetch waits so long for so much: the broker's times are what is measured, so reading late does no harm,
-#: while reading each record as it comes would cost the worker its processor.
+#: Time limit and size of a fetch. The broker's timestamps are measured, so late reading does no harm, but reading
+#: each record at once would take CPU time from the worker.
 _WAIT_MS, _WAIT_BYTES = 250, 256 * 1024
 _SHOWN = 5
 _SAMPLE = re.compile(rb"^foreclick_(\w+?)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 
 
 class Watch:
-    """The state of the live part, brought up to date by `read` and `scrape`."""
+    """The statistics of the live traffic, updated by `read` and `scrape`."""
 
     def __init__(self, truth: Truth, popular: list[str], partitions: int) -> None:
         self.truth = truth
-        self.answers = Answers(len(truth))
+        self.answers = AnswerTimes(len(truth))
         self.items = NextItems(popular)
         self.flags = FlagMatch()
         self.dead: Counter[str] = Counter()  #: by reason
@@ -46,7 +46,7 @@ class Watch:
 
     @property
     def lag(self) -> int:
-        """Records that the worker has not processed yet, by its own account."""
+        """Records that the worker has not processed yet, from its own metrics."""
         return int(self.worker.get("consumer_lag_records", 0))
 
     async def read(self, bootstrap: str, stop: asyncio.Event) -> None:
@@ -73,15 +73,15 @@ class Watch:
                 fetched = await consumer.getmany(timeout_ms=_WAIT_MS)
                 for place, records in fetched.items():
                     self._take(place.topic, place.partition, records)
-                # Breath for the view: many batches may be ready at once.
+                # Time for the view: many batches may be ready at once.
                 await asyncio.sleep(0.02)
         except KafkaError as error:
             raise DemoError(f"the broker at {bootstrap} stopped answering: {error}") from error
         finally:
             await consumer.stop()
 
-    async def scrape(self, worker: Worker) -> None:
-        """Take over the worker's own figures; one that does not answer in time keeps the last ones."""
+    async def scrape(self, worker: DemoWorker) -> None:
+        """Read the worker's metrics; keep the last ones if it does not answer in time."""
         try:
             page = await asyncio.to_thread(worker.get, "/metrics", 2.0)
         except OSError:
@@ -92,7 +92,7 @@ class Watch:
         self.worker = dict(sums)
 
     def mark(self) -> tuple[float, float]:
-        """Events and predictions a second now."""
+        """Return the current events and predictions per second."""
         now, events = time.monotonic(), int(self.answers.present.sum())
         return self.event_rate.mark(now, events), self.prediction_rate.mark(now, self.predictions)
 

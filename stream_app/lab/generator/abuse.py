@@ -4,7 +4,7 @@ import numpy as np
 
 from stream_app.contract.records import CLICK, PURCHASE
 from stream_app.lab.generator.catalogue import Floats, Ints
-from stream_app.lab.generator.columns import BOT, FRAUD, Rows, rows
+from stream_app.lab.generator.columns import BOT, FRAUD, EventRows, rows
 from stream_app.lab.generator.people import COUNTRIES, DEVICES, People
 
 #: Mean clicks of a bot's visit and purchases of a burst.
@@ -13,7 +13,7 @@ BOT_EVENTS, FRAUD_EVENTS = 120, 8
 
 def bots(
     wanted: float, span: tuple[float, float], people: People, *, session: int, rng: np.random.Generator
-) -> Rows:
+) -> EventRows:
     """Visits of bots with about `wanted` clicks in all, starting within `span` (seconds).
 
     `session` numbers the first one. A bot clicks items of the whole shop without regard to category or
@@ -33,7 +33,7 @@ def bots(
         user=user,
         item=item,
         category=catalogue.category[item],
-        kind=CLICK,
+        event_type=CLICK,
         listing=1,
         position=place % 20,
         device=people.device[user],
@@ -50,7 +50,7 @@ def fraud(
     *,
     session: int,
     rng: np.random.Generator,
-) -> Rows:
+) -> EventRows:
     """Bursts with about `wanted` purchases in all, with accounts out of `victims`, starting within `span`.
 
     A burst buys dear items without a look at them, seconds apart, from a device and a country that are not
@@ -72,7 +72,7 @@ def fraud(
         user=user,
         item=item,
         category=catalogue.category[item],
-        kind=PURCHASE,
+        event_type=PURCHASE,
         order=place + 1,
         quantity=rng.integers(1, 6, len(burst)),
         device=(people.device[user] + 1) % len(DEVICES),

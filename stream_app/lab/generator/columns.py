@@ -26,7 +26,7 @@ ROW = np.dtype(
         ("position", "i4"),  # place in the list, -1 for none
         ("quantity", "i4"),
         ("listing", "i1"),  # -1 for none
-        ("kind", "i1"),  # 0 click, 1 browse, 2 purchase
+        ("event_type", "i1"),  # 0 click, 1 browse, 2 purchase
         ("device", "i1"),
         ("country", "i1"),
         ("maker", "i1"),  # SHOPPER, BOT or FRAUD
@@ -37,10 +37,10 @@ ROW = np.dtype(
     align=True,
 )
 
-Rows = npt.NDArray[np.void]
+EventRows = npt.NDArray[np.void]
 
 
-def rows(n: int, **columns: Any) -> Rows:
+def rows(n: int, **columns: Any) -> EventRows:
     """`n` rows with the given columns and "none" in all others."""
     out = np.zeros(n, ROW)
     for name in ("order", "item", "query", "position", "listing", "fault"):

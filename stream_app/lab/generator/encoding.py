@@ -6,7 +6,7 @@ import numpy as np
 from stream_app.contract.events import MAX_VALUE_BYTES
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import PURCHASE
-from stream_app.lab.generator.columns import LISTINGS, Rows
+from stream_app.lab.generator.columns import LISTINGS, EventRows
 from stream_app.lab.generator.people import COUNTRIES, DEVICES, People
 from stream_app.lab.generator.settings import GeneratorSettings
 from stream_app.lab.generator.trouble import FAULTS
@@ -36,7 +36,7 @@ class Wire(msgspec.Struct, omit_defaults=True, gc=False):
     props: dict[str, str] | None = None
 
 
-class Encoder:
+class EventEncoder:
     """Turns rows into keys and values; all names are made once."""
 
     def __init__(self, settings: GeneratorSettings, people: People) -> None:
@@ -58,17 +58,17 @@ class Encoder:
         self._json = msgspec.json.Encoder()
         self._msgpack = msgspec.msgpack.Encoder()
 
-    def event_ids(self, events: Rows) -> list[str]:
+    def event_ids(self, events: EventRows) -> list[str]:
         """Ids (n,) that no other seed gives."""
         seed = self._seed
         return [f"e{seed}-{n:x}" for n in events["serial"].tolist()]
 
-    def users(self, events: Rows) -> list[str]:
+    def users(self, events: EventRows) -> list[str]:
         """User ids (n,)."""
         table = self._users
         return [table[i] for i in events["user"].tolist()]
 
-    def encode(self, events: Rows) -> tuple[list[bytes], list[bytes]]:
+    def encode(self, events: EventRows) -> tuple[list[bytes], list[bytes]]:
         """Keys and values (n,), JSON or msgpack as the rows say."""
         wires = self._wires(events)
         json, packed = self._json.encode, self._msgpack.encode
@@ -82,7 +82,7 @@ class Encoder:
             keys[i], values[i] = self._spoil(names[events["fault"][i]], keys[i], wires[i])
         return keys, values
 
-    def _wires(self, events: Rows) -> list[Wire]:
+    def _wires(self, events: EventRows) -> list[Wire]:
         seed = self._seed
         items, categories, prices, props = self._items, self._categories, self._prices, self._props
         queries, lists = self._queries, self._lists
@@ -120,7 +120,7 @@ class Encoder:
                 *columns, strict=True
             )
         ]
-        for i in np.flatnonzero(events["kind"] == PURCHASE).tolist():
+        for i in np.flatnonzero(events["event_type"] == PURCHASE).tolist():
             wire = wires[i]
             wire.order_id = f"o{wire.session_id}-{events['order'][i]}"
             wire.currency = "EUR"

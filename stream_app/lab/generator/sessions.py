@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from stream_app.contract.records import BROWSE, CLICK, PURCHASE
 from stream_app.lab.generator.catalogue import Floats, Ints
-from stream_app.lab.generator.columns import Rows, rows
+from stream_app.lab.generator.columns import EventRows, rows
 from stream_app.lab.generator.people import People
 from stream_app.lab.generator.settings import SESSION_EVENTS, THINK_MEDIAN_S, THINK_SIGMA
 
@@ -52,7 +52,7 @@ class Visits(NamedTuple):
         return type(self)(*(column[index] for column in self))
 
 
-def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generator) -> Rows:
+def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generator) -> EventRows:
     """The events of the sessions; `session` numbers the first one.
 
     A purchase is always of an item clicked before in the same session.
@@ -109,7 +109,7 @@ def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generat
                 user=users[now],
                 item=item,
                 category=here,
-                kind=np.where(buy, PURCHASE, np.where(click, CLICK, BROWSE)),
+                event_type=np.where(buy, PURCHASE, np.where(click, CLICK, BROWSE)),
                 order=np.where(buy, order[now], -1),
                 quantity=np.where(buy & (u[5] > 0.85), 2, 1),
                 query=np.where(see_list & (u[5] < 0.5), here, -1),

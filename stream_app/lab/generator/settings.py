@@ -30,7 +30,9 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
     partitions: int = 4
     start_ms: int = 1_767_225_600_000  #: Unix ms of the first visit; 2026-01-01 00:00 UTC
-    span_s: float | None = None  #: seconds of shop time that the events fill; None: 30 events a user and day
+    span_s: float | None = (
+        None  #: seconds of shop time that the events fill; None: 30 events per user and day
+    )
     time_compression: float = 1.0  #: how many seconds of shop time pass in one second of event time
     rhythm: float = 0.7  #: 0: no difference between day and night, 1: nobody at 8 in the morning
     user_zipf: float = 0.8  #: exponent of the users' activity
@@ -73,5 +75,5 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """Seconds of shop time that the events fill."""
+        """Seconds of shop time that the events cover."""
         return self.span_s or self.events / (self.users * EVENTS_PER_USER_DAY) * DAY_S

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.lab.generator import abuse, trouble
 from stream_app.lab.generator.catalogue import Catalogue, Floats, Ints
-from stream_app.lab.generator.columns import BOT, FRAUD, Rows, rows
-from stream_app.lab.generator.encoding import Encoder
+from stream_app.lab.generator.columns import BOT, FRAUD, EventRows, rows
+from stream_app.lab.generator.encoding import EventEncoder
 from stream_app.lab.generator.people import People
 from stream_app.lab.generator.sessions import Visits, draw_lengths, shop
 from stream_app.lab.generator.settings import DAY_S, SESSION_EVENTS, THINK_MEAN_S, GeneratorSettings
@@ -67,7 +67,7 @@ def generate(settings: GeneratorSettings) -> Iterator[Block]:
     people = People(
         settings, Catalogue.make(settings.items, settings.categories, settings.item_zipf, rng), rng
     )
-    encoder = Encoder(settings, people)
+    encoder = EventEncoder(settings, people)
     next_offset = np.zeros(len(INPUT_TOPICS) * settings.partitions, np.int64)
     left = settings.events
     for events in _in_order(settings, people, rng):
@@ -130,7 +130,7 @@ def read_labels(path: Path) -> list[Label]:
         raise RecordingError(f"{path} is not a file of labels as generate writes it: {error}") from error
 
 
-def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Generator) -> Iterator[Rows]:
+def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Generator) -> Iterator[EventRows]:
     """Slice after slice without end: the events that no later slice can precede, sorted."""
     rate = (
         settings.events / settings.seconds / SESSION_EVENTS * (1 - settings.bot_share - settings.fraud_share)
@@ -206,10 +206,10 @@ def _visits(starts: Floats, people: People, rng: np.random.Generator) -> Visits:
     return visits
 
 
-def _block(events: Rows, encoder: Encoder, next_offset: Longs, partitions: int) -> Block:
+def _block(events: EventRows, encoder: EventEncoder, next_offset: Longs, partitions: int) -> Block:
     """Records and labels of rows; moves the offsets on."""
     partition = encoder.partition[events["user"]]
-    place = events["kind"].astype(np.int64) * partitions + partition
+    place = events["event_type"].astype(np.int64) * partitions + partition
     order = np.argsort(place, kind="stable")
     counts = np.bincount(place, minlength=len(next_offset))
     offset = np.empty(len(events), np.int64)
@@ -217,12 +217,12 @@ def _block(events: Rows, encoder: Encoder, next_offset: Longs, partitions: int) 
     offset += next_offset[place]
     next_offset += counts
     keys, values = encoder.encode(events)
-    topics = [INPUT_TOPICS[kind] for kind in events["kind"].tolist()]
+    topics = [INPUT_TOPICS[event_type] for event_type in events["event_type"].tolist()]
     columns = (topics, partition.tolist(), offset.tolist(), events["append"].tolist(), keys, values)
     return Block(list(map(Record, *columns)), _labels(events, encoder, partition, offset))
 
 
-def _labels(events: Rows, encoder: Encoder, partition: Ints, offset: Longs) -> list[Label]:
+def _labels(events: EventRows, encoder: EventEncoder, partition: Ints, offset: Longs) -> list[Label]:
     faults = tuple(trouble.FAULTS)
     planted = (events["maker"] > 0) | (events["late_ms"] > 0) | events["repeat"] | (events["fault"] >= 0)
     index = np.flatnonzero(planted)
@@ -241,7 +241,7 @@ def _labels(events: Rows, encoder: Encoder, partition: Ints, offset: Longs) -> l
                 kinds.append(("late", int(row["late_ms"])))
             if row["repeat"]:
                 kinds.append(("duplicate", None))
-        topic = INPUT_TOPICS[row["kind"]]
+        topic = INPUT_TOPICS[row["event_type"]]
         place = (topic, int(partition[at]), int(offset[at]), user, event_id)
         labels += [Label(kind, *place, detail) for kind, detail in kinds]
     return labels

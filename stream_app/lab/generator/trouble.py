@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stream_app.lab.generator.columns import Rows
+from stream_app.lab.generator.columns import EventRows
 from stream_app.lab.generator.settings import GeneratorSettings
 
 #: Mean of how much older a late event is than its place in the stream says.
@@ -25,13 +25,13 @@ FAULTS = {
 }
 
 
-def append_times(events: Rows, rng: np.random.Generator) -> None:
+def append_times(events: EventRows, rng: np.random.Generator) -> None:
     """Set the broker's time: the event's, plus a log-normal delay of some 15 ms."""
     delay = np.exp(rng.standard_normal(len(events), np.float32) * 0.5 + np.log(15.0))
     events["append"] = events["ts"] + 1 + delay.astype(np.int64)
 
 
-def make_late(events: Rows, settings: GeneratorSettings, rng: np.random.Generator) -> None:
+def make_late(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> None:
     """Move the own time of some events back; their place in the stream stays."""
     late = np.flatnonzero(rng.random(len(events)) < settings.late_share)
     shift = 5_000 + rng.exponential(LATE_MEAN_MS, len(late)).astype(np.int64)
@@ -40,7 +40,7 @@ def make_late(events: Rows, settings: GeneratorSettings, rng: np.random.Generato
     events["ts"][late] -= shift
 
 
-def repeats(events: Rows, settings: GeneratorSettings, rng: np.random.Generator) -> Rows:
+def repeats(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> EventRows:
     """Copies of some events that come a little later."""
     share = _of_the_good(settings.duplicate_share, settings)
     copies = events[rng.random(len(events)) < share]
@@ -49,7 +49,9 @@ def repeats(events: Rows, settings: GeneratorSettings, rng: np.random.Generator)
     return copies
 
 
-def malformed(events: Rows, serial: int, settings: GeneratorSettings, rng: np.random.Generator) -> Rows:
+def malformed(
+    events: EventRows, serial: int, settings: GeneratorSettings, rng: np.random.Generator
+) -> EventRows:
     """Records that break the contract, made from some events, as events of their own from `serial` on."""
     share = _of_the_good(settings.malformed_share, settings)
     copies = events[rng.random(len(events)) < share]

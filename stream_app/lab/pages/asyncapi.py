@@ -1,7 +1,7 @@
 """The wire contract as an AsyncAPI 3.0 document, written from the types in the code.
 
 `python -m stream_app.lab.pages.asyncapi > docs/asyncapi.json` writes it; a test fails when it is out of date. It is
-JSON, which every reader of AsyncAPI takes. Source of its form: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+JSON, which every AsyncAPI tool reads. Specification: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
 import json
@@ -68,16 +68,16 @@ def page() -> str:
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
-def event_example(kind: int) -> Event:
-    """An event of the topic of `kind` that shows the usual fields."""
-    if kind == BROWSE:
+def event_example(topic_index: int) -> Event:
+    """An event of the topic with this index that shows the usual fields."""
+    if topic_index == BROWSE:
         return Event(user_id="u17", ts=_TS, event_id="b-902", category_id="c5", session_id="s-31")
     fields: dict[str, Any] = {"item_id": "i204", "category_id": "c5", "session_id": "s-31", "price": 19.9}
-    if EVENT_TYPES[kind] == "purchase":
+    if EVENT_TYPES[topic_index] == "purchase":
         fields |= {"order_id": "o-77", "quantity": 2, "currency": "EUR"}
     else:
         fields |= {"list_id": "search", "position": 3, "props": {"device": "mobile"}}
-    return Event(user_id="u17", ts=_TS, event_id=f"{EVENT_TYPES[kind][0]}-901", **fields)
+    return Event(user_id="u17", ts=_TS, event_id=f"{EVENT_TYPES[topic_index][0]}-901", **fields)
 
 
 def prediction_example() -> Prediction:
@@ -131,10 +131,10 @@ def _messages() -> Json:
     headers, body = dead_letter_example()
     inputs = {
         name: {
-            **_message(name, _payload(kind), json.loads(encode_json(event_example(kind)))),
+            **_message(name, _payload(topic_index), json.loads(encode_json(event_example(topic_index)))),
             "headers": {"type": "object", "description": texts.INPUT_HEADERS},
         }
-        for kind, name in enumerate(EVENT_TYPES)
+        for topic_index, name in enumerate(EVENT_TYPES)
     }
     return {
         **inputs,
@@ -164,13 +164,13 @@ def _message(name: str, payload: Json, example: Json) -> Json:
     }
 
 
-def _reference(kind: type[msgspec.Struct]) -> Json:
-    return {"$ref": _SCHEMAS.format(name=kind.__name__)}
+def _reference(struct: type[msgspec.Struct]) -> Json:
+    return {"$ref": _SCHEMAS.format(name=struct.__name__)}
 
 
-def _payload(kind: int) -> Json:
+def _payload(topic_index: int) -> Json:
     """The schema of a topic's values: an event, with an item where the topic asks for one."""
-    if kind == BROWSE:
+    if topic_index == BROWSE:
         return _reference(Event)
     item = {"item_id": {"type": ["string", "integer"]}}
     return {"allOf": [_reference(Event), {"required": ["item_id"], "properties": item}]}
@@ -178,7 +178,7 @@ def _payload(kind: int) -> Json:
 
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_SCHEMAS)
-    found: Json = {kind.__name__: dict(schemas[kind.__name__]) for kind in _TYPES}
+    found: Json = {struct.__name__: dict(schemas[struct.__name__]) for struct in _TYPES}
     for name, schema in found.items():
         described = texts.FIELDS[name]
         schema["properties"] = {

@@ -1,6 +1,6 @@
 """The reference page of the settings, written from their declarations.
 
-`python -m stream_app.lab.pages.settings_page > docs/settings.md` writes it again; a test fails when that is due.
+`python -m stream_app.lab.pages.settings_page > docs/settings.md` writes it; a test fails when it is out of date.
 """
 
 import sys
@@ -12,13 +12,16 @@ from stream_app.settings.sources import Field, expected
 _HEAD = """\
 # Settings
 
-Later sources win: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`), environment variables, options
-of the command line. All mistakes are listed at once at the start, unknown keys and `FORECLICK_*` variables
-among them. Options are named like the key, with dashes: `max_delay_ms` is `--max-delay-ms`. The keys of `train` are
-for `foreclick train` only, where their options need no `train`: `train.learning_rate` is `--learning-rate`. Secrets
-have no key and no option: they come from their variable, or from the file that the key below names, as Docker and
-Kubernetes mount them. This page is generated from the code:
-`python -m stream_app.lab.pages.settings_page > docs/settings.md`.
+Settings come from four sources, and a later source wins: defaults, a TOML file (`--config` or `FORECLICK_CONFIG`),
+environment variables, options on the command line. At the start, all mistakes are listed at once, including unknown
+keys and unknown `FORECLICK_*` variables.
+
+An option has the name of its key, with dashes: `max_delay_ms` is `--max-delay-ms`. The keys of `train` are only for
+`foreclick train`, and their options have no `train` in their names: `train.learning_rate` is `--learning-rate`.
+Secrets have no key and no option. They come from their variable, or from the file that the next key names, which is
+how Docker and Kubernetes provide secrets.
+
+This page is generated from the code: `python -m stream_app.lab.pages.settings_page > docs/settings.md`.
 
 | key in the file | variable | default | expected | what it sets |
 |---|---|---|---|---|
@@ -26,7 +29,7 @@ Kubernetes mount them. This page is generated from the code:
 
 
 def settings_page() -> str:
-    """The whole page as Markdown: one row per setting, in the order of their declaration."""
+    """Return the page as Markdown: one row per setting, in the order of their declarations."""
     return _HEAD + "".join(f"| {' | '.join(_cells(field))} |\n" for field in fields())
 
 
@@ -40,7 +43,7 @@ def _cells(field: Field) -> tuple[str, ...]:
         shown = "none" if default is None else str(default).lower()
     else:
         shown = f"{default:,}"
-    # A file of settings is no place for a secret.
+    # Secrets do not belong in a file of settings.
     key = "none" if field.secret else f"`{'.'.join(field.path)}`"
     return key, f"`{field.env}`", shown, expected(field), field.doc
 

@@ -1,4 +1,4 @@
-"""Rows of any importer to a recording: sorted by time, partitioned as Kafka does it, with offsets from 0."""
+"""Writes the rows of an importer to a recording: sorted by time, in Kafka's partitions, with offsets from 0."""
 
 import heapq
 import tempfile
@@ -19,7 +19,7 @@ from stream_app.recordings.importers import complete_journey, taobao, yoochoose
 from stream_app.recordings.importers.lines import Row, Source
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
-#: What makes an event of a line, by the name that the command line knows.
+#: The function that converts a line to an event, by the name of the format.
 FORMATS: Mapping[str, Callable[[bytes], Row]] = {"taobao": taobao.row, "yoochoose": yoochoose.row}
 #: Modules for the data sets that an installed package brings: `rows` makes all events of one.
 PACKAGES: Mapping[str, ModuleType] = {"complete-journey": complete_journey}
@@ -31,7 +31,7 @@ _PROGRESS_ROWS = 10_000
 
 
 class ImportStats(msgspec.Struct, frozen=True):
-    """What an import made."""
+    """The result of an import."""
 
     recording: str
     records: int

@@ -1,4 +1,4 @@
-"""Lines of text in, rows out, and a note of each line that could not be read."""
+"""Converts lines of text to rows and counts the lines that cannot be read."""
 
 import gzip
 import re
@@ -13,7 +13,7 @@ from stream_app.recordings.errors import ImportFailed
 _EXAMPLES = 5
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-#: A first line of at least three names and no digit: no row of any format looks so.
+#: A header: at least three names and no digit. No row of any format looks like this.
 _HEADER = re.compile(rb"[A-Za-z_ \"-]+(?:[,;\t][A-Za-z_ \"-]+){2,}")
 
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Source:
-    """The files of an import: their lines, how far the reading is, what was bad."""
+    """The files of an import: their lines, the progress of reading, and the bad lines."""
 
     def __init__(self, paths: list[Path], on_progress: Callable[[int], None] = lambda _: None) -> None:
         self.paths = paths
@@ -77,7 +77,7 @@ class Source:
                 self.skip(path, number, error)
 
     def skip(self, path: Path, number: int, why: object) -> None:
-        """Note a bad line."""
+        """Count a bad line."""
         self.bad += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(f"{path.name}, line {number}: {why}")

@@ -1,4 +1,4 @@
-"""A recording through the processor without a broker: `foreclick run`, training and evaluation."""
+"""Runs a recording through a processor without a broker, for `foreclick run`, training and evaluation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,27 +7,29 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.shop_processor import ShopProcessor
-from stream_app.recordings.errors import ReplayError
+from stream_app.recordings.errors import RecordingMismatchError
 from stream_app.recordings.recording import RecordingReader
 
 #: Records read at a time.
 CHUNK = 8192
 
-Progress = Callable[[int, int], None]  # records done, records in all
+ReadProgress = Callable[[int, int], None]  # records done, records in all
 
 
 def partitions_of(reader: RecordingReader) -> int:
-    """How many partitions the recorded input topics have. Raises ReplayError where they differ or are absent."""
+    """Return the number of partitions of the recorded inputs. Raises an error if they differ or are absent."""
     counts = {topic: n for topic, n in reader.topics.items() if topic in INPUT_TOPICS}
     if not counts:
-        raise ReplayError(f"{reader.path} holds none of the topics {', '.join(INPUT_TOPICS)}")
+        raise RecordingMismatchError(f"{reader.path} holds none of the topics {', '.join(INPUT_TOPICS)}")
     if len(set(counts.values())) > 1:
-        raise ReplayError(f"{reader.path}: the input topics have different numbers of partitions: {counts}")
+        raise RecordingMismatchError(
+            f"{reader.path}: the input topics have different numbers of partitions: {counts}"
+        )
     return next(iter(counts.values()))
 
 
 def drive(
-    processor: ShopProcessor, reader: RecordingReader, progress: Progress | None = None
+    processor: ShopProcessor, reader: RecordingReader, progress: ReadProgress | None = None
 ) -> Iterator[StepOutput | None]:
     """Feeds a whole recording to a processor; yields each micro-batch's output, None where there was none.
 
@@ -61,7 +63,7 @@ def drive(
         if progress:
             progress(done, total)
     yield from _rest(processor)
-    yield None  # all is passed now
+    yield None  # everything is processed now
 
 
 def _rest(processor: ShopProcessor) -> Iterator[StepOutput]:

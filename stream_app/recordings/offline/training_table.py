@@ -1,4 +1,4 @@
-"""The training table of a recording: every event as the worker's own state sees it."""
+"""Makes the training table of a recording: every event with the features that the worker computes."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from stream_app.contract.outputs import REASON_HEADER
 from stream_app.decoding.name_table import NameTable
 from stream_app.processing.micro_batch import Outputs
 from stream_app.processing.shop_processor import ShopProcessor
-from stream_app.recordings.errors import ReplayError
-from stream_app.recordings.offline.drive import Progress, drive, partitions_of
+from stream_app.recordings.errors import RecordingMismatchError
+from stream_app.recordings.offline.drive import ReadProgress, drive, partitions_of
 from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
 from stream_app.state.apply_events import LATE
 
 
 class _Growing(dict[str, int]):
-    """Numbers names in the order in which they come."""
+    """Numbers names in the order of their first use."""
 
     def __missing__(self, name: str) -> int:
         self[name] = number = len(self)
@@ -30,35 +30,35 @@ class _Growing(dict[str, int]):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """The training table of a recording, and what of the recording is not in it."""
+    """The training table of a recording, and counts of the records that are not in it."""
 
     events: Interactions
     skipped: dict[str, int]  # records that are not in the table, by reason: duplicate, malformed ...
     late: npt.NDArray[np.bool_]  # (events,) that came too late to count in their windows
 
     def until(self, ts: int) -> "Recorded":
-        """The same without the events of time `ts` (ms) or later, which are skipped as `after_until`."""
+        """Return the same without events at time `ts` (ms) or later; they count as skipped, `after_until`."""
         kept = self.events.ts < ts
         left_out = int((~kept).sum())
         return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late[kept])
 
 
-def interactions(path: Path, settings: Settings, progress: Progress | None = None) -> Interactions:
-    """The training table of a recording alone, as of `tabulate`."""
+def interactions(path: Path, settings: Settings, progress: ReadProgress | None = None) -> Interactions:
+    """Return only the training table of a recording, see `tabulate`."""
     return tabulate(path, settings, progress).events
 
 
-def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -> Recorded:
-    """The training table of a recording: every good event as the worker's own state sees it.
+def tabulate(path: Path, settings: Settings, progress: ReadProgress | None = None) -> Recorded:
+    """Return the training table of a recording: every valid event with the features that the worker computes.
 
     Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
-    differ. Raises ReplayError where no event is good.
+    differ. Raises RecordingMismatchError where no event is good.
     """
     reader = RecordingReader(path)
     items, categories = _Growing(), _Growing()
     names = NameTable(items.__getitem__, -1), NameTable(categories.__getitem__, -1)
-    # Everyone stays, however unevenly the users lie on the partitions: who is forgotten for lack of room is
-    # a matter of serving.
+    # All users stay in memory, even if they are spread unevenly over the partitions: forgetting users for lack
+    # of room is only for serving.
     partitions, records = partitions_of(reader), max(1, reader.count())
     unbounded = msgspec.structs.replace(settings, resident_users=records * partitions, model=None)
     processor = ShopProcessor(unbounded, partitions=partitions, names=names, publish=False, slots=records)
@@ -87,7 +87,7 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
                 )
             )
     if not parts:
-        raise ReplayError(f"{path} holds no good event{_listed(+skipped)}")
+        raise RecordingMismatchError(f"{path} holds no good event{_listed(+skipped)}")
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     late = columns.pop()
     table = Interactions(*columns, items=list(items), categories=list(categories))  # type: ignore[misc]
@@ -95,10 +95,10 @@ def tabulate(path: Path, settings: Settings, progress: Progress | None = None) -
 
 
 def _reasons(dead: Outputs) -> Iterator[str]:
-    """Why each dead letter is one."""
+    """Yield the reason of each dead letter."""
     for messages in dead.values():
         for _, _, headers in messages:
-            yield dict(headers)[REASON_HEADER].decode()  # nobody else's header has this name
+            yield dict(headers)[REASON_HEADER].decode()  # only our own header has this name
 
 
 def _listed(skipped: Counter[str]) -> str:

@@ -3,7 +3,7 @@
 import structlog
 from faust.types import TP
 
-from stream_app.state.topic_identity import StateAheadOfLog, HeldBackRecords, compare
+from stream_app.state.topic_identity import HeldBackRecords, StateAheadOfLog, compare
 from stream_app.worker.context import WorkerContext
 
 log = structlog.stdlib.get_logger(__name__)
