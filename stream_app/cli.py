@@ -68,6 +68,7 @@ COMMANDS = {
         f"{_HERE}.evaluate",
         "evaluate",
         "Measure a model on a recording, and compare it with simple baselines.",
+        "train",
     ),
     "tail": Entry(f"{_HERE}.tail", "tail", "Follow predictions, flags or dead letters."),
     "bench": Entry(f"{_LAB}.bench", "bench", "Run the benchmarks behind the figures in the README.", "lab"),
