@@ -225,11 +225,7 @@ class Checkpoints:
                     self._metrics.evictions.labels("age").inc(processor.expire(partition))
         taken = [processor.checkpoint(p, generation) for p in processor.partitions if self._lanes.is_open(p)]
         changelog = self._settings.changelog
-        return [
-            (c, self._lanes.build_columns(*c.records.arrays(), topic=changelog))
-            for c in taken
-            if c is not None
-        ]
+        return [(c, self._lanes.build_columns(c.records, changelog)) for c in taken if c is not None]
 
     @property
     def _consumer(self) -> BatchConsumer:

@@ -99,7 +99,7 @@ class Halves:
         """The second half, in the thread of the model."""
         self.processor.predict_batch(output)
         columns = [
-            (topic, partition, self._producer.build_columns(*messages.arrays(), topic=topic))
+            (topic, partition, self._producer.build_columns(messages, topic))
             for topic, partition, messages in output.columns
         ]
         return [*columns, *self._build(output.others)]

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.data.vocabulary import Index
 from stream_app.decoding.name_table import NAME_BYTES, NameTable, _place, stable_hash
 
 
@@ -45,3 +46,11 @@ def test_names_are_bounded_in_bytes() -> None:
         most = max(most, len(names))
     assert most == -(-20_000 // (NAME_BYTES + 200))
     assert names.name_of(stable_hash("known")) == "known"
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.integers(1, 50))
+def test_one_rule_for_buckets(names: list[str], buckets: int) -> None:
+    """An unknown name has the same bucket by its text, as when it is decoded, and by the hash in the state."""
+    index = Index(["known"], buckets)
+    hashes = np.array([stable_hash(name) for name in names], np.uint64)
+    assert index.bucket_of(hashes).tolist() == [index.bucket(name) for name in names]

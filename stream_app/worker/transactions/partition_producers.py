@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import NO_HEADERS
 from stream_app.errors import ForeclickError
 from stream_app.kafka.record_batches.size_limits import Room
@@ -142,10 +141,10 @@ class Lanes:
 
         return messages_built(batch, [self.room.fitted(topic, each) for each in messages])
 
-    def build_columns(self, *columns: npt.NDArray[np.generic], topic: str = "") -> list[Built]:
+    def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
         """See `BatchProducer.build_columns`."""
         return columns_built(
-            *self.room.fitted_columns(topic, columns),
+            self.room.fitted_columns(topic, messages),
             compression=self._codec, transactional=self.transactional, limit=self.room.batch(topic),
         )  # fmt: skip
 
