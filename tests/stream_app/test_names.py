@@ -11,7 +11,7 @@ from stream_app.decoding.name_table import NAME_BYTES, NameTable, _place, stable
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
 @settings(deadline=None)
 def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
-    """A table that has to start anew gives the same hashes and indexes; an integer is its decimal string."""
+    """A table that was emptied gives the same hashes and numbers; an integer counts as its decimal string."""
     names = NameTable(lambda name: len(name) + 100, 99, limit=3)
     for batch in batches:
         hashes, index = names.look_up(batch)
