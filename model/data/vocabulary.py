@@ -31,7 +31,11 @@ class Index:
 
     def bucket(self, name: str) -> int:
         """Return the number of the hashed bucket of an id, known or not."""
-        return self.known + xxhash.xxh64_intdigest(name.encode()) % self.buckets
+        return int(self.bucket_of(np.array([xxhash.xxh64_intdigest(name.encode()) or 1], np.uint64))[0])
+
+    def bucket_of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Return the numbers (n,) of the buckets for hashes of ids: xxh64, 1 in place of 0."""
+        return (self.known + hashes % np.uint64(self.buckets)).astype(np.int32)
 
     def lookup(self, names: Iterable[str]) -> npt.NDArray[np.int32]:
         """Return the numbers of many ids, "none" appended: a column that holds -1 for none can index it."""

@@ -47,7 +47,7 @@ class ModelHost:
             hashes = events.data[f"{name}_hash"]
             numbers = known.of(hashes)
             unknown = (numbers == index.none) & (hashes != 0)
-            numbers[unknown] = index.known + hashes[unknown] % np.uint64(index.buckets)
+            numbers[unknown] = index.bucket_of(hashes[unknown])
             events.data[name] = numbers
 
     def mark_stale(self, batch: AppliedBatch) -> None:

@@ -280,8 +280,4 @@ class Checkpoints:
             processor.checkpoint(p, generation) for p in processor.partitions if self._producers.is_open(p)
         ]
         changelog = self._context.topics.changelog
-        return [
-            (c, self._producers.build_columns(*c.records.arrays(), topic=changelog))
-            for c in taken
-            if c is not None
-        ]
+        return [(c, self._producers.build_columns(c.records, changelog)) for c in taken if c is not None]

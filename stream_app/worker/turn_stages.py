@@ -102,7 +102,7 @@ class TurnStages:
         """The predict stage, in the thread of the model."""
         self._context.processor.predict_batch(output)
         columns = [
-            (topic, partition, self._producer().build_columns(*messages.arrays(), topic=topic))
+            (topic, partition, self._producer().build_columns(messages, topic))
             for topic, partition, messages in output.columns
         ]
         return [*columns, *self._build(output.others)]

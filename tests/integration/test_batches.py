@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Producer
 from faust.types import TP
 
+from stream_app.contract.message_columns import MessageColumns
 from stream_app.kafka.record_batches.builder import build
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.errors import IncompatibleAiokafka
@@ -95,15 +96,16 @@ async def test_columns_are_written(kafka: EmbeddedKafka, prefix: str, join: Join
     ]
     values[700] = draw.randbytes(600_000)
     before = time.time() * 1000
-    built = await asyncio.to_thread(member.producer.build_columns, *packed(keys), *packed(values))
+    messages = MessageColumns.of(list(zip(keys, values, strict=True)))
+    built = await asyncio.to_thread(member.producer.build_columns, messages)
     assert sum(b.size for b in built) == 3000
     assert [b.size for b in built if b.batch.size() > 512 * 1024] == [1]
     futures = await member.producer.send_built(topic, 0, built)
     offsets = [(await asyncio.wait_for(future, 30)).offset for future in futures]
     assert offsets == [sum(b.size for b in built[:i]) for i in range(len(built))]
-    messages = await asyncio.to_thread(read_all, kafka.bootstrap, topic)
-    assert [(m.key(), m.value()) for m in messages] == list(zip(keys, values, strict=True))
-    assert all(abs(m.timestamp()[1] - before) < 60_000 and m.headers() is None for m in messages)
+    found = await asyncio.to_thread(read_all, kafka.bootstrap, topic)
+    assert [(m.key(), m.value()) for m in found] == list(zip(keys, values, strict=True))
+    assert all(abs(m.timestamp()[1] - before) < 60_000 and m.headers() is None for m in found)
 
 
 async def test_columns_in_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:

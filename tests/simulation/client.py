@@ -16,6 +16,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, TaggedFields
 
+from stream_app.contract.message_columns import MessageColumns
 from stream_app.kafka.protocol.transactions import ApiVersions, Produce
 from stream_app.worker.transport.producer import Built, Message, columns_built, messages_built
 from tests.simulation.broker import Broker
@@ -89,9 +90,9 @@ class SimProducer:
         """As of `BatchProducer`."""
         return messages_built(builder, messages)
 
-    def build_columns(self, *columns: Any, topic: str = "") -> list[Built]:
+    def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
         """As of `BatchProducer`."""
-        return columns_built(*columns, compression=0, transactional=False)
+        return columns_built(messages, compression=0, transactional=False)
 
     async def send_built(
         self, topic: str, partition: int, batches: list[Built]

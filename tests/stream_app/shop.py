@@ -1,4 +1,4 @@
-"""A small shop through engines whose model may be in trouble, with all that left them."""
+"""A small shop, run through processors whose model may fail, and all their outputs."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def click(n: int, user: int, partition: int) -> Record:
 
 
 class Shop:
-    """Clicks of seven users in each of two partitions through engines, with all that left them."""
+    """Clicks of seven users in each of two partitions, run through processors, and all their outputs."""
 
     def __init__(
         self, runtime: Runtime | None, settings: Settings = SETTINGS, missing: str | None = None
@@ -141,7 +141,7 @@ def ids(start: int, end: int) -> set[str]:
 
 
 def break_down(runtime: Runtime, error: Exception, *, half_way: bool = False) -> Callable[[], None]:
-    """Makes each step of the model raise, `half_way` after it has advanced the states; returns what mends it."""
+    """Makes each step of the model raise, `half_way` after it has changed the states; returns what repairs it."""
     step, probe = runtime.step, runtime.probe
 
     def broken(*args: Any, **kwargs: Any) -> Any:

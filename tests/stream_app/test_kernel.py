@@ -224,7 +224,7 @@ def purchase(ts: int, price: float, quantity: int = 1) -> Happening:
 
 
 def test_lateness_ends_with_the_limit() -> None:
-    """An event exactly `lateness` behind its user's clock counts in its windows; one more millisecond is late."""
+    """An event exactly `lateness` before its user's clock counts in its windows; one millisecond earlier is late."""
     start = T0 - T0 % DAY + DAY // 2
     ours, out, features = feed_one_user([click(start), click(start - LATENESS), click(start - LATENESS - 1)])
     assert out["status"].tolist() == [kernel.APPLIED, kernel.APPLIED, kernel.LATE]
@@ -235,7 +235,7 @@ def test_lateness_ends_with_the_limit() -> None:
 
 
 def test_no_other_user_makes_an_event_late() -> None:
-    """Events far behind the watermark count in full where their own user has none later, as in a backfill."""
+    """Events far before the watermark count fully if their user has no later event, as in a backfill."""
     start = T0 - T0 % DAY + DAY // 2
     other = Happening(2, 0, start, 1, 0, math.nan, 1)  # of the same partition
     ours, out, features = feed_one_user([other, *[click(start - 7 * DAY + i) for i in range(3)]])
@@ -295,7 +295,7 @@ def test_a_user_expires_behind_the_limit() -> None:
 
 
 def test_a_first_price_does_not_set_what_is_usual() -> None:
-    """One absurd amount hides no jump, first or later; who pays much half of the time is not flagged for it."""
+    """One absurd amount hides no jump, first or later; a user with many large amounts is not flagged for them."""
     cheap = [purchase(T0 + i, 10.0) for i in range(1, 4)]
     _, out, _ = feed_one_user([purchase(T0, 1e15), *cheap, purchase(T0 + 9, 1000.0)])
     assert (out["amount_usual"][-1], out["amount_ratio"][-1]) == (10.0, 100.0)

@@ -179,7 +179,7 @@ def test_an_empty_topic_is_waited_for_until_it_was_idle_long_enough() -> None:
 
 
 def test_idle_starts_anew_with_every_event() -> None:
-    """A topic that has events, or something to read, is not idle, and its wait begins again after them."""
+    """A topic that has events, or something to read, is not idle, and after them its idle time starts again."""
     merge = Merge([0, 0, 0])
     add(merge, 0, [10])
     merge.finish(2)

@@ -1,4 +1,4 @@
-"""Model trouble: a step that raises, is slow or gives no numbers; a model that comes late; what is left of states."""
+"""Failures of the model: steps that raise, are slow or return NaN; a model that comes late; the hidden states."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.model.tiny import tiny_model, tiny_trained
 from tests.stream_app.shop import SETTINGS, Shop, break_down, click, close, ids
 
 HOLD = msgspec.structs.replace(SETTINGS, model_trouble="hold")
-LATER = 2 * LONGEST_WAIT_S  # seconds after which a trial is due, whatever was before
+LATER = 2 * LONGEST_WAIT_S  # seconds after which a probe is due, whatever was before
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, 
     assert "\n" not in shop.processor.trouble
     assert shop.checkpoint()
     mend()
-    assert shop.step(LATER) is not None  # the trial
+    assert shop.step(LATER) is not None  # the probe
     assert shop.processor.trouble is None
     shop.run(20)
     for each in (30, 20):
@@ -99,7 +99,7 @@ def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, 
 
 
 def test_states_after_trouble_are_made_of_the_last_events(runtime: Runtime) -> None:
-    """A user whose step was left out goes on, at the next event, from their last events; so after a restart."""
+    """The state of a user whose step was skipped is rebuilt at the next event; also after a restart."""
     shop = Shop(runtime)
     shop.run(21)
     mend = break_down(runtime, RuntimeError("broken"))
@@ -159,7 +159,7 @@ def test_held_answers_are_those_of_a_run_without_trouble(
         shop.step(0.001)
     assert set(shop.seen) == ids(0, 20), "nothing leaves while it is held"
     assert not shop.checkpoint(), "rows whose outputs are not out are not written"
-    assert shop.step(LATER) is not None, "a trial that fails"
+    assert shop.step(LATER) is not None, "a probe that fails"
     assert set(shop.seen) == ids(0, 20)
     mend()
     if restarted:
@@ -167,7 +167,7 @@ def test_held_answers_are_those_of_a_run_without_trouble(
         shop.feed(60)
     else:
         assert shop.step(LATER) is not None
-        assert set(shop.seen) > ids(0, 20), "the trial lets go what was held"
+        assert set(shop.seen) > ids(0, 20), "the probe releases what was held"
     while shop.step() is not None:
         pass
     assert shop.processor.trouble is None
@@ -201,7 +201,7 @@ def test_what_is_held_of_a_partition_goes_with_it(runtime: Runtime) -> None:
 
 
 def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
-    """NaN in one user's hidden state: that user begins anew and is counted, all others are as they were."""
+    """NaN in one user's hidden state: it is reset and counted, and all other users stay the same."""
     runtime = Runtime.load(folder, "cpu")
     well, shop = Shop(Runtime.load(folder, "cpu")), Shop(runtime)
     for each in (well, shop):
@@ -230,7 +230,7 @@ def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
 def test_damaged_weights_are_trouble_until_another_model_comes(
     folder: Path, other_folder: Path, runtime: Runtime
 ) -> None:
-    """Weights that are no numbers: degraded, trials fail; a model from the folder then answers under its own name."""
+    """NaN in the weights: degraded, and probes fail; another model from the folder then answers under its name."""
     shop = Shop(runtime)
     shop.run(10)
     runtime._backend._head_bias[:] = np.nan  # type: ignore[union-attr, operator, index]
@@ -291,7 +291,7 @@ def test_a_model_that_comes_late(folder: Path, runtime: Runtime, how: str) -> No
 
 
 def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
-    """The slow answer is used, what follows goes without the model until a trial; with `hold` it is only slow."""
+    """The slow answer is used, what follows goes without the model until a probe; with `hold` it is only slow."""
     for how in (SETTINGS, HOLD):
         shop = Shop(runtime, how)
         shop.processor.breaker.slow_s = 0.0
@@ -311,7 +311,7 @@ def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
 
 
 def test_nobody_guards_a_run_without_a_broker(runtime: Runtime) -> None:
-    """`foreclick run` and training end with the error: nobody waits there for a model to come back."""
+    """`foreclick run` and training end with the error: they do not wait for the model to recover."""
     processor = ShopProcessor(SETTINGS, runtime, partitions=1)
     processor.assign(0, [0, 0, 0])
     processor.restored(0)
@@ -335,7 +335,7 @@ moves = st.lists(
 def test_nothing_is_lost_or_applied_twice_whatever_comes(
     pair: tuple[Runtime, Runtime], happened: list[tuple[str, int]], hold: bool, half_way: bool
 ) -> None:
-    """Trouble, trials, checkpoints, crashes and rebalances in any order: rows as without trouble, no id missing.
+    """Failures, probes, checkpoints, crashes and rebalances in any order: rows as without trouble, no id missing.
 
     With `hold` no answer differs from a run without trouble, repeats included. With `degrade` none comes twice
     but after a crash.

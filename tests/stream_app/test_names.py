@@ -4,13 +4,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.data.vocabulary import Index
 from stream_app.decoding.name_table import NAME_BYTES, NameTable, _place, stable_hash
 
 
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
 @settings(deadline=None)
 def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
-    """A table that has to start anew gives the same hashes and indexes; an integer is its decimal string."""
+    """A table that was emptied gives the same hashes and numbers; an integer counts as its decimal string."""
     names = NameTable(lambda name: len(name) + 100, 99, limit=3)
     for batch in batches:
         hashes, index = names.look_up(batch)
@@ -45,3 +46,11 @@ def test_names_are_bounded_in_bytes() -> None:
         most = max(most, len(names))
     assert most == -(-20_000 // (NAME_BYTES + 200))
     assert names.name_of(stable_hash("known")) == "known"
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.integers(1, 50))
+def test_one_rule_for_buckets(names: list[str], buckets: int) -> None:
+    """An unknown name has the same bucket by its text, as when it is decoded, and by the hash in the state."""
+    index = Index(["known"], buckets)
+    hashes = np.array([stable_hash(name) for name in names], np.uint64)
+    assert index.bucket_of(hashes).tolist() == [index.bucket(name) for name in names]

@@ -35,7 +35,7 @@ def worker() -> Worker:
 
 
 def rewritten(made: Worker, user: str, change: Any) -> Log:
-    """The changelog with another row of one user behind it."""
+    """The changelog followed by another row of one user."""
     users = made.processor.users
     slot = users.slots(0, [user])
     change(users.rows[int(slot[0])])
@@ -79,7 +79,7 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_row_that_cannot_be_true(name: str) -> None:
-    """Each is refused with its place and a hash of its key, or skipped: then only its user begins again."""
+    """Each is refused with its place and a hash of its key, or skipped: then only its user starts from zero."""
     change, number = FORGED[name]
     made = worker()
     log = rewritten(made, "bob", change)

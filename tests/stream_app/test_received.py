@@ -102,7 +102,7 @@ def test_what_is_passed_on_keeps_the_first_time() -> None:
 
 
 def test_a_dead_letter_keeps_the_first_time() -> None:
-    """A dead letter that is mended and sent again says when the shop's record was first stored."""
+    """A dead letter that is repaired and sent again says when the shop's record was first stored."""
     record = click(T0, (RECEIVED_HEADER, b"%d" % (T0 - 9)), ("foreclick.reason", b"x"))
     _, _, headers = dead_letter(BadRecord(record, "empty", "", "something"))
     assert headers[-2:] == [(RECEIVED_HEADER, b"%d" % (T0 - 9)), ("source.foreclick.reason", b"x")]

@@ -76,7 +76,7 @@ def test_a_log_that_ends_before_the_state() -> None:
 def test_offsets_beside_the_state(
     positions: list[int] | None, committed: list[int | None], words: list[str], again: bool
 ) -> None:
-    """Offsets before and behind the state are each told in one sentence; only those before are committed again."""
+    """Offsets before and after the state are each reported in one sentence; only those before are committed again."""
     told = compare(1, TOPICS, positions, dict(zip(TOPICS, committed, strict=True)))
     assert told.again is again
     assert len(told.sentences) == len(words)

@@ -1,4 +1,4 @@
-"""Slots, eviction and the changelog of the users, with the model's own slab behind them."""
+"""Slots, eviction and the changelog of the users, with the model's hidden states."""
 
 import msgspec
 import numpy as np

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy.typing as npt
 import structlog
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -58,19 +57,14 @@ class SizeLimits:
         self._counted(topic)
         return smaller
 
-    def fitted_columns(
-        self, topic: str, columns: tuple[npt.NDArray[Any], ...]
-    ) -> tuple[npt.NDArray[Any], ...]:
-        """`MessageColumns.arrays()` of messages that all fit, the same arrays where they do."""
-        key_bytes, value_bytes = columns[2], columns[5]
-        if topic not in self._cuts or not len(key_bytes):
-            return columns
-        if int(key_bytes.max()) + int(value_bytes.max()) + _BESIDE <= self.most(topic):
-            return columns
-        each = [
-            self.fitted(topic, (key, value, NO_HEADERS)) for key, value in MessageColumns(*columns).each()
-        ]
-        return MessageColumns.of([(key, value) for key, value, _ in each]).arrays()
+    def fitted_columns(self, topic: str, messages: MessageColumns) -> MessageColumns:
+        """Messages that all fit; the same object if they do already."""
+        if topic not in self._cuts or not len(messages):
+            return messages
+        if int(messages.key_bytes.max()) + int(messages.value_bytes.max()) + _BESIDE <= self.most(topic):
+            return messages
+        each = [self.fitted(topic, (key, value, NO_HEADERS)) for key, value in messages.each()]
+        return MessageColumns.of([(key, value) for key, value, _ in each])
 
     def refused(self, topic: str, batch: Any) -> list[Message]:
         """The messages of a batch that its topic does not take, to be built again as smaller batches.

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from stream_app.contract.message_columns import MessageColumns
 from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.worker.errors import ProducerError, ProducerLostError
 from stream_app.worker.gather import gather_all
@@ -137,10 +136,10 @@ class PartitionProducers:
 
         return messages_built(batch, [self.sizes.fitted(topic, each) for each in messages])
 
-    def build_columns(self, *columns: npt.NDArray[np.generic], topic: str = "") -> list[Built]:
+    def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
         """See `BatchProducer.build_columns`."""
         return columns_built(
-            *self.sizes.fitted_columns(topic, columns),
+            self.sizes.fitted_columns(topic, messages),
             compression=self._codec, transactional=self.transactional, limit=self.sizes.batch(topic),
         )  # fmt: skip
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
-import numpy as np
-import numpy.typing as npt
 from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
 
+from stream_app.contract.message_columns import MessageColumns
 from stream_app.kafka.record_batches.builder import SealedBatch, build
 from stream_app.kafka.record_batches.size_limits import BATCH_BYTES, SizeLimits
 from stream_app.worker.transport.aiokafka_internals import batching_of, builder_of, queue_batch
@@ -73,27 +72,15 @@ class BatchProducer(driver.Producer):
         new_batch = builder_of(self._ensure_producer(), self.sizes.batch(topic))
         return messages_built(new_batch, [self.sizes.fitted(topic, each) for each in messages])
 
-    def build_columns(
-        self,
-        keys: npt.NDArray[np.uint8],
-        key_at: npt.NDArray[np.int64],
-        key_bytes: npt.NDArray[np.int32],
-        values: npt.NDArray[np.uint8],
-        value_at: npt.NDArray[np.int64],
-        value_bytes: npt.NDArray[np.int32],
-        *,
-        topic: str = "",
-    ) -> list[Built]:
-        """Record batches of n records without headers for a topic, in order, of `BATCH_BYTES` at most.
+    def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
+        """Record batches of messages for a topic, in order, of at most `BATCH_BYTES`, with the present time.
 
-        Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1, and
-        likewise its value; the time of all is now. A record larger than `BATCH_BYTES` gets a batch of its own.
-        May be called in any thread. Raises ValueError where a record lies outside its array.
+        A record larger than `BATCH_BYTES` gets a batch of its own. May be called in any thread. Raises ValueError if
+        a record lies outside of its buffer.
         """
         compression, transactional = batching_of(self._ensure_producer())
-        columns = (keys, key_at, key_bytes, values, value_at, value_bytes)
         return columns_built(
-            *self.sizes.fitted_columns(topic, columns),
+            self.sizes.fitted_columns(topic, messages),
             compression=compression, transactional=transactional, limit=self.sizes.batch(topic),
         )  # fmt: skip
 
@@ -138,11 +125,11 @@ def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Mes
 
 
 def columns_built(
-    *columns: Any, compression: int, transactional: bool, limit: int = BATCH_BYTES
+    messages: MessageColumns, *, compression: int, transactional: bool, limit: int = BATCH_BYTES
 ) -> list[Built]:
-    """Record batches of `MessageColumns.arrays()`, with the time of now."""
+    """Record batches of messages, with the present time."""
     batches = build(
-        *columns,
+        *messages.arrays(),
         timestamp=int(time.time() * 1000),
         limit=limit,
         compression=compression,
