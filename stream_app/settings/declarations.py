@@ -4,31 +4,19 @@ The options of `foreclick worker`, the names of the environment variables (`FORE
 case; `FORECLICK_RULES_` for the rules) and the reference page derive from the declarations here.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Literal, get_origin
 
 import msgspec
 
 from model.training.settings import TrainSettings
 from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
-from stream_app.errors import SettingsError
-from stream_app.settings.checks import FUTURE_MS, clashes
+from stream_app.settings.checks import FUTURE_MS
 from stream_app.settings.kafka import KafkaAccess
 from stream_app.settings.rules import Rules
-from stream_app.settings.sources import (
-    Field,
-    Secret,
-    convert,
-    from_env,
-    from_file,
-    from_options,
-    make_field,
-    moment_ms,
-    read_secrets,
-)
+from stream_app.settings.sources import Field, Secret, make_field, moment_ms
 from stream_app.settings.sources import doc as _doc
 
 DAY_MS = 86_400_000
@@ -389,42 +377,3 @@ def fields() -> tuple[Field, ...]:
             if get_origin(each.type) is Annotated  # a field without a description is set by another setting
         ),
     )
-
-
-def load_settings(
-    config: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Return the settings from defaults, TOML file, environment and options; later sources win.
-
-    If `env` is None, the environment of the process is used; without `config`, the file that `FORECLICK_CONFIG`
-    names. `options` maps the name of a field to a value or its text, or to None if it was not given. Raises
-    SettingsError with all mistakes at once.
-    """
-    env = os.environ if env is None else env
-    known = {field.name: field for field in fields()}
-    problems: list[str] = []
-    if config is None and env.get("FORECLICK_CONFIG"):
-        config = Path(env["FORECLICK_CONFIG"])
-    chosen = dict(from_file(config, known, problems)) if config is not None else {}
-    chosen.update(from_env(env, known, problems))
-    chosen.update(from_options(options or {}, known, problems))
-    values: dict[str, Any] = {}
-    for name, (source, value) in chosen.items():
-        try:
-            values[name] = convert(known[name], value)
-        except ValueError as error:
-            problems.append(f"{source} {error}")
-    read_secrets(known, values, problems)
-    if not problems:
-        problems.extend(clashes({name: field.default for name, field in known.items()} | values))
-    if problems:
-        raise SettingsError(problems)
-    found: dict[str, Any] = {}
-    grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    for name, value in values.items():
-        *group, key = known[name].path
-        (grouped[group[0]] if group else found)[key] = value
-    found |= {group: GROUPS[group](**members) for group, members in grouped.items()}
-    return Settings(**found)

@@ -104,8 +104,8 @@ def test_a_change_of_a_called_kernel_is_seen(tree: Path, elsewhere: bool, tmp_pa
 
 def forget() -> None:
     """Lets the next hash read the files again, as a new process would."""
-    jit._content.cache_clear()
-    jit._imported.cache_clear()
+    for cached in (jit.sources_hash, jit._read, jit._imported, jit._file_of):
+        cached.cache_clear()
 
 
 def test_only_what_is_imported_counts(tree: Path) -> None:
