@@ -244,7 +244,7 @@ def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
     good = stored(record(0, b"g", event), 1, base=0)
     odd = stored(record(1, b"a", b"1") + record(1, b"b", b"2"), 2, base=1)
     (piece,) = read(good + odd, 0)
-    aside = [letter for each in piece.aside for letter in dead_letters_of("clicks", 0, each)]
+    aside = [letter for each in piece.unreadable for letter in dead_letters_of("clicks", 0, each)]
     bad = engine.ingest(0, 0, RecordColumns("clicks", 0, piece.data, piece.spans, aside), piece.next)
     assert [(b.reason, b.record.offset) for b in bad] == [("malformed", 2), ("unreadable", 2)]
     assert engine.dead_letters() == {}  # the event before it waits for the other topics
