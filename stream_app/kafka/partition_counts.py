@@ -50,7 +50,7 @@ def require(counts: Mapping[str, int], topic: str, partitions: int = 1) -> int:
     if have < partitions:
         raise TopicError(
             f"topic {topic} has {have} partitions but the recording has {partitions}: "
-            f"make it anew with {partitions}, or use another FORECLICK_TOPIC_PREFIX"
+            f"create it again with {partitions}, or use another FORECLICK_TOPIC_PREFIX"
         )
     return have
 

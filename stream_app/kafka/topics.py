@@ -246,7 +246,7 @@ def _problems(settings: Settings, found: Mapping[str, _Found]) -> list[Problem]:
             text = (
                 f"topic {spec.name} has {topic.partitions} partitions but {first} has "
                 f"{found[first].partitions}: inputs, outputs and changelog need the same number, "
-                "so make it anew with that many"
+                "so delete it and create it again with that many"
             )
             problems.append(Problem(spec.name, text, True))
         if topic.unreadable:

@@ -1,4 +1,4 @@
-"""Bad records in the log: few examples, however many there are. Each is counted, and each is a dead letter."""
+"""Bad records in the log: a few examples, however many there are. Each is counted, and each is a dead letter."""
 
 import time
 from collections import Counter
@@ -34,7 +34,7 @@ class BadRecordLog:
             self._next[reason] = now + EXAMPLE_EVERY_S
             b = examples[reason]
             log.warning(
-                "bad records set aside",
+                "bad records moved to the dead-letter topic",
                 reason=reason,
                 count=self._unsaid.pop(reason),
                 example=f"{b.record.topic}-{b.record.partition}-{b.record.offset}",

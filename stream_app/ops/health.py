@@ -1,7 +1,7 @@
 """Health of a worker: the worker states facts, two probes judge them. Pure: the clocks are passed in.
 
-*Live* is false only where a restart would help: a thread that has been at one piece of work for too long, or a
-membership of the group that has ended.
+*Live* is false only if a restart would help: a thread has been at one piece of work for too long, or the
+membership of the group has ended.
 *Ready* is guarantee 7: partitions assigned, state recovered, model warm and answering, the oldest unprocessed record
 young enough; and commits that succeed.
 """
@@ -61,7 +61,7 @@ class Health:
     def set_assigned(self, partitions: int | None) -> None:
         """The number of partitions that this worker has; None while a rebalance is under way.
 
-        State has to be recovered anew after each change.
+        State has to be recovered again after each change.
         """
         self._assigned = partitions
         self._recovered, self._recovery = False, None

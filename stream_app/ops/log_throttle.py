@@ -1,6 +1,6 @@
-"""A log handler that does not say the same thing over and over.
+"""A log handler that limits how often the same message is shown.
 
-While a broker is gone aiokafka logs each attempt of each client: some ten errors a second, for as long as it lasts.
+While a broker is unreachable, aiokafka logs each attempt of each client: about ten errors per second.
 """
 
 import copy
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-#: A library's message is shown once in so many seconds.
+#: A library's message is shown at most once in this many seconds.
 EVERY_S = 10.0
-#: So many messages are remembered.
+#: How many different messages are remembered.
 MOST = 1000
 
 
@@ -39,7 +39,7 @@ class ThrottledHandler(logging.StreamHandler[TextIO]):
             self._seen[what] = (again, left_out + 1)
             return
         if len(self._seen) >= MOST:
-            self._seen.clear()  # somebody formats their messages before they log them
+            self._seen.clear()  # some code formats its messages before it logs them
         self._seen[what] = (now + EVERY_S, 0)
         if left_out:
             record = copy.copy(record)

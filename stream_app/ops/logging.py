@@ -33,10 +33,10 @@ _SECRET_IN_TEXT = (
     (re.compile(r"(://[^/\s:@]*:)[^\s\"'<>]+@"), rf"\1{MASK}@"),
 )
 
-#: Loggers that say at `info` what only their developers want to know.
+#: Loggers whose `info` messages concern only their developers.
 _CHATTY = ("aiokafka", "kafka", "asyncio", "aiohttp.access")
 
-#: Libraries that say the same thing over and over while a broker is gone or a port is flooded.
+#: Libraries that repeat the same messages while a broker is unreachable or a port is flooded.
 _THROTTLED = ("aiokafka", "kafka", "aiohttp", "asyncio")
 
 

@@ -1,6 +1,6 @@
-"""Prometheus metrics of one worker, cheap enough to be fed once a micro-batch.
+"""Prometheus metrics of one worker, cheap enough to be updated once per micro-batch.
 
-All have a registry of their own: two workers in one process, or two tests, do not share a number.
+Each instance has its own registry, so two workers in one process, or two tests, share no values.
 """
 
 import threading
@@ -114,7 +114,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU and open files of the process
-        self.bad_records = BadRecordLog()  # what the count of dead letters leaves out
+        self.bad_records = BadRecordLog()  # details that the count of dead letters lacks
 
         def counter(name: str, doc: str, *labels: str) -> Counter:
             return Counter(f"foreclick_{name}", doc, labels, registry=registry)
@@ -124,37 +124,43 @@ class Metrics:
 
         self.events = counter("events", "Good events applied to the state.", "type")
         self.outputs = counter("outputs", "Records acknowledged by the broker.", "topic")
-        self.dead_letters = counter("dead_letters", "Bad records put aside.", "reason")
+        self.dead_letters = counter("dead_letters", "Bad records moved to the dead-letter topic.", "reason")
         self.cut_outputs = counter(
-            "cut_outputs", "Dead letters and predictions cut to what their topic takes.", "topic"
+            "cut_outputs", "Dead letters and predictions shortened to the size limit of their topic.", "topic"
         )
-        self.duplicates = counter("duplicates", "Events dropped: their event_id or offset was known.")
-        self.late = counter("late_events", "Events later than the allowed lateness.")
+        self.duplicates = counter(
+            "duplicates", "Events dropped because their event_id or offset was known already."
+        )
+        self.late = counter("late_events", "Events that arrived after the allowed lateness.")
         self.out_of_order = counter(
-            "out_of_order_events", "Events that came after the merge had passed them."
+            "out_of_order_events", "Events that arrived after the merge had passed their time."
         )
-        self.degraded = counter("degraded_events", "Events answered without the model, which was in trouble.")
-        self.hidden_resets = counter("hidden_resets", "Hidden states that were no numbers and began anew.")
-        self.model_failures = counter("model_failures", "Steps and trials of the model that failed.")
-        self.model_trouble = gauge("model_trouble", "1 while the model gives no answers though it should.")
+        self.degraded = counter(
+            "degraded_events", "Events answered without the model (circuit breaker open)."
+        )
+        self.hidden_resets = counter(
+            "hidden_resets", "Hidden states reset because they contained NaN or infinity."
+        )
+        self.model_failures = counter("model_failures", "Model steps and probes that failed.")
+        self.model_trouble = gauge("model_trouble", "1 while the circuit breaker of the model is open.")
         self.model_older = gauge(
-            "model_older_than_state", "1 while the model was made before one that had the state before it."
+            "model_older_than_state", "1 while the model is older than the model that wrote the state."
         )
-        self.standby = gauge("standby_partitions", "Partitions of other workers whose state is copied here.")
+        self.standby = gauge("standby_partitions", "Partitions of other workers with a standby here.")
         self.commits = counter("commits", "Offset commits.", "result")
-        self.evictions = counter("evictions", "Users forgotten.", "reason")
+        self.evictions = counter("evictions", "Users removed from memory.", "reason")
         self.rebalances = counter("rebalances", "Rebalances of the consumer group.")
         self.recovered_records = counter("recovered_records", "State records read back.")
         self.damaged_state = counter(
-            "damaged_state", "State records skipped because they cannot be true (skip_damaged_state)."
+            "damaged_state", "State records skipped because they are damaged (skip_damaged_state)."
         )
         self.recovery_seconds = counter("recovery_seconds", "Time spent reading state back.")
         self.lag = gauge(
-            "consumer_lag_records", "Records of the log not yet processed.", "topic", "partition"
+            "consumer_lag_records", "Records of the input not yet processed.", "topic", "partition"
         )
         self.held_back = gauge(
             "held_back_records",
-            "Records that cannot be read yet, since a transaction of another producer is open.",
+            "Records that cannot be read yet, because a transaction of another producer is open.",
             "topic",
             "partition",
         )
@@ -163,13 +169,13 @@ class Metrics:
         )
         self.resident_users = gauge("resident_users", "Users held in memory.")
         self.split_users = counter(
-            "split_users", "Users found in a second partition: producers place keys by different rules."
+            "split_users", "Users found in a second partition, because producers use different partitioners."
         )
         self.ready = gauge("ready", "1 while the worker is ready.")
-        self.model = Info("foreclick_model", "The model that answers.", registry=registry)
+        self.model = Info("foreclick_model", "The model in use.", registry=registry)
         self.model_created = Gauge(
             "foreclick_model_created_timestamp_seconds",
-            "When the model that answers was exported, 0 if unknown; it falls when an older one is loaded.",
+            "When the model in use was exported, 0 if unknown; it falls when an older one is loaded.",
             registry=registry,
         )
         self.batch_size = Histogram(
@@ -185,7 +191,7 @@ class Metrics:
         )
         self.latency = Histogram(
             "foreclick_latency_seconds",
-            "From the broker's append of an event to its acknowledged prediction.",
+            "Time from the broker's append of an event to the acknowledgement of its prediction.",
             LATENCY_BUCKETS,
             registry=registry,
         )
@@ -206,7 +212,7 @@ class Metrics:
         self.batch_size.observe(len(kinds))
 
     def observe_latency(self, append_ms: npt.NDArray[np.int64], acked_ms: float) -> None:
-        """Count the way of a batch from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.
+        """Count the latency of a batch, from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.
 
         Below zero (the two clocks differ) counts as zero.
         """

@@ -1,4 +1,4 @@
-"""Awaiting several things without leaving one behind."""
+"""Waiting for several awaitables so that none is left running."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ U = TypeVar("U")
 
 
 async def gather_all(*awaitables: Awaitable[Any]) -> list[Any]:
-    """All results, once all have ended, in failure too; raises what the first of them that failed raised."""
+    """All results, once all have ended, even if some failed; raises the error of the first that failed."""
     outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -25,6 +25,6 @@ async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 
 
 async def in_pool(pool: Executor, call: Callable[..., T], *args: Any) -> T:
-    """The result of a function that runs in a thread; to its end, also where whoever waits for it is cancelled."""
+    """The result of a function that runs in a thread, to its end even if the caller is cancelled."""
     work: Awaitable[T] = asyncio.get_running_loop().run_in_executor(pool, call, *args)
     return await asyncio.shield(work)

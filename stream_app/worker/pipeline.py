@@ -111,9 +111,9 @@ class Pipeline(Service):
     # --- what the agent and Faust call
 
     async def receive(self, batch: FetchedBatch) -> None:
-        """Takes a fetched batch over; one of an older generation is dropped, since it will be fetched again."""
-        # Faust lets batches of the new generation come while `on_assigned` is still at work. To drop one of
-        # them would lose its records, since nobody seeks back for it.
+        """Takes a fetched batch; one of an older generation is dropped, because it will be fetched again."""
+        # Faust delivers batches of the new generation while `on_assigned` is still at work. Dropping one of
+        # them would lose its records, because nothing seeks back for it.
         await self._settled.wait()
         if (batch.generation, batch.seek) != (self._generation, self.context.consumer.seeks):
             return
@@ -133,17 +133,17 @@ class Pipeline(Service):
         await self._ownership.stop_reading()
         async with self._turn:
             await self._drain()
-            copies = self.context.consumer.copies - mine
-            to_read = await self._ownership.change(mine, copies)
+            standbys = self.context.consumer.copies - mine
+            to_read = await self._ownership.change(mine, standbys)
             self._backlog.forget()
             self._backlog.budget.share_by(len(mine) * len(self._index))
             self._positions.forget()
             self._generation = app.consumer_generation_id
         self._settled.set()
-        self.metrics.standby.set(len(copies))
-        facts = {"to_recover": list(to_read), "copies": sorted(copies)}
-        told = {name: each for name, each in facts.items() if each and each != sorted(mine)}
-        log.info("partitions assigned", partitions=sorted(mine), **told)
+        self.metrics.standby.set(len(standbys))
+        facts = {"to_recover": list(to_read), "standbys": sorted(standbys)}
+        shown = {name: each for name, each in facts.items() if each and each != sorted(mine)}
+        log.info("partitions assigned", partitions=sorted(mine), **shown)
         if to_read and not self._closing:
             self._ownership.read_back(to_read)
         else:
@@ -151,7 +151,7 @@ class Pipeline(Service):
         self._work.set()
 
     async def on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
-        """Finishes what is under way, commits it and forgets what is only buffered."""
+        """Completes the current turn, makes a checkpoint and discards what is only buffered."""
         if self._closing:
             return  # `before_shutdown` does so
         self._settled.clear()
@@ -179,14 +179,14 @@ class Pipeline(Service):
             await asyncio.wait_for(self._checkpoints.make(), LAST_CHECKPOINT_S)
         except TimeoutError:
             log.warning(
-                "the broker did not take the last checkpoint: what it would have held is read again",
+                "the broker did not accept the last checkpoint in time: its events are processed again",
                 waited_s=LAST_CHECKPOINT_S,
             )
         else:
             log.info("stopped cleanly", partitions=self.processor.partitions)
 
     async def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """All that is kept of a user, None where this worker does not hold them, or no longer."""
+        """The state of a user, None if this worker does not (or no longer) hold it."""
         return None if self._closing else await self._state_thread.call(self.processor.look_up, user_id)
 
     # --- the loop

@@ -1,7 +1,7 @@
-"""Copies of the state of partitions that other workers own, so that to take one over is to read its last records.
+"""Standby replicas: the state of partitions that other workers own, so that a takeover reads only the last records.
 
-A copy follows the changelog of its partition. In the processor it is a partition that was never restored: nothing is
-processed, answered or written of it.
+A standby follows the changelog of its partition. For the processor it is a partition that was never restored: nothing
+of it is processed, predicted or written.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from stream_app.worker.transport.fetch_hook import install_fetch_hook
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Applies records of a partition to its copy.
+#: Applies records of a partition to its standby.
 Apply = Callable[[int, RecordColumns], Awaitable[None]]
 
 _POLL_MS = 500
@@ -34,18 +34,18 @@ class Standby:
     def __init__(self, topic: str, client: Mapping[str, Any], apply: Apply) -> None:
         """`client`: brokers and security, as an aiokafka client takes them."""
         self._topic, self._client, self._apply = topic, client, apply
-        self._next: dict[int, int] = {}  # the first offset that a copy does not include
+        self._next: dict[int, int] = {}  # the first offset that a standby does not include
         self._following: asyncio.Task[None] | None = None
 
     @property
     def partitions(self) -> set[int]:
-        """Those that are copied."""
+        """The partitions that are followed."""
         return set(self._next)
 
     async def follow(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Copies these partitions from now on and no others; returns of those let go the first offset not included.
+        """Follows these partitions from now on and no others; returns the first offset not included of those let go.
 
-        A partition that is new here is copied from the beginning of its changelog.
+        A partition that is new here is followed from the beginning of its changelog.
         """
         wanted = set(partitions)
         if wanted == self._next.keys():
@@ -58,7 +58,7 @@ class Standby:
         return let_go
 
     async def stop(self) -> None:
-        """Stops to read; what is copied stays."""
+        """Stops reading; what was applied stays in memory."""
         task, self._following = self._following, None
         if task is not None:
             task.cancel()
@@ -73,11 +73,9 @@ class Standby:
                 install_fetch_hook(consumer)
                 await self._read(consumer)
             except (KafkaError, OSError) as error:
-                log.warning(
-                    "copies of the state wait for the broker", error=str(error) or type(error).__name__
-                )
+                log.warning("standbys wait for the broker", error=str(error) or type(error).__name__)
             except ForeclickError as error:
-                log.warning("the state cannot be copied", error=str(error))
+                log.warning("standbys cannot follow the changelog", error=str(error))
                 self._next = dict.fromkeys(
                     self._next, 0
                 )  # who takes it over reads all of it, and says so again

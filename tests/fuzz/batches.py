@@ -59,7 +59,11 @@ class BatchesTarget:
         ]
         if wanted.longest <= LONGEST_RECORD:
             assert seen == wanted.records, (fetch, seen, wanted)
-            assert [(each.first, each.last) for each in parsed.aside] == wanted.aside, (fetch, parsed, wanted)
+            assert [(each.first, each.last) for each in parsed.unreadable] == wanted.aside, (
+                fetch,
+                parsed,
+                wanted,
+            )
         name = "damaged" if wanted.damaged else "set aside" if wanted.aside else "well"
         return name, "compressed" if wanted.compressed else "plain", min(len(seen), 3)
 

@@ -217,6 +217,6 @@ async def test_logs_are_json(
     assert by_message["ready"]["partitions"] == 4 and by_message["ready"]["web"].startswith(
         "http://127.0.0.1:"
     )
-    assert "copies" not in by_message["partitions assigned"]
+    assert "standbys" not in by_message["partitions assigned"]
     assert all(line["partitions"] for line in lines if line["message"] == "partitions revoked")
     assert not [line for line in lines if line["level"] in ("error", "critical")]

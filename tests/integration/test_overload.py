@@ -293,7 +293,11 @@ async def test_nothing_but_malformed_records(
         for reason in ("malformed", "missing_field", "invalid_field")
     }
     assert found == {"malformed": n / 2, "missing_field": n / 4, "invalid_field": n / 4}
-    said = [json.loads(line) for line in worker.text().splitlines() if "bad records set aside" in line]
+    said = [
+        json.loads(line)
+        for line in worker.text().splitlines()
+        if "bad records moved to the dead-letter topic" in line
+    ]
     assert {line["reason"] for line in said} == set(found)
     assert len(said) <= 3 * (1 + (time.monotonic() - began) // EXAMPLE_EVERY_S)
     produce(kafka.bootstrap, prefix, events(["u9"], now_ms()))

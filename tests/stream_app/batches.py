@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.kafka.record_batches import reader as wire
-from stream_app.kafka.record_batches.chunked_reader import Aside
+from stream_app.kafka.record_batches.chunked_reader import Unreadable
 from stream_app.kafka.record_batches.fetch_reader import LegacyFormatError, read
 
 TP = TopicPartition("clicks", 3)
@@ -78,14 +78,14 @@ class Parsed(NamedTuple):
     spans: np.ndarray
     next: int
     error: Exception | None  # why nothing behind `next` could be read: the next fetch would begin with it
-    aside: list[Aside]
+    unreadable: list[Unreadable]
     pieces: int
 
 
 def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
     """The pieces of a fetch as one; None where a batch has an older message format."""
     parts = [RecordColumns.none(*TP)]
-    aside: list[Aside] = []
+    unreadable: list[Unreadable] = []
     error: Exception | None = None
     pieces = 0
     try:
@@ -93,7 +93,7 @@ def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
             assert piece.next >= position
             position = piece.next
             parts.append(RecordColumns(*TP, piece.data, piece.spans))
-            aside += piece.aside
+            unreadable += piece.unreadable
             pieces += 1
         status, stop, *_ = wire.survey(np.frombuffer(raw, np.uint8), options.get("check_crcs", True))
         if status != wire.WELL and stop:
@@ -103,7 +103,7 @@ def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
     except CorruptRecordException as damage:
         error = damage
     whole = parts[1] if len(parts) == 2 else RecordColumns.concat(parts)
-    return Parsed(whole.data, whole.spans, position, error, aside, pieces)
+    return Parsed(whole.data, whole.spans, position, error, unreadable, pieces)
 
 
 def marker(base: int, producer: int, *, abort: bool) -> bytes:

@@ -30,7 +30,7 @@ def said() -> StringIO:
 def lines(said: StringIO) -> list[tuple[str, int, str]]:
     """Reason, count and example of each line."""
     found = [json.loads(line) for line in said.getvalue().splitlines()]
-    assert all(line["message"] == "bad records set aside" for line in found)
+    assert all(line["message"] == "bad records moved to the dead-letter topic" for line in found)
     return [(line["reason"], line["count"], line["example"]) for line in found]
 
 

@@ -117,7 +117,7 @@ def test_headers_that_are_counted_and_not_there() -> None:
     struct.pack_into(">i", whole, wire.LENGTH_AT, len(whole) - wire.AFTER_LENGTH)
     parsed = parse(seal(bytes(whole)), 0)
     assert parsed is not None and not len(parsed.spans)
-    (aside,) = parsed.aside
+    (aside,) = parsed.unreadable
     assert aside.data == seal(bytes(whole))
 
 

@@ -19,7 +19,7 @@ from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, STEP_
 from stream_app.kafka.record_batches.fetch_reader import read
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
-from stream_app.worker.transport.fetch_hook import LETTER_BYTES, letters
+from stream_app.worker.transport.fetch_hook import DEAD_LETTER_BYTES, dead_letters_of
 from tests.stream_app.batches import T0, TP, Parsed, Part, batch, parse, seal
 from tests.stream_app.raw import gzip, lz4, record, snappy, stored, varint, zstd
 
@@ -69,7 +69,7 @@ def test_what_the_java_consumer_reads_is_read(what: str, codec: int, body: bytes
     """Both records of the odd batch and the one behind it, with nothing set aside."""
     parsed = parse(stored(body, 2, codec) + BEHIND)
     assert seen(parsed) == BOTH, what
-    assert parsed is not None and not parsed.aside and parsed.next == 3
+    assert parsed is not None and not parsed.unreadable and parsed.next == 3
 
 
 NO_LENGTH = b"\x03" + AB[10:]  # the second record, with a length that is not its own
@@ -106,7 +106,7 @@ def test_what_the_java_consumer_refuses_is_set_aside(
     parsed = parse(odd + BEHIND)
     assert seen(parsed) == [*before, GOOD], what
     assert parsed is not None
-    (aside,) = parsed.aside
+    (aside,) = parsed.unreadable
     assert (aside.first, aside.last, aside.data) == (0, 1, odd), what
     assert parsed.next == 3
 
@@ -114,11 +114,11 @@ def test_what_the_java_consumer_refuses_is_set_aside(
 def test_a_batch_that_is_set_aside_fits_into_letters() -> None:
     """Pieces of 512 KiB at most that together are the stored batch; each stands at the last offset of the batch."""
     odd = stored(record(1, b"a", bytes(1_200_000)) + record(0, b"b", b"2"), 2)
-    (aside,) = parse(odd).aside
-    found = letters("clicks", 1, aside)
+    (aside,) = parse(odd).unreadable
+    found = dead_letters_of("clicks", 1, aside)
     assert b"".join(letter.record.value or b"" for letter in found) == odd
     assert [dict(letter.details)["foreclick.part"] for letter in found] == ["1/3", "2/3", "3/3"]
-    assert all(len(letter.record.value or b"") <= LETTER_BYTES for letter in found)
+    assert all(len(letter.record.value or b"") <= DEAD_LETTER_BYTES for letter in found)
     assert {letter.record.offset for letter in found} == {1}
 
 
@@ -126,7 +126,7 @@ def test_a_position_in_the_middle_of_a_batch_sets_nothing_aside() -> None:
     """The broker sends the whole batch; what was read of it before is passed over, not taken for disorder."""
     whole = batch([Part(i, T0, b"k", b"%d" % i) for i in range(5)])
     parsed = parse(whole, 3)
-    assert seen(parsed) == [(3, b"k", b"3"), (4, b"k", b"4")] and not parsed.aside
+    assert seen(parsed) == [(3, b"k", b"3"), (4, b"k", b"4")] and not parsed.unreadable
 
 
 def test_an_aborted_transaction_is_passed_over_whatever_it_holds() -> None:
@@ -135,16 +135,16 @@ def test_an_aborted_transaction_is_passed_over_whatever_it_holds() -> None:
     bad[wire.ATTRIBUTES_AT + 1] |= wire.TRANSACTIONAL
     struct.pack_into(">q", bad, wire.PRODUCER_AT, 7)
     parsed = parse(seal(bytes(bad)) + batch([Part(0, T0, b"g", b"good")], 1), aborted=[(7, 0)])
-    assert seen(parsed) == [(1, b"g", b"good")] and not parsed.aside
+    assert seen(parsed) == [(1, b"g", b"good")] and not parsed.unreadable
 
 
-@pytest.mark.parametrize("size", [0, 1, 63, LETTER_BYTES])
+@pytest.mark.parametrize("size", [0, 1, 63, DEAD_LETTER_BYTES])
 def test_the_header_of_a_batch_that_is_cut_off_by_its_count(size: int) -> None:
     """A count that the bytes cannot hold is no reason to reserve memory for it."""
     odd = bytearray(stored(bytes(size), 1))
     struct.pack_into(">i", odd, wire.COUNT_AT, 2**31 - 1)
     parsed = parse(seal(bytes(odd)))
-    assert len(parsed.aside) == 1 and not len(parsed.spans)
+    assert len(parsed.unreadable) == 1 and not len(parsed.spans)
 
 
 # --- piece by piece
@@ -186,11 +186,11 @@ def test_a_record_that_is_too_long_leaves_its_length_and_checksum() -> None:
     raw = stored(zstd(body), 3, 4)
     parsed = parse(raw)
     assert seen(parsed) == [(0, b"a", b"1"), (2, b"b", b"2")]
-    (aside,) = parsed.aside
+    (aside,) = parsed.unreadable
     assert (aside.first, aside.last, aside.key, aside.data) == (1, 1, b"m", long[:4096])
     assert (aside.value_bytes, aside.sha256) == (len(long), hashlib.sha256(long).hexdigest())
     assert max(size for size, _ in pieces(raw)) <= 2 * STEP_BYTES
-    (letter,) = letters("clicks", 0, aside)
+    (letter,) = dead_letters_of("clicks", 0, aside)
     assert letter.reason == "too_large" and dict(letter.details)["foreclick.value.length"] == str(len(long))
 
 
@@ -208,7 +208,7 @@ def test_a_long_record_that_is_none(what: str, body: bytes) -> None:
     odd = stored(zstd(body), 1, 4)
     parsed = parse(odd + batch([Part(0, T0, b"g", b"good")], 1))
     assert seen(parsed) == [(1, b"g", b"good")], what
-    assert [each.data for each in parsed.aside] == [odd], what
+    assert [each.data for each in parsed.unreadable] == [odd], what
 
 
 def test_a_piece_is_delivered_before_a_broken_stream() -> None:
@@ -219,7 +219,7 @@ def test_a_piece_is_delivered_before_a_broken_stream() -> None:
     parsed = parse(odd)
     assert 1500 < len(parsed.spans) < 2100
     assert parsed.spans["offset"].tolist() == list(range(len(parsed.spans)))
-    assert [each.data for each in parsed.aside] == [odd] and parsed.next == 3000
+    assert [each.data for each in parsed.unreadable] == [odd] and parsed.next == 3000
 
 
 def test_gzip_checks_what_java_checks() -> None:
@@ -227,12 +227,12 @@ def test_gzip_checks_what_java_checks() -> None:
     good = gzip(AB)
     for bad in (good[:-8] + b"abcd" + good[-4:], good[:-1] + b"\x7f", good[:-3], gzip(AB + b"\1")):
         parsed = parse(stored(bad, 2, 1))
-        assert seen(parsed) == BOTH[:1] and len(parsed.aside) == 1
+        assert seen(parsed) == BOTH[:1] and len(parsed.unreadable) == 1
     named = bytearray(good)
     named[3] = 0x1A  # a name, a comment and a checksum of the header
     head = bytes(named[:10]) + b"name\0comment\0"
     parsed = parse(stored(head + struct.pack("<H", zlib.crc32(head) & 0xFFFF) + good[10:], 2, 1))
-    assert seen(parsed) == BOTH[:2] and not parsed.aside
+    assert seen(parsed) == BOTH[:2] and not parsed.unreadable
 
 
 def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
@@ -244,7 +244,7 @@ def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
     good = stored(record(0, b"g", event), 1, base=0)
     odd = stored(record(1, b"a", b"1") + record(1, b"b", b"2"), 2, base=1)
     (piece,) = read(good + odd, 0)
-    aside = [letter for each in piece.aside for letter in letters("clicks", 0, each)]
+    aside = [letter for each in piece.unreadable for letter in dead_letters_of("clicks", 0, each)]
     bad = processor.ingest(0, 0, RecordColumns("clicks", 0, piece.data, piece.spans, aside), piece.next)
     assert [(b.reason, b.record.offset) for b in bad] == [("malformed", 2), ("unreadable", 2)]
     assert processor.dead_letters() == {}  # the event before it waits for the other topics

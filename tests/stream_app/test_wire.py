@@ -195,7 +195,7 @@ def test_a_body_of_any_bytes_does_no_harm(body: bytes, count: int) -> None:
         parsed = parse(seal(bytes(whole)), 0)
         assert inside(parsed)
         if codec == 5 and count:
-            assert [each.data for each in parsed.aside] == [seal(bytes(whole))]
+            assert [each.data for each in parsed.unreadable] == [seal(bytes(whole))]
 
 
 _EDGES = (-(1 << 63), -(1 << 31), -2, -1, 0, 1, 6, 7, 63, 64, 1 << 31, (1 << 63) - 1)
@@ -215,7 +215,7 @@ def test_lengths_at_their_limits_do_no_harm(field: int) -> None:
         parsed = parse(seal(bytes(whole)), -(1 << 62))
         assert inside(parsed)
         assert parsed.error is None
-        assert parsed.aside or len(parsed.spans) == 1
+        assert parsed.unreadable or len(parsed.spans) == 1
 
 
 # --- building

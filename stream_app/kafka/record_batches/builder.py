@@ -122,7 +122,7 @@ def build(
 
 
 def _frozen(column: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    # numba compiles anew for an array that may be written to, or one with gaps.
+    # numba compiles another version for an array that may be written to, or one with gaps.
     view = np.ascontiguousarray(column, dtype).view()
     view.flags.writeable = False
     return view

@@ -18,7 +18,7 @@ from stream_app.kafka.record_batches.compression import pieces
 
 #: About how many expanded bytes are read at once.
 STEP_BYTES = 4 << 20
-#: A longer record of a compressed batch is set aside without its value. No event is nearly as long.
+#: A longer record of a compressed batch counts as unreadable without its value. No event is nearly as long.
 LONGEST_RECORD = 1 << 20
 #: Most records that are read at once.
 STEP_RECORDS = 16_384
@@ -28,7 +28,7 @@ KEPT_BYTES = 4096
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 
 
-class Aside(NamedTuple):
+class Unreadable(NamedTuple):
     """Bytes that are no records for a consumer, or a record that is too long to be handed out."""
 
     first: int  #: the offsets that it stands for
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
     data: npt.NDArray[np.uint8]  #: what the spans point into; read-only
     spans: npt.NDArray[np.void]  #: (records,) SPAN
     next: int  #: the fetch position behind these records
-    aside: list[Aside]  #: below `next`
+    unreadable: list[Unreadable]  #: below `next`
     more: bool  #: whether more may come of this fetch
 
 
@@ -86,10 +86,10 @@ class Header(NamedTuple):
                 spans["timestamp"] += self.first_ms
         return spans[spans["offset"] >= position]
 
-    def aside(self, batch: bytes, why: str) -> list[Aside]:
-        """The stored batch, to be set aside."""
+    def unreadable(self, batch: bytes, why: str) -> list[Unreadable]:
+        """The stored batch, as unreadable."""
         last = max(self.base, self.base + self.last)
-        return [Aside(self.base, last, self.max_ms, why, None, batch)]
+        return [Unreadable(self.base, last, self.max_ms, why, None, batch)]
 
 
 def in_order(deltas: npt.NDArray[np.int64], before: int, last: int) -> npt.NDArray[np.bool_]:
@@ -146,8 +146,8 @@ class _Stream:
 def streamed(batch: bytes, header: Header, position: int) -> Iterator[Piece]:
     """The records of a stored compressed batch at and above a position; the last piece is at the batch's end.
 
-    Records before a bad one are delivered, and the batch is set aside. The last record is one only where the stream
-    ends behind it, as in Java.
+    Records before a bad one are delivered, and the batch counts as unreadable. As in Java, the last record counts
+    only if the stream ends after it.
     """
     nothing, empty = np.empty(0, np.uint8), np.empty(0, SPAN)
     stream = _Stream(header.codec, batch[wire.HEADER_BYTES :])
@@ -186,9 +186,9 @@ def streamed(batch: bytes, header: Header, position: int) -> Iterator[Piece]:
                 highest = long.delta
                 if header.base + long.delta >= position:
                     position = header.base + long.delta + 1
-                    yield Piece(nothing, empty, position, [long.aside(header)], True)
-    aside = header.aside(batch, why) if why else []
-    yield Piece(nothing, empty, max(position, header.next), aside, True)
+                    yield Piece(nothing, empty, position, [long.unreadable(header)], True)
+    unreadable = header.unreadable(batch, why) if why else []
+    yield Piece(nothing, empty, max(position, header.next), unreadable, True)
 
 
 class Long(NamedTuple):
@@ -202,11 +202,11 @@ class Long(NamedTuple):
     value_bytes: int = 0
     sha256: str = ""
 
-    def aside(self, header: Header) -> Aside:
+    def unreadable(self, header: Header) -> Unreadable:
         """What is left of it."""
         offset = header.base + self.delta
         time = header.max_ms if header.append_time else header.first_ms + self.timestamp
-        return Aside(offset, offset, time, "", self.key, self.value, self.value_bytes, self.sha256)
+        return Unreadable(offset, offset, time, "", self.key, self.value, self.value_bytes, self.sha256)
 
 
 def long_record(stream: _Stream) -> Iterator[Long | None]:

@@ -1,14 +1,14 @@
 """Reads what one fetch brought of a partition, in pieces of bounded size: as Kafka's Java consumer reads it.
 
-An ordinary fetch goes through the two kernels of `wire.py` at once. A compressed batch that is long or broken is
-expanded by and by (`streamed.py`). What cannot be read is set aside with its stored bytes, and reading goes on behind
-it: any client that may write to a topic can have the broker store such batches. Only damage ends the reading: a wrong
-checksum, or a header that no checksum covers and no broker writes.
+An ordinary fetch goes through the two kernels of `reader.py` at once. A compressed batch that is long or broken is
+expanded in steps (`chunked_reader.py`). A batch that cannot be read is reported as unreadable, with its stored bytes,
+and reading continues after it: any client that may write to a topic can make the broker store such batches. Only
+damage ends the reading: a wrong checksum, or a header that no checksum covers and no broker writes.
 
-Where the Java consumer leaves a record out, we set its batch aside. In one case we read more than it does: the broker
-does not check the offset deltas of batches that are not compressed. For the Java consumer, a record whose delta lies
-beyond its batch has the offset of another record, and what stands behind it in the fetch is lost. Here the records of
-such a batch have the offsets that the broker acknowledged for them, one after the other.
+If the Java consumer leaves a record out, we report its batch as unreadable. In one case we read more than it does:
+the broker does not check the offset deltas of uncompressed batches. For the Java consumer, a record whose delta lies
+beyond its batch has the offset of another record, and the rest of the fetch after it is lost. Here the records of
+such a batch have the offsets that the broker acknowledged for them, one after another.
 """
 
 from bisect import bisect_right
@@ -24,9 +24,9 @@ from stream_app.kafka.record_batches import reader as wire
 from stream_app.kafka.record_batches.chunked_reader import (
     STEP_BYTES,
     STEP_RECORDS,
-    Aside,
     Header,
     Piece,
+    Unreadable,
     in_order,
     streamed,
 )
@@ -75,7 +75,7 @@ def read(
     gone, counts = np.empty(len(listed), np.int64), np.zeros(2, np.int64)
     for segment in segments:
         found: list[npt.NDArray[np.void]] = []
-        aside: list[Aside] = []
+        unreadable: list[Unreadable] = []
         where = 0
         while True:
             odd, spans, position, where = wire.records(
@@ -92,18 +92,18 @@ def read(
                     segment.data, where + wire.HEADER_BYTES, end, header, position
                 )
                 found.append(spans)
-                aside += header.aside(batch, left_out) if left_out else ()
+                unreadable += header.unreadable(batch, left_out) if left_out else ()
                 where = end
                 continue
             # What stands before it goes first, since it has a buffer of its own.
-            yield from _cut(segment.data, found, aside, position, more=True)
-            found, aside = [], []
+            yield from _cut(segment.data, found, unreadable, position, more=True)
+            found, unreadable = [], []
             for piece in streamed(batch, header, position):
                 position = piece.next
                 yield piece
             where += wire.HEADER_BYTES
         more = not segment.last or (status != wire.WELL and position == start)
-        yield from _cut(segment.data, found, aside, position, more)
+        yield from _cut(segment.data, found, unreadable, position, more)
     if status != wire.WELL and position == start:
         raise CorruptRecordException("Invalid CRC" if status == wire.BAD_CRC else "Invalid record structure")
 
@@ -183,18 +183,18 @@ def _odd(
 def _cut(
     data: npt.NDArray[np.uint8],
     found: list[npt.NDArray[np.void]],
-    aside: list[Aside],
+    unreadable: list[Unreadable],
     position: int,
     more: bool,
 ) -> Iterator[Piece]:
-    """Pieces of at most STEP_RECORDS; what was set aside goes with the records that it stands among."""
+    """Pieces of at most STEP_RECORDS; what is unreadable goes with the records that it stands among."""
     spans = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, SPAN)
     for start in range(STEP_RECORDS, len(spans) + STEP_RECORDS, STEP_RECORDS):
         last = start >= len(spans)
         part = spans[start - STEP_RECORDS : start]
         after = position if last else int(part["offset"][-1]) + 1
-        now = [each for each in aside if last or each.last < after]
-        aside = [] if last else [each for each in aside if each.last >= after]
+        now = [each for each in unreadable if last or each.last < after]
+        unreadable = [] if last else [each for each in unreadable if each.last >= after]
         yield Piece(data, part, after, now, more or not last)
-    if not len(spans) and (aside or not more):
-        yield Piece(_NOTHING, spans, position, aside, more)
+    if not len(spans) and (unreadable or not more):
+        yield Piece(_NOTHING, spans, position, unreadable, more)

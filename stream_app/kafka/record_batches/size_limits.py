@@ -1,4 +1,4 @@
-"""How large a record batch each topic takes, and what becomes of an output that is larger."""
+"""The largest record batch that each topic accepts, and what happens to an output that is larger."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _BESIDE = BATCH_HEADER + 32
 
 
 class SizeLimits:
-    """What topics take. Asked by the threads that build batches, told by the event loop."""
+    """The size limits of topics. The threads that build batches read them, the event loop updates them."""
 
     def __init__(
         self, cuts: Mapping[str, Cut] | None = None, counted: Callable[[str], None] = lambda _: None
@@ -30,11 +30,11 @@ class SizeLimits:
         self._cuts = dict(cuts or {})
         self._counted = counted
         self._most: dict[str, int] = {}
-        #: Whether a broker refused what should have fitted: its topics take less than we know.
+        #: Whether a broker refused a batch that should fit: the limit of its topic is lower than known.
         self.outdated = False
 
     def learn(self, limits: Mapping[str, int]) -> None:
-        """Takes over what the broker says of its topics: bytes of the largest record batch."""
+        """Updates the limits: bytes of the largest record batch of each topic."""
         self._most.update(limits)
         self.outdated = False
 
@@ -69,15 +69,15 @@ class SizeLimits:
     def refused(self, topic: str, batch: Any) -> list[Message]:
         """The messages of a batch that its topic does not take, to be built again as smaller batches.
 
-        From now on the topic is taken to take half of it, until `learn` is told better. No messages where the batch
-        is one record that cannot be made smaller.
+        From now on half of its size counts as the limit of the topic, until `learn` gets another one.
+        No messages if the batch is one record that cannot be made smaller.
         """
         data = bytes(batch._build())
         messages = messages_of(data)
         self._most[topic] = min(self.most(topic), len(data) // 2)
         self.outdated = True
         log.warning(
-            "a batch is larger than its topic takes", topic=topic, bytes=len(data), records=len(messages)
+            "a batch exceeds the size limit of its topic", topic=topic, bytes=len(data), records=len(messages)
         )
         if len(messages) > 1:
             return messages

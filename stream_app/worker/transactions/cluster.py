@@ -1,4 +1,4 @@
-"""What the transactional producers of a worker share: connections, leaders, coordinators."""
+"""What the partition producers of a worker share: connections, leaders, coordinators."""
 
 import asyncio
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ class Cluster:
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
-        #: Whether transactions are of the second form (see `kafka.protocol`).
+        #: Whether transactions use the second form (see `kafka.protocol`).
         self.implicit = False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -55,7 +55,7 @@ class Cluster:
         return node
 
     async def refresh(self) -> None:
-        """Asks for the leaders anew."""
+        """Asks for the leaders again."""
         await self._client.force_metadata_update()
 
     async def coordinator(self, kind: CoordinationType, key: str) -> int:
@@ -73,7 +73,7 @@ class Cluster:
         return node
 
     def forget_coordinator(self, kind: CoordinationType, key: str) -> None:
-        """It is no longer, or was not found."""
+        """The node is no longer the coordinator, or was not found."""
         self._coordinators.pop((kind, key), None)
 
     async def ask(self, node: int, request: Any, *, of_coordinator: bool = False) -> Any:

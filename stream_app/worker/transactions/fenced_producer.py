@@ -40,7 +40,7 @@ _NOT_NOW = {7, 14, 19, 20, 51, 56} | _NO_COORDINATOR | _STALE_LEADER
 # TRANSACTION_ABORTABLE: another epoch may do better, if the partition is still ours.
 _NOT_THIS_EPOCH = {22, 25, 27, 45, 47, 48, 49, 59, 82, 90, 120}
 
-#: How long "not now" is put up with, in seconds.
+#: How long retriable errors are tolerated, in seconds.
 GIVE_UP_S = 30.0
 #: How long the broker may take for a produce request, in ms.
 PRODUCE_TIMEOUT_MS = 10_000
@@ -76,7 +76,7 @@ class FencedProducer:
     ) -> None:
         """`timeout_ms`: after which the broker aborts a transaction that nobody ends.
 
-        `smaller`: closed batches in place of one that its topic refuses as too large, none where that cannot be done.
+        `smaller`: batches in place of one that its topic refuses as too large, none if that is impossible.
         """
         self.id = transactional_id
         self._smaller = smaller
@@ -105,7 +105,7 @@ class FencedProducer:
                 break
             except UnansweredError as error:
                 # To ask again does no harm: at worst there is one epoch more.
-                log.warning("no producer id yet", transactional_id=self.id, error=str(error))
+                log.warning("the producer id is asked for again", transactional_id=self.id, error=str(error))
                 self._cluster.forget_coordinator(TRANSACTION, self.id)
                 await asyncio.sleep(BACKOFF_S)
         self._begin(answer.producer_id, answer.producer_epoch)
@@ -144,9 +144,9 @@ class FencedProducer:
     # --- writing
 
     def queue(self, tp: TopicPartition, batch: Any) -> "asyncio.Future[Written]":
-        """Queues a closed record batch; a future of where it stands once it is acknowledged.
+        """Queues a record batch; returns a future of its position, set once it is acknowledged.
 
-        The future fails with what the producer was lost by.
+        The future fails with the error by which the producer was lost.
         """
         waiting = Waiting(batch, asyncio.get_running_loop().create_future())
         if self.lost is not None:
@@ -177,7 +177,7 @@ class FencedProducer:
             self.lose(ProducerLostError(f"{self.id}: {error!r}"))
 
     async def _before_sending(self) -> None:
-        """What the broker has to be told before the batches at the heads of the queues."""
+        """Requests that must precede the batches at the heads of the queues."""
 
     def _may_send(self, tp: TopicPartition) -> bool:
         """Whether the broker knows what it has to know before a batch of a partition."""
@@ -190,7 +190,7 @@ class FencedProducer:
                 by_node: dict[int, dict[TopicPartition, Waiting]] = {}
                 for tp, queue in self._queue.items():
                     if not self._may_send(tp):
-                        continue  # it was queued while the broker was told of the others
+                        continue  # it was queued during the request for the others
                     chosen = by_node.setdefault(self._cluster.leader(tp), {})
                     if not chosen or sum(w.batch.size() for w in chosen.values()) < _REQUEST_BYTES:
                         chosen[tp] = queue[0]
@@ -298,7 +298,7 @@ class FencedProducer:
 
     async def _patience(self, end: float, why: str) -> None:
         if time.monotonic() > end:
-            raise ProducerLostError(f"the broker put {self.id} off for {GIVE_UP_S:g} s: {why}")
+            raise ProducerLostError(f"the broker did not accept {self.id} for {GIVE_UP_S:g} s: {why}")
         await asyncio.sleep(BACKOFF_S)
 
 

@@ -16,7 +16,7 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 from stream_app.contract.events import BadRecord
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
-from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, Aside
+from stream_app.kafka.record_batches.chunked_reader import LONGEST_RECORD, Unreadable
 from stream_app.kafka.record_batches.fetch_reader import LegacyFormatError, read
 from stream_app.kafka.record_batches.reader import records_of
 from stream_app.worker.transport.aiokafka_internals import (
@@ -133,9 +133,11 @@ class PartitionColumns:
             raise CorruptRecordException(f"{error.args[0]} - {tp}") from None
         self.done = not piece.more
         self.next_fetch_offset = piece.next
-        if self.done and not len(piece.spans) and not piece.aside:
+        if self.done and not len(piece.spans) and not piece.unreadable:
             raise StopIteration
-        aside = [letter for each in piece.aside for letter in letters(tp.topic, tp.partition, each)]
+        aside = [
+            letter for each in piece.unreadable for letter in dead_letters_of(tp.topic, tp.partition, each)
+        ]
         return RecordColumns(tp.topic, tp.partition, piece.data, piece.spans, aside)
 
     def _legacy(self) -> RecordColumns:
@@ -163,30 +165,34 @@ class PartitionColumns:
 
 
 #: Largest piece of a stored batch that goes into one dead letter.
-LETTER_BYTES = 512 * 1024
+DEAD_LETTER_BYTES = 512 * 1024
 
 
-def letters(topic: str, partition: int, aside: Aside) -> list[BadRecord]:
-    """The dead letters of what was set aside: together they hold all its bytes, a long record's but its value.
+def dead_letters_of(topic: str, partition: int, unreadable: Unreadable) -> list[BadRecord]:
+    """The dead letters of what is unreadable: together they hold all its bytes, a long record's but its value.
 
     Each stands at the last offset that it is for, so that a checkpoint never passes it before it is out.
     """
-    if aside.sha256:
-        record = Record(topic, partition, aside.last, aside.timestamp, aside.key, aside.data)
-        expected = f"records of at most {LONGEST_RECORD} bytes in a compressed batch, got {aside.value_bytes}"
+    if unreadable.sha256:
+        record = Record(
+            topic, partition, unreadable.last, unreadable.timestamp, unreadable.key, unreadable.data
+        )
+        expected = (
+            f"records of at most {LONGEST_RECORD} bytes in a compressed batch, got {unreadable.value_bytes}"
+        )
         details = (
-            ("foreclick.value.length", str(aside.value_bytes)),
-            ("foreclick.value.sha256", aside.sha256),
+            ("foreclick.value.length", str(unreadable.value_bytes)),
+            ("foreclick.value.sha256", unreadable.sha256),
         )
         return [BadRecord(record, "too_large", "", expected, details=details)]
-    count = -(-len(aside.data) // LETTER_BYTES)
+    count = -(-len(unreadable.data) // DEAD_LETTER_BYTES)
     found = []
     for i in range(count):
-        part = aside.data[i * LETTER_BYTES : (i + 1) * LETTER_BYTES]
-        record = Record(topic, partition, aside.last, aside.timestamp, None, part)
-        expected = f"a record batch that Kafka's consumer reads as a whole: {aside.why}"
+        part = unreadable.data[i * DEAD_LETTER_BYTES : (i + 1) * DEAD_LETTER_BYTES]
+        record = Record(topic, partition, unreadable.last, unreadable.timestamp, None, part)
+        expected = f"a record batch that Kafka's consumer reads as a whole: {unreadable.why}"
         details = (
-            ("foreclick.offsets", f"{aside.first}-{aside.last}"),
+            ("foreclick.offsets", f"{unreadable.first}-{unreadable.last}"),
             ("foreclick.part", f"{i + 1}/{count}"),
         )
         found.append(BadRecord(record, "unreadable", "", expected, details=details))

@@ -1,6 +1,6 @@
 """The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches.
 
-A batch never has more bytes than its topic takes; see `size_limits`.
+A batch never has more bytes than its topic accepts; see `size_limits`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Built(NamedTuple):
-    """A closed record batch."""
+    """A record batch to which nothing is added any more."""
 
     batch: BatchBuilder | SealedBatch
     size: int  #: records in it
@@ -93,7 +93,7 @@ class BatchProducer(driver.Producer):
         sent again in smaller batches, with records cut where they have to be.
         """
         producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
-        await producer.partitions_for(topic)  # known already, unless the topic was made anew
+        await producer.partitions_for(topic)  # known already, unless the topic was made again
         tp = TopicPartition(topic, partition)
 
         def smaller(batch: Any) -> list[Any]:

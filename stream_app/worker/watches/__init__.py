@@ -1,1 +1,1 @@
-"""What a worker looks at now and then, and says: topics, sizes, positions, the model, a line a minute."""
+"""What a worker checks and reports from time to time: topics, sizes, positions, the model, a log line per minute."""

@@ -1,4 +1,4 @@
-"""What a worker's log says while all goes well: that it is ready, and once a minute what it did."""
+"""The log of a worker in normal operation: that it is ready, and once per minute what it did."""
 
 import time
 from collections.abc import Callable

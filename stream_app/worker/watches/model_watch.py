@@ -1,4 +1,4 @@
-"""Loads the worker's model, and while there is trouble with it looks whether the folder holds another one."""
+"""Loads the worker's model, and after a failure checks whether the folder holds another one."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -18,14 +18,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class HorizonError(ModelError):
-    """The settings want another horizon than the model has: wrong settings, no trouble of the model."""
+    """The settings want another horizon than the model has: the settings are wrong, not the model."""
 
 
 def load_model(settings: Settings) -> Runtime:
     """The settings' model. Raises ModelError where the folder is missing, damaged, or not what the settings want."""
     assert settings.model is not None
     # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
-    # each operation waits for it (measured: 9 us an event with one thread, 240 with two beside a broker).
+    # each operation waits for it (measured: 9 us per event with one thread, 240 with two beside a broker).
     torch.set_num_threads(1)
     runtime = Runtime.load(
         settings.model,
@@ -51,7 +51,7 @@ def try_model(settings: Settings) -> tuple[Runtime | None, str]:
         raise
     except ModelError as error:
         return None, str(error)
-    except Exception as error:  # whatever a broken model or a full device makes torch say
+    except Exception as error:  # any error that torch raises for a broken model or a full device
         log.error("the model cannot be used", exc_info=error)
         said = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {said[0] if said else 'no message'}"
@@ -68,9 +68,9 @@ def show_model(context: WorkerContext, runtime: Runtime) -> None:
 
 
 async def watch_model(settings: Settings, context: WorkerContext) -> None:
-    """While there is trouble, offers the processor what the folder holds if it is another model. Never ends."""
+    """While the breaker is open, offers the processor the model in the folder if it is another one. Never ends."""
     assert settings.model is not None
-    processor: Any = context.processor  # one with a model
+    processor: Any = context.processor  # a processor with a model
     wait_s, shown = FIRST_WAIT_S, processor.label
     while True:
         await asyncio.sleep(wait_s)
@@ -83,7 +83,7 @@ async def watch_model(settings: Settings, context: WorkerContext) -> None:
             continue
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         if processor.runtime is not None and not _another(settings, processor.label):
-            continue  # the processor tries its own model again by itself
+            continue  # the processor probes its own model by itself
         try:
             runtime, why = await asyncio.to_thread(try_model, settings)
         except HorizonError as error:

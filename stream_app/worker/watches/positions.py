@@ -1,4 +1,4 @@
-"""What the state and the group's offsets make of each other, looked at now and then."""
+"""Compares the state with the group's offsets from time to time."""
 
 import structlog
 from faust.types import TP
@@ -10,7 +10,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Positions:
-    """Compares the positions of an processor's partitions with the logs and with the group's offsets."""
+    """Compares the positions of the processor's partitions with the logs and with the group's offsets."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
@@ -23,10 +23,10 @@ class Positions:
         self._context.health.set_held_back()
 
     def look(self) -> None:
-        """Says what differs. Raises TopicError where a log ends before the state; call it about once a second.
+        """Logs the differences. Raises TopicError if a log ends before the state; call it about once a second.
 
-        Offsets that were put back lie before records that are passed over: they are committed again where the state
-        stands, or lag would count those records until the next event.
+        Offsets that were reset lie before records that are skipped: the position of the state is committed again, or
+        lag would count those records until the next event.
         """
         consumer, processor = self._context.consumer, self._context.processor
         longest: tuple[str, int, float] = ("", 0, 0.0)
@@ -46,7 +46,7 @@ class Positions:
         self.compare()
 
     def compare(self) -> None:
-        """Says once of each state that was read back how the group's offsets of that time differ from it.
+        """Logs once for each state that was read back how the group's offsets of that time differ from it.
 
         To be called before those offsets are asked for again: by then this worker may have committed more.
         """
@@ -57,7 +57,9 @@ class Positions:
                 continue
             if consumer.found.keys() >= set(places.values()):
                 offsets = {topic: consumer.found[tp] for topic, tp in places.items()}
-                told = compare(partition, self._context.topics.inputs, processor.written(partition), offsets)
-                for sentence in told.sentences:
+                comparison = compare(
+                    partition, self._context.topics.inputs, processor.written(partition), offsets
+                )
+                for sentence in comparison.sentences:
                     log.warning(sentence)
-                processor.compared(partition, told.again)
+                processor.compared(partition, comparison.again)

@@ -1,4 +1,4 @@
-"""Says that users have events in more than one partition."""
+"""Warns of users with events in more than one partition."""
 
 import structlog
 
@@ -17,15 +17,15 @@ class SplitWatch:
         self._count = 0
 
     def look(self) -> None:
-        """Looks at the users that are new; call it about once a second."""
+        """Checks the users that are new; call it about once per second."""
         found = self._users.look()
         if not found:
             return
         if not self._count:
             user, partitions = found[0].user, found[0].partitions
             log.warning(
-                "a user has events in more than one partition, so their state is in pieces: let all producers place "
-                "keys by the same partitioner (of librdkafka: partitioner=murmur2_random)",
+                "a user has events in more than one partition, so their state is split: let all producers use the "
+                "same partitioner (librdkafka: partitioner=murmur2_random)",
                 user_id=user,
                 partitions=list(partitions),
             )
