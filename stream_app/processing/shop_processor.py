@@ -16,7 +16,7 @@ from stream_app.contract.event_columns import Events
 from stream_app.contract.outputs import NO_HEADERS, Flag, Prediction, encoder
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable, stable_hash
-from stream_app.processing import rules
+from stream_app.processing import rules, user_view
 from stream_app.processing.hidden_rebuild import rebuild_hidden
 from stream_app.processing.last_predictions import LastPredictions
 from stream_app.processing.micro_batch import AppliedBatch, Checkpoint, StepOutput
@@ -26,7 +26,6 @@ from stream_app.processing.prediction_encoder import PredictionEncoder
 from stream_app.processing.processor import NO_MODEL, EventDecoder, Processor
 from stream_app.settings import Settings
 from stream_app.state import apply_events as kernel
-from stream_app.state import view
 from stream_app.state.row_layout import SEEDS
 from stream_app.state.users import ItemIndex, Users
 
@@ -355,7 +354,7 @@ class ShopProcessor(Processor):
         if not held:
             return None  # not here, or only in a standby of another worker's state
         slot, *others = held
-        found = view.user(self.users, slot, self.items, self.categories, others)
+        found = user_view.user(self.users, slot, self.items, self.categories, others)
         return {**found, "last_prediction": self.last_prediction(slot)}
 
     def last_prediction(self, slot: int) -> Prediction | None:

@@ -41,7 +41,7 @@ from stream_app.worker.ownership import Ownership
 from stream_app.worker.state_thread import StateThread
 from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transport.backlog import MANY_BYTES, Backlog, Budget
-from stream_app.worker.transport.consumer import FetchedBatch
+from stream_app.worker.transport.consumer_thread import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer
 from stream_app.worker.turn_stages import Applied, BuiltFor, TurnStages
 from stream_app.worker.watches.minute_log import MinuteLog

@@ -10,7 +10,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-from stream_app.worker.transport.consumer import BatchConsumer, BatchConsumerThread
+from stream_app.worker.transport.consumer import BatchConsumer
+from stream_app.worker.transport.consumer_thread import BatchConsumerThread
 from tests.simulation.broker import Broker
 from tests.simulation.consumer import SimConsumer
 from tests.simulation.network import Link

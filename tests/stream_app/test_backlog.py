@@ -5,7 +5,7 @@ from faust.types import TP
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
 from stream_app.worker.transport.backlog import TURN_BYTES, TURN_RECORDS, Backlog, Budget, first_of
-from stream_app.worker.transport.consumer import FetchedBatch
+from stream_app.worker.transport.consumer_thread import FetchedBatch
 
 
 def test_large_records_count_as_several() -> None:

@@ -14,8 +14,8 @@ from model.data.window_features import WINDOW_FEATURES
 from stream_app.contract.event_columns import Events
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.decoding.name_table import NameTable
+from stream_app.processing import user_view
 from stream_app.state import apply_events as kernel
-from stream_app.state import view
 from stream_app.state.row_layout import AMOUNTS, FIRST_BUCKET, OTHER_FEATURES, RECENT, ROW, SEEDS, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
@@ -146,7 +146,7 @@ def check_row(user: NaiveUser, row: np.void) -> None:
     for number, amount in list(enumerate(user.amounts))[-AMOUNTS:]:
         assert row["amounts"][number % AMOUNTS] == np.float32(amount)
     for w, (name, length, n) in enumerate(WINDOWS):
-        shown = view.windows(row)[name]
+        shown = user_view.windows(row)[name]
         assert [*(shown[event_type] for event_type in EVENT_TYPES), shown["amount"]] == user.window(w)
         head = user.clock // (length // n)
         assert row["head"][w] == head
@@ -160,7 +160,7 @@ def check_row(user: NaiveUser, row: np.void) -> None:
         assert kept["kind"] == e["event_type"]
         assert np.array_equal(kept["price"], e["price"], equal_nan=True)
         assert kept["gap_s"] == np.float32(gap)
-    shown_events = view.recent_events(row, NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
+    shown_events = user_view.recent_events(row, NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
     assert [e["ts"] for e in shown_events] == [int(e["ts"]) for e, _ in reversed(user.past[-RECENT:])]
 
 

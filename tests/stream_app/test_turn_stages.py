@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import Record
-from stream_app.worker.transport.consumer import FetchedBatch
+from stream_app.worker.transport.consumer_thread import FetchedBatch
 from stream_app.worker.turn_stages import joined
 
 

@@ -10,7 +10,8 @@ nothing that Faust could decode.
 from faust.transport.drivers import aiokafka as driver
 
 from stream_app.worker.transport.assignor import CopartitionedAssignor
-from stream_app.worker.transport.consumer import BatchConsumer, FetchedBatch
+from stream_app.worker.transport.consumer import BatchConsumer
+from stream_app.worker.transport.consumer_thread import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer
 
 __all__ = ["BatchConsumer", "BatchProducer", "CopartitionedAssignor", "FetchedBatch", "Transport"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from faust.types import TP
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.worker.transport.consumer import FetchedBatch
+from stream_app.worker.transport.consumer_thread import FetchedBatch
 
 #: What a turn takes at most of what has come, in records and bytes: each bad record among them is an object and a
 #: message.

@@ -6,29 +6,19 @@ Replaces three parts of Faust's per-message path (names of Faust 0.15.3, `faust/
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import aiokafka
-from aiokafka.errors import KafkaError
-from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
-from mode.threads import QueueServiceThread
 from mode.utils.futures import notify
 
-from stream_app.contract.record_columns import RecordColumns
 from stream_app.state.topic_identity import LogEnd
 from stream_app.worker.transactions.transactional_producer import Member
-from stream_app.worker.transport.aiokafka_internals import heartbeat, member_of, stop_consumer
-from stream_app.worker.transport.assignor import CopartitionedAssignor
-from stream_app.worker.transport.fetch_hook import install_fetch_hook
-from stream_app.worker.transport.group import watch_group
+from stream_app.worker.transport.aiokafka_internals import member_of
+from stream_app.worker.transport.consumer_thread import BatchConsumerThread, FetchedBatch
 
-#: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
-FETCH_MAX_WAIT_MS = 250
 #: How long a drain waits for records or for a partition to be resumed before it looks around again.
 POLL_S = 0.5
 #: How often the drain looks whether a rebalance is over.
@@ -39,171 +29,6 @@ PAUSED_POLL_S = 0.02
 COMMIT_SHARE = 0.25
 #: A fetch that brings fewer records is followed by a pause.
 FEW_RECORDS = 2048
-
-
-class FetchedBatch(NamedTuple):
-    """What one fetch brought of one partition."""
-
-    tp: TP
-    records: RecordColumns  #: all of them; there may be none
-    start: int  #: the fetch position before: no record lies between it and the first one; -1 if not known
-    next: int  #: the fetch position after: nothing below it is still to come
-    generation: int  #: of the consumer group
-    seek: int  #: how many times the consumer had gone back to the committed offsets
-
-
-class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread in which aiokafka fetches and sends heartbeats, so that no long step delays them."""
-
-    mundane_level = "debug"  # of "Starting..." and "Stopping..."
-    _own: Iterable[asyncio.Task[None]] = ()
-    _committing: "asyncio.Task[bool] | None" = None
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        conf = self.app.conf
-        if conf.broker_session_timeout > conf.broker_request_timeout:
-            raise ImproperlyConfigured("the session timeout must not exceed the request timeout")
-        self.assignor = CopartitionedAssignor(getattr(self.app, "standby_replicas", 0))
-        return aiokafka.AIOKafkaConsumer(
-            client_id=conf.broker_client_id,
-            group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[self.assignor],
-            enable_auto_commit=False,
-            auto_offset_reset=conf.consumer_auto_offset_reset,
-            max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            check_crcs=conf.broker_check_crcs,
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            isolation_level="read_committed",
-            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
-            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
-        )
-
-    async def on_start(self) -> None:
-        """Connects, and begins to watch its own pulse and its membership of the group."""
-        await super().on_start()
-        install_fetch_hook(self._ensure_consumer())
-        self._group = watch_group(self.app, self.parent_loop, self._ensure_consumer())
-        self._pulse_s = self.app.conf.broker_session_timeout / 10
-        self._longest_stall_s = 0.0
-        self._ticked = time.monotonic()
-        self._own = [asyncio.create_task(each) for each in (self._group.run(), self._tick())]
-
-    async def on_thread_stop(self) -> None:
-        """Disconnects."""
-        for task in self._own:
-            task.cancel()
-        await QueueServiceThread.on_thread_stop(self)  # Faust's own then calls `stop` of the consumer
-        if self._consumer is not None:
-            await stop_consumer(self._consumer)
-
-    def close(self) -> None:
-        """Nothing: Faust calls this in a rebalance during the stop, and its own closes on a wrong loop."""
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._pulse_s)
-            now = time.monotonic()
-            self._longest_stall_s = max(self._longest_stall_s, now - self._ticked - self._pulse_s)
-            self._ticked = now
-
-    @property
-    def longest_stall_s(self) -> float:
-        """See `BatchConsumer.longest_stall_s`."""
-        return max(self._longest_stall_s, time.monotonic() - self._ticked - self._pulse_s)
-
-    async def is_member(self) -> bool:
-        """See `BatchConsumer.is_member`."""
-        return await self.call_thread(heartbeat, self._ensure_consumer())
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        self._committing = task = asyncio.ensure_future(super()._commit(offsets))
-        await asyncio.wait([task])
-        return False if task.cancelled() else task.result()
-
-    def end_commit(self) -> None:
-        """See `BatchConsumer.end_commit`."""
-        if (task := self._committing) is not None:
-            self.thread_loop.call_soon_threadsafe(task.cancel)
-
-    async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
-        """What has arrived of the active partitions, waiting at most `timeout` seconds."""
-        return await self.call_thread(self._fetch, set(active), timeout)
-
-    async def _fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
-        if not self.consumer.flow_active:
-            return []
-        generation, seek = self.app.consumer_generation_id, self.consumer.seeks
-        before = {tp: self._position(tp) for tp in active}
-        consumer = self._ensure_consumer()
-        try:
-            fetched = await self._fetch_records(consumer, active, timeout=timeout, max_records=None)
-        except KafkaError:
-            if not self._group.in_trouble:
-                raise
-            return []  # aiokafka tells it whoever waits for records; `GroupWatch` deals with it
-        return [
-            FetchedBatch(
-                TP(*tp),
-                # A partition's records come in one piece.
-                fetched[tp][0] if tp in fetched else RecordColumns.none(tp.topic, tp.partition),
-                before[tp],
-                self._position(tp),
-                generation,
-                seek,
-            )
-            for tp in active
-            # A position that moved without records passed transaction markers or compacted records; one that did not,
-            # a part of a record that is too long to be handed out.
-            if self._position(tp) > before[tp] >= 0 or any(map(len, fetched.get(tp, ())))
-        ]
-
-    async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
-        """Goes back to the committed offsets; returns them, None where there is none, and where it went."""
-        return await self.call_thread(self._seek_back)
-
-    async def _seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
-        # aiokafka's own leaves a partition of which nothing was committed where it is, which would lose what
-        # was fetched of it and dropped; it fails where a rebalance is faster; and without any partition.
-        consumer = self._ensure_consumer()
-        committed = {TP(*tp): await consumer.committed(tp) for tp in consumer.assignment()}
-        begin = await consumer.beginning_offsets(list(committed)) if committed else {}
-        positions: dict[TP, int] = {}
-        for tp in consumer.assignment() & set(committed):
-            # Retention may have removed what follows on the committed offset.
-            positions[TP(*tp)] = max(committed[tp] or 0, begin[tp])
-            consumer.seek(tp, positions[tp])
-        return committed, positions
-
-    def _position(self, tp: TP) -> int:
-        # `AIOKafkaConsumer.position()` reads the same value but waits for one that is not there yet.
-        state = self._state(tp)
-        return state.position if state is not None and state.has_valid_position else -1
-
-    def _state(self, tp: TP) -> Any:
-        # In one step, since other threads ask too: a rebalance may put another assignment in its place.
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        return assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
-
-    def end_of(self, tp: TP) -> int | None:
-        """See `BatchConsumer.end_of`."""
-        state = self._state(tp)
-        # Reading committed records only, what lies beyond the last stable offset cannot be read yet.
-        return state.lso if state is not None else None
-
-    def log_end(self, tp: TP) -> LogEnd | None:
-        """See `BatchConsumer.log_end`."""
-        state = self._state(tp)
-        if state is None or state.lso is None or state.timestamp is None:
-            return None
-        return LogEnd(state.lso, state.highwater, state.timestamp)
 
 
 class BatchConsumer(driver.Consumer):
