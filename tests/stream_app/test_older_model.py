@@ -97,7 +97,7 @@ def test_an_older_model_in_the_place_of_one_in_trouble(folder: Path) -> None:
     """The folder gets an older model while the worker runs."""
     shop = Shop(made(folder, NEW))
     shop.run(3)
-    shop.processor.guard.failed("broken")
+    shop.processor.breaker.fail("broken")
     shop.processor.offer(made(folder, OLD))
     while shop.step(100.0) is not None:
         pass
