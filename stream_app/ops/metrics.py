@@ -195,21 +195,21 @@ class Metrics:
             LATENCY_BUCKETS,
             registry=registry,
         )
-        for kind in EVENT_TYPES:  # a rate can only be taken from a series that begins at zero
-            self.events.labels(kind)
+        for event_type in EVENT_TYPES:  # a rate can only be taken from a series that begins at zero
+            self.events.labels(event_type)
         for result in ("ok", "failed"):
             self.commits.labels(result)
         for reason in ("age", "count"):
             self.evictions.labels(reason)
 
-    def count_events(self, kinds: npt.NDArray[np.integer]) -> None:
-        """Count a batch by `kinds`, (n,) indices into `records.EVENT_TYPES`, and its size."""
-        if len(kinds) == 0:
+    def count_events(self, event_types: npt.NDArray[np.integer]) -> None:
+        """Count a batch by `event_types`, (n,) indices into `records.EVENT_TYPES`, and its size."""
+        if len(event_types) == 0:
             return
-        for kind, count in enumerate(np.bincount(kinds, minlength=len(EVENT_TYPES)).tolist()):
+        for event_type, count in enumerate(np.bincount(event_types, minlength=len(EVENT_TYPES)).tolist()):
             if count:
-                self.events.labels(EVENT_TYPES[kind]).inc(count)
-        self.batch_size.observe(len(kinds))
+                self.events.labels(EVENT_TYPES[event_type]).inc(count)
+        self.batch_size.observe(len(event_types))
 
     def observe_latency(self, append_ms: npt.NDArray[np.int64], acked_ms: float) -> None:
         """Count the latency of a batch, from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.

@@ -117,17 +117,6 @@ class Merge:
         """Reports that a topic has ended: it is no longer waited for."""
         self._topics[topic_index].finished = True
 
-    def wait_s(self, now: float, max_idle_s: float) -> float | None:
-        """Seconds until the wait for an idle topic ends and releases events; None if no event waits for one."""
-        if not any(t.size for t in self._topics):
-            return None
-        waits = [
-            t.idle_since + max_idle_s - now
-            for t in self._topics
-            if not t.size and t.idle_since is not None and now - t.idle_since < max_idle_s
-        ]
-        return max(0.0, min(waits)) if waits else None
-
     def take(self, limit: int, now: float, max_idle_s: float, *, ended: bool = False) -> Events | None:
         """At most `limit` events in their order, None if none may leave yet.
 

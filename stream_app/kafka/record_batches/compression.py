@@ -33,15 +33,15 @@ _ERRORS = (
 )  # fmt: skip
 
 
-def pieces(kind: int, body: bytes) -> Iterator[bytes]:
-    """The records of a batch whose attributes name the codec `kind`, in pieces of at least a byte.
+def pieces(codec: int, body: bytes) -> Iterator[bytes]:
+    """The records of a batch whose attributes name the codec `codec`, in pieces of at least a byte.
 
     Raises UnsupportedCodecError for a codec that Kafka does not have, and CorruptRecordException where the bytes are
     none of the codec's, behind the pieces that could be read.
     """
-    decode = _DECODE.get(kind)
+    decode = _DECODE.get(codec)
     if decode is None:
-        raise UnsupportedCodecError(f"Unknown compression codec {kind:#04x}")
+        raise UnsupportedCodecError(f"Unknown compression codec {codec:#04x}")
     try:
         for piece in decode(body):
             if piece:
@@ -50,12 +50,12 @@ def pieces(kind: int, body: bytes) -> Iterator[bytes]:
         raise CorruptRecordException(f"Invalid compressed records: {error}") from error
 
 
-def expand(kind: int, body: bytes, limit: int) -> bytes | None:
+def expand(codec: int, body: bytes, limit: int) -> bytes | None:
     """All pieces as one; None where they are more than `limit` bytes, or not all can be read."""
     parts: list[bytes] = []
     size = 0
     try:
-        for piece in pieces(kind, body):
+        for piece in pieces(codec, body):
             size += len(piece)
             if size > limit:
                 return None

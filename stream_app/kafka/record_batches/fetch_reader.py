@@ -125,11 +125,11 @@ def _expanded(raw: bytes, stop: int) -> Iterator[_Segment]:
         size = count = 0
         while at < stop and size < STEP_BYTES:
             end = at + wire.AFTER_LENGTH + int.from_bytes(raw[at + wire.LENGTH_AT : at + wire.AFTER_LENGTH])
-            kind = raw[at + wire.ATTRIBUTES_AT + 1] & wire.CODEC_MASK
+            codec = raw[at + wire.ATTRIBUTES_AT + 1] & wire.CODEC_MASK
             body: bytes | None = raw[at + wire.HEADER_BYTES : end]
             header = bytearray(raw[at : at + wire.HEADER_BYTES])
-            if kind:
-                body = expand(kind, body or b"", STEP_BYTES)
+            if codec:
+                body = expand(codec, body or b"", STEP_BYTES)
                 if body is not None:
                     header[wire.ATTRIBUTES_AT + 1] &= ~wire.CODEC_MASK
             body = body or b""
