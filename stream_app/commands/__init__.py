@@ -1,4 +1,4 @@
-"""The subcommands of `foreclick` that a user of the product needs, one file each; `stream_app.cli` lists them.
+"""The subcommands of `foreclick` that a user of the product needs; `stream_app.cli` says which file has which.
 
 A command reads its options, calls the room that does the work, and shows the result. May import everything but
 `lab`; nothing imports a command.

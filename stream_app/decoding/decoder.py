@@ -27,7 +27,6 @@ from stream_app.contract.records import BROWSE, Record
 from stream_app.decoding.event_filler import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.decoding.json_scanner import scan
 from stream_app.decoding.lenient import (
-    EXPECTED,
     LenientFields,
     LenientTimedFields,
     LooseFields,
@@ -35,7 +34,7 @@ from stream_app.decoding.lenient import (
     fields_of,
 )
 from stream_app.decoding.name_table import NOT_YET, NameTable, stable_hash
-from stream_app.decoding.refused_values import MSGPACK_MAP, description, key_description
+from stream_app.decoding.problem_texts import EXPECTED, MSGPACK_MAP, description, key_description
 from stream_app.kernels import item_checks as checks
 
 _VALUE = "a JSON object or a msgpack map"
@@ -142,7 +141,7 @@ class Decoder:
             value = r.value
             try:
                 if not value or len(value) > MAX_VALUE_BYTES:
-                    found: LenientFields | RecordProblem = _unreadable(value)
+                    found: LenientFields | RecordProblem = _not_decoded(value)
                 elif value[0] in MSGPACK_MAP:
                     found = self._msgpack.decode(value)
                 else:
@@ -274,7 +273,7 @@ _BYTES = {
 }
 
 
-def _unreadable(value: bytes | None) -> RecordProblem:
+def _not_decoded(value: bytes | None) -> RecordProblem:
     """What is wrong with a value that is not decoded at all."""
     if value:
         return RecordProblem(

@@ -20,6 +20,7 @@ from stream_app.contract.events import (
     Name,
     Timestamp,
 )
+from stream_app.decoding.problem_texts import EXPECTED, type_words
 
 _EXACT = 2**53  # a double represents every integer up to here
 
@@ -69,19 +70,6 @@ class _Refused(Exception):  # noqa: N818 - carries a problem out of the reading 
         self.problem = RecordProblem(reason, field, expected or EXPECTED[field], f"{field} {got}")
 
 
-#: What each field should be, for people.
-EXPECTED = {
-    "user_id": f"text or an integer, 1 to {MAX_ID_BYTES} bytes",
-    "ts": "Unix milliseconds as an integer",
-    "event_id": f"text or an integer, at most {MAX_ID_BYTES} bytes",
-    "item_id": f"text or an integer, 1 to {MAX_NAME_BYTES} bytes",
-    "category_id": f"text or an integer, at most {MAX_NAME_BYTES} bytes",
-    "sent_at": "Unix milliseconds as an integer",
-    "price": f"a number from 0 to {MAX_PRICE:g}",
-    "quantity": f"an integer from 1 to {MAX_QUANTITY}",
-}
-
-
 def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | RecordProblem:
     """The event's fields in the contract's own forms, or the problem of the first field that is not accepted."""
     try:
@@ -99,27 +87,6 @@ def fields_of(loose: LooseFields, correct_clock: bool) -> LenientFields | Record
         return LenientTimedFields(user, ts, event_id, item, category, price, quantity, sent_at)
     except _Refused as refused:
         return refused.problem
-
-
-def type_words(value: Any) -> str:
-    """A value's type in words, with an article; never the value."""
-    if isinstance(value, float):
-        return "not a finite number" if not math.isfinite(value) else "a number with a fraction"
-    for python_type, name in _TYPE_NAMES:
-        if isinstance(value, python_type):
-            return name
-    return "of a type of its own"  # an extension of msgpack
-
-
-_TYPE_NAMES: tuple[tuple[Any, str], ...] = (
-    (type(None), "null"),
-    (bool, "true or false"),
-    (int, "an integer"),
-    (str, "text"),
-    (bytes, "binary"),
-    ((list, tuple), "an array"),
-    (dict, "an object"),
-)
 
 
 def _required(field: str, value: Any) -> Any:

@@ -7,8 +7,9 @@ import numpy as np
 
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.decoding.name_table import NameTable
-from stream_app.state.row_layout import FIRST_BUCKET, RECENT, WINDOWS
+from stream_app.state.row_layout import RECENT
 from stream_app.state.users import Users
+from stream_app.state.windows import FIRST_BUCKET, WINDOWS
 
 
 def windows(row: np.void) -> dict[str, dict[str, float]]:

@@ -13,7 +13,8 @@ import xxhash
 
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.kernels.jit import jit
-from stream_app.state.row_layout import BUCKET_MS, BUCKETS, REASON_CODES, RECENT, WINDOWS
+from stream_app.state.row_layout import REASON_CODES, RECENT
+from stream_app.state.windows import BUCKET_MS, BUCKETS, WINDOWS
 
 #: What is wrong with a row, by the number that `wrong_rows` returns; 0 means nothing.
 WRONG = (

@@ -8,29 +8,20 @@ from typing import get_args
 
 import numpy as np
 
-from model.serving import api as model
+from model.serving.api import LAST_EVENTS
 from stream_app.contract.outputs import ReasonCode
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.state.evolve import ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Layout
+from stream_app.state.windows import AMOUNT_WINDOW, BUCKETS, WINDOW_FEATURES, WINDOWS
 
 #: Of the changelog. 2: the row of `format_2` without a number. 3: the number of a layout comes first, see `layout`.
 FORMAT = 3
 FORMATS_READ = (2, 3)
 
-#: Sliding windows: (name, length in ms, buckets).
-WINDOWS = model.WINDOWS
-BUCKETS = sum(n for *_, n in WINDOWS)
-BUCKET_MS = np.array([length // n for _, length, n in WINDOWS], np.int64)
-FIRST_BUCKET = np.array(
-    [0, *np.cumsum([n for *_, n in WINDOWS])], np.int64
-)  # first bucket of each window, then the end
-AMOUNT_WINDOW = model.AMOUNT_WINDOW
-WINDOW_FEATURES = model.WINDOW_FEATURES
-
 #: Last events stored per user: for deduplication, for look-ups, and to rebuild the hidden state for another model.
-RECENT = model.LAST_EVENTS
+RECENT = LAST_EVENTS
 #: Last amounts stored per user, to know what the user usually spends.
 AMOUNTS = 8
 #: Distinct items that the model gets as seeds of candidates, newest first.

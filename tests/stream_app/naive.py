@@ -7,7 +7,8 @@ from typing import Any
 
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNT_WINDOW, AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS
+from stream_app.state.windows import AMOUNT_WINDOW, WINDOWS
 from tests.stream_app.strategies import DAY
 
 USERS = 4

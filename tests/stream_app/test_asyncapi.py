@@ -13,8 +13,8 @@ from stream_app.contract.outputs import Flag, Prediction, ReasonCode
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
-from stream_app.decoding.lenient import EXPECTED
 from stream_app.decoding.name_table import NameTable
+from stream_app.decoding.problem_texts import EXPECTED
 from stream_app.lab.pages import asyncapi
 from stream_app.settings import Settings
 

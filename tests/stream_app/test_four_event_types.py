@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from stream_app.contract.outputs import NextEvent
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import FIRST_BUCKET, OTHER_FEATURES, WINDOW_FEATURES, WINDOWS, row_dtype
+from stream_app.state.row_layout import OTHER_FEATURES, row_dtype
+from stream_app.state.windows import FIRST_BUCKET, WINDOW_FEATURES, WINDOWS
 from tests.stream_app.naive import USERS, NaiveKernel
 from tests.stream_app.strategies import Happening, cut, cuts, happenings
 from tests.stream_app.test_kernel import Compiled, Rows, given_events, replays, slots_of

@@ -16,7 +16,8 @@ from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.decoding.name_table import NameTable
 from stream_app.processing import user_view
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNTS, FIRST_BUCKET, OTHER_FEATURES, RECENT, ROW, SEEDS, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, OTHER_FEATURES, RECENT, ROW, SEEDS
+from stream_app.state.windows import FIRST_BUCKET, WINDOWS
 from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 

@@ -1,7 +1,7 @@
 """Synthetic shop traffic by seed: a made-up shop whose visitors follow rules that a model can learn.
 
 `catalogue` and `people` are the shop and its users, `sessions` and `abuse` what they do, `trouble` what goes
-wrong on the way to Kafka, `wire` the bytes, `stream` puts a recording and its labels together. All of it is a
+wrong on the way to Kafka, `encoding` the bytes, `stream` puts a recording and its labels together. All of it is a
 function of `GeneratorSettings`: no clock, no randomness of its own, and no file but in `stream.write`.
 """
 

@@ -1,11 +1,29 @@
-"""Describes a value that is neither a JSON object nor a msgpack map by its first bytes; never quotes its content."""
+"""The texts of dead letters: what a field should be, and what a value, a key or a type is instead. No quotes.
+
+The short ones, such as "is empty", stand beside their checks in `lenient` and `decoder`; `contract.events.BadRecord`
+makes the sentence. The texts of records that cannot be read at all are in `worker.transport.fetch_hook`.
+"""
 
 import json
+import math
 from typing import Any
 
 import msgspec
 
-from stream_app.decoding.lenient import type_words
+from stream_app.contract.events import MAX_ID_BYTES, MAX_NAME_BYTES, MAX_PRICE, MAX_QUANTITY
+
+#: What each field should be, for people.
+EXPECTED = {
+    "user_id": f"text or an integer, 1 to {MAX_ID_BYTES} bytes",
+    "ts": "Unix milliseconds as an integer",
+    "event_id": f"text or an integer, at most {MAX_ID_BYTES} bytes",
+    "item_id": f"text or an integer, 1 to {MAX_NAME_BYTES} bytes",
+    "category_id": f"text or an integer, at most {MAX_NAME_BYTES} bytes",
+    "sent_at": "Unix milliseconds as an integer",
+    "price": f"a number from 0 to {MAX_PRICE:g}",
+    "quantity": f"an integer from 1 to {MAX_QUANTITY}",
+}
+
 
 #: First bytes of a msgpack map: fixmap, map 16, map 32 (the msgpack specification, "map format family").
 MSGPACK_MAP = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
@@ -87,3 +105,24 @@ def key_description(key: bytes | None, user: bytes) -> str:
     if user.isdigit() and len(key) in (4, 8) and int.from_bytes(key, "big") == int(user):
         return "the record's key is the user_id as a binary integer"
     return "the record's key is not the user_id"
+
+
+def type_words(value: Any) -> str:
+    """A value's type in words, with an article; never the value."""
+    if isinstance(value, float):
+        return "not a finite number" if not math.isfinite(value) else "a number with a fraction"
+    for python_type, name in _TYPE_NAMES:
+        if isinstance(value, python_type):
+            return name
+    return "of a type of its own"  # an extension of msgpack
+
+
+_TYPE_NAMES: tuple[tuple[Any, str], ...] = (
+    (type(None), "null"),
+    (bool, "true or false"),
+    (int, "an integer"),
+    (str, "text"),
+    (bytes, "binary"),
+    ((list, tuple), "an array"),
+    (dict, "an object"),
+)
