@@ -1,10 +1,9 @@
 """A transport driver for Faust that hands an agent whole record batches instead of single records.
 
 Chosen by the URL scheme (`broker="batch://host:9092"`) through the entry point group `faust.transports`.
-An agent's event then holds a `FetchedBatch`: all that one fetch brought of one partition. Offsets are not
-acknowledged a message at a time: the application moves `consumer.done[tp]` once the work below that offset is
-durable, and the stock commit path of Faust commits it. The app needs `value_serializer="raw"`, since a batch is
-nothing that Faust could decode.
+An agent's event then holds a `FetchedBatch`: everything that one fetch returned for one partition. Offsets are not
+acknowledged per message: the application moves `consumer.done[tp]` once the work below that offset is durable, and
+Faust's own commit path commits it. The app needs `value_serializer="raw"`, since Faust cannot decode a batch.
 """
 
 from faust.transport.drivers import aiokafka as driver

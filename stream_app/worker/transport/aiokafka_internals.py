@@ -1,6 +1,6 @@
-"""What we use of aiokafka beyond its interface, all in one place: names of version 0.14.
+"""All uses of aiokafka's private attributes, in one place. The names are those of version 0.14.
 
-A release without one of them is refused when a consumer or producer starts, not found out in mid-stream.
+If the installed release lacks one of them, the consumer or producer fails at its start, not later in operation.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ __all__ = [
     "coordination_of", "fetcher_of", "heartbeat", "member_of", "queue_batch", "stop_consumer",
 ]  # fmt: skip
 
-# Beside these: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
-# `Fetcher.fetched_records`; in `Fetcher._proc_fetch_request` no step of the loop between the answer of
-# `_client.send` and `_records[tp] = FetchResult(...)`; and what `transport.closed.SealedBatch` stands in for.
+# We also rely on: `FetchResult(partition_records=)`, kept in `_partition_records`; `type(x) is FetchResult` in
+# `Fetcher.fetched_records`; no `await` in `Fetcher._proc_fetch_request` between the answer of `_client.send` and
+# `_records[tp] = FetchResult(...)`; and the interface of `BatchBuilder`, which `SealedBatch` replaces.
 _FETCHER = ("_client", "_records", "_fetch_task", "_pending_tasks")
 _PARTITION_RECORDS = (
     "_tp", "_records", "_aborted_transactions", "_check_crcs", "_isolation_level", "next_fetch_offset",
@@ -46,14 +46,14 @@ _ACCUMULATOR = (
     "_compression_type", "_batch_size", "_batches", "_txn_manager", "_append_batch", "_closed", "_exception",
 )  # fmt: skip
 
-#: How long a task may take to end before it is told again, in seconds.
+#: How long a task may take to end before it is cancelled again, in seconds.
 _STOP_S = 0.2
 
 
 def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:
     """The fetcher of a consumer that has started and has fetched nothing yet.
 
-    Raises IncompatibleAiokafka where its inside is not what we know.
+    Raises IncompatibleAiokafka if it lacks the attributes that we use.
     """
     fetcher = _known(consumer, ("_fetcher",))._fetcher
     _known(fetcher, _FETCHER)
@@ -66,11 +66,12 @@ def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stops a consumer at once and closes all its connections, also in the middle of a rebalance.
+    """Stops a consumer at once and closes all its connections, also during a rebalance.
 
-    By itself `stop` first waits until all other members have joined too. It may wait for ever for a fetcher that has
-    cancelled its requests and takes its own cancellation for theirs; and it is cancelled itself, with the connections
-    open, by a request of the fetcher that is about to begin or waits after a failure.
+    aiokafka's own `stop` has three problems. During a rebalance it waits until all other members have joined too.
+    It may wait for ever for the fetcher: the fetcher cancels its requests, and then mistakes its own cancellation for
+    theirs. And `stop` is itself cancelled, with its connections open, if a request of the fetcher is about to begin
+    or waits after a failure.
     """
     coordinator, fetcher = consumer._coordinator, consumer._fetcher
     try:
@@ -90,17 +91,20 @@ async def _end_coordination(coordinator: Any) -> None:
     node = coordinator.coordinator_id
     connection = coordinator._client._conns.get((node, ConnectionGroup.COORDINATION))
     if connection is not None and connection._requests:
-        # The broker reads no request of a connection before it has answered the one before, such as a join.
+        # The broker reads a connection's next request only after it has answered the previous one, such as a join.
         await connection.close(reason=CloseReason.SHUTDOWN)
         coordinator.coordinator_id = node
     if coordinator.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
         coordinator.generation = max(
             coordinator.generation, 1
-        )  # who has joined for the first time leaves too
+        )  # without a generation aiokafka would not leave the group during a first join
 
 
 async def _end(*tasks: "asyncio.Task[Any] | None") -> None:
-    """Cancels tasks until they are done: one that waits for another takes a cancellation for the other's."""
+    """Cancels tasks until they are done.
+
+    One cancellation is not enough: a task that awaits another may mistake its own cancellation for the other's.
+    """
     left = {task for task in tasks if task is not None and not task.done()}
     while left:
         for task in left:
@@ -109,52 +113,52 @@ async def _end(*tasks: "asyncio.Task[Any] | None") -> None:
 
 
 def member_of(consumer: AIOKafkaConsumer) -> Member:
-    """Who a consumer is in its group. Raises IncompatibleAiokafka where its inside is not what we know."""
+    """The consumer's identity in its group. Raises IncompatibleAiokafka if it lacks the attributes that we use."""
     c = _known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATOR)
     return Member(c.group_id, c.generation, c.member_id, c._group_instance_id)
 
 
 async def heartbeat(consumer: AIOKafkaConsumer) -> bool:
-    """Sends a heartbeat; whether the group still counts the consumer among its members."""
+    """Sends a heartbeat; returns whether the consumer is still a member of its group."""
     coordinator = _known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATOR)
     if coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID:
         return False
     try:
         return bool(await coordinator._do_heartbeat())
     except KafkaError:
-        return False  # the heartbeats of its own meet the same, and it is they that are looked after
+        return False  # aiokafka's own heartbeats get the same error, and `GroupWatch` handles it
 
 
 Send = Callable[[Any], Awaitable[Any]]
 
 
 class Coordination:
-    """The part of a consumer that is a member of a group. Used on the loop of that consumer."""
+    """A consumer's membership of its group. Must be used on the event loop of that consumer."""
 
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
-        self.name: str = coordinator.group_id  #: of the group
+        self.name: str = coordinator.group_id  #: the group's name
         self.instance: str | None = coordinator._group_instance_id
         self.session_ms: int = coordinator._session_timeout_ms
 
     @property
     def membership(self) -> tuple[int, str]:
-        """The generation, and the id of the member."""
+        """The generation and the member id."""
         return self._coordinator.generation, self._coordinator.member_id
 
     @property
     def topics(self) -> Iterable[str]:
-        """Those that the consumer has subscribed to."""
+        """The topics that the consumer has subscribed to."""
         return self._coordinator._subscription.topics or ()
 
     def put_between(self, ask: Send) -> Send:
-        """From now on all requests to the group go through `ask`; returns what sends them."""
+        """Routes all requests to the group through `ask` from now on; returns the function that sends them."""
         send: Send = self._coordinator._send_req
         self._coordinator._send_req = ask
         return send
 
     def failure(self) -> BaseException | None:
-        """Why the coordination stands still; None where it does not."""
+        """The error that stopped the coordination; None while it works."""
         task = self._coordinator._coordination_task
         if task.done() and not task.cancelled() and task.exception() is not None:
             return task.exception()
@@ -162,9 +166,9 @@ class Coordination:
         return error
 
     def ask_for_unknown_topics(self) -> None:
-        """Asks the broker for topics that it did not know yet: aiokafka does so after its metadata's age only.
+        """Asks the broker again for topics that it did not know: aiokafka does so only when its metadata expires.
 
-        The member that leads gives out the partitions it knows of; once it knows of more, all join again.
+        The group leader assigns the partitions that it knows of. Once it learns of more, all members join again.
         """
         partitions_of = self._coordinator._cluster.partitions_for_topic
         if not all(partitions_of(topic) for topic in self.topics):
@@ -176,20 +180,21 @@ class Coordination:
         c.request_rejoin()
         if c._coordination_task.done():
             c._coordination_task = asyncio.create_task(c._coordination_routine())
-        # What it raises was seen. It then goes on by itself; its work for the heartbeats begins with the join.
+        # The error it raises is known already. The call clears it, and the coordination goes on; heartbeats begin
+        # with the join.
         with contextlib.suppress(KafkaError):
             c.check_errors()
 
 
 def coordination_of(consumer: AIOKafkaConsumer) -> Coordination:
-    """The coordination of a consumer in a group. Raises IncompatibleAiokafka where its inside is not what we know."""
+    """The coordination of a consumer in a group. Raises IncompatibleAiokafka if it lacks attributes that we use."""
     return Coordination(_known(_known(consumer, ("_coordinator",))._coordinator, _COORDINATION))
 
 
 def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:
     """The codec of a producer, as in a batch's attributes, and whether it writes in transactions.
 
-    Raises IncompatibleAiokafka where its inside is not what we know.
+    Raises IncompatibleAiokafka if it lacks the attributes that we use.
     """
     accumulator = _known(_known(producer, ("_message_accumulator",))._message_accumulator, _ACCUMULATOR)
     transactions = accumulator._txn_manager
@@ -198,7 +203,7 @@ def batching_of(producer: AIOKafkaProducer) -> tuple[int, bool]:
 
 
 def builder_of(producer: AIOKafkaProducer, size: int) -> Callable[[], BatchBuilder]:
-    """What begins batches of a producer, of `size` bytes at most unless one record is larger."""
+    """A function that returns an empty batch of a producer, of at most `size` bytes unless one record is larger."""
     compression, transactional = batching_of(producer)
     return lambda: BatchBuilder(size, compression, is_transactional=transactional)
 
@@ -209,12 +214,13 @@ def queue_batch(
     batch: Any,
     smaller: Callable[[Any], list[Any]] = lambda _: [],
 ) -> "asyncio.Future[Any]":
-    """Queues a closed batch behind those that wait for the same partition; a future of its acknowledgement.
+    """Queues a sealed batch behind those that wait for the same partition; returns a future of its acknowledgement.
 
-    `send_batch` would first wait until none waits, so that no second batch of a partition is ready when the first
-    is on its way. How many may wait is the caller's affair. The partition's leader must be known, and a producer
-    in transactions be in one. `smaller`: closed batches in place of one that the broker refuses as too large, none
-    where that cannot be done. Raises what stopped the producer.
+    aiokafka's `send_batch` would first wait until the queue is empty, so no second batch of a partition would be
+    ready while the first one is being sent. The caller limits how many batches wait. The partition's leader must be
+    known, and a transactional producer must be in a transaction. `smaller` returns smaller sealed batches to replace
+    one that the broker refuses as too large, or an empty list if that is impossible. Raises the error that stopped
+    the producer.
     """
     accumulator = producer._message_accumulator
     if accumulator._closed:
@@ -227,15 +233,15 @@ def queue_batch(
 
 
 class _Refusal:
-    """In the place of `MessageBatch.failure`: puts smaller batches in the place of one that is too large.
+    """Replaces `MessageBatch.failure`: if the batch is too large, queues smaller batches in its place.
 
-    Of a partition one batch is on its way at a time, so nothing has a sequence number that was given after its own:
-    the broker has not used that number, and it can be given again.
+    The producer sends one batch of a partition at a time, so no later sequence number has been assigned. The broker
+    did not use the number of the refused batch, so it can be assigned again.
     """
 
     def __init__(self, accumulator: Any, queued: MessageBatch, smaller: Callable[[Any], list[Any]]) -> None:
         self._accumulator, self._queued, self._smaller = accumulator, queued, smaller
-        self._fail = queued.failure  # the method itself, bound
+        self._fail = queued.failure  # the original bound method
 
     def __call__(self, exception: Exception) -> None:
         too_large = isinstance(exception, MessageSizeTooLargeError | RecordListTooLargeError)

@@ -1,4 +1,4 @@
-"""Sticky assignment of co-partitioned topics: partition p of every topic goes to one worker, copies to others."""
+"""Sticky assignment of co-partitioned topics: one worker gets partition p of every topic, others its standbys."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -10,10 +10,10 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 
 
 class Owned(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of itself when it joins: the partitions it holds state of."""
+    """What a member reports when it joins: the partitions whose state it has."""
 
     partitions: list[int]
-    copies: list[int] = []  # partitions of others whose state it copies
+    copies: list[int] = []  # partitions of other members for which it is a standby
 
 
 def balance(
@@ -21,17 +21,17 @@ def balance(
     owned: Mapping[str, Iterable[int]],
     copied: Mapping[str, Iterable[int]] = MappingProxyType({}),
 ) -> dict[str, list[int]]:
-    """Partitions of each member: as even as can be, moving as few as that allows.
+    """The partitions of each member: distributed evenly, and with as few moves as an even distribution allows.
 
-    `owned` says for each member which partitions it held before. Where two claim one, whoever claims more
-    partitions keeps it. What is left goes to who has a copy of it (`copied`), if there is room. No member gets more
-    than one partition more than another.
+    `owned` names the partitions that each member had before. If two members claim the same partition, the one that
+    claims more partitions keeps it. The remaining partitions go first to members with a standby of them (`copied`),
+    as far as those have room. The largest and the smallest share differ by at most one partition.
     """
     members = sorted(owned)
     free = set(partitions)
     least, extra = divmod(len(free), len(members))
     result: dict[str, list[int]] = {}
-    # Members that hold the most keep the one place more that some may have.
+    # If the partitions cannot be divided evenly, the members that had the most get one more.
     for member in sorted(members, key=lambda m: (-len(set(owned[m]) & free), m)):
         kept = sorted(set(owned[member]) & free)
         room = least + (1 if extra > 0 else 0)
@@ -61,13 +61,13 @@ def balance(
 def place_copies(
     units: Mapping[str, Iterable[int]], each: int, near: Mapping[str, Iterable[int]]
 ) -> dict[str, list[int]]:
-    """Partitions of which each member keeps a copy: `each` members for a partition, none of them its owner.
+    """The standby partitions of each member: every partition gets `each` standbys, none of them on its owner.
 
-    `units`: partitions of each member. `near`: partitions whose state a member has already. Copies are spread evenly,
-    but stay where they are if that makes no difference of more than one.
+    `units`: the partitions that each member owns. `near`: the partitions whose state a member has already. Standbys
+    are distributed evenly, but one stays where it is if that makes the shares differ by at most one.
     """
     copies: dict[str, list[int]] = {member: [] for member in units}
-    # The members' partitions in turn: those of one after the other would find the last ones with too many copies.
+    # Take one partition of each member in turn. Member by member, the last members would get too many standbys.
     turns = sorted(
         (turn, p, m) for m, partitions in units.items() for turn, p in enumerate(sorted(partitions))
     )
@@ -82,36 +82,36 @@ def place_copies(
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):
-    """Assigns by partition number over all subscribed topics, and keeps what a worker had where it can.
+    """Assigns partition numbers across all subscribed topics, and lets a worker keep its partitions if possible.
 
-    aiokafka's own assignors spread the partitions of several topics independently, which would part a
-    user's clicks from the same user's purchases. An instance belongs to one consumer, since it remembers
-    what that consumer holds.
+    aiokafka's own assignors distribute the partitions of each topic independently, so one worker would get a user's
+    clicks and another worker the same user's purchases. Each consumer needs an instance of its own, because the
+    instance remembers what that consumer has.
     """
 
     name = "foreclick-copartitioned"
     version = 0
 
     def __init__(self, copies: int = 0) -> None:
-        """`copies`: how many other members keep a copy of a partition's state, if there are so many."""
+        """`copies`: the number of standbys of each partition, fewer if the group has too few members."""
         self._each = copies
         self._owned: list[int] = []
-        #: Partitions of which this member is to keep a copy.
+        #: Partitions for which this member is to be a standby.
         self.copies: list[int] = []
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Partition numbers of all subscribed topics, balanced over the members.
+        """Distributes the partition numbers of all subscribed topics over the members.
 
-        Where whoever has a number does not subscribe to one of the topics, that topic's partition goes to
-        another member that does.
+        If the member with a partition number does not subscribe to one of the topics, another member that does gets
+        this topic's partition.
         """
         topics = sorted({topic for m in members.values() for topic in m.subscription})
         counts = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
         said = {member: _said(m.user_data) for member, m in members.items()}
         every = set().union(*counts.values())
-        # A member may claim what it likes, at any length.
+        # A member may claim anything: keep only partitions that exist.
         owned = {member: every.intersection(o.partitions) for member, o in said.items()}
         copied = {member: every.intersection(o.copies) for member, o in said.items()}
         units = balance(every, owned, copied)
@@ -137,15 +137,15 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
         )
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """Remembers what this member now holds."""
+        """Remembers what this member was assigned."""
         self._owned = sorted({p for _, partitions in assignment.assignment for p in partitions})
         self.copies = sorted(_said(assignment.user_data).copies)
 
 
 def _said(user_data: bytes | None) -> Owned:
-    """What a member said of itself, or is told; nothing where that is missing, or in another version's words.
+    """Decodes what a member reports, or is told; empty if it is missing or has the format of another version.
 
-    Any client with the right to join the group says what it likes: nothing of it may end whoever reads it.
+    Any client with the right to join the group may send any bytes, so decoding them must never raise.
     """
     try:
         return msgspec.msgpack.decode(user_data or b"", type=Owned)

@@ -1,4 +1,4 @@
-"""What a worker has fetched and not processed, and how much that is of each input topic's partition. Pure."""
+"""The records that a worker has fetched but not processed, counted per input topic and partition. Pure."""
 
 from collections.abc import Iterable
 
@@ -7,51 +7,51 @@ from faust.types import TP
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.worker.transport.consumer_thread import FetchedBatch
 
-#: What a turn takes at most of what has come, in records and bytes: each bad record among them is an object and a
-#: message.
+#: Most records and bytes that a turn takes from the backlog. The limit is needed because each bad record costs a
+#: Python object and an output message.
 TURN_RECORDS, TURN_BYTES = 65_536, 32 << 20
-#: Bytes of dead letters of one turn, after which the next one waits until they are acknowledged.
+#: If a turn writes more bytes of dead letters than this, the next turn waits until they are acknowledged.
 MANY_BYTES = 4 << 20
 
 
 class Budget:
-    """Counts what is held in records, a large one as several: so that one limit bounds records and bytes."""
+    """Measures what is held in records. A large record counts as several, so one limit bounds records and bytes."""
 
     def __init__(self, records: int, total_bytes: int) -> None:
-        """`records`: of one topic partition; `total_bytes`: of all of them, who share it evenly."""
+        """`records`: limit of one topic partition. `total_bytes`: limit of all together, which share it evenly."""
         self.records, self._total_bytes = records, total_bytes
         self._topic_partitions = 1
 
     def share_by(self, topic_partitions: int) -> None:
-        """Tells how many topic partitions there are."""
+        """Sets the number of topic partitions."""
         self._topic_partitions = max(1, topic_partitions)
 
     def weight(self, records: int, held_bytes: int) -> int:
-        """What counts as `records` where it holds so many bytes. A partition that holds nothing weighs nothing.
+        """The number that `records` records count as if they hold this many bytes; 0 if nothing is held.
 
-        However small the budget is, a topic partition gets a piece of a fetch where it holds little. So none stands
-        still because of another one, which the merge may be waiting for.
+        However small the budget is, a topic partition that holds little may still fetch. So no partition is blocked
+        by another one, and the merge never waits for a topic that is not fetched.
         """
         share = max(1, self._total_bytes // self._topic_partitions)
         return max(records, held_bytes * self.records // share)
 
     def weight_of(self, records: RecordColumns) -> int:
-        """As `weight`."""
+        """`weight` of these records."""
         return self.weight(len(records), records.held_bytes)
 
 
 class Backlog:
-    """The batches that wait for a turn, and which topic partitions hold so much that nothing more is fetched."""
+    """The batches that wait for a turn, and the topic partitions that are paused because they hold too much."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.incoming: list[FetchedBatch] = []
-        self._held: dict[TP, int] = {}  # records received but not processed, by the budget's count
+        self._held: dict[TP, int] = {}  # records received but not processed, as `Budget` counts
         self._paused: set[TP] = set()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is held that a turn could process, or wait for."""
+        """Whether nothing is held, so that no turn has anything to process or to wait for."""
         return not self._held
 
     def add(self, batch: FetchedBatch) -> bool:
@@ -65,7 +65,7 @@ class Backlog:
         return True
 
     def take(self) -> list[FetchedBatch]:
-        """The batches of the next turn, which wait no longer."""
+        """Removes and returns the batches of the next turn."""
         taken = first_of(self.incoming)
         batches, self.incoming = self.incoming[:taken], self.incoming[taken:]
         return batches
@@ -76,14 +76,14 @@ class Backlog:
         self._held.clear()
 
     def forget(self) -> None:
-        """Forgets also what is paused."""
+        """Forgets the paused topic partitions too."""
         self.drop()
         self._paused.clear()
 
     def recount(self, kept: Iterable[tuple[TP, int, int]]) -> set[TP]:
-        """Counts again what each topic partition holds; returns those that have drained to half and go on.
+        """Counts again what each topic partition holds; returns the paused ones that are down to half their limit.
 
-        `kept`: topic partition, records and bytes of what was taken before and is not processed.
+        `kept`: topic partition, records and bytes of what earlier turns took and have not processed.
         """
         held = {tp: self.budget.weight(records, size) for tp, records, size in kept}
         for batch in self.incoming:
@@ -95,7 +95,7 @@ class Backlog:
 
 
 def first_of(batches: list[FetchedBatch]) -> int:
-    """How many of the batches a turn takes, one at the least."""
+    """The number of batches that a turn takes, at least one."""
     records = held = 0
     for i, batch in enumerate(batches):
         records += len(batch.records)

@@ -1,7 +1,7 @@
-"""The consumer: fetches record batches, delivers them whole, commits ranges of offsets.
+"""The consumer: fetches record batches, delivers them whole, and commits one offset per partition.
 
-Replaces three parts of Faust's per-message path (names of Faust 0.15.3, `faust/transport/consumer.py`):
-`_drain_messages`, which wraps each record in four tasks; the acknowledgement lists behind `_new_offset`; and
+It replaces three parts of Faust's path of single messages (names of Faust 0.15.3, `faust/transport/consumer.py`):
+`_drain_messages`, which wraps each record in four tasks; the acknowledgement lists used by `_new_offset`; and
 `_wait_next_records`, which sleeps for a second when no partition is active.
 """
 
@@ -19,13 +19,13 @@ from stream_app.worker.transactions.transactional_producer import Member
 from stream_app.worker.transport.aiokafka_internals import member_of
 from stream_app.worker.transport.consumer_thread import BatchConsumerThread, FetchedBatch
 
-#: How long a drain waits for records or for a partition to be resumed before it looks around again.
+#: How long the drain waits for records, or for a partition to be resumed, before it checks all conditions again.
 POLL_S = 0.5
-#: How often the drain looks whether a rebalance is over.
+#: Seconds between two checks of the drain whether a rebalance is over.
 REBALANCE_POLL_S = 0.01
-#: How long it waits for records while a partition is paused: a fetch under way does not see it resumed.
+#: The same while a partition is paused. It is short because a fetch under way ignores partitions resumed meanwhile.
 PAUSED_POLL_S = 0.02
-#: Share of the session timeout that the commit at a revoke may take, before the checkpoint that follows it.
+#: Share of the session timeout that Faust's commit at a revoke may take. Our checkpoint follows it.
 COMMIT_SHARE = 0.25
 #: A fetch that brings fewer records is followed by a pause.
 FEW_RECORDS = 2048
@@ -40,11 +40,11 @@ class BatchConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Next offset to commit of each partition: all below it is in the state and published.
+        #: Next offset to commit of each partition: all events below it are in the state and their outputs published.
         self.done: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}  # where the next batch of a partition must start
-        self._dropped = False  # a fetched batch, so that the fetch position is too far
-        #: How many times it went back to the committed offsets. What was fetched before the last time is void.
+        self._dropped = False  # whether a fetched batch was dropped, so the fetch position is too far ahead
+        #: How many times the consumer went back to the committed offsets. Earlier fetched batches are void.
         self.seeks = 0
         #: The committed offsets at the first seek after an assignment; None for a partition without one.
         self.found: dict[TP, int | None] = {}
@@ -55,7 +55,7 @@ class BatchConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    # --- commits: a range, not a list of acknowledged messages
+    # --- commits: the offset in `done`, not a list of acknowledged messages
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return iter([tp for tp in self.done if topics is None or tp in topics or tp.topic in topics])
@@ -82,9 +82,9 @@ class BatchConsumer(driver.Consumer):
         self._thread.end_commit()
 
     async def wait_empty(self) -> None:
-        """Waits until no batch is in the hands of the agent, then commits, for a limited time.
+        """Waits until the agent has taken over all batches, then commits with a time limit.
 
-        Faust calls this at a revoke, and itself commits with no limit on the time.
+        Faust calls this at a revoke. Its own method would commit without a time limit.
         """
         while not self.should_stop and self._unacked_messages:
             await self._wait_for_ack(timeout=1)
@@ -98,32 +98,32 @@ class BatchConsumer(driver.Consumer):
             await asyncio.wait([committing])
 
     def ack(self, message: ConsumerMessage) -> bool:
-        """Takes the message off the list of those in work; what is committed is `done`'s affair."""
+        """Removes the message from the unacknowledged ones. It does not affect what is committed: see `done`."""
         message.acked = True
         self._unacked_messages.discard(message)
-        notify(self._waiting_for_ack)  # a rebalance may be waiting for the last one
+        notify(self._waiting_for_ack)  # a rebalance may be waiting for the last message
         return True
 
     # --- rebalances
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Everything delivered so far belongs to the generation that ends here."""
+        """Clears the offsets: everything delivered so far belongs to the generation that ends here."""
         await super().on_partitions_revoked(revoked)
         self._expected.clear()
         self.done.clear()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Nothing is delivered before the seek that ends the rebalance has said where to begin."""
+        """Clears the offsets: nothing is delivered until the seek at the end of the rebalance sets the positions."""
         self._expected.clear()
         self.done.clear()
         self.found = {}
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
-        """Back to the committed offsets, which are returned: all that was fetched beyond them comes again."""
+        """Goes back to the committed offsets and returns them; all records after them are fetched again."""
         self.seeks += 1
-        self._expected.clear()  # nothing is delivered until it is known where to go on
-        found = self.found  # another one after an assignment
+        self._expected.clear()  # nothing is delivered until the new positions are known
+        found = self.found  # an assignment during the seek replaces `self.found`
         committed, positions = await self._thread.seek_back()
         self._expected.update(positions)
         found.update({tp: offset for tp, offset in committed.items() if tp not in found})
@@ -132,16 +132,16 @@ class BatchConsumer(driver.Consumer):
     # --- membership
 
     def member(self) -> Member:
-        """Who this is in the group at the moment."""
+        """This consumer's current identity in the group."""
         return member_of(self._thread._ensure_consumer())
 
     async def is_member(self) -> bool:
-        """Asks the group whether it still takes this process for a member."""
+        """Asks the group whether this process is still a member."""
         return await self._thread.is_member()
 
     @property
     def copies(self) -> set[int]:
-        """Partitions of other members whose state this one is to copy."""
+        """Partitions of other members for which this one is a standby."""
         return set(self._thread.assignor.copies)
 
     # --- flow
@@ -158,19 +158,19 @@ class BatchConsumer(driver.Consumer):
 
     @property
     def longest_stall_s(self) -> float:
-        """The longest time for which this process stood still and sent no heartbeat, since it started.
+        """The longest time since the start for which this process was frozen and sent no heartbeat.
 
-        A process that was frozen for longer than its session timeout has lost its partitions without being
-        told yet.
+        A process that was frozen for longer than its session timeout has lost its partitions, but may not have
+        learned of it yet.
         """
         return self._thread.longest_stall_s
 
     def end_of(self, tp: TP) -> int | None:
-        """End of the partition as the broker told it with the last fetch, None before the first."""
+        """The end of the partition that the broker gave with the last fetch; None before the first fetch."""
         return self._thread.end_of(tp)
 
     def log_end(self, tp: TP) -> LogEnd | None:
-        """What the broker told of the partition's end with the last fetch, None before the first."""
+        """What the broker said about the partition's end in the last fetch; None before the first fetch."""
         return self._thread.log_end(tp)
 
     # --- the drain
@@ -194,13 +194,13 @@ class BatchConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow)
             return
         if self.app.rebalancing:
-            # With tables Faust resumes the flow before the rebalance is over, and at its end clears the
-            # queues of the agents: what is delivered before that may vanish.
+            # Faust may resume the flow before the rebalance is over, and clears the agents' queues at its end.
+            # Records that are delivered before that may be lost.
             await self.sleep(REBALANCE_POLL_S)
             return
         if self._dropped:
-            # The fetch position has moved past records that nobody will process: back, before the next fetch. That a
-            # rebalance seeks too is not enough, since it may have done so before that fetch returned.
+            # The fetch position has moved past records that were dropped, so go back before the next fetch. The seek
+            # of a rebalance is not enough: it may have happened before that fetch returned.
             await self.perform_seek()
             self._dropped = False
         active = self._get_active_partitions()
@@ -230,23 +230,23 @@ class BatchConsumer(driver.Consumer):
                 batch.tp,
                 generation_id=batch.generation,
             )
-            # Faust's compiled stream does not call `ack` but notes each message here, and never forgets it
-            # before the partition goes (`faust/_cython/streams.pyx`, `after`). Nothing of ours reads these.
+            # Faust's compiled stream (`faust/_cython/streams.pyx`, `after`) does not call `ack`. It adds each message
+            # to these lists and never removes it while the partition is assigned. None of our code reads them.
             self._acked_index[batch.tp].clear()
             self._acked[batch.tp].clear()
             await self.callback(message)
             self._read_offset[batch.tp] = batch.next - 1
             self._expected[batch.tp] = batch.next
         if sum(len(batch.records) for batch in batches) < FEW_RECORDS:
-            # A fetch costs much the same for one record as for hundreds: let some gather.
+            # A fetch costs almost the same for one record as for hundreds, so let some records gather first.
             await asyncio.sleep(self.gather_s)
 
     def _belongs(self, batches: list[FetchedBatch]) -> bool:
-        """Whether these batches are of the current generation and follow on what was delivered before.
+        """Whether these batches are of the current generation and continue what was delivered before.
 
-        A jump in offsets says nothing (compaction and transaction markers make them too); the fetch
-        positions do: a batch that does not start where the last one ended, or where the last seek went,
-        means that something before it was dropped. Going on behind it would commit past what was lost.
+        The fetch positions decide this, not the offsets of the records: compaction and transaction markers make gaps
+        in offsets too. A batch that starts neither where the last one ended nor where the last seek went shows that
+        earlier records were dropped. To continue after it would commit offsets beyond the lost records.
         """
         if not self.flow_active or self.app.rebalancing:
             return False

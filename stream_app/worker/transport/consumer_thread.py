@@ -19,19 +19,19 @@ from stream_app.worker.transport.assignor import CopartitionedAssignor
 from stream_app.worker.transport.fetch_hook import install_fetch_hook
 from stream_app.worker.transport.group import watch_group
 
-#: Longest time the broker holds a fetch that finds nothing. Faust has 1,500 ms.
+#: Longest time that the broker holds a fetch that finds nothing. Faust's default is 1,500 ms.
 FETCH_MAX_WAIT_MS = 250
 
 
 class FetchedBatch(NamedTuple):
-    """What one fetch brought of one partition."""
+    """Everything that one fetch returned for one partition."""
 
     tp: TP
-    records: RecordColumns  #: all of them; there may be none
-    start: int  #: the fetch position before: no record lies between it and the first one; -1 if not known
-    next: int  #: the fetch position after: nothing below it is still to come
+    records: RecordColumns  #: may be empty
+    start: int  #: the fetch position before the fetch: the first record is the next one from there; -1 if unknown
+    next: int  #: the fetch position after the fetch: no record below it is still to come
     generation: int  #: of the consumer group
-    seek: int  #: how many times the consumer had gone back to the committed offsets
+    seek: int  #: how many times the consumer had gone back to the committed offsets before the fetch
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -69,7 +69,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def on_start(self) -> None:
-        """Connects, and begins to watch its own pulse and its membership of the group."""
+        """Connects, and starts to watch for stalls of this process and for trouble with the group."""
         await super().on_start()
         install_fetch_hook(self._ensure_consumer())
         self._group = watch_group(self.app, self.parent_loop, self._ensure_consumer())
@@ -82,12 +82,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """Disconnects."""
         for task in self._own:
             task.cancel()
-        await QueueServiceThread.on_thread_stop(self)  # Faust's own then calls `stop` of the consumer
+        # Not `super()`: Faust's override would also call the consumer's own `stop`.
+        await QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
             await stop_consumer(self._consumer)
 
     def close(self) -> None:
-        """Nothing: Faust calls this in a rebalance during the stop, and its own closes on a wrong loop."""
+        """Does nothing. Faust calls this in a rebalance during the stop; its own method uses the wrong event loop."""
 
     async def _tick(self) -> None:
         while True:
@@ -116,7 +117,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             self.thread_loop.call_soon_threadsafe(task.cancel)
 
     async def fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
-        """What has arrived of the active partitions, waiting at most `timeout` seconds."""
+        """The records of the active partitions that arrive within `timeout` seconds."""
         return await self.call_thread(self._fetch, set(active), timeout)
 
     async def _fetch(self, active: set[TP], timeout: float) -> list[FetchedBatch]:
@@ -130,7 +131,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         except KafkaError:
             if not self._group.in_trouble:
                 raise
-            return []  # aiokafka tells it whoever waits for records; `GroupWatch` deals with it
+            return []  # an error of the group, which aiokafka also raises here; `GroupWatch` handles it
         return [
             FetchedBatch(
                 TP(*tp),
@@ -142,42 +143,42 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 seek,
             )
             for tp in active
-            # A position that moved without records passed transaction markers or compacted records; one that did not,
-            # a part of a record that is too long to be handed out.
+            # A position that moved without records passed transaction markers or compacted records. If the position
+            # did not move either, this was a part of a record that is too long to be delivered.
             if self._position(tp) > before[tp] >= 0 or any(map(len, fetched.get(tp, ())))
         ]
 
     async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
-        """Goes back to the committed offsets; returns them, None where there is none, and where it went."""
+        """Goes back to the committed offsets; returns them (None if there is none) and the new positions."""
         return await self.call_thread(self._seek_back)
 
     async def _seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
-        # aiokafka's own leaves a partition of which nothing was committed where it is, which would lose what
-        # was fetched of it and dropped; it fails where a rebalance is faster; and without any partition.
+        # aiokafka's `seek_to_committed` has three problems: it does not move a partition without a committed offset,
+        # so dropped records would be lost; it fails if a rebalance comes between; and it fails without partitions.
         consumer = self._ensure_consumer()
         committed = {TP(*tp): await consumer.committed(tp) for tp in consumer.assignment()}
         begin = await consumer.beginning_offsets(list(committed)) if committed else {}
         positions: dict[TP, int] = {}
         for tp in consumer.assignment() & set(committed):
-            # Retention may have removed what follows on the committed offset.
+            # Retention may have deleted records after the committed offset.
             positions[TP(*tp)] = max(committed[tp] or 0, begin[tp])
             consumer.seek(tp, positions[tp])
         return committed, positions
 
     def _position(self, tp: TP) -> int:
-        # `AIOKafkaConsumer.position()` reads the same value but waits for one that is not there yet.
+        # `AIOKafkaConsumer.position()` reads the same value, but waits if there is none yet.
         state = self._state(tp)
         return state.position if state is not None and state.has_valid_position else -1
 
     def _state(self, tp: TP) -> Any:
-        # In one step, since other threads ask too: a rebalance may put another assignment in its place.
+        # Read the assignment only once: other threads call this too, and a rebalance may replace it.
         assignment = self._ensure_consumer()._subscription.subscription.assignment
         return assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
 
     def end_of(self, tp: TP) -> int | None:
         """See `BatchConsumer.end_of`."""
         state = self._state(tp)
-        # Reading committed records only, what lies beyond the last stable offset cannot be read yet.
+        # The consumer reads committed records only, so records beyond the last stable offset cannot be read yet.
         return state.lso if state is not None else None
 
     def log_end(self, tp: TP) -> LogEnd | None:

@@ -1,4 +1,4 @@
-"""The connection's security as Faust takes it."""
+"""The security of the connection, in the form that Faust expects."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from stream_app.settings.kafka import OAUTH
 
 
 def faust_credentials(settings: Settings) -> Any:
-    """The same as `security_options`, as Faust's `broker_credentials`; None for plain connections."""
+    """The options of `security_options` in the form of Faust's `broker_credentials`; None without TLS and login."""
     access = settings.kafka
     options = security_options(access)
     context = options.get("ssl_context")

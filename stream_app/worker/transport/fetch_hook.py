@@ -1,8 +1,9 @@
-"""The seam into aiokafka's fetcher: a consumer that hands out `RecordColumns` instead of records.
+"""A hook into aiokafka's fetcher: makes a consumer return `RecordColumns` instead of single records.
 
-aiokafka goes on doing all that makes a consumer (fetch sessions, positions, resets, pauses, rebalances). Only what it
-would unpack record by record is unpacked here at once, from the bytes of the fetch response. Unpacking happens when
-the records are asked for, in the consumer's own thread; where they expand to much, a piece at each call.
+aiokafka still does everything else (fetch sessions, positions, resets, pauses, rebalances). Only the unpacking is
+replaced: aiokafka would unpack record by record, this module unpacks the bytes of the fetch response at once. It does
+so when the records are asked for, in the consumer's own thread. Records that expand to many bytes come in pieces, one
+per call.
 """
 
 import collections
@@ -29,13 +30,13 @@ from stream_app.worker.transport.aiokafka_internals import (
 
 
 def install_fetch_hook(consumer: AIOKafkaConsumer) -> None:
-    """From now on `getmany` and `fetched_records` of this consumer return one `RecordColumns` for each partition.
+    """From now on `getmany` and `fetched_records` of this consumer return one `RecordColumns` per partition.
 
-    The consumer has started, and no partition has been assigned to it yet. Limits on the number of records and
-    deserializers are not heeded. Raises IncompatibleAiokafka.
+    The consumer must have started, and no partition may be assigned to it yet. Deserializers and limits on the number
+    of records are ignored. Raises IncompatibleAiokafka.
     """
     fetcher = fetcher_of(consumer)
-    # Compiles the kernels where that has not been done yet, before anything waits for a heartbeat.
+    # Compile the kernels now if necessary, so that compiling does not delay heartbeats later.
     list(read(b"", 0))
     records_of(np.empty(0, np.uint8), 0, 0, 0)
     fetcher._client = client = _Client(fetcher._client)
@@ -55,7 +56,7 @@ class _Client:
     async def send(self, node_id: int, request: Any, **options: Any) -> Any:
         response = await self._client.send(node_id, request, **options)
         if isinstance(request, FetchRequest):
-            # The fetcher takes them in the same step of the loop, so no other response comes between.
+            # The fetcher uses them before its next `await`, so no other response can replace them.
             self.raw = {
                 TopicPartition(topic, partition): part[-1]
                 for topic, partitions in response.topics
@@ -65,14 +66,14 @@ class _Client:
 
 
 class _Records(collections.OrderedDict[TopicPartition, Any]):
-    """The fetcher's results by partition; gives those that come in the bytes they came from."""
+    """The fetcher's results by partition. Attaches the bytes of its fetch response to each new result."""
 
     def __init__(self, client: _Client) -> None:
         super().__init__()
         self._client = client
 
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:
-        if type(result) is FetchResult:  # and no error
+        if type(result) is FetchResult:  # otherwise it is an error
             raw = self._client.raw.pop(tp)
             result._partition_records = PartitionColumns(result._partition_records, raw)
             result.getall = partial(_one_piece, result)
@@ -80,7 +81,7 @@ class _Records(collections.OrderedDict[TopicPartition, Any]):
 
 
 def _one_piece(result: Any, max_records: int | None = None) -> list[RecordColumns]:
-    """In the place of `FetchResult.getall`, which takes all there is: one piece, and the rest at the next calls."""
+    """Replaces `FetchResult.getall`, which returns all records: returns one piece, and the rest in the next calls."""
     if not result.check_assignment(result._topic_partition) or not result.has_more():
         return []
     records: PartitionColumns = result._partition_records
@@ -92,13 +93,13 @@ def _one_piece(result: Any, max_records: int | None = None) -> list[RecordColumn
 
 
 class PartitionColumns:
-    """In the place of `PartitionRecords`: an iterator of `RecordColumns`, mostly of one."""
+    """Replaces `PartitionRecords`: an iterator of `RecordColumns`, which usually yields only one."""
 
     def __init__(self, records: PartitionRecords, raw: bytes) -> None:
         self._records = records
-        #: Where the next fetch goes on, or the next piece.
+        #: The offset at which the next piece or the next fetch begins.
         self.next_fetch_offset: int = records.next_fetch_offset
-        #: Whether nothing more comes.
+        #: Whether no piece is left.
         self.done = False
         self._pieces = read(
             raw,
@@ -112,10 +113,10 @@ class PartitionColumns:
         return self
 
     def __next__(self) -> RecordColumns:
-        """The next piece, which may be empty; raises StopIteration where nothing of the fetch is left.
+        """The next piece, which may be empty. Raises StopIteration if nothing of the fetch is left.
 
-        Batches before a damaged one are delivered. Raises what aiokafka would, CorruptRecordException, where the
-        first batch is damaged: the next fetch begins with it.
+        Batches before a damaged one are delivered, so the next fetch begins with the damaged batch. If the first
+        batch is damaged, raises CorruptRecordException, as aiokafka does.
         """
         if self.done:
             raise StopIteration
@@ -141,7 +142,10 @@ class PartitionColumns:
         return RecordColumns(tp.topic, tp.partition, piece.data, piece.spans, aside)
 
     def _legacy(self) -> RecordColumns:
-        """Message formats 0 and 1, which Kafka 4 has no more, by aiokafka's own reader; format 0 has no times: -1."""
+        """Reads message formats 0 and 1, which Kafka 4 no longer has, with aiokafka's reader.
+
+        Format 0 has no timestamps: they become -1.
+        """
         try:
             unpacked = [
                 Record(
@@ -156,7 +160,7 @@ class PartitionColumns:
             ]
         except KafkaError:
             raise
-        except Exception as error:  # bytes that are no messages lead it anywhere
+        except Exception as error:  # on invalid bytes aiokafka's reader can raise almost anything
             raise CorruptRecordException(f"Invalid record structure - {self._records._tp}") from error
         self.next_fetch_offset = self._records.next_fetch_offset
         if not unpacked:
@@ -169,9 +173,11 @@ DEAD_LETTER_BYTES = 512 * 1024
 
 
 def dead_letters_of(topic: str, partition: int, unreadable: Unreadable) -> list[BadRecord]:
-    """The dead letters of what is unreadable: together they hold all its bytes, a long record's but its value.
+    """The dead letters for an unreadable batch or record.
 
-    Each stands at the last offset that it is for, so that a checkpoint never passes it before it is out.
+    Together they hold all bytes of the batch; of a record that is too long, only the beginning of its value. Each
+    dead letter has the last offset that it stands for, so a checkpoint never passes this offset before the letter is
+    written.
     """
     if unreadable.sha256:
         record = Record(
