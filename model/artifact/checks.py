@@ -1,7 +1,7 @@
-"""Checks once, when a model is loaded, that its parts fit each other.
+"""Checks, once per load of a model, that the parts of the model fit each other.
 
 Compiled code uses numbers of one table as indexes into others, without checking bounds. So these numbers are compared
-here with the sizes of the tables: an item beyond the vocabulary would be read from foreign memory.
+here with the sizes of the tables: an item number beyond the vocabulary would read memory outside the table.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from model.data.vocabulary import Index, Vocabulary
 from model.network.network import CATEGORY_WIDTH, EVENT_TYPE_WIDTH, GAP_WIDTH, HOUR_WIDTH, Shape
 from model.ranking.candidates import CATEGORY_BEST, FOLLOWERS, POPULAR, SUCCESSORS, Tables
 
-#: Numbers of a vocabulary: a row of hidden states keeps an item's number as a float32, which is exact up to here.
+#: Largest item number: a row of hidden states keeps it as a float32, which is exact up to here.
 MOST_NUMBERS = 1 << 24
-WIDEST = 1 << 14  #: largest hidden width: its weights would have 3 GiB
-LARGEST = 1e6  #: of numbers that are logarithms, means or weights of such
+WIDEST = 1 << 14  #: largest hidden width; the weights of such a model take 3 GiB
+LARGEST = 1e6  #: limit for numbers that are logarithms, or means or weights of logarithms
 FLOAT32 = float(np.finfo(np.float32).max)
 LONGEST_HORIZON_MS = 365 * 86_400_000
 
@@ -31,7 +31,7 @@ class MisfitError(ValueError):
 
 
 def check_vocabulary(vocabulary: Vocabulary) -> None:
-    """Raises MisfitError where the numbers of items or categories cannot be used."""
+    """Raises MisfitError if the numbers of items or categories cannot be used."""
     for name, index in (("items", vocabulary.items), ("categories", vocabulary.categories)):
         _require(index.buckets >= 1, f"{name} share {index.buckets} buckets, at least 1 is needed")
         _require(index.size <= MOST_NUMBERS, f"{index.size} {name} are more than {MOST_NUMBERS}")
@@ -41,7 +41,7 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
 def check_settings(
     shape: Shape, scale: Scale, horizon_ms: int, calibration: Calibration, vocabulary: Vocabulary
 ) -> None:
-    """Raises MisfitError where sizes, scale or curves do not fit the vocabulary or each other."""
+    """Raises MisfitError if sizes, scale or curves do not fit the vocabulary or each other."""
     items, categories = vocabulary.items, vocabulary.categories
     _equal("item_rows", shape.item_rows, items.size)
     _equal("known_items", shape.known_items, items.known)
@@ -62,7 +62,7 @@ def check_settings(
 
 
 def check_tables(tables: Tables, vocabulary: Vocabulary) -> None:
-    """Raises MisfitError where a table of candidates has another shape or type, or names an absent item."""
+    """Raises MisfitError if a table of candidates has another shape or type, or names an absent item."""
     known = vocabulary.items.known
     wanted = {
         "followers": ((known, FOLLOWERS), np.int32),
@@ -79,7 +79,7 @@ def check_tables(tables: Tables, vocabulary: Vocabulary) -> None:
             least, most = (
                 float(table.min(initial=0.0)),
                 float(table.max(initial=0.0)),
-            )  # NaN where there is one
+            )  # NaN if there is one
             _within(name, (least, most), 0.0, LARGEST)
         elif table.size:
             low, high = int(table.min()), int(table.max())
@@ -137,7 +137,7 @@ def _distinct(index: Index) -> bool:
 
 
 def _within(what: str, values: Sequence[float], low: float, high: float) -> None:
-    for value in values:  # NaN is within nothing
+    for value in values:  # a comparison with NaN is always false
         _require(low <= value <= high, f"{what} has the value {value:g}, not {low:g} to {high:g}")
 
 

@@ -14,15 +14,15 @@ MIB = 1 << 20
 #: Largest size of each file in bytes; of all others `OTHER_BYTES`.
 LARGE_FILES = {"step.ts": 8192 * MIB, "candidates.npz": 8192 * MIB, "vocabulary.json": 2048 * MIB}
 OTHER_BYTES = 16 * MIB
-#: What an archive may hold beyond its own size.
+#: How many bytes more than its own size an archive may unpack to.
 UNPACKED_BYTES = 64 * MIB
 
 
 def read_file(folder: Path, name: str) -> bytes:
     """Return the bytes of one file. Raises FileNotFoundError, and ModelError for anything but a plain file.
 
-    A link is followed (Kubernetes mounts files as links), and what is behind it is judged: a device or a pipe would
-    give bytes without an end, or none for ever.
+    A link is followed (Kubernetes mounts files as links), and its target is checked: reading a device or a pipe
+    could go on forever, or wait forever.
     """
     limit = LARGE_FILES.get(name, OTHER_BYTES)
     try:
@@ -49,10 +49,10 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def check_archive(content: bytes) -> None:
-    """Return where a zip archive is whole and opens to about its own size. Raises ValueError.
+    """Check that a zip archive is complete and unpacks to about its own size. Raises ValueError otherwise.
 
-    torch and numpy write arrays as they are, and compress a few kB of code: more could take any amount of
-    memory.
+    torch and numpy store arrays without compression, and compress a few kB of code: an archive that unpacks to
+    more could take any amount of memory.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -1,8 +1,8 @@
 """A model folder on disk: its files, their checksums and signature, and error messages about them.
 
 `manifest.json` names the format, the model, its version and the sha256 of every other file. The version is
-the hash of those checksums, so it follows from the content alone. `manifest.sig`, where there is one, signs the
-manifest. Every file is read once: what was checked is what is used. Nothing is unpickled by Python.
+the hash of those checksums, so it follows from the content alone. `manifest.sig`, if there is one, signs the
+manifest. Every file is read once, so the checked bytes are the bytes used. Python unpickles nothing.
 """
 
 import errno
@@ -59,10 +59,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which models are taken: a signed one that is too old, or meant for something else, is refused."""
+    """Which models are accepted: a model that is too old or has another name is refused, even if it is signed."""
 
-    name: str = ""  # empty: any
-    not_before_ms: int = 0  # created at this Unix time or later; 0: whenever
+    name: str = ""  # empty: any name
+    not_before_ms: int = 0  # created at this Unix time or later; 0: at any time
 
 
 ANY = Wanted()
@@ -103,9 +103,9 @@ def write(
 ) -> Manifest:
     """Write a model folder completely or not at all; an existing model is replaced at the end.
 
-    `sign_key` is the file of the private key that signs it, `created_ms` the Unix time of the export (now, where
-    None). Raises ModelError where the path holds something that is not a model, where it cannot be written, and
-    where the key cannot be used.
+    `sign_key` is the file of the private key that signs it, `created_ms` the Unix time of the export (None: now).
+    Raises ModelError if the path holds something that is not a model, if it cannot be written, and if the key
+    cannot be used.
     """
     key = None if sign_key is None else signing.private_key(sign_key)
     check_target(folder)
@@ -133,10 +133,10 @@ def write(
 
 
 def check_target(folder: Path) -> None:
-    """Return where a model can be written to the path. Raises ModelError; makes the folder's parents.
+    """Check that a model can be written to the path, and create the folder's parents. Raises ModelError otherwise.
 
-    For the start of a training, since a path that cannot be written would be found hours later. A model that stands
-    there may be replaced; a folder with any other file in it never is.
+    Call it before a training, which would otherwise discover hours later that the path cannot be written. A model
+    at the path may be replaced; a folder with any other file in it is never replaced.
     """
     try:
         refuse_foreign(folder)
@@ -149,7 +149,7 @@ def check_target(folder: Path) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise ModelError where the path holds something that is not part of a model: it is never replaced."""
+    """Raise ModelError if the path holds something that is not part of a model: it is never replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -188,8 +188,8 @@ def _fresh(folder: Path) -> Path:
 def read(folder: Path, model_key: Path | None = None, wanted: Wanted = ANY) -> tuple[Manifest, Content]:
     """Return a model folder's manifest and content, every checksum verified, all parts checked. Raises ModelError.
 
-    With `model_key`, a file of public keys, the manifest must be signed by one of them: that is checked before
-    anything else of the folder is looked at. `wanted` says which models are taken.
+    With `model_key`, a file of public keys, the manifest must be signed by one of them. The signature is checked
+    before any other file of the folder is read. `wanted` says which models are accepted.
     """
     try:
         written = files.read_file(folder, MANIFEST)
@@ -253,7 +253,7 @@ def _require_wanted(folder: Path, manifest: Manifest, wanted: Wanted) -> None:
 
 
 def _content(parts: Mapping[str, bytes]) -> Content:
-    """Raises MisfitError where parts do not fit each other, ValueError and others where one cannot be read."""
+    """Raises MisfitError if parts do not fit each other, ValueError and others if one cannot be read."""
     names = msgspec.json.decode(parts["vocabulary.json"], type=StoredNames)
     vocabulary = Vocabulary(Index(names.items, names.buckets), Index(names.categories, names.buckets))
     checks.check_vocabulary(vocabulary)
@@ -261,7 +261,7 @@ def _content(parts: Mapping[str, bytes]) -> Content:
     try:
         with np.load(io.BytesIO(parts["candidates.npz"]), allow_pickle=False) as arrays:
             tables = Tables(**{name: arrays[name] for name in Tables._fields})
-    except Exception as error:  # numpy reads a header with Python's tokenizer, which raises what it likes
+    except Exception as error:  # numpy reads a header with Python's tokenizer, which can raise any exception
         raise ValueError(f"candidates.npz: {error}") from error
     checks.check_tables(tables, vocabulary)
     settings = msgspec.json.decode(parts["settings.json"], type=StoredSettings)

@@ -1,8 +1,8 @@
 """Signatures of model folders: Ed25519 over the exact bytes of `manifest.json`, which has every file's checksum.
 
-A signature and not a keyed hash, because a worker that can check signatures must not be able to make them. Keys are
-PEM files and a signature is 64 raw bytes, so `openssl` can also make keys, sign and verify. Requires the package
-`cryptography`, an extra: `pip install 'foreclick[sign]'`.
+It is a signature and not a keyed hash, because a worker that can check signatures must not be able to make them.
+Keys are PEM files and a signature is 64 raw bytes, so `openssl` can also make keys, sign and verify. This file
+requires the package `cryptography`, an extra: `pip install 'foreclick[sign]'`.
 """
 
 import re
@@ -39,7 +39,7 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
 
 
 def public_keys(path: Path) -> list["Ed25519PublicKey"]:
-    """Return the keys of a PEM file, any of which may have signed; several help to change keys. Raises ModelError."""
+    """Return the keys of a PEM file, any of which may have signed (several: to change keys). Raises ModelError."""
     _require()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -56,7 +56,7 @@ def public_keys(path: Path) -> list["Ed25519PublicKey"]:
 
 
 def verify(folder: Path, manifest: bytes, keys_file: Path) -> None:
-    """Return where the folder's signature of `manifest` was made by one of the keys. Raises ModelError."""
+    """Check that one of the keys made the folder's signature of `manifest`. Raises ModelError otherwise."""
     keys = public_keys(keys_file)
     from cryptography.exceptions import InvalidSignature
 

@@ -1,4 +1,4 @@
 """What a model learns from: interactions as columns, features, vocabularies, sequences, calibration curves.
 
-Imports nothing of this project.
+It imports nothing of this project.
 """

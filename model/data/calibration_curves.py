@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from model.data.window_features import WINDOW_FEATURES
 
-#: Window features with a table of how rare large values are.
+#: Window features for which a curve says how rare large values are.
 TAILS = ("clicks_1m", "distinct_items", "purchases_1h", "amount_24h")
 _KNOTS = 256
 
@@ -25,8 +25,8 @@ class Curve(msgspec.Struct, frozen=True):
 class Calibration(msgspec.Struct, frozen=True):
     """All curves of one model.
 
-    Surprises and tails map to log p-values: the share of later events at least as extreme, the event itself
-    counted in (so never below 1 / (n + 1), the most that n events can tell).
+    Surprises and tails map to log p-values: the share of later events that are at least as extreme, including the
+    event itself. So it is never below 1 / (n + 1), the smallest share that n events can show.
     """
 
     purchase: Curve  # raw score -> probability
@@ -34,7 +34,7 @@ class Calibration(msgspec.Struct, frozen=True):
     surprise_item: Curve  # of events with a known item
     tails: dict[str, Curve]  # name in TAILS: value -> log p
     boost: float  # weight of the followers' strength in the item score
-    events: int  # how many events the curves rest on
+    events: int  # how many events the curves were fitted on
 
 
 def tail_curve(sample: npt.NDArray[np.floating]) -> Curve:
@@ -63,10 +63,10 @@ def tails(windows: npt.NDArray[np.float32]) -> dict[str, Curve]:
 
 
 def purchase_curve(raw: npt.NDArray[np.float32], bought: npt.NDArray[np.bool_]) -> Curve:
-    """Return raw score -> probability: isotonic where there are enough purchases, else Platt, else the rate.
+    """Return raw score -> probability: isotonic if there are enough purchases, else Platt, else the rate.
 
     Isotonic regression after Zadrozny and Elkan 2002; a logistic fit (Platt 1999) below 200 of either class,
-    where steps would follow noise. With fewer than 5 of either class the curve is the smoothed base rate.
+    because the steps would follow noise. With fewer than 5 of either class the curve is the smoothed base rate.
     """
     positives, n = int(bought.sum()), len(bought)
     few = min(positives, n - positives)
@@ -81,6 +81,6 @@ def purchase_curve(raw: npt.NDArray[np.float32], bought: npt.NDArray[np.bool_]) 
     from sklearn.isotonic import IsotonicRegression
 
     steps = IsotonicRegression(out_of_bounds="clip").fit(raw.astype(np.float64), bought.astype(np.float64))
-    # No score is certain: the ends keep the doubt that n events leave.
+    # No score is certain: the ends stay as far from 0 and 1 as n events leave room for doubt.
     y = np.clip(steps.y_thresholds_, 1.0 / (n + 2.0), 1.0 - 1.0 / (n + 2.0))
     return Curve(steps.X_thresholds_.tolist(), y.tolist())

@@ -1,4 +1,4 @@
-"""From an event's columns to the numbers that enter the network; the same code for training and live use."""
+"""Turns the columns of events into the numbers that the network reads; training and live use share this code."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from model.data.window_features import WINDOW_FEATURES
 
-GAP_BUCKETS = 48  # bucket 0: first event; bucket 47: a gap of 92 days and more
+GAP_BUCKETS = 48  # bucket 0: first event; bucket 47: a gap of at least 92 days
 HOURS = 24
 N_EVENT_TYPES = 3
 #: Numeric inputs: log price, whether the price is known, log quantity, log1p of every window feature.
@@ -34,7 +34,7 @@ class Scale(msgspec.Struct, frozen=True):
 
 
 def gap_bucket(gap_s: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Return the log-spaced bucket of a time gap in seconds, two buckets a doubling; 0 for a first event."""
+    """Return the log-spaced bucket of a time gap in seconds, two buckets per doubling; 0 for a first event."""
     known = np.log2(1.0 + np.maximum(gap_s, 0.0)) * 2.0 + 1.0
     return np.where(gap_s < 0, 0, np.minimum(known, GAP_BUCKETS - 1)).astype(np.int32)
 
@@ -68,7 +68,7 @@ def fit_scale(values: npt.NDArray[np.float32]) -> Scale:
 
 
 class FeatureEncoder:
-    """Event columns to network inputs with the scale of one model."""
+    """Turns event columns into network inputs, with the scale of one model."""
 
     def __init__(self, scale: Scale) -> None:
         self._mean = np.array(scale.mean, np.float32)
@@ -85,9 +85,9 @@ class FeatureEncoder:
         quantity: npt.NDArray[np.int32],
         windows: npt.NDArray[np.float32],
     ) -> Inputs:
-        """Return the inputs of n events; `item` and `category` are vocabulary numbers already.
+        """Return the inputs of n events; `item` and `category` are already vocabulary numbers.
 
-        Standardised numbers are clipped to +-8, so one absurd price cannot saturate a user's state.
+        Standardised numbers are clipped to +-8, so one absurd price cannot saturate a user's hidden state.
         """
         values = numeric(price, quantity, windows)
         values -= self._mean

@@ -10,9 +10,9 @@ from model.data.window_features import AMOUNT_WINDOW, LAST_EVENTS, WINDOW_FEATUR
 
 @dataclass(frozen=True)
 class Interactions:
-    """Columns of n events; events of one user stand in the order they were applied.
+    """Columns of n events; the events of one user are in the order in which they were applied.
 
-    `item` and `category` index into `items` and `categories`; -1 where the event names none.
+    `item` and `category` index into `items` and `categories`; -1 if the event names none.
     """
 
     user: npt.NDArray[np.int64]  # (n,) dense user number
@@ -20,9 +20,9 @@ class Interactions:
     event_type: npt.NDArray[np.int8]  # (n,) 0 click, 1 browse, 2 purchase
     item: npt.NDArray[np.int64]  # (n,)
     category: npt.NDArray[np.int64]  # (n,)
-    price: npt.NDArray[np.float32]  # (n,) unit price, NaN where unknown
+    price: npt.NDArray[np.float32]  # (n,) unit price, NaN if unknown
     quantity: npt.NDArray[np.int32]  # (n,)
-    gap_s: npt.NDArray[np.float32]  # (n,) seconds since the user's event before, -1 for the first
+    gap_s: npt.NDArray[np.float32]  # (n,) seconds since the user's previous event, -1 for the first
     windows: npt.NDArray[np.float32]  # (n, len(WINDOW_FEATURES))
     items: list[str]
     categories: list[str]
@@ -31,7 +31,7 @@ class Interactions:
         return len(self.user)
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Interactions":
-        """Return the rows chosen by a mask or by numbers; ids and user numbers stay as they are."""
+        """Return the rows chosen by a mask or by row numbers; ids and user numbers do not change."""
         names = ("user", "ts", "event_type", "item", "category", "price", "quantity", "gap_s", "windows")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
@@ -49,7 +49,7 @@ def from_events(
 ) -> Interactions:
     """Return a table of events that never went through the stream processor, ordered by time.
 
-    Gaps and windows are those that the processor computes of events that come in order of time.
+    Gaps and windows are those that the processor computes if events arrive in order of time.
     """
     order = np.lexsort((np.arange(len(ts)), ts))
     user, ts, event_type = user[order], ts[order], event_type[order]
@@ -77,7 +77,7 @@ def sliding_windows(
     order = np.argsort(user, kind="stable")
     user_s, ts_s = user[order], ts[order]
     first = np.searchsorted(user_s, user_s, side="left")
-    # One sorted key for all users: a user's times, shifted so that users cannot meet.
+    # One sorted key for all users: times are shifted per user, so that the ranges of two users cannot overlap.
     base = int(ts.min(initial=0)) - WINDOWS[-1][1]
     width = int(ts.max(initial=0)) - base + 2
     key = user_s * width + (ts_s - base)

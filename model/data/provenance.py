@@ -15,7 +15,7 @@ TYPES = ("click", "browse", "purchase")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A part of the events; times are those of its first and last event, None where it is empty."""
+    """A part of the events; times are those of its first and last event, None if it is empty."""
 
     events: int
     users: int
@@ -26,23 +26,23 @@ class Part(msgspec.Struct, frozen=True):
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """The data that a model was made from; nothing here depends on the machine or the time of the training."""
 
-    given: Part  # all good events of the recording, up to where it was cut by --until
-    learned: Part  # that the weights were learned from
-    held_out: Part  # the latest events: they chose the epoch and calibrated, and the table is of them
-    validated: Part  # that the model of the table learned from: as `learned`, but for a refit
-    learned_until_ms: int  # no event of this time or later was learned
+    given: Part  # all valid events of the recording, up to --until if that was given
+    learned: Part  # events that the weights were learned from
+    held_out: Part  # the latest events: the epoch, the calibration and the table of metrics come from them
+    validated: Part  # events that the model of the table learned from: as `learned`, unless there was a refit
+    learned_until_ms: int  # no event of this time or later was learned from
     refit: bool  # after the table was made, the model was trained again on all events
-    epochs: int  # that the weights were trained for
-    stopped: bool  # somebody ended the training early
+    epochs: int  # how many epochs the weights were trained for
+    stopped: bool  # the user ended the training early
     items: int
     categories: int
     types: dict[str, int]  # events given, by type
     skipped: dict[str, int]  # records that are not in the table, by reason
-    late: int  # events given that came too late to count in their windows
+    late: int  # events of `given` that were too late to count in their windows
 
     @property
     def made_until_ms(self) -> int:
-        """No event of this time or later had any part in the model, the choice of its epoch included."""
+        """No event of this time or later influenced the model, not even the choice of its epoch."""
         return (self.given.last_ms or 0) + 1
 
 
@@ -64,7 +64,7 @@ def provenance(
     skipped: Mapping[str, int],
     late: int,
 ) -> Provenance:
-    """Return where a model comes from that was validated on the rows of `data` from time `cut` on."""
+    """Return the provenance of a model that was validated on the rows of `data` from time `cut` on."""
     early = data.ts < cut
     every = np.ones(len(data), np.bool_)
     learned = part_of(data, every if refit else early)

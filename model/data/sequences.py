@@ -18,14 +18,14 @@ class Targets(NamedTuple):
     event_type: npt.NDArray[np.int64]  # (n,) type of the user's next event
     item: npt.NDArray[np.int64]  # (n,) known item of the user's next event
     bought: npt.NDArray[np.int64]  # (n,) 1 if the user buys in (ts, ts + horizon], 0 if not
-    at: npt.NDArray[np.int64]  # (n,) time of the next event, -1 where there is none
+    at: npt.NDArray[np.int64]  # (n,) time of the next event, -1 if there is none
 
 
 def targets(data: Interactions, item: npt.NDArray[np.int32], known: int, horizon_ms: int) -> Targets:
     """Return the targets of every event of a table; `item` is its item column in vocabulary numbers.
 
-    A purchase label is missing for events so near the end of the table that their horizon is not over yet.
-    Nothing after the table's last event enters, so cutting a table at a time cuts every leak with it.
+    Events so near the end of the table that their horizon is not over yet have no purchase label. The targets
+    depend on nothing after the table's last event, so a table that is cut at a time leaks nothing from after it.
     """
     n = len(data)
     order = np.argsort(data.user, kind="stable")
@@ -46,7 +46,7 @@ def _buys_soon(data: Interactions, horizon_ms: int) -> npt.NDArray[np.bool_]:
     if not len(data):
         return np.zeros(0, np.bool_)
     base = int(data.ts.min())
-    width = int(data.ts.max()) - base + horizon_ms + 2  # users cannot meet in the key
+    width = int(data.ts.max()) - base + horizon_ms + 2  # so the keys of two users cannot overlap
     key = data.user * width + (data.ts - base)
     buys = np.sort(key[data.event_type == PURCHASE])
     after, until = (
@@ -57,7 +57,7 @@ def _buys_soon(data: Interactions, horizon_ms: int) -> npt.NDArray[np.bool_]:
 
 
 class Chunk(NamedTuple):
-    """A stretch of one user's events; the first `context` rows only warm the state up."""
+    """A stretch of one user's events; the first `context` rows only build up the hidden state."""
 
     rows: npt.NDArray[np.int64]
     context: int
@@ -76,12 +76,12 @@ def chunks(user: npt.NDArray[np.int64], length: int, context: int) -> list[Chunk
 
 
 def learnable(parts: list[Chunk], teaches: npt.NDArray[np.bool_]) -> list[Chunk]:
-    """Return the chunks with an event that teaches something: a batch without one would have no gradient."""
+    """Return the chunks that have an event with a target: a batch without any would have no gradient."""
     return [part for part in parts if teaches[part.rows[part.context :]].any()]
 
 
 class Batch(NamedTuple):
-    """Padded sequences: row numbers (B, T), 0 where `real` is False; `learn` excludes padding and context."""
+    """Padded sequences: row numbers (B, T), 0 if `real` is False; `learn` excludes padding and context."""
 
     rows: torch.Tensor
     learn: torch.Tensor
@@ -91,7 +91,7 @@ def batches(parts: list[Chunk], events: int, random: np.random.Generator) -> Ite
     """Yield all chunks once in random order, about `events` events per batch, similar lengths together."""
     lengths = np.array([len(part.rows) for part in parts])
     order = random.permutation(len(parts))
-    # Shuffled within lengths that differ by less than a factor of two: little padding, mixed batches.
+    # Chunks are shuffled among those less than a factor of two longer or shorter: mixed batches, little padding.
     order = order[np.argsort(np.ceil(np.log2(lengths[order])), kind="stable")]
     ends = np.cumsum(lengths[order])
     cuts = np.searchsorted(ends, np.arange(events, int(ends[-1]), events))
@@ -114,7 +114,7 @@ def pad(parts: list[Chunk]) -> Batch:
 def in_order(
     user: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_], length: int, context: int, size: int
 ) -> Iterator[Batch]:
-    """Yield the chunks that hold a wanted event, `size` chunks a batch, similar lengths together."""
+    """Yield the chunks that hold a wanted event, `size` chunks per batch, similar lengths together."""
     parts = [part for part in chunks(user, length, context) if wanted[part.rows[part.context :]].any()]
     parts.sort(key=lambda part: len(part.rows))
     for start in range(0, len(parts), size):

@@ -10,9 +10,9 @@ from model.data.interactions import Interactions
 
 
 class Index:
-    """Ids numbered 0 .. len(ids) - 1, then hashed buckets for unknown ids, then one number for "none".
+    """Numbers for ids: known ids have 0 .. len(ids) - 1, then come hashed buckets for unknown ids, then "none".
 
-    Unknown ids share `buckets` rows by a stable hash (xxh64), so the same new item always lands in the
+    Unknown ids share `buckets` rows by a stable hash (xxh64), so the same new item always gets the
     same row, in every process and every run.
     """
 
@@ -25,7 +25,7 @@ class Index:
         self._numbers = {name: number for number, name in enumerate(ids)}
 
     def of(self, name: str) -> int:
-        """Return the number of an id: below `known` where the model has seen it, else its bucket."""
+        """Return the number of an id: below `known` if training saw the id, else its bucket."""
         number = self._numbers.get(name)
         return number if number is not None else self.bucket(name)
 
@@ -34,11 +34,11 @@ class Index:
         return int(self.bucket_of(np.array([xxhash.xxh64_intdigest(name.encode()) or 1], np.uint64))[0])
 
     def bucket_of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """Return the numbers (n,) of the buckets for hashes of ids: xxh64, 1 in place of 0."""
+        """Return the bucket numbers (n,) for hashes of ids (xxh64, with 1 in place of 0)."""
         return (self.known + hashes % np.uint64(self.buckets)).astype(np.int32)
 
     def lookup(self, names: Iterable[str]) -> npt.NDArray[np.int32]:
-        """Return the numbers of many ids, "none" appended: a column that holds -1 for none can index it."""
+        """Return the numbers of many ids, then that of "none": so a column with -1 for none can index the result."""
         return np.array([*(self.of(name) for name in names), self.none], np.int32)
 
     def lookup_buckets(self) -> npt.NDArray[np.int32]:
@@ -66,8 +66,8 @@ class Vocabulary:
 def build(data: Interactions, *, min_count: int, max_items: int, buckets: int) -> Vocabulary:
     """Number the items and categories of a training table, the most frequent first.
 
-    Item number 0 is the most popular item, so "the k most popular" is `range(k)` and hot rows lie together
-    in memory. Equal counts stand in order of their ids. Items seen less than `min_count` times, or beyond
+    Item number 0 is the most popular item, so "the k most popular" is `range(k)` and rows in frequent use are
+    adjacent in memory. Equal counts are in the order of their ids. Items seen less than `min_count` times, or beyond
     the `max_items` most frequent, share the buckets.
     """
     items = _by_count(data.item, data.items, min_count)[:max_items]

@@ -1,7 +1,7 @@
-"""The windows over a user's events and the features made of them: the one definition, for training and serving."""
+"""The windows over a user's events and the features made of them, defined once for training and serving."""
 
 #: Sliding windows as (name, length in ms, buckets). A window is the last `buckets` tumbling buckets of
-#: length / buckets each, the current one included, on the user's own clock: the greatest `time` seen of them.
+#: length / buckets each, the current one included, on the user's own clock: the greatest `time` of the user's events.
 WINDOWS = (
     ("1m", 60_000, 6),
     ("10m", 600_000, 10),

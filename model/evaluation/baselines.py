@@ -1,7 +1,7 @@
 """Baselines for the network: lists of items that need only counting.
 
-Each baseline returns a list of item numbers (n, k), best first. A list that runs out is filled with popular
-items; equal counts stand by popularity, which favours the baseline.
+Each baseline returns a list of item numbers (n, k), best first. A list that is too short is filled with popular
+items; equal counts are ordered by popularity, which favours the baseline.
 """
 
 import numpy as np

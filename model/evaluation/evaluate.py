@@ -1,4 +1,4 @@
-"""How good a model is on a table it has not seen: the numbers behind `foreclick evaluate`."""
+"""Measures a model on a table that it has not seen: the figures of `foreclick evaluate`."""
 
 import math
 
@@ -23,8 +23,8 @@ def evaluate(
 ) -> MetricsReport:
     """Return the metrics of a model on the events of a table from time `since` (ms) on; all by default.
 
-    Earlier events only build up the users' states. A case of "next_item" is every event whose user has a
-    next event with an item. Items that training has never seen count as misses; "known" leaves these cases
+    Earlier events only build up the users' hidden states. Each event whose user has a next event with an item is
+    a case of "next_item". Items that training has never seen count as misses; "known" leaves these cases
     out. The lists are those the stream processor publishes; with `exact`, "exact" holds the same ranking
     over all items. Equal scores count against the model. NaN (nothing to measure) becomes None. "judged" says
     which events were judged: how many, of how many users, the times of the first and the last.
@@ -62,7 +62,7 @@ class _ScoredRows:
         self, runtime: Runtime, data: Interactions, wanted: Targets, asked: npt.NDArray[np.bool_]
     ) -> None:
         event_type, purchase, ranks, seen = [], [], [], []
-        # One item more than counts, so that a tie with the first item outside is seen too.
+        # One item more than is counted, so that a tie with the first item outside the list is noticed too.
         for rows, result in playback.play(runtime, data, asked, K + 1):
             event_type.append(result.next_event)
             purchase.append(result.purchase)
@@ -98,7 +98,7 @@ def _event_type_metrics(
 def _purchase_metrics(
     probability: npt.NDArray[np.float32], bought: npt.NDArray[np.int64]
 ) -> dict[str, object]:
-    """Judge events whose horizon is over; precision, recall and F1 are those of "more likely than not"."""
+    """Judge events whose horizon is over; precision, recall and F1 count probabilities above one half."""
     cases = bought >= 0
     truth, probability = bought[cases], probability[cases]
     said = probability > 0.5

@@ -1,6 +1,6 @@
 """Metric functions for lists of items, and the standard ones from scikit-learn.
 
-Ties count against us everywhere: an item with the same score as others is placed behind all of them. GRU4Rec
+Ties always count against the model: an item with the same score as others is placed behind all of them. GRU4Rec
 calls this mode "conservative": it never gives a better figure than any other way to break ties.
 """
 
@@ -59,7 +59,7 @@ def mrr_at(found: Numbers, k: int) -> float:
 def classification(truth: Numbers, predicted: Numbers) -> dict[str, float]:
     """Return accuracy and macro precision, recall and F1 over the classes that occur in truth or prediction.
 
-    A class never predicted has precision 0, one never true recall 0.
+    A class that is never predicted has precision 0; a class that never occurs has recall 0.
     """
     if not len(truth):
         return dict.fromkeys(("accuracy", "precision", "recall", "f1"), float("nan"))

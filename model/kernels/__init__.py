@@ -1,1 +1,1 @@
-"""How kernels are compiled, vectorised mathematics and the helper thread, for the compiled code of other rooms."""
+"""What the compiled code of other rooms shares: how it is compiled, vectorised functions and the helper thread."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-#: A piece of work. It is told which of the threads runs it, 0 or 1, so that each has working memory of its own.
+#: A piece of work. Its argument says which thread runs it, 0 or 1, so that each thread has its own working memory.
 Task = Callable[[int], None]
 
 #: Threads that may run tasks at the same time.
@@ -25,9 +25,10 @@ class HelperThread:
         )
 
     def run(self, tasks: Sequence[Task], events: int) -> None:
-        """Run all tasks, in any order; none is under way when this returns. Raises what one of them raised.
+        """Run all tasks, in any order, and return when all have ended. Raises what one of them raised.
 
-        Nobody waits for a second thread that gets no core: what it has not begun the caller does.
+        The caller never waits for a helper that gets no core: the caller runs every task that the helper has not
+        started.
         """
         left = iter(tasks)  # each `next` is one step for the interpreter, so no task is taken twice
 

@@ -1,9 +1,9 @@
-"""How the kernels of both packages are compiled, and when compiled code on disk is still good.
+"""How the kernels of both packages are compiled, and when compiled code on disk is still valid.
 
-numba keeps compiled code beside the source file (or in `NUMBA_CACHE_DIR`) and compiles again when that one file has
+numba stores compiled code beside the source file (or in `NUMBA_CACHE_DIR`) and compiles again when that one file has
 changed. But the compiled code of a kernel also contains the kernels that it calls and the constants that it uses,
-most of them from other files. So here the name of a file of compiled code has a hash of the source file and of all
-files of this project that it imports, directly or not. Files with other hashes are deleted when a new one is
+most of them from other files. So here the name of a file of compiled code contains a hash of the source file and of
+all files of this project that it imports, directly or not. Files with other hashes are deleted when a new one is
 written, so the folder does not grow.
 """
 
@@ -44,7 +44,7 @@ def cached_jit(**options: Any) -> Callable[..., Any]:
     return jit
 
 
-#: Of the kernels of the model. Sums may be taken in any order, which SIMD needs.
+#: The decorator for kernels of the model. Sums may be computed in any order, which SIMD needs.
 jit = cached_jit(fastmath=True)
 
 

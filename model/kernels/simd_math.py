@@ -1,7 +1,7 @@
 """Single-precision functions for numba kernels that LLVM turns into SIMD code.
 
-`math.exp` in a kernel is a call of the C library for every number; these are plain arithmetic, so a loop over
-them is vectorised like any other.
+`math.exp` in a kernel calls the C library once per number. These functions are plain arithmetic, so LLVM can
+vectorise a loop that calls them.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def _float_of_bits(_context: Any, bits: Any) -> Any:
 
 @intrinsic
 def prefetch(_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, an int64, that will soon be read; does nothing else."""
+    """Prefetch the cache line at an address (int64) that will soon be read; there is no other effect."""
 
     def code(target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -47,10 +47,10 @@ def prefetch(_context: Any, address: Any) -> Any:
 
 @jit(inline="always")
 def exp(x):  # type: ignore[no-untyped-def]
-    """Return exp(x) of a float32 between -80 and 80 (beyond: that of the limit), relative error below
-    5e-7: 2^n times a Taylor polynomial of what is left."""
+    """Return exp(x) of a float32 between -80 and 80 (beyond these limits: exp of the limit), relative error below
+    5e-7: 2^n times a Taylor polynomial of the remainder."""
     x = max(min(x, _LIMIT), -_LIMIT)
-    n = np.int32(np.int32(x * _LOG2_E + _F(128.5)) - np.int32(128))  # rounds: the cast cuts off
+    n = np.int32(np.int32(x * _LOG2_E + _F(128.5)) - np.int32(128))  # rounds to the nearest, since the cast truncates
     r = x - _F(n) * _LN_2
     p = _F(1.0 / 120.0) + r * _F(1.0 / 720.0)
     p = _F(1.0 / 6.0) + r * (_F(1.0 / 24.0) + r * p)

@@ -1,4 +1,4 @@
-"""Which items are worth scoring: followers and associates of the last items, the category's best, the most
+"""Chooses the items to score: followers and associates of the last items, the best of the category, the most
 popular."""
 
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-#: How many followers of the user's last, last but one ... item become candidates.
+#: How many followers of the user's last item, of the one before it, and so on, become candidates.
 QUOTAS = (40, 16, 8, 4)
 FOLLOWERS = QUOTAS[0]  # columns of the follower table
 CATEGORY_BEST = 16
 POPULAR = 12
 SUCCESSORS = 20
-#: No event has more: followers, the last items themselves, category, popularity.
+#: Most candidates of an event: followers, the last items themselves, category, popularity.
 MOST = sum(QUOTAS) + len(QUOTAS) + CATEGORY_BEST + POPULAR
-_REACH = 8  # a follower stands at most so many events behind
+_REACH = 8  # a follower comes at most this many events later
 
 
 class Tables(NamedTuple):
@@ -24,7 +24,7 @@ class Tables(NamedTuple):
     strength: npt.NDArray[np.float32]  # same shape: log1p(100 x share of the followers' weight)
     category_best: npt.NDArray[np.int32]  # (category rows, CATEGORY_BEST)
     popular: npt.NDArray[np.int32]  # (POPULAR,)
-    successors: npt.NDArray[np.int32]  # (known items, SUCCESSORS), directly behind: the Markov baseline
+    successors: npt.NDArray[np.int32]  # (known items, SUCCESSORS), the very next items: the Markov baseline
 
 
 def pairs(
@@ -32,8 +32,8 @@ def pairs(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return (from, to, weight) of all items that follow another of the same user, sorted by from and to.
 
-    `user` and `item` are columns in which one user's events stand in order. An item d items behind counts
-    1 / d, d up to `reach`: the sequential rules of Ludewig and Jannach 2018 (arXiv 1803.09587). Items
+    `user` and `item` are columns in which one user's events are in order. An item that comes d items later
+    counts 1 / d, d up to `reach`: the sequential rules of Ludewig and Jannach 2018 (arXiv 1803.09587). Items
     outside the vocabulary are skipped.
     """
     order = np.argsort(user, kind="stable")
@@ -67,7 +67,7 @@ def build(
     best, _ = _best_of_each(
         key // max(known, 1), key % max(known, 1), counts.astype(np.float64), category_rows, CATEGORY_BEST
     )
-    best[-1] = -1  # "no category" says nothing
+    best[-1] = -1  # "no category" gives no hint
     popular = np.full(POPULAR, -1, np.int32)
     popular[: min(POPULAR, known)] = np.arange(min(POPULAR, known))
     successors, _ = _best_of_each(*pairs(user, item, known, 1), known, SUCCESSORS)
@@ -77,8 +77,8 @@ def build(
 def fill(tables: Tables, associates: npt.NDArray[np.int32]) -> Tables:
     """Return the tables with the empty places of each follower row taken by the item's associates.
 
-    `associates` (known items, FOLLOWERS) are the items that the network ranks first behind each item. What
-    has been seen to follow keeps its place; an associate has strength 0, so it competes by its score alone.
+    `associates` (known items, FOLLOWERS) are the items that the network ranks first after each item. Items that
+    were seen to follow keep their places; an associate has strength 0, so only its score counts.
     """
     followers = tables.followers.copy()
     for number in np.flatnonzero((followers < 0).any(axis=1)):
@@ -96,7 +96,7 @@ def _best_of_each(
     rows: int,
     width: int,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-    """Return the heaviest targets of every source and their weights; equal weights: lower number first."""
+    """Return the heaviest targets of every source and their weights; of equal ones the lower number comes first."""
     order = np.lexsort((target, -weight, source))
     source, target, weight = source[order], target[order], weight[order]
     rank = np.arange(len(source)) - np.searchsorted(source, source)

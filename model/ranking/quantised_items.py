@@ -12,19 +12,19 @@ FINE_STEPS = 254
 
 
 class QuantisedItems(NamedTuple):
-    """Row i is about `scale[i] x rows[i]`, and nearer `scale[i] x (rows[i] + fine[i] / FINE_STEPS)`."""
+    """Row i is about `scale[i] x rows[i]`, and more exactly `scale[i] x (rows[i] + fine[i] / FINE_STEPS)`."""
 
     rows: npt.NDArray[np.int8]  # (known items, hidden), from -127 to 127
     fine: npt.NDArray[np.int8]  # (known items, hidden), from -127 to 127
     facts: npt.NDArray[
         np.float32
-    ]  # (known items, 4) scale, length of what one layer loses, bias, what both lose
+    ]  # (known items, 4) scale, length of the error of one layer, bias, length of the error of both
 
 
 def quantised(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> QuantisedItems:
     """Return the layers of the first len(bias) rows of a table.
 
-    By Cauchy and Schwarz the score `state . row` of one layer differs from that in float32 by at most
+    By the Cauchy-Schwarz inequality the score `state . row` of one layer differs from that in float32 by at most
     |state| x facts[i, LOST], that of both by |state| x facts[i, FINE_LOST].
     """
     known, hidden = len(bias), table.shape[1]
@@ -36,7 +36,7 @@ def quantised(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> 
         some = table[part].astype(np.float64)
         scale = np.maximum(np.abs(some).max(axis=1, initial=0.0), 1e-30) / 127.0
         facts[part, SCALE] = scale
-        # A little more than is lost, for the rounding of the sums in float32.
+        # A little more than the true error, for the rounding of the sums in float32.
         slack = 1e-6 * np.linalg.norm(some, axis=1) + 1e-30
         scale = facts[part, SCALE].astype(np.float64)[:, None]
         rows[part] = np.clip(np.rint(some / scale), -127, 127)
@@ -49,7 +49,7 @@ def quantised(table: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> 
 
 
 def _lines(rows: int, width: int) -> npt.NDArray[np.int8]:
-    """Return an array that begins with a cache line: a row on one more line costs one more access."""
+    """Return an array that starts at a cache line: a row that touches one more line costs one more access."""
     room = np.empty(rows * width + 64, np.int8)
     start = -room.ctypes.data % 64
     return room[start : start + rows * width].reshape(rows, width)

@@ -11,7 +11,7 @@ from model.ranking.rank_candidates import Ranked
 
 @jit(inline="always")
 def _insert(item, score, items, scores, filled, k):  # type: ignore[no-untyped-def]
-    """Insert into the sorted top k; return how many it holds."""
+    """Insert an item into the sorted top k; return how many items it holds."""
     if filled == k:
         last = scores[k - 1]
         if score < last or (score == last and item > items[k - 1]):
@@ -31,7 +31,7 @@ def _insert(item, score, items, scores, filled, k):  # type: ignore[no-untyped-d
 
 @jit(inline="always")
 def _softmax(raw, count, scores, filled):  # type: ignore[no-untyped-def]
-    """Turn the top scores into shares of the exponentials of all raw scores."""
+    """Turn the top scores into the softmax over all raw scores."""
     if filled == 0:
         return
     top = scores[0]

@@ -1,14 +1,14 @@
 """Finds the best items after an event: gather candidates, score them with the user's state, keep the best k.
 
 Score of item i = state . item[i] + bias[i] + boost x strength of i as a follower of the last items (halved
-with every item further back), so that rare transitions that the embedding blurs are not lost. `boost` is
+with every item further back), so that rare transitions, which the embedding blurs, are not lost. `boost` is
 chosen on validation data. Equal scores: the lower item number (the more popular item) first.
 
-Candidates' rows lie far apart, so their bytes are the cost. A first pass scores all of them on item vectors in 8
-bits (`quantised_items`) and knows for each score how wrong it can be. Only those that may belong to the top k, about
-half as many again as k, are looked at in 16 bits, and where two of these are too near each other to tell, in
-float32. So the k items and their order are those of float32. Shares differ from it by about a thousandth of
-themselves, for the 8-bit scores of the others in their denominator.
+Candidates' rows are far apart in memory, so reading their bytes is the main cost. A first pass scores all of them
+on item vectors in 8 bits (`quantised_items`), with a bound on the error of each score. Only candidates that may
+belong to the top k, about 1.5 k of them, are scored in 16 bits, and in float32 if two scores are too close to
+decide their order. So the k items and their order are those of float32. Shares differ from those of float32 by about
+a thousandth of themselves, because their denominator contains the 8-bit scores of the other candidates.
 """
 
 import math
@@ -25,8 +25,8 @@ from model.ranking.candidates import MOST, QUOTAS, Tables
 from model.ranking.quantised_items import BIAS, FINE_LOST, FINE_STEPS, LOST, SCALE, quantised
 
 _QUOTAS = np.array(QUOTAS, np.int64)
-_PIECE = 256  # events of one task
-_CUTS = 12  # halvings in search of the k-th best score: 1/4000 of the range of the scores is near enough
+_PIECE = 256  # events per task
+_CUTS = 12  # bisection steps for the k-th best score: 1/4000 of the range of the scores is close enough
 
 
 class Ranked(NamedTuple):
@@ -37,17 +37,17 @@ class Ranked(NamedTuple):
 
 
 class _Marks:
-    """Which items are candidates of the event at hand; for one thread."""
+    """Marks the candidates of the current event; for one thread."""
 
     def __init__(self, items: int) -> None:
-        # mark[i] = base + place of item i among the candidates of the present event. Marks of older events are
-        # below the present base, so nothing needs to be cleared between events, nor between calls.
+        # mark[i] = base + place of item i among the candidates of the current event. Marks of older events are
+        # below the current base, so nothing needs to be cleared between events, nor between calls.
         self.mark = np.full(items, -1, np.int64)
         self.base = 0
 
 
 class Ranker:
-    """The candidates of one model, ready to be ranked; for one caller at a time."""
+    """Ranks the candidates of one model; for one caller at a time."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class Ranker:
     def rank(
         self,
         states: npt.NDArray[np.float32],  # (rows, hidden)
-        rows: npt.NDArray[np.int64],  # (m,) which of them is the state of each event
+        rows: npt.NDArray[np.int64],  # (m,) the row of `states` for each event
         recent: npt.NDArray[np.int32],  # (m, R) last distinct items, newest first
         category: npt.NDArray[np.int32],  # (m,)
         boost: float,
         k: int,
     ) -> tuple[Ranked, list[Task]]:
-        """Return where the k best candidates of every event will stand, and the tasks that put them there."""
+        """Return arrays for the k best candidates of every event, and the tasks that fill them."""
         m = len(rows)
         ranked = Ranked(np.full((m, k), -1, np.int32), np.zeros((m, k), np.float32))
         tables = self._tables
@@ -125,10 +125,10 @@ def _rank(  # type: ignore[no-untyped-def]
 def _gather(  # type: ignore[no-untyped-def]
     recent, category, followers, strength, category_best, popular, boost, mark, base, small, chosen, bonuses
 ):
-    """Write the event's candidates, none twice, and their bonuses; return how many there are.
+    """Write the event's candidates, each once, and their bonuses; return how many there are.
 
-    Their rows of `small` are asked for as soon as they are known: they lie far apart, and together are larger than a
-    core's cache.
+    Their rows of `small` are prefetched as soon as they are known: they are far apart in memory, and together larger
+    than a core's cache.
     """
     known = mark.shape[0]
     count = 0
@@ -159,7 +159,7 @@ def _gather(  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def _add(item, bonus, base, mark, small, chosen, bonuses, count):  # type: ignore[no-untyped-def]
-    """Add a candidate, or its bonus where the event already has it; return the number of candidates."""
+    """Add a candidate, or only its bonus if the event already has it; return the number of candidates."""
     place = mark[item] - base
     if place >= 0:
         bonuses[place] += bonus
@@ -183,7 +183,7 @@ def _length(state):  # type: ignore[no-untyped-def]
 
 @jit
 def _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, lowest):  # type: ignore[no-untyped-def]
-    """Write the 8-bit scores of all candidates, and the lowest that the true ones can be."""
+    """Write the 8-bit scores of all candidates, and a lower bound of each true score."""
     for place in range(count):
         item = chosen[place]
         row = small[item]
@@ -196,7 +196,7 @@ def _score_roughly(state, length, chosen, count, small, facts, bonuses, raw, low
 
 @jit
 def _kth(lowest, count, k):  # type: ignore[no-untyped-def]
-    """Return a score that at least k candidates reach for sure, few more than k; all where there are fewer."""
+    """Return a score that at least k candidates certainly reach, and few others; all reach it if there are fewer."""
     if count == 0:
         return np.float32(0.0)
     low = high = lowest[0]
@@ -205,7 +205,7 @@ def _kth(lowest, count, k):  # type: ignore[no-untyped-def]
         high = max(high, lowest[place])
     if count <= k:
         return low
-    for _ in range(_CUTS):  # a branch for every candidate would be guessed wrong too often
+    for _ in range(_CUTS):  # a branch per candidate would be mispredicted too often
         middle = np.float32(0.5) * (low + high)
         reached = np.int32(0)
         for place in range(count):
@@ -234,7 +234,7 @@ def _nearest(chosen, count, facts, length, lowest, bound, near):  # type: ignore
 def _score_finely(  # type: ignore[no-untyped-def]
     state, length, near, found, chosen, fine, facts, raw, item_of, score_of
 ):
-    """Add the second layer to the scores of those near; return how far apart two must be to be told apart."""
+    """Add the second layer to the scores of those in `near`; return the distance from which two are certain."""
     unsure = np.float32(0.0)
     for number in range(found):
         place = near[number]
@@ -268,7 +268,7 @@ def _score_exactly(state, near, found, chosen, table, facts, bonuses, raw, score
 def _place(item_of, score_of, found, unsure, items, scores):  # type: ignore[no-untyped-def]
     """Write the best of `found` items in order, by counting how many are better.
 
-    Returns False where one of them is no more than `unsure` away from another.
+    Returns False if two of them differ by no more than `unsure`.
     """
     doubts = np.int32(0)
     for number in range(found):
@@ -282,5 +282,5 @@ def _place(item_of, score_of, found, unsure, items, scores):  # type: ignore[no-
         if better < items.shape[0]:
             items[better] = item
             scores[better] = score
-            doubts += np.int32(close > 1)  # one is itself
+            doubts += np.int32(close > 1)  # each item is close to itself
     return doubts == 0

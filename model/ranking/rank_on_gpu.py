@@ -1,4 +1,4 @@
-"""The ranking of `rank_candidates` in torch, for states that lie on a GPU; the same answers, no copy back."""
+"""The ranking of `rank_candidates` in torch, for states on a GPU: the same answers, without a copy to the host."""
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def rank(
     safe = items.clamp(min=0)
     raw = torch.bmm(table[safe], states.unsqueeze(2)).squeeze(2) + bias[safe] + bonuses  # (m, candidates)
     raw = raw.masked_fill(items < 0, -torch.inf)
-    # Items rise within a row, so a stable sort keeps the lower number first among equal scores.
+    # Items are ascending within a row, so a stable sort keeps the lower number first among equal scores.
     raw, order = raw.sort(dim=1, descending=True, stable=True)
     shares = torch.softmax(raw, dim=1).nan_to_num(0.0)  # a row without candidates
     return _fill(items.gather(1, order), shares, k)
@@ -49,7 +49,7 @@ def rank_exact(
 
 
 def _fill(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the first k columns; where there are fewer, items -1 with score 0."""
+    """Return the first k columns; if there are fewer, items -1 with score 0."""
     lack = max(0, k - items.shape[1])
     items = torch.nn.functional.pad(items[:, :k], (0, lack), value=-1)
     return items.to(torch.int32), torch.nn.functional.pad(scores[:, :k], (0, lack))
@@ -81,7 +81,7 @@ def _candidates(
 
 
 def _unique(items: Tensor, bonuses: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every row's items once, rising, with their bonuses summed; -1 for the places left over."""
+    """Return every row's distinct items, ascending, with their bonuses summed; -1 fills the remaining places."""
     items, order = items.sort(dim=1)
     bonuses = bonuses.gather(1, order)
     new = torch.ones_like(items, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""The step on a CPU: TorchScript runs the wide rounds of the GRU, kernels do the rest with ready-made tables.
+"""The step on a CPU: TorchScript runs the wide rounds of the GRU, kernels do the rest with tables computed once.
 
-RawAnswers equal those of `Step.forward` but for rounding. Working memory is kept between micro-batches, since
-fresh pages cost more than what is computed in them; so a runtime belongs to one thread at a time.
+RawAnswers equal those of `Step.forward` except for rounding. Working memory is kept between micro-batches, since
+fresh pages cost more than the computation in them; so only one thread may use a runtime at a time.
 """
 
 from functools import partial
@@ -22,11 +22,11 @@ from model.serving.input_gates import InputGates
 from model.serving.rounds import Arrangement
 from model.serving.step_types import RawAnswers, StepBatch, StepInputs
 
-#: Memory for the items' part of the readout: at hidden 128 that of 65,000 items.
+#: Memory for the items' part of the readout: enough for 65,000 items of width 128.
 SHORTCUT_BYTES = 32 << 20
-#: Working memory for more events than this is given back after the call.
+#: Working memory for more events than this is released after the call.
 _KEPT = 16_384
-_CHUNK = 512  # rows whose scores of the references stay in the second-level cache
+_CHUNK = 512  # so many rows of scores of the reference items fit the second-level cache
 
 
 class _Scratch:
@@ -77,7 +77,7 @@ class CpuStep:
         return memory
 
     def begin(self, states: torch.Tensor, plan: Arrangement, inputs: Inputs) -> _Scratch:
-        """Return the memory with the users' states in the buffer's first rows, and the items of all rows."""
+        """Return the working memory, with the users' states in the buffer's first rows and the items of all rows."""
         u, m = len(plan.users), len(plan.order)
         memory = self._room(m)
         heads_kernel.take_states(
@@ -87,11 +87,11 @@ class CpuStep:
         return memory
 
     def finish(self, states: torch.Tensor, plan: Arrangement, memory: _Scratch) -> None:
-        """Put the users' final states and items into the hidden states."""
+        """Copy the users' final states and items to the hidden states."""
         heads_kernel.put_states(memory.buffer, memory.items, plan.last, plan.users, states.numpy())
 
     def run_rounds(self, memory: _Scratch, u: int, sizes: list[int]) -> None:
-        """Fill the states behind the first u ones: wide rounds in TorchScript, the others in the kernel."""
+        """Fill the states after the first u: wide rounds in TorchScript, the others in the kernel."""
         wide = sum(size >= gru_kernel.NARROW for size in sizes)
         if wide:
             self._step.rounds(
@@ -119,7 +119,7 @@ class CpuStep:
     def read_out(
         self, memory: _Scratch, plan: Arrangement, inputs: Inputs
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        """Turn the states in the buffer into readouts and return them, then what the heads say of each event:
+        """Turn the states in the buffer into readouts; return these and the answers of the heads for each event:
         chances of the next type, raw purchase score, log probability of its own type."""
         m = len(plan.order)
         readouts = memory.buffer[: len(plan.users) + m]
@@ -135,8 +135,8 @@ class CpuStep:
     def item_likelihood(
         self, memory: _Scratch, plan: Arrangement, item: npt.NDArray[np.int32], first: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float32], list[Task]]:
-        """Return where the log probability of each event's item under the readout before it will stand, (m,),
-        and the tasks that put it there."""
+        """Return an array (m,) for the log probability of each event's item, from the readout before the event, and
+        the tasks that fill it."""
         log_item = np.zeros(len(item), np.float32)
         asked = np.flatnonzero((item < self._known) & ~first)
 
@@ -152,7 +152,7 @@ class CpuStep:
             )
             heads_kernel.log_items(earlier, others, some, item, self._table, self._bias, log_item)
 
-        # At least one, so that a warm-up compiles it.
+        # At least one task, so that a warm-up compiles the kernel.
         return log_item, [partial(task, start) for start in range(0, max(len(asked), 1), _CHUNK)]
 
     def rank(
@@ -164,7 +164,7 @@ class CpuStep:
         k: int,
         exact: bool,
     ) -> tuple[Ranked, list[Task]]:
-        """Return where the k best items of every event will stand, and the tasks that put them there.
+        """Return arrays for the k best items of every event, and the tasks that fill them.
 
         Event i has the readout in row rows[i].
         """
@@ -187,6 +187,6 @@ class CpuStep:
 
 
 def column(values: npt.NDArray[Any], dtype: type) -> npt.NDArray[Any]:
-    """Return a column as kernels are compiled for it: of one type, contiguous and writeable."""
+    """Return a column in the form that kernels are compiled for: of one type, contiguous and writeable."""
     found: npt.NDArray[Any] = np.ascontiguousarray(values, dtype)
     return found if found.flags.writeable else found.copy()

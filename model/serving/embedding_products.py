@@ -1,9 +1,9 @@
-"""Rows of `embedding @ weight`, made once: the weights of a loaded model never change.
+"""Rows of `embedding @ weight`, computed once, since the weights of a loaded model never change.
 
-A GRU's input gates are a sum of what item, category, type, gap and hour each add. Adding up ready-made rows costs
-a tenth of the product with the weights. Numbers in a vocabulary fall with popularity, so where not all rows fit
-into the memory allowed, those of the first numbers are kept (and those of the buckets and of "none", behind the
-known ones); the rest, which events name rarely, are multiplied when they come.
+A GRU's input gates are a sum of what item, category, type, gap and hour each add. Adding up stored rows costs a
+tenth of the product with the weights. Numbers of a vocabulary are in order of popularity. So if not all rows fit
+into the memory allowed, those of the first numbers are kept (and those of the buckets and of "none", which follow
+the known ones). The other rows, which events need rarely, are computed when an event needs one.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ class EmbeddingProducts:
     """Rows of a product that a kernel adds to an array."""
 
     def __init__(self, embedding: Tensor, weight: Tensor, known: int, limit_bytes: int) -> None:
-        """Multiply (n, d) by (d, width); keep about `limit_bytes` of rows, those from `known` on always."""
+        """Multiply (n, d) by (d, width); keep about `limit_bytes` of rows, and always those from `known` on."""
         width = weight.shape[1]
         self.known = known
-        self.head = min(known, limit_bytes // (4 * width))  #: this many first numbers are kept
+        self.head = min(known, limit_bytes // (4 * width))  #: rows of the numbers below this are kept
         self._embedding, self._weight = embedding, weight
         kept = torch.cat((embedding[: self.head], embedding[known:]))
         self.rows = np.empty(
@@ -35,7 +35,7 @@ class EmbeddingProducts:
         self.add_missing(numbers, out)
 
     def add_missing(self, numbers: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
-        """Add the rows that are not kept; does nothing where all are."""
+        """Add the rows that are not kept; does nothing if all are."""
         if self.head == self.known:
             return
         at = np.flatnonzero((numbers >= self.head) & (numbers < self.known))
@@ -46,7 +46,7 @@ class EmbeddingProducts:
 
 @jit(inline="always")
 def place(number, head, known):  # type: ignore[no-untyped-def]
-    """Return the row of a number among those kept, -1 where it is not kept."""
+    """Return the row of a number among those kept, -1 if it is not kept."""
     if number < head:
         return number
     return number - known + head if number >= known else -1

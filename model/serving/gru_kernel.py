@@ -1,7 +1,8 @@
 """The GRU for rounds of a few users, in a kernel.
 
-A user with a sixth of a micro-batch of 4,096 brings some 600 rounds of one event each. The library's product is
-made for wide matrices: on a single row most of its time goes into calls. Here one call runs all of them.
+A user with a sixth of the events of a micro-batch of 4,096 causes about 600 rounds of one event each. The library's
+matrix product is made for wide matrices: with a single row it spends most of its time on calls. Here one call runs
+all these rounds.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ NARROW = 24
 def advance(buffer, gates, sizes, before, row, users, weight, bias, inner):  # type: ignore[no-untyped-def]
     """Fill the buffer's rows of the rounds `sizes` (r,), the first of which begins at event `row`.
 
-    `before` is the buffer row where the states before that round begin, `inner` scratch of (NARROW, 3 hidden).
+    `before` is the first buffer row of the states before that round, `inner` is scratch of (NARROW, 3 hidden).
     """
     hidden = buffer.shape[1]
     for r in range(sizes.shape[0]):

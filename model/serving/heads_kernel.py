@@ -1,4 +1,4 @@
-"""Kernels behind the GRU: readouts, heads, and how likely each event was."""
+"""Kernels that run after the GRU: readouts, heads, and how likely each event was."""
 
 import math
 
@@ -83,8 +83,8 @@ def take_rows(source, numbers, out):  # type: ignore[no-untyped-def]
 def log_items(readouts, others, asked, item, table, bias, log_item):  # type: ignore[no-untyped-def]
     """Write the log probability of the item of each event in `asked` (n,) to `log_item` (m,).
 
-    `readouts` (n, hidden) are those before the events, `others` (n, references) the references' scores. The
-    item's own term joins the estimate, so its probability can never pass 1.
+    `readouts` (n, hidden) are those before the events, `others` (n, references) the scores of the reference items.
+    The estimate includes the item's own term, so its probability can never exceed 1.
     """
     for row in range(asked.shape[0]):
         event = asked[row]

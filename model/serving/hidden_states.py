@@ -6,10 +6,10 @@ import torch
 
 
 class HiddenStates:
-    """One row of hidden state a slot; a fresh slot is all zeros, the state of a user never seen.
+    """One row of hidden state per slot; a new slot is all zeros, the state of an unknown user.
 
-    On a CPU the rows are pages that the system hands out when they are first written, so a large capacity
-    costs nothing until it is used and `grow` is not needed. On another device all of it is taken at once.
+    On a CPU the system allocates the pages of the rows when they are first written, so a large capacity costs
+    nothing until it is used, and `grow` is not needed. On another device all memory is allocated at once.
     """
 
     def __init__(self, capacity: int, hidden: int, device: torch.device) -> None:
@@ -21,7 +21,7 @@ class HiddenStates:
         return self.states.shape[0]
 
     def grow(self, capacity: int) -> None:
-        """Grow to `capacity` slots and keep the present states; never shrinks."""
+        """Grow to `capacity` slots and keep the current states; never shrinks."""
         if capacity <= self.capacity:
             return
         states = _zeros(capacity, self.states.shape[1], self.states.device)

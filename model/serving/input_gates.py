@@ -1,4 +1,4 @@
-"""The input gates of a micro-batch on a CPU: ready-made rows added up, and a small product for the numbers."""
+"""The input gates of a micro-batch on a CPU: a sum of stored rows, and a small product for the numeric inputs."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +8,13 @@ from model.data.features import GAP_BUCKETS, HOURS, N_EVENT_TYPES, Inputs
 from model.kernels.jit import jit
 from model.serving.embedding_products import EmbeddingProducts, place
 
-#: Memory for the rows of items and of categories: at hidden 128 those of 65,000 and 21,000.
+#: Memory for the rows of items and of categories: enough for 65,000 and 21,000 of width 128.
 ITEM_BYTES = 96 << 20
 CATEGORY_BYTES = 32 << 20
 
 
 class InputGates:
-    """What `Step.advance` computes with one wide product."""
+    """Computes what `Step.advance` computes with one wide product."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class InputGates:
         self.categories = EmbeddingProducts(
             step.category.detach(), parts[1], known_categories, category_bytes
         )
-        # One table for the three small ones; each event has exactly one type, so the bias goes with it.
+        # One table for the three small inputs; each event has exactly one type, so its rows include the bias.
         small = [torch.mm(table.detach(), part) for table, part in zip(tables[2:], parts[2:5], strict=True)]
         small[0] = small[0] + step.input_bias.detach()
         self._small = torch.cat(small).numpy()  # (N_EVENT_TYPES + GAP_BUCKETS + HOURS, 3 hidden)
@@ -91,7 +91,7 @@ def _add(what, row):  # type: ignore[no-untyped-def]
 
 @jit
 def _add_four(values, weight, first, row):  # type: ignore[no-untyped-def]
-    """Add four numbers times their weights: one pass over the row for four of them."""
+    """Add four numbers times their weights in one pass over the row."""
     a, b, c, d = values[first], values[first + 1], values[first + 2], values[first + 3]
     of_a, of_b, of_c, of_d = weight[first], weight[first + 1], weight[first + 2], weight[first + 3]
     for column in range(row.shape[0]):

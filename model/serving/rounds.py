@@ -1,11 +1,11 @@
 """The order in which a micro-batch goes through the GRU.
 
-Round r holds the r-th event of every user that has more than r events, users with most events first, so that
-each round works on a contiguous prefix of the users. Rows of the buffer of states:
+Round r contains the r-th event of every user that has more than r events. Users with the most events come first, so
+each round works on a contiguous prefix of the users. The buffer of states has these rows:
 
     [ state of every user before the batch | states after round 0 | states after round 1 | ... ]
 
-The state before an event of round r is the row at the same place of the block in front.
+The state before an event of round r is the row at the same position of the preceding block.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Arrangement(NamedTuple):
 
     users: npt.NDArray[np.int64]  # (u,) slots, most events first
     order: npt.NDArray[np.int64]  # (m,) event numbers in the order of the rounds
-    sizes: list[int]  # events of each round, falling
+    sizes: list[int]  # events of each round, descending
     before: npt.NDArray[np.int64]  # (m,) buffer row of the state before each event
     after: npt.NDArray[np.int64]  # (m,) buffer row of the state after each event
     last: npt.NDArray[np.int64]  # (u,) buffer row of each user's final state
@@ -41,7 +41,7 @@ def _arrange(slots):  # type: ignore[no-untyped-def]
     most = 0
     for number in range(u):
         most = max(most, counts[number])
-    # sizes[r]: users with more than r events, which is also the place of the first user with r events.
+    # sizes[r]: users with more than r events, which is also the position of the first user with r events.
     sizes = np.zeros(most + 1, np.int64)
     for number in range(u):
         sizes[counts[number] - 1] += 1
@@ -62,7 +62,7 @@ def _arrange(slots):  # type: ignore[no-untyped-def]
         place[number] = at
         users[at] = first[number]
         last[at] = start[count] + at
-        counts[number] = 0  # from here on: events met so far
+        counts[number] = 0  # from here on it counts the events met so far
     order = np.empty(m, np.int64)
     before = np.empty(m, np.int64)
     after = np.empty(m, np.int64)
@@ -78,7 +78,7 @@ def _arrange(slots):  # type: ignore[no-untyped-def]
 
 @jit
 def _numbered(slots):  # type: ignore[no-untyped-def]
-    """Number the different slots by first occurrence: each event's number, events and slot of each number."""
+    """Number the slots by first occurrence: each event's number, and each number's count of events and slot."""
     m = slots.shape[0]
     bits = 4
     while (1 << bits) < 2 * m:

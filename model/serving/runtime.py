@@ -1,6 +1,6 @@
 """The interface for the stream processor: load a model folder, process micro-batches, rank, calibrate.
 
-A runtime and its hidden states belong to one thread at a time; the heavy parts release the GIL.
+Only one thread may use a runtime and its hidden states at a time; the heavy parts release the GIL.
 """
 
 import copy
@@ -47,10 +47,10 @@ class Runtime:
     ) -> None:
         self.content = content
         self.label = label  #: "name@version", named in every output
-        self.created_ms = 0  #: Unix ms of its export, 0 where that is not known
+        self.created_ms = 0  #: Unix ms of its export, 0 if that is not known
         self.device = device
         self.exact = exact  #: rank all items instead of the candidates
-        #: Width of a row of `HiddenStates`: the hidden state, and the last item's number (`model.network.step`).
+        #: Width of a row of `HiddenStates`: the hidden state and the number of the last item (`model.network.step`).
         self.hidden = content.settings.shape.hidden + 1
         self.horizon_ms = content.settings.horizon_ms
         self.item_ids = content.vocabulary.items.ids
@@ -73,11 +73,11 @@ class Runtime:
         model_key: Path | None = None,
         wanted: folders.Wanted = folders.ANY,
     ) -> "Runtime":
-        """Return the model of a folder on a device: "auto" (CUDA where there is one), "cpu", "cuda" ...
+        """Return the model of a folder on a device: "auto" (CUDA if there is one), "cpu", "cuda" ...
 
-        Every checksum is verified, and with a file of public keys the signature too. Raises ModelError for a
+        Every checksum is verified, and the signature too if a file of public keys is given. Raises ModelError for a
         missing, damaged, unsigned, foreign or unwanted folder, for one whose parts do not fit each other, and for a
-        device that this machine lacks.
+        device that this machine does not have.
         """
         manifest, content = folders.read(folder, model_key, wanted)
         place = choose_device(device)
@@ -89,7 +89,7 @@ class Runtime:
             raise ModelError(f"The model at {folder} cannot be used: {error}; train it again.") from error
         except ModelError as error:
             raise ModelError(f"The model at {folder} cannot be used: {error}.") from error
-        except Exception as error:  # whatever torch says of bytes that are no script of its own
+        except Exception as error:  # torch raises various errors for bytes that are not TorchScript
             raise ModelError(
                 f"torch {torch.__version__} cannot read step.ts of the model at {folder}: train it again."
             ) from error
@@ -118,24 +118,24 @@ class Runtime:
     def hidden_states(self, capacity: int) -> HiddenStates:
         """Return hidden states for `capacity` users, all zero, on the device.
 
-        On a CPU memory is taken only as slots are used, so ask at once for as many as there may ever be.
+        On a CPU memory is allocated only as slots are used, so ask at once for as many as you may ever need.
         """
         return HiddenStates(capacity, self.hidden, self.device)
 
     def warm_up(self) -> None:
-        """Run micro-batches of typical shapes, so that nothing is compiled when real events come."""
+        """Run micro-batches of typical shapes, so that nothing is compiled while real events wait."""
         hidden = self.hidden_states(64)
         for m in (1, 2, 64, 64, 64):
             self.step(hidden, self._blank(m))
             self.rebuild(hidden, self._blank(m))
 
     def probe(self) -> None:
-        """Run a small step on states of its own. Raises ModelError if the answers contain NaN or infinity."""
+        """Run a small step on separate hidden states. Raises ModelError if the answers contain NaN or infinity."""
         if not finite(self.step(self.hidden_states(1), self._blank(2))).all():
             raise ModelError(NOT_FINITE)
 
     def give_memory_back(self) -> None:
-        """Release the memory that the device's allocator keeps in reserve, after the device ran out of memory."""
+        """Release the memory that the device's allocator holds in reserve, after the device ran out of it."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -167,7 +167,7 @@ class Runtime:
 
     @torch.inference_mode()
     def rebuild(self, hidden: HiddenStates, batch: StepBatch) -> None:
-        """Advance the hidden states only: to rebuild hidden states from the last events after a change of model."""
+        """Advance the hidden states only, to rebuild them from the last events after a change of model."""
         if len(batch):
             self._backend.advance(hidden.states, arrange(batch.slots), self._inputs(batch))
 
@@ -208,7 +208,7 @@ class Runtime:
 def finite(result: StepResult) -> npt.NDArray[np.bool_]:
     """Return for each of m events whether all its answers are finite, (m,).
 
-    A hidden state that is not finite shows here: every head reads all of it.
+    A hidden state that is not finite makes its answers not finite, since every head reads all of it.
     """
     numbers = np.column_stack(
         (result.next_event, result.raw_purchase, result.purchase, result.p_value, result.scores)
@@ -217,9 +217,9 @@ def finite(result: StepResult) -> npt.NDArray[np.bool_]:
 
 
 def label_of(folder: Path) -> str:
-    """Return "name@version" of a model folder, as its manifest says; nothing else is read.
+    """Return "name@version" of a model folder, from its manifest; no other file is read.
 
-    Raises ModelError for a folder without a manifest that can be read.
+    Raises ModelError if the folder has no readable manifest.
     """
     try:
         manifest = msgspec.json.decode(files.read_file(folder, folders.MANIFEST), type=folders.Manifest)
@@ -229,7 +229,7 @@ def label_of(folder: Path) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA where there is one. Raises ModelError if it is absent."""
+    """Return the device of a name; "auto" is CUDA if there is one. Raises ModelError if it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

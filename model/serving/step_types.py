@@ -1,4 +1,4 @@
-"""What goes into a step of the stream processor, and what comes out: columns of one micro-batch."""
+"""The inputs and outputs of a model step: columns of one micro-batch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -23,12 +23,12 @@ class StepBatch:
     event_type: npt.NDArray[np.int8]  # (m,) 0 click, 1 browse, 2 purchase
     item: npt.NDArray[np.int32]  # (m,) from `Runtime.item_index`, or `Runtime.none_item`
     category: npt.NDArray[np.int32]  # (m,) from `Runtime.category_index`, or `Runtime.none_category`
-    gap_s: npt.NDArray[np.float32]  # (m,) seconds since the user's event before, -1 for the first
+    gap_s: npt.NDArray[np.float32]  # (m,) seconds since the user's previous event, -1 for the first
     ts: npt.NDArray[np.int64]  # (m,) Unix ms
-    price: npt.NDArray[np.float32]  # (m,) NaN where unknown
+    price: npt.NDArray[np.float32]  # (m,) NaN if unknown
     quantity: npt.NDArray[np.int32]  # (m,)
     windows: npt.NDArray[np.float32]  # (m, len(WINDOW_FEATURES)), this event included
-    recent: npt.NDArray[np.int32]  # (m, R) the user's last distinct items, this event's first, none-padded
+    recent: npt.NDArray[np.int32]  # (m, R) the user's last distinct items, this event's first, padded with "none"
     first: npt.NDArray[np.bool_]  # (m,) the user has no earlier event
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class StepResult:
 
     next_event: npt.NDArray[np.float32]  # (m, 3) probability of each type of the next event
     purchase: npt.NDArray[np.float32]  # (m,) probability of a purchase within the horizon
-    items: npt.NDArray[np.int32]  # (m, k) numbers below len(item_ids), best first; -1 where there are fewer
+    items: npt.NDArray[np.int32]  # (m, k) numbers below len(item_ids), best first; -1 if there are fewer
     scores: npt.NDArray[np.float32]  # (m, k) share of the item among the candidates, 0..1
     p_value: npt.NDArray[np.float32]  # (m,) chance of an event as surprising as this one; 1 for a first event
     surprise: npt.NDArray[np.float32]  # (m,) -log p(type) - log p(item) in nats; 0 for a first event
@@ -50,13 +50,13 @@ class StepResult:
 
 
 class StepInputs(NamedTuple):
-    """One micro-batch as a backend takes it: its order, its encoded columns, and how to rank."""
+    """One micro-batch in the form that a backend needs: its order, its encoded columns, and how to rank."""
 
     plan: Arrangement
     inputs: Inputs
     batch: StepBatch
-    boost: float  # how much the network's score counts in the ranking, from the calibration
-    k: int  # items of each list
+    boost: float  # weight of the followers' strength in the item score, from the calibration
+    k: int  # items per list
     exact: bool  # rank all items
 
 
@@ -78,7 +78,7 @@ class RawAnswers(NamedTuple):
     log_type: npt.NDArray[np.float32]  # (m,) log probability of each event's type under the state before it
     log_item: npt.NDArray[
         np.float32
-    ]  # (m,) and of its item; 0 where unknown or absent. Unused for first events
+    ]  # (m,) log probability of its item; 0 if unknown or absent. Unused for first events
     items: npt.NDArray[np.int32]  # (m, k)
     scores: npt.NDArray[np.float32]  # (m, k)
 

@@ -1,4 +1,4 @@
-"""A trained model to a model folder."""
+"""Writes a trained model to a model folder."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from model.artifact import signing
 from model.artifact.errors import ModelError
 from model.training.train import Trained
 
-#: Bytes that `check_target` writes: a disk that is full takes an empty file.
+#: Bytes that `check_target` writes, since a full disk still accepts an empty file.
 _TRIED_BYTES = 64 * 1024
 
 
@@ -18,19 +18,19 @@ class NotWritten(ModelError):  # noqa: N818 - reads as what happened
 
 
 def export(trained: Trained, folder: Path, name: str = "foreclick", sign_key: Path | None = None) -> str:
-    """Write a model folder, signed where there is a key, and return its label "name@version".
+    """Write a model folder, signed if there is a key, and return its label "name@version".
 
-    All or nothing: a model that stands there already is replaced at the end. Raises ModelError where the
-    path holds something else.
+    The folder is written completely or not at all: a model that is already there is replaced at the end. Raises
+    ModelError if the path holds something else.
     """
     manifest = folders.write(trained.content, _real(folder), name, sign_key)
     return f"{manifest.name}@{manifest.version}"
 
 
 def check_target(folder: Path, sign_key: Path | None = None) -> None:
-    """Raise ModelError where `export` could not write a model to `folder`: before hours of work, not after them.
+    """Raise ModelError if `export` could not write a model to `folder`, before hours of training are spent.
 
-    Something is really written, beside the folder or where it will be made, and removed again.
+    It writes a file beside the folder, or where the folder will be created, and removes it again.
     """
     if sign_key is not None:
         signing.private_key(sign_key)
@@ -54,7 +54,7 @@ def check_target(folder: Path, sign_key: Path | None = None) -> None:
 
 
 def export_or_keep(trained: Trained, folder: Path, name: str, sign_key: Path | None = None) -> str:
-    """As `export`; a model that cannot be written there is kept in a temporary folder, which NotWritten names."""
+    """Like `export`, but a model that cannot be written there is kept in a temporary folder, named by NotWritten."""
     try:
         return export(trained, folder, name, sign_key)
     except (OSError, ModelError) as error:

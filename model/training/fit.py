@@ -1,4 +1,4 @@
-"""One training run: a table of interactions in, a network and its tables out, not calibrated yet."""
+"""One training run: makes a network and its tables, not calibrated yet, from a table of interactions."""
 
 import copy
 import math
@@ -45,13 +45,13 @@ class Trained:
     content: Content
     network: Network
     history: list[TrainingProgress]  # one entry per epoch
-    stopped: bool = False  # somebody asked to stop, and this is the best so far
+    stopped: bool = False  # training was asked to stop, and this is the best model so far
 
 
 OnProgress = Callable[[TrainingProgress], None]
-#: Asked after each batch: whether to stop, and keep the best epoch so far.
+#: Called after each batch; returns True to stop and keep the best epoch so far.
 Stop = Callable[[], bool]
-_VALIDATED = 20_000  # the latest events that choose the epoch
+_VALIDATED = 20_000  # so many of the latest events choose the epoch
 
 
 class Stopped(Exception):  # noqa: N818 - reads as what happened
@@ -69,9 +69,9 @@ def fit(
     report: OnProgress,
     stop: Stop,
 ) -> Trained:
-    """Train on `known`; where `whole` is given, its events from `cut` on choose the epoch.
+    """Train on `known`; if `whole` is given, its events from `cut` on choose the epoch.
 
-    Raises TrainingError where the loss is not a number, Stopped where `stop` says so during the first epoch.
+    Raises TrainingError if the loss is NaN or infinite, Stopped if `stop` returns True during the first epoch.
     """
     torch.manual_seed(settings.seed)
     random = np.random.default_rng(settings.seed)
@@ -155,7 +155,7 @@ def fit(
 
 
 def best_epoch(history: list[TrainingProgress]) -> int:
-    """Return the epoch with the best validation, the first of equal ones."""
+    """Return the epoch with the best validation figure, the first of equal ones."""
     return max(history, key=lambda entry: entry.mrr or 0.0).epoch
 
 
@@ -178,7 +178,7 @@ def _examples(data: Interactions, names: Vocabulary, encoder: FeatureEncoder, ho
 def _associates(network: Network) -> np.ndarray:
     """Return the items (known items, FOLLOWERS) that rank first after a click on each item by a new user.
 
-    Looked for among the 20,000 most popular items, which bounds the work at large catalogues.
+    Only the 20,000 most popular items are considered, which bounds the work for large catalogues.
     """
     shape = network.shape
     among = min(shape.known_items, 20_000)
@@ -198,9 +198,9 @@ def _associates(network: Network) -> np.ndarray:
 def _validate(
     network: Network, data: Examples, later: Tensor, table: Interactions, settings: TrainSettings
 ) -> float:
-    """Return MRR@20 of the next known item over all items, on events whose time is in the validation part.
+    """Return MRR@20 of the next known item over all items, on events in the validation part.
 
-    Without any such event the negative loss of the next type stands in.
+    Without any such event, return the negative loss of the next type instead.
     """
     network.eval()
     later = later.clone()

@@ -1,4 +1,4 @@
-"""Fits the calibration after the network: probabilities, p-values, and the weight of followers in scores."""
+"""Fits the calibration of a trained network: probabilities, p-values, and the weight of followers in scores."""
 
 import msgspec
 import numpy as np
@@ -32,7 +32,7 @@ _REFERENCES = 256  # half of them the most popular items, half drawn from the re
 def references(known: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the reference items of the normaliser and the log of how many items each stands for.
 
-    The most popular items (the first numbers) stand for themselves; the others are drawn evenly, without
+    The most popular items (the first numbers) stand for themselves; the others are drawn uniformly, without
     repetition, so each stands for an equal part of the rest.
     """
     head = min(known, _REFERENCES // 2)
@@ -60,7 +60,7 @@ def runtime(content: Content, network: Network, exact: bool = False) -> Runtime:
 
 
 def calibrate(content: Content, network: Network, data: Interactions, cut: int) -> Calibration:
-    """Return curves fitted on the events from time `cut` on, each seen with its user's whole history."""
+    """Return curves fitted on the events from time `cut` on, each after its user's whole history."""
     step = torchscript.compile_step(_step(content, network))
     item, _ = content.vocabulary.columns(data)
     known = content.settings.shape.known_items
@@ -72,7 +72,7 @@ def calibrate(content: Content, network: Network, data: Interactions, cut: int) 
     for rows, result in playback.play(trial, data, later, 1):
         raw[rows], surprise[rows] = result.raw_purchase, result.surprise
     labelled = later & (wanted.bought >= 0)
-    if (wanted.bought[labelled] == 1).sum() < 5:  # too few later purchases: the rate of all data has to do
+    if (wanted.bought[labelled] == 1).sum() < 5:  # too few later purchases: take the rate of all data
         labelled = wanted.bought >= 0
     judged = later & (data.gap_s >= 0)
     fitted = Calibration(

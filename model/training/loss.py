@@ -1,4 +1,4 @@
-"""What training minimises: the three heads' losses on a batch of sequences."""
+"""The function that training minimises: the losses of the three heads on a batch of sequences."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Examples:
     bought: Tensor
 
     def teaches(self) -> Tensor:
-        """Return whether there is something to learn from each event, (n,)."""
+        """Return whether each event has a target, (n,)."""
         return (self.event_type >= 0) | (self.item >= 0) | (self.bought >= 0)
 
     def to(self, device: torch.device) -> "Examples":
@@ -45,7 +45,7 @@ class Loss:
         device = network.item_bias.device
         self.unknown = torch.from_numpy(names.items.lookup_buckets()).to(device)
         share = (torch.from_numpy(counts).double() + 1.0) ** 0.75
-        self.share = (share / share.sum()).float().to(device)  # of every item among the negatives
+        self.share = (share / share.sum()).float().to(device)  # share of each item among the negatives
 
     def __call__(self, data: Examples, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar with its gradient."""
@@ -70,12 +70,12 @@ class Loss:
         return loss
 
     def _item_loss(self, states: Tensor, target: Tensor) -> Tensor:
-        """Return the loss over a fixed number: each case weighs the same, in batches of short sessions too."""
+        """Return the summed loss divided by a constant, so each case weighs the same in batches of any size."""
         if self.known <= self.settings.full_softmax_items:
             scores = self.network.item_scores(states)
             return functional.cross_entropy(scores, target, reduction="sum") / self.settings.batch_events
         # Sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019): negatives are
-        # shared by the batch, and each score gives up the logarithm of how often its item is drawn.
+        # shared by the batch, and the logarithm of how often its item is drawn is subtracted from each score.
         table, bias = self.network.item.weight, self.network.item_bias
         drawn = torch.multinomial(self.share, self.settings.negatives, replacement=True)
         expected = torch.log(self.share * self.settings.negatives)

@@ -8,11 +8,11 @@ import torch
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch on so many threads within the block.
+    """Let torch use this many threads within the block.
 
-    One is the rule: the same data then give the same model on every machine, and no threads spin for each other.
-    Two were five times slower than one on two cores that others used as well. More pay with a large catalogue and
-    cores that nobody else uses.
+    One is the default: then the same data give the same model on every machine, and no threads spin while they wait
+    for each other. On two cores with other load, two threads were five times slower than one. More threads help with
+    a large catalogue and idle cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

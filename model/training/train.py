@@ -1,4 +1,4 @@
-"""Training: a table of interactions in, a model ready to export out. The same data, settings and number of
+"""Training: makes a model that is ready to export from a table of interactions. The same data, settings and number of
 threads give the same model.
 """
 
@@ -22,10 +22,10 @@ __all__ = ["OnProgress", "Stopped", "Trained", "TrainingProgress", "fingerprint"
 
 
 def split_time(data: Interactions, valid_share: float) -> int:
-    """Return the time (ms) from which on events belong to the validation part.
+    """Return the time (ms) at which the validation part begins.
 
-    Events of one time are never divided. Where more than the learning part have the very first time, all others
-    are validation.
+    Events with the same time are never divided. If the earliest time has more events than the learning part
+    should have, all later events are for validation.
     """
     ts = np.sort(data.ts)
     cut = int(ts[min(len(ts) - 1, int(len(ts) * (1.0 - valid_share)))])
@@ -47,11 +47,11 @@ def train(
     """Train, stop early, calibrate and validate on the latest `valid_share` of the events.
 
     With `refit` a second training on all data follows, for as many epochs as the first needed; calibration and
-    validation table stay those of the first model, whose validation data the second has seen. Where `stop` says
-    so, the best model so far is returned: that of the first training. `skipped` and `late` are what the reader of
-    the data counted, for the model's folder.
+    validation table stay those of the first model, whose validation data the second has seen. If `stop`
+    returns True, the result is the best model of the first training. `skipped` and `late` are what the reader of
+    the data counted; they are stored in the model folder.
 
-    Raises TrainingError for a table that nothing can be learned from, Stopped before the first epoch is complete.
+    Raises TrainingError for a table from which nothing can be learned, Stopped before the first epoch is complete.
     """
     cut = split_time(data, settings.valid_share) if len(data) else 0
     early = data.take(data.ts < cut)
@@ -94,7 +94,7 @@ def _refit(
     report: OnProgress,
     stop: Stop,
 ) -> Trained | None:
-    """Train on all data; None where that was stopped, since fewer epochs are not what validation chose."""
+    """Train on all data; None if that was stopped, since validation did not choose fewer epochs."""
     try:
         found = fit(data, None, cut, settings, epochs, device=place, report=report, stop=stop)
     except Stopped:
@@ -103,9 +103,9 @@ def _refit(
 
 
 def _check(data: Interactions, early: Interactions, settings: TrainSettings) -> None:
-    """Refuse a table that nothing can be learned from, or so little that a model would be worthless."""
+    """Refuse a table from which nothing can be learned, or so little that a model would be worthless."""
     users = len(np.unique(early.user))
-    learnable = len(early) - users  # each user's last event is followed by none
+    learnable = len(early) - users  # each user's last event has no next event
     if len(data) < 2:
         raise TrainingError(f"{len(data)} events are too few to train on: record more traffic first.")
     if not len(early):
@@ -129,7 +129,7 @@ def _check(data: Interactions, early: Interactions, settings: TrainSettings) -> 
 
 @contextmanager
 def _memory(settings: TrainSettings) -> Iterator[None]:
-    """Words for a machine or a device that has not enough memory."""
+    """Raise TrainingError, with advice, if the machine or the device runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
