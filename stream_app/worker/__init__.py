@@ -1,6 +1,5 @@
 """The loop around the processor: partitions, turns, checkpoints, recovery. Faust and aiokafka live here.
 
-`pipeline` is the loop. `ownership` says what happens when partitions are assigned and revoked, `checkpoints` how
-progress becomes durable, `watches` what is looked at now and then. May import everything but `agents`, `commands` and
-`lab`.
+`pipeline` is the loop. `ownership` handles partitions that are assigned and revoked, `checkpoints` makes progress
+durable, `watches` holds the periodic checks. May import everything except `agents`, `commands` and `lab`.
 """
