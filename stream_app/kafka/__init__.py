@@ -1,5 +1,5 @@
 """Kafka without Faust: topics and their checks, security, record batches.
 
-May import `contract`, `settings` and `ops`. Knows nothing of events' meaning, of state, or of Faust: what a running
-worker does with its clients is in `worker.transport` and `worker.transactions`.
+May import `contract`, `settings` and `ops`. Knows nothing of Faust, of state, or of what events mean: the clients of
+a running worker are in `worker.transport` and `worker.transactions`.
 """
