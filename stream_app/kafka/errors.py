@@ -1,4 +1,4 @@
-"""What can be wrong between Foreclick and a Kafka cluster."""
+"""Errors between Foreclick and a Kafka cluster."""
 
 from aiokafka.errors import KafkaConnectionError
 
@@ -6,23 +6,23 @@ from stream_app.errors import ForeclickError
 
 
 class BrokerUnreachable(ForeclickError):  # noqa: N818 - reads as what happened
-    """No broker of the list answered within the wait."""
+    """No broker of the list answered in time."""
 
 
 class TopicError(ForeclickError):
-    """A topic is missing, or is not shaped as the worker needs it."""
+    """A topic is missing, or its partitions or configuration do not fit."""
 
 
 class SecurityError(ForeclickError):
-    """A connection cannot be made safe, or a broker refuses us; the text says which setting to look at."""
+    """TLS or login failed; the text names the setting to check."""
 
 
 class RightsError(ForeclickError):
-    """The broker knows us but does not allow what we need."""
+    """The login succeeded, but the broker does not allow what we need."""
 
 
 class TokenError(KafkaConnectionError):
-    """No token could be had.
+    """No OAuth token could be obtained.
 
-    To the Kafka client this is a connection that failed: it tries again, as for a broker that is away.
+    The Kafka client treats this as a failed connection: it tries again, as if the broker were down.
     """

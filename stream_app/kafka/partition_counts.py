@@ -1,4 +1,4 @@
-"""What a Kafka cluster holds."""
+"""The partitions of a cluster's topics, compared with those of a recording."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from stream_app.kafka.waiting import waiting_for
 async def partition_counts(
     brokers: Sequence[str], security: Mapping[str, Any], topics: Iterable[str], operation: Operation
 ) -> dict[str, int]:
-    """How many partitions each topic has that we see.
+    """The number of partitions of each topic that we may see.
 
-    Raises `RightsError` where we may not do the operation with one of `topics`, `BrokerUnreachable` where no broker
-    answers, `SecurityError` where none takes us.
+    Raises `RightsError` if we may not do the operation on one of `topics`, `BrokerUnreachable` if no broker answers,
+    `SecurityError` if the connection or the login is refused.
     """
     client = AIOKafkaAdminClient(bootstrap_servers=list(brokers), **security)
     try:
@@ -27,7 +27,7 @@ async def partition_counts(
             await client.start()
         options = {"bootstrap_servers": list(brokers), **security}
         await require_rights(options, "this client", dict.fromkeys(topics, (operation,)))
-        # All topics are asked for: asking by name would make a missing one where the broker does that.
+        # Ask for all topics: to ask for a name would create the topic on a broker that creates topics automatically.
         return {each["topic"]: len(each["partitions"]) for each in await client.describe_topics()}
     except (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError) as error:
         raise await explain(brokers, security) from error
@@ -43,7 +43,7 @@ def require_all(counts: Mapping[str, int], topics: Sequence[str]) -> None:
 
 
 def require(counts: Mapping[str, int], topic: str, partitions: int = 1) -> int:
-    """How many partitions the topic has; raises `TopicError` where it is missing or has less than needed."""
+    """The number of partitions of the topic. Raises `TopicError` if it is missing or has too few."""
     have = counts.get(topic)
     if have is None:
         raise TopicError(missing([topic]))
@@ -58,13 +58,13 @@ def require(counts: Mapping[str, int], topic: str, partitions: int = 1) -> int:
 def require_alike(
     counts: Mapping[str, int], prefix: str, recorded: Mapping[str, int], repartition: bool
 ) -> None:
-    """Raises `TopicError` where a topic is missing, or has another number of partitions than was recorded."""
+    """Raises `TopicError` if a topic is missing, or has another number of partitions than the recording."""
     require_all(counts, [prefix + topic for topic in recorded])
     for topic, partitions in recorded.items():
         have = counts[prefix + topic]
         if have != partitions and not repartition:
             raise TopicError(
-                f"topic {prefix + topic} has {have} partitions but the recording has {partitions}, so keys would lie "
-                "elsewhere than a producer puts them: give --repartition to place the records by their keys, or use "
-                "another FORECLICK_TOPIC_PREFIX"
+                f"topic {prefix + topic} has {have} partitions but the recording has {partitions}, so keys would be "
+                "in other partitions than a producer chooses: give --repartition to place the records by their keys, "
+                "or use another FORECLICK_TOPIC_PREFIX"
             )

@@ -1,4 +1,4 @@
-"""Which topics there are, known by their ids: a topic that was deleted and made again has another one."""
+"""The topics of a worker and their ids: a topic that was deleted and created again has another id."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -16,12 +16,12 @@ _OK, _UNKNOWN_TOPIC, _LEADER_NOT_AVAILABLE = 0, 3, 5
 class Topic(NamedTuple):
     """What identifies a topic."""
 
-    id: bytes  #: 16 bytes, a new one each time that a topic of this name is made
+    id: bytes  #: 16 bytes, different each time that a topic of this name is created
     partitions: int
 
 
 async def look(settings: Settings, *, wait_s: float = 10.0) -> dict[str, Topic | None]:
-    """The topics of a worker as they are now; empty where the broker is older than Kafka 2.8, which has no ids.
+    """The current topics of a worker; empty if the broker is older than Kafka 2.8 and so has no topic ids.
 
     Raises BrokerUnreachable after `wait_s`.
     """
@@ -33,14 +33,14 @@ async def look(settings: Settings, *, wait_s: float = 10.0) -> dict[str, Topic |
 
 
 def input_ids(settings: Settings, found: Mapping[str, Topic | None]) -> list[bytes]:
-    """The ids of the input topics, in their order; empty where one is not known."""
+    """The ids of the input topics, in their order; empty if any of them is unknown."""
     topics = [found.get(name) for name in settings.inputs]
     ids = [topic.id for topic in topics if topic is not None and any(topic.id)]
     return ids if len(ids) == len(topics) else []
 
 
 async def describe(client: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Topic | None]:
-    """The topics of these names, None where there is none; those that the broker does not tell about are left out."""
+    """The topics of these names, None for a missing one. Topics about which the broker says nothing are left out."""
     answer = await client._send_request(TopicIds(names))
     found: dict[str, Topic | None] = {}
     for code, name, topic_id, _, partitions, *_ in answer.topics:

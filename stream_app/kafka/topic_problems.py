@@ -1,11 +1,11 @@
-"""What is wrong with topics, in words: as few sentences as possible, and the commands that fix it."""
+"""Problems with topics as text: as few sentences as possible, and the commands that fix them."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """What is wrong with a topic; a worker cannot run with a `fatal` one, the others are advice."""
+    """A problem with a topic. A `fatal` one keeps a worker from running; the others are advice."""
 
     topic: str
     text: str
@@ -15,20 +15,20 @@ class Problem(NamedTuple):
 
 
 def missing(names: Sequence[str]) -> str:
-    """One sentence about topics that are not there."""
+    """One sentence about missing topics."""
     said = f"topic {names[0]} is" if len(names) == 1 else f"topics {', '.join(names)} are"
     return f"{said} missing: run `foreclick topics --create`"
 
 
 def merged(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems for people: one for all topics that are missing, in the place of the first of them."""
+    """The problems to show: all missing topics become one problem, at the position of the first of them."""
     absent = [each.topic for each in problems if each.missing]
     kept = [each for each in problems if not each.missing or each.topic == absent[0]]
     return [each._replace(text=missing(absent)) if each.missing else each for each in kept]
 
 
 def commands(brokers: Sequence[str], problems: Sequence[Problem]) -> Iterator[str]:
-    """The commands of Kafka that set what the advice asks for, one for each configuration."""
+    """Kafka's commands that follow the advice, one per configuration."""
     topics: dict[str, list[str]] = {}
     for each in problems:
         if each.config and not each.fatal:

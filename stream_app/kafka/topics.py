@@ -1,4 +1,4 @@
-"""The topics of a worker: what they must look like, how missing ones are made and existing ones checked."""
+"""The topics of a worker: their configuration; creates missing topics and checks existing ones."""
 
 import asyncio
 import time
@@ -27,17 +27,18 @@ from stream_app.settings import DAY_MS, Settings
 
 #: Kafka's default for the largest record batch of a topic, in bytes.
 MESSAGE_BYTES = 1_048_588
-#: Largest batch of state that a worker sends: `BATCH_BYTES` of `transport.room`, which takes long to import.
+#: Largest batch of state that a worker sends: `BATCH_BYTES` of `record_batches.size_limits`, which is slow to import.
 BATCH_BYTES = 512 * 1024
-#: Least that an output topic must take: a dead letter's own headers, or a prediction without items, with some room.
+#: The least batch size that an output topic must accept: enough for a dead letter's own headers, or for a prediction
+#: without items.
 OUTPUT_BYTES = 16 * 1024
-#: Room for the headers that a dead letter carries beside the record it keeps.
+#: Room for the headers that a dead letter adds to its record.
 DEAD_LETTER_ROOM = 64 * 1024
 
 _APPEND_TIME = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}
 _CHANGELOG = {
     "cleanup.policy": "compact",
-    # Small segments, cleaned early: what recovery reads stays near the number of users.
+    # Small segments, compacted early: so recovery reads few more records than there are users.
     "segment.bytes": str(64 * 1024 * 1024),
     "segment.ms": str(3_600_000),
     "min.cleanable.dirty.ratio": "0.2",
@@ -48,7 +49,7 @@ _CHANGELOG = {
 
 
 class TopicSpec(NamedTuple):
-    """A topic as we make it."""
+    """A topic as we create it."""
 
     name: str
     configs: Mapping[str, str]
@@ -57,52 +58,52 @@ class TopicSpec(NamedTuple):
 class _Found(NamedTuple):
     partitions: int
     configs: Mapping[str, str]
-    unreadable: str  # why the configs could not be read, empty where they were
+    unreadable: str  # why the configs could not be read, empty if they could
 
 
 def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     """All topics of a worker: the inputs, the outputs, then the changelog."""
     return (
         *(TopicSpec(name, _APPEND_TIME) for name in settings.inputs),
-        # The broker's time in the outputs lets anyone measure the latency from the records alone.
+        # With the broker's time in the outputs, anyone can measure the latency from the records alone.
         *(TopicSpec(name, _APPEND_TIME) for name in settings.outputs),
         TopicSpec(settings.changelog, _CHANGELOG),
     )
 
 
 async def ensure_topics(settings: Settings, *, wait_s: float = 10.0) -> tuple[str, ...]:
-    """Make the topics that are missing and wait until they have leaders; returns the names of those made.
+    """Creates the missing topics and waits until they have leaders; returns the names of the created ones.
 
-    They get as many partitions as those that exist already, `settings.partitions` where none does. Raises
-    BrokerUnreachable after `wait_s`, TopicError where a topic cannot be made or an existing one does not fit.
+    They get as many partitions as the existing topics have, or `settings.partitions` if none exists. Raises
+    BrokerUnreachable after `wait_s`, TopicError if a topic cannot be created or an existing one does not fit.
     """
     specs = topic_specs(settings)
     async with admin_client(settings, wait_s) as admin:
         found = await _describe(admin, specs)
         _refuse(_problems(settings, found), found)
         made = await _create(admin, _missing(settings, found), wait_s)
-        # Somebody may have made some at the same moment, with other partitions than ours.
+        # Somebody else may have created some of them at the same moment, with another number of partitions.
         found = await _describe(admin, specs)
         _refuse(_problems(settings, found), found)
     return made
 
 
 async def check_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Problem]:
-    """What is wrong with the topics, empty where they are as the worker needs them.
+    """The problems with the topics; empty if they are as the worker needs them.
 
-    Raises BrokerUnreachable where no broker answers within `wait_s`. Makes no topic, not even on a broker
-    that makes each one that is asked for.
+    Raises BrokerUnreachable if no broker answers within `wait_s`. Creates no topics, not even on a broker that
+    creates topics automatically.
     """
     async with admin_client(settings, wait_s) as admin:
         return _problems(settings, await _describe(admin, topic_specs(settings)))
 
 
 async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Problem]:
-    """Raise TopicError with all that keeps a worker from running; returns the rest, which is advice.
+    """Raises TopicError with all problems that keep a worker from running; returns the others, which are advice.
 
-    Raises RightsError where we may not use them as a worker does.
+    Raises RightsError if we lack rights that a worker needs on the topics.
     """
-    async with admin_client(settings, wait_s):  # so that the question of rights meets a broker that answers
+    async with admin_client(settings, wait_s):  # until a broker answers
         options = kafka_options(settings)
         await require_rights(options, identity(settings.kafka), _needs(settings), settings.group)
     problems = await check_topics(settings, wait_s=wait_s)
@@ -111,7 +112,7 @@ async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Pr
 
 
 async def batch_limits(settings: Settings, *, wait_s: float = 10.0) -> dict[str, int]:
-    """Bytes of the largest record batch that each topic takes that a worker writes, as far as the broker says so.
+    """The largest record batch, in bytes, of each topic that a worker writes, if the broker tells it.
 
     Raises BrokerUnreachable after `wait_s`.
     """
@@ -123,12 +124,12 @@ async def batch_limits(settings: Settings, *, wait_s: float = 10.0) -> dict[str,
 
 
 def _limit(configs: Mapping[str, str]) -> int | None:
-    """Bytes of the largest record batch that a topic of these configurations takes; None where they do not say."""
+    """The largest record batch, in bytes, that a topic with these configurations accepts; None if they do not say."""
     sizes = [int(configs[name]) for name in ("max.message.bytes", "segment.bytes") if configs.get(name)]
     if not sizes:
         return None
     most = min(sizes)
-    # A broker that compresses by itself measures again, and what cannot be compressed grows a little.
+    # A broker that compresses batches itself checks the size after that, and incompressible data grows a little.
     return (
         most
         if configs.get("compression.type", "producer") in ("producer", "uncompressed")
@@ -137,16 +138,16 @@ def _limit(configs: Mapping[str, str]) -> int | None:
 
 
 async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
-    """How many partitions each input topic has. Raises BrokerUnreachable after `wait_s`."""
+    """The number of partitions of each input topic. Raises BrokerUnreachable after `wait_s`."""
     async with admin_client(settings, wait_s) as admin:
         (described,) = await admin.describe_topics([settings.inputs[0]])
         return len(described["partitions"])
 
 
 async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
-    """Whether the group has committed a position, so that this is not its first start.
+    """Whether the group has committed offsets, so this is not its first start.
 
-    True where the broker does not say. Raises BrokerUnreachable after `wait_s`.
+    True if the broker does not tell. Raises BrokerUnreachable after `wait_s`.
     """
     async with admin_client(settings, wait_s) as admin:
         try:
@@ -157,7 +158,7 @@ async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
 
 
 def _needs(settings: Settings) -> Needs:
-    """What a worker does with its topics."""
+    """The operations on its topics that a worker needs."""
     return {
         **dict.fromkeys(settings.inputs, (Operation.READ,)),
         **dict.fromkeys(settings.outputs, (Operation.WRITE,)),
@@ -166,7 +167,7 @@ def _needs(settings: Settings) -> Needs:
 
 
 def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -> None:
-    """Raise TopicError for the fatal problems (of `topics`, where given)."""
+    """Raises TopicError for the fatal problems (if `topics` is given, only for those of these topics)."""
     fatal = [each for each in problems if each.fatal and (topics is None or each.topic in topics)]
     if fatal:
         raise TopicError("; ".join(each.text for each in merged(fatal)))
@@ -174,9 +175,10 @@ def _refuse(problems: Sequence[Problem], topics: Container[str] | None = None) -
 
 @asynccontextmanager
 async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A client of a broker that answers, tried again until `wait_s` is over.
+    """A connected admin client; tries for `wait_s` to connect.
 
-    Raises BrokerUnreachable or SecurityError where there is none, TopicError for what the broker refuses within.
+    Raises BrokerUnreachable or SecurityError if it cannot connect, and TopicError if the broker refuses a request
+    made within the context.
     """
     options = kafka_options(settings)
     client = AIOKafkaAdminClient(**options, request_timeout_ms=max(int(wait_s * 1000), 1000))
@@ -196,7 +198,7 @@ async def admin_client(settings: Settings, wait_s: float) -> AsyncIterator[AIOKa
 
 
 async def _start(client: AIOKafkaAdminClient, settings: Settings, options: Mapping[str, Any]) -> None:
-    """Connects, as often as it takes."""
+    """Connects, and tries again while no broker answers."""
     while True:
         try:
             await client.start()
@@ -209,7 +211,7 @@ async def _start(client: AIOKafkaAdminClient, settings: Settings, options: Mappi
 
 
 async def _describe(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> dict[str, _Found]:
-    # All topics are asked for: asking by name would make a missing one where the broker does that by itself.
+    # Ask for all topics: to ask for a name would create the topic on a broker that creates topics automatically.
     wanted = {spec.name for spec in specs}
     partitions = {
         topic["topic"]: len(topic["partitions"])
@@ -234,7 +236,7 @@ async def _describe(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> d
 
 
 def _problems(settings: Settings, found: Mapping[str, _Found]) -> list[Problem]:
-    """What is wrong with the topics `found`, in the order of `topic_specs`."""
+    """The problems with the topics `found`, in the order of `topic_specs`."""
     problems = []
     first = next(iter(found), "")
     for spec in topic_specs(settings):
@@ -292,28 +294,28 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
         needed = _dead_letter_bytes(settings, found)
         if int(configs.get("max.message.bytes", MESSAGE_BYTES)) < needed:
             text = (
-                f"topic {spec.name} takes no bad record as large as the inputs may bring, so those will be cut: "
-                f"set max.message.bytes to {needed} to keep them whole"
+                f"topic {spec.name} accepts no dead letter as large as the largest input record, so larger ones "
+                f"are cut: set max.message.bytes to {needed} to keep them whole"
             )
             problems.append(Problem(spec.name, text, False, f"max.message.bytes={needed}"))
     return problems
 
 
 def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
-    """What a topic means whose records carry the time that their producers say."""
+    """The problem with a topic whose records have the time that their producers set."""
     if topic not in settings.inputs:
         text = (
-            f"topic {topic} keeps the producer's time, so latency rests on our clock: set message.timestamp.type to "
+            f"topic {topic} keeps the producer's time, so latency depends on our clock: set message.timestamp.type to "
             "LogAppendTime"
         )
         yield Problem(topic, text, False, "message.timestamp.type=LogAppendTime")
     elif settings.record_time == "broker":
         text = (
-            f"topic {topic} keeps the producer's time, by which whoever writes there could hold up or hide the "
-            "events of all others: run `kafka-configs.sh --bootstrap-server "
+            f"topic {topic} keeps the producer's time, so any producer could delay or hide the events of all "
+            "others: run `kafka-configs.sh --bootstrap-server "
             f"{settings.brokers[0]} --alter --entity-type topics --entity-name {topic} --add-config "
             "message.timestamp.type=LogAppendTime`, or set FORECLICK_RECORD_TIME=producer to trust the clocks of all "
-            "who write there"
+            "producers"
         )
         yield Problem(topic, text, True)
 
@@ -328,9 +330,9 @@ def _dead_letter_bytes(settings: Settings, found: Mapping[str, _Found]) -> int:
 
 
 def _missing(settings: Settings, found: Mapping[str, _Found]) -> list[NewTopic]:
-    """What has to be made beside the topics `found`, with as many partitions as they have."""
+    """The topics to create in addition to those `found`, with as many partitions as those have."""
     partitions = next((each.partitions for each in found.values()), settings.partitions)
-    # Three copies survive the loss of one broker only where two must have each record.
+    # Three replicas survive the loss of a broker only if two of them must have each record.
     durable = {"min.insync.replicas": "2"} if settings.replication >= 3 else {}
     room = {"max.message.bytes": str(_dead_letter_bytes(settings, found))}
     topics = []
@@ -343,7 +345,7 @@ def _missing(settings: Settings, found: Mapping[str, _Found]) -> list[NewTopic]:
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: list[NewTopic], wait_s: float) -> tuple[str, ...]:
-    """Make the topics, wait until all can be used, return those that were not there by then."""
+    """Creates the topics and waits until all can be used; returns those that did not exist before."""
     if not topics:
         return ()
     response = await admin.create_topics(topics, timeout_ms=int(wait_s * 1000))
@@ -363,14 +365,14 @@ async def _create(admin: AIOKafkaAdminClient, topics: list[NewTopic], wait_s: fl
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise TopicError(
-            f"the broker made {', '.join(sorted(names))} but gave them no leaders within {wait_s:g} s: "
-            "look into its log"
+            f"the broker created {', '.join(sorted(names))}, but they have no leaders after {wait_s:g} s: "
+            "check the broker's log"
         ) from None
     return tuple(made)
 
 
 async def _led(admin: AIOKafkaAdminClient, names: set[str]) -> bool:
-    """Whether every partition of `names` has a leader, so that it can be written and read."""
+    """Whether every partition of these topics has a leader, so that it can be written and read."""
     topics: list[dict[str, Any]] = await admin.describe_topics()
     led = {
         topic["topic"]

@@ -1,4 +1,4 @@
-"""What a command says while it waits for a broker: errors come late, and silence looks like a standstill."""
+"""Tells the user that a command waits for a broker: errors come late, and silence looks like a hang."""
 
 import asyncio
 import sys
@@ -9,15 +9,15 @@ import structlog
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Seconds without an answer after which it is said what is waited for.
+#: The message appears after this many seconds without an answer.
 SAID_AFTER_S = 1.0
 
 
 @contextmanager
 def waiting_for(brokers: Sequence[str]) -> Iterator[None]:
-    """Around the wait for the first answer of a broker: says so on stderr once a second has passed.
+    """Use it around the wait for the first answer of a broker: after a second, writes a message to stderr.
 
-    A worker, whose stderr is its log, says it there.
+    If logging is configured, as in a worker, the message is a log line.
     """
     timer = asyncio.get_running_loop().call_later(SAID_AFTER_S, _say, f"waiting for {','.join(brokers)} …")
     try:

@@ -12,22 +12,22 @@ from stream_app.worker.errors import RecoveryError
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
 from stream_app.worker.transport.fetch_hook import install_fetch_hook
 
-#: Called with a partition, some of its records, how many were read so far, these included, and how many at most
-#: there are.
+#: Called with a partition, some of its records, the number of records read so far (including these), and an upper
+#: bound of their total number.
 Apply = Callable[[int, RecordColumns, int, int], Awaitable[None]]
 
-#: Largest fetch of one partition. As much again is read while the one before is applied.
+#: Largest fetch of one partition. The next fetch runs while the previous one is applied, so twice as much is held.
 FETCH_BYTES = 8 * 1024 * 1024
-#: How long no record may come before recovery gives up, in seconds.
+#: Recovery gives up if no record arrives for this long, in seconds.
 STALL_S = 60.0
 _POLL_MS = 500
-#: How long the broker holds a fetch that finds nothing: at the end of one reading there is one, and the next reading
-#: waits behind it, on the same connection.
+#: How long the broker holds a fetch that finds nothing. It is short because each reading ends with such a fetch, and
+#: the next reading waits for it on the same connection.
 _FETCH_WAIT_MS = 50
 
 
 def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:
-    """What a consumer takes that reads a changelog; `client`: brokers and security."""
+    """The options of a consumer that reads a changelog. `client`: brokers and security."""
     return {
         **client,
         "enable_auto_commit": False,
@@ -39,11 +39,11 @@ def reader_of(client: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_readable(records: RecordColumns) -> None:
-    """Raises RecoveryError where something of a changelog could not be read: only workers write there."""
+    """Raises RecoveryError if a batch of a changelog is unreadable: workers, the only writers, never write such."""
     for bad in records.aside:
         raise RecoveryError(
             f"the changelog {records.topic}-{records.partition} holds a batch at offset {bad.record.offset} that "
-            f"cannot be read ({bad.expected}), which no worker wrote: look for who else may write there, and start "
+            f"cannot be read ({bad.expected}) and that no worker wrote: find out who else may write there, and start "
             "the workers with another FORECLICK_GROUP"
         )
 
@@ -81,10 +81,10 @@ class ChangelogReader:
     async def read(
         self, partitions: Iterable[int], apply: Apply, start: Mapping[int, int] = MappingProxyType({})
     ) -> tuple[int, dict[int, int]]:
-        """Hands every record up to the present ends to `apply`; returns how many there were, and the ends.
+        """Passes all records up to the current ends to `apply`; returns the number of records, and the ends.
 
-        `start`: the first offset that is wanted of some partitions; of the others it is the first there is. Reading
-        goes on while `apply` is awaited. Raises RecoveryError when nothing comes for a minute.
+        `start`: the offset to begin with, for some partitions; the others are read from their first record. The next
+        fetch runs while `apply` is awaited. Raises RecoveryError if no record arrives for a minute.
         """
         async with self._lock:
             tps = [TopicPartition(self.topic, p) for p in partitions]
@@ -94,8 +94,8 @@ class ChangelogReader:
                 begin = await consumer.beginning_offsets(tps)
                 begin = {tp: max(offset, start.get(tp.partition, 0)) for tp, offset in begin.items()}
                 end = await consumer.end_offsets(tps)
-                # `seek_to_beginning` right after `assign` may leave the position at the end, so that
-                # nothing is read: seek to the numbers.
+                # Seek to explicit offsets: `seek_to_beginning` right after `assign` may leave the position at the
+                # end, so that nothing would be read.
                 for tp in tps:
                     consumer.seek(tp, begin[tp])
                 count = await self._read(begin, end, apply)
@@ -120,7 +120,7 @@ class ChangelogReader:
                 if left:
                     ahead = loop.create_task(self._fetch(left))
                 for tp, records in fetched.items():
-                    # What was appended since belongs to whoever wrote it after us, or to nobody.
+                    # Records after the end were appended after the reading began, by other owners: ignore them.
                     wanted = records.below(end[tp])
                     check_readable(wanted)
                     count += len(wanted)
@@ -130,7 +130,7 @@ class ChangelogReader:
                     quiet_since = loop.time()
                 elif loop.time() - quiet_since > STALL_S:
                     where = ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(left))
-                    raise RecoveryError(f"no record came of {where} for {STALL_S:.0f} s: is the broker well?")
+                    raise RecoveryError(f"no record of {where} came for {STALL_S:.0f} s: check the broker")
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)  # its error, if any, was raised above
@@ -138,5 +138,5 @@ class ChangelogReader:
 
     async def _fetch(self, tps: set[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
         fetched = await self._consumer.getmany(*tps, timeout_ms=_POLL_MS)
-        # A partition's records come in one piece.
+        # The fetch hook returns the records of each partition as one piece.
         return {tp: records[0] for tp, records in fetched.items()}

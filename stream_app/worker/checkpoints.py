@@ -1,4 +1,4 @@
-"""Makes what was processed durable: outputs, then state, then offsets; or all three at once, in a transaction."""
+"""Makes progress durable: outputs, then state, then offsets; or all three at once, in a transaction."""
 
 import asyncio
 import contextlib
@@ -202,7 +202,7 @@ class Checkpoints:
             self._committed()
 
     async def _write_state(self, part: Part) -> bool:
-        """Whether the state of a partition could be written: no, if it had another owner meanwhile."""
+        """Writes the state of a partition; returns False if it has another owner by now."""
         checkpoint, batches = part
         changelog = self._context.topics.changelog
         try:
@@ -235,7 +235,7 @@ class Checkpoints:
             self._committed()
 
     async def _commit(self, part: Part, member: Member) -> bool:
-        """Whether the transaction of a partition was committed."""
+        """Commits the transaction of a partition; returns whether it was committed."""
         checkpoint, batches = part
         number = checkpoint.partition
         try:
@@ -261,7 +261,7 @@ class Checkpoints:
         self._context.metrics.commits.labels("ok").inc()
 
     async def _take(self) -> list[Part]:
-        """The snapshot. Whoever calls it holds the turn."""
+        """Takes the snapshot. The caller must hold the turn."""
         await self._drain()
         generation = self._context.app.consumer_generation_id
         parts: list[Part] = await self._state_thread.call(self._snapshot, generation)

@@ -1,4 +1,4 @@
-"""The settings of a worker, divided: each part gets the options that it needs and no others."""
+"""The settings of a worker, divided so that each part gets only the options that it needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Topics:
 
 @dataclass(frozen=True)
 class TurnOptions:
-    """Limits of turns and of what waits for them."""
+    """Limits of turns, and of the records that wait for a turn."""
 
     max_batch: int  #: events of one micro-batch
     max_idle_s: float

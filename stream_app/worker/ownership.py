@@ -59,7 +59,7 @@ class Ownership:
         self._recovering: asyncio.Task[None] | None = None
 
     async def change(self, mine: set[int], standbys: set[int]) -> dict[int, int]:
-        """Lets go of all partitions except `mine`, and follows `standbys`. Whoever calls it holds the turn.
+        """Lets go of all partitions except `mine`, and follows `standbys`. The caller must hold the turn.
 
         Returns those of `mine` that have to be read back, each with the first changelog offset that is needed.
         """
@@ -79,7 +79,7 @@ class Ownership:
         return {partition: had.get(partition, 0) for partition in sorted(stale)}
 
     async def empty(self, partitions: Iterable[int]) -> None:
-        """Forgets all that is in memory of these partitions. Whoever calls it holds the turn."""
+        """Discards the state of these partitions in memory. The caller must hold the turn."""
         await self._state_thread.call(self._empty, partitions)
 
     def _empty(self, partitions: Iterable[int]) -> None:
@@ -108,7 +108,7 @@ class Ownership:
         self._recovering = asyncio.create_task(self._read_back(wanted))
 
     async def stop_reading(self) -> None:
-        """Ends the reading, if there is one; what was read so far is of no use then."""
+        """Cancels the reading, if there is one; what it has read so far is not used."""
         task, self._recovering = self._recovering, None
         if task is not None and not task.done():
             task.cancel()
@@ -128,7 +128,7 @@ class Ownership:
         await self._producers.start(**self._client)
 
     async def _open_producers(self, partitions: list[int]) -> None:
-        """Opens them, as often as it takes: another worker that takes the partitions for its own may do so too."""
+        """Opens them, repeatedly if need be: another worker that believes it owns them may do the same."""
         consumer = self._context.consumer
         while True:
             try:

@@ -167,7 +167,7 @@ class Pipeline(Service):
             log.info("partitions revoked", partitions=sorted({tp.partition for tp in revoked}))
 
     async def before_shutdown(self, app: faust.App, **_: Any) -> None:
-        """The last checkpoint, while consumer and producer still run."""
+        """Makes the last checkpoint while consumer and producer still run."""
         self._closing = True
         self._generation = None
         self._settled.set()
@@ -192,7 +192,7 @@ class Pipeline(Service):
     # --- the loop
 
     async def on_stop(self) -> None:
-        """Ends the thread and the reader."""
+        """Stops the threads and disconnects."""
         self._closing = True
         self._work.set()
         with contextlib.suppress(TimeoutError):
@@ -203,7 +203,7 @@ class Pipeline(Service):
 
     @Service.task
     async def _run(self) -> None:
-        """Turns, as long as there is work; checkpoints when they are due."""
+        """Takes turns while there is work, and starts checkpoints when they are due."""
         more = False
         try:
             while not self._closing:
@@ -227,7 +227,7 @@ class Pipeline(Service):
 
     @Service.task
     async def _beat(self) -> None:
-        """Shows that the event loop turns."""
+        """Reports to `Health` once per second that the event loop runs."""
         while not self.should_stop:
             self.health.beat(self.health.LOOP)
             await self.sleep(1.0)
@@ -274,7 +274,7 @@ class Pipeline(Service):
         return self._pending is not None or bool(self._backlog.incoming)
 
     async def _drain(self) -> None:
-        """Completes the micro-batch that has passed only its first stage. Whoever calls it holds the turn."""
+        """Completes the micro-batch that has passed only its first stage. The caller must hold the turn."""
         finished, self._pending = self._pending, None
         if finished is not None:
             with self._checkpoints.breaking():
@@ -300,7 +300,7 @@ class Pipeline(Service):
         self, done: "asyncio.Future[Any]", output: StepOutput | None, built: list[BuiltFor]
     ) -> None:
         if done.cancelled() or done.exception() is not None:
-            return  # whoever awaits it at the checkpoint deals with it
+            return  # the checkpoint awaits this future and handles the error
         telemetry.acknowledged(self.context, output, built)
 
     def _resume_drained(self) -> None:
@@ -338,8 +338,8 @@ class Pipeline(Service):
             if not lost or self._ownership.recovering or self._generation is None:
                 return
             await self._drain()
-            # All partitions go back, because a fetch under way holds records of all of them. The others skip what
-            # they have read already.
+            # All partitions go back, because a fetch under way has records of all of them. The partitions that are
+            # not lost skip the records that they have read already.
             self._positions.compare()
             self.context.consumer.found = {}  # the state that is read back now is a later one
             await self.context.consumer.seek_to_committed()
@@ -349,7 +349,7 @@ class Pipeline(Service):
             log.warning("partitions are read back", partitions=lost)
             self._ownership.read_back(dict.fromkeys(lost, 0))
 
-    # --- small things
+    # --- helpers
 
     @property
     def _producer(self) -> BatchProducer | PartitionProducers:
@@ -365,7 +365,7 @@ class Pipeline(Service):
             await self._fail("recovery", error)
 
     async def _fail(self, what: str, error: Exception) -> None:
-        """Nothing can be trusted after an error here: stop, and let the restart read the state back."""
+        """Stops the worker: after such an error the state in memory is not reliable, and a restart reads it back."""
         log.error("worker stops", during=what, error=str(error) or type(error).__name__, exc_info=error)
         self._closing = True
         self._settled.set()

@@ -43,7 +43,7 @@ class Standby:
         return set(self._next)
 
     async def follow(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Follows these partitions from now on and no others; returns the first offset not included of those let go.
+        """Follows exactly these partitions from now on; returns the first offset not included of those let go.
 
         A partition that is new here is followed from the beginning of its changelog.
         """
@@ -76,9 +76,8 @@ class Standby:
                 log.warning("standbys wait for the broker", error=str(error) or type(error).__name__)
             except ForeclickError as error:
                 log.warning("standbys cannot follow the changelog", error=str(error))
-                self._next = dict.fromkeys(
-                    self._next, 0
-                )  # who takes it over reads all of it, and says so again
+                # A worker that takes one of them over reads its whole changelog, and reports the error again.
+                self._next = dict.fromkeys(self._next, 0)
                 return
             finally:
                 await stop_consumer(consumer)

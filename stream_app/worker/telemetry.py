@@ -1,4 +1,4 @@
-"""What a turn of the pipeline leaves in the metrics, and the gauges that are set now and then."""
+"""Updates the metrics after each turn of the pipeline, and the gauges about once per second."""
 
 import time
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Compiles what a worker will call, before the first live event."""
+"""Compiles everything that a worker calls, before the first live event."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ from stream_app.settings import Settings
 
 
 def warm_up(settings: Settings, runtime: Runtime | None) -> None:
-    """Compiles, or loads from its cache, all that is compiled, so that no live event waits for it."""
+    """Compiles all kernels, or loads them from the cache, so that no live event waits for the compiler."""
     if runtime is not None:
         runtime.warm_up()
     small = msgspec.structs.replace(settings, resident_users=16, max_batch=16, topic_prefix="")

@@ -23,7 +23,7 @@ from stream_app.worker.options import Topics, WorkerOptions
 from stream_app.worker.transactions import fenced_producer as fenced
 from stream_app.worker.transactions import partition_producers
 from stream_app.worker.transactions.partition_producers import PartitionProducers
-from stream_app.worker.transport import consumer, producer
+from stream_app.worker.transport import consumer, consumer_thread, producer
 from tests.simulation.broker import Broker
 from tests.simulation.client import SimClient, SimProducer
 from tests.simulation.consumer import SimConsumer
@@ -32,7 +32,7 @@ from tests.simulation.member import App, Coordination
 from tests.simulation.network import Link
 from tests.simulation.schedule import Schedule
 
-_CLOCKED = (checkpoints, turn_stages, ownership, pipeline, telemetry, consumer, fenced, producer)
+_CLOCKED = (checkpoints, turn_stages, ownership, pipeline, telemetry, consumer_thread, fenced, producer)
 #: Room for users, of whom there are few.
 _SLOTS = 256
 _MADE_UP_METRICS: list[Metrics] = []
@@ -155,6 +155,6 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(patch.object(module, "AIOKafkaConsumer", reader))
             stack.enter_context(patch.object(module, "stop_consumer", stop))
             stack.enter_context(patch.object(module, "install_fetch_hook", nothing))
-        stack.enter_context(patch.object(consumer, "install_fetch_hook", nothing))
-        stack.enter_context(patch.object(consumer, "watch_group", _NoWatch))
+        stack.enter_context(patch.object(consumer_thread, "install_fetch_hook", nothing))
+        stack.enter_context(patch.object(consumer_thread, "watch_group", _NoWatch))
         yield

@@ -1,4 +1,4 @@
-"""Requests about topics and groups that aiokafka 0.14 does not have, or only in older versions.
+"""Requests about topics and groups that aiokafka 0.14 lacks or has only in older versions.
 
 Layouts: Kafka's protocol guide.
 """
@@ -37,7 +37,7 @@ class _Uuid(AbstractType[bytes]):
 
 
 class _TopicIdsResponse(Response):
-    """Source: Kafka's protocol guide, Metadata, version 12: the first one whose ids are dependable."""
+    """Source: Kafka's protocol guide, Metadata, version 12: the first version with reliable topic ids."""
 
     API_KEY, API_VERSION = 3, 12
     SCHEMA = Schema(
@@ -89,7 +89,7 @@ class _TopicIds12(RequestStruct):
 
 
 class TopicIds(Request[_TopicIds12]):
-    """The topics of some names, with their ids."""
+    """Asks for topics by name, with their ids."""
 
     API_KEY = 3
 
@@ -97,7 +97,7 @@ class TopicIds(Request[_TopicIds12]):
         self._names = list(names)
 
     def build(self, request_struct_class: type[_TopicIds12]) -> Any:
-        """The request; it makes no topic."""
+        """The request; it creates no topics."""
         return request_struct_class([(bytes(16), name, {}) for name in self._names], False, False, {})
 
 
@@ -145,7 +145,7 @@ class _TopicRights8(RequestStruct):
 
 
 class TopicRights(Request[_TopicRights8]):
-    """Asks what we may do with topics, without making those that are missing."""
+    """Asks which operations on topics we are allowed. Creates no missing topics."""
 
     API_KEY = 3
 
@@ -159,12 +159,12 @@ class TopicRights(Request[_TopicRights8]):
 
 class _GroupRights3(RequestStruct):
     API_KEY, API_VERSION = 15, 3
-    RESPONSE_TYPE = DescribeGroupsResponse_v3  # aiokafka's own request takes the answer for one of version 2
+    RESPONSE_TYPE = DescribeGroupsResponse_v3  # aiokafka's own request decodes the answer as version 2
     SCHEMA = Schema(("groups", Array(_TEXT)), ("include_authorized_operations", Boolean))
 
 
 class GroupRights(Request[_GroupRights3]):
-    """Asks what we may do with a group; it need not be there."""
+    """Asks which operations on a group we are allowed. The group need not exist."""
 
     API_KEY = DescribeGroupsRequest_v0.API_KEY
 

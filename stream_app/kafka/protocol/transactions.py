@@ -1,9 +1,10 @@
-"""The requests of Kafka's transactions that aiokafka 0.14 lacks or speaks only in their first version.
+"""Requests of Kafka's transactions that aiokafka 0.14 lacks or has only in their first version.
 
-Layouts: Kafka's protocol guide. Two forms of the protocol are in use. In the first, a producer names each partition
-and the group before it writes to them (`AddPartitionsToTxn`, `AddOffsetsToTxn`), and its epoch stays through all its
-transactions. In the second (KIP-890, Kafka 4.0, `transaction.version` 2) writing is enough, and the end of each
-transaction raises the epoch, so that a request which was delayed on its way can never touch a later transaction.
+Layouts: Kafka's protocol guide. Two forms of the protocol are in use. In the first form, a producer adds each
+partition and the group to the transaction before it writes to them (`AddPartitionsToTxn`, `AddOffsetsToTxn`), and all
+its transactions have the same epoch. In the second form (KIP-890, Kafka 4.0, `transaction.version` 2) a write adds
+the partition implicitly, and the end of each transaction raises the epoch, so a delayed request can never affect a
+later transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ _TAGS = ("tags", TaggedFields)
 
 
 class ApiVersionsResponse(Response):
-    """With the features of the cluster as tagged field 2."""
+    """Tagged field 2 contains the features of the cluster."""
 
     API_KEY, API_VERSION = 18, 3
     SCHEMA = Schema(
@@ -48,12 +49,12 @@ class _ApiVersions3(RequestStruct):
     SCHEMA = Schema(("name", _STRING), ("version", _STRING), _TAGS)
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
-        """A client that does not know the broker's versions yet could not read another header."""
+        """Reads header version 0, which brokers use here because the client does not know their versions yet."""
         return ResponseHeader_v0.decode(read_buffer)
 
 
 class ApiVersions(Request[_ApiVersions3]):
-    """What the broker can do, and which features its cluster has agreed on."""
+    """Asks for the request versions that the broker supports, and the features of its cluster."""
 
     API_KEY = 18
 
@@ -63,7 +64,7 @@ class ApiVersions(Request[_ApiVersions3]):
 
 
 def transaction_version(response: Any) -> int:
-    """The level of the feature `transaction.version` that a cluster has agreed on, 0 where it knows none."""
+    """The cluster's level of the feature `transaction.version`, 0 if it does not have the feature."""
     features = response.tags.get(2)
     if features is None:
         return 0
@@ -132,11 +133,11 @@ class _Produce12(_Produce11):
 def _within(
     versions: Mapping[int, tuple[int, int]], key: int, low: int, high: int
 ) -> dict[int, tuple[int, int]]:
-    """The versions of a request that both the broker and we mean."""
+    """The versions of a request that both the broker and the caller support."""
     least, most = versions.get(key, (0, -1))
     if max(least, low) > min(most, high):
         raise IncompatibleBrokerVersion(
-            f"the broker has not request {key} in any version from {low} to {high}"
+            f"the broker does not support request {key} in any version from {low} to {high}"
         )
     return {key: (max(least, low), min(most, high))}
 
@@ -232,7 +233,7 @@ class _TxnOffsetCommit5(_TxnOffsetCommit3):
 
 
 class TxnOffsetCommit(Request[_TxnOffsetCommit3 | _TxnOffsetCommit5]):
-    """Source offsets as part of a transaction, refused where the member's generation is over (KIP-447).
+    """Commits source offsets in a transaction. The broker refuses them if the member's generation is old (KIP-447).
 
     In the second form (`implicit`) it also makes the group part of the transaction.
     """
@@ -257,7 +258,7 @@ class TxnOffsetCommit(Request[_TxnOffsetCommit3 | _TxnOffsetCommit5]):
 
 
 class EndTxnResponse(Response):
-    """With the epoch of the next transaction."""
+    """Contains the epoch of the next transaction."""
 
     API_KEY, API_VERSION = 26, 5
     SCHEMA = Schema(
@@ -283,7 +284,7 @@ class _EndTxn5(RequestStruct):
 
 
 class ImplicitEndTxn(Request[_EndTxn5]):
-    """The end of a transaction of the second form. (Of the first: aiokafka's `EndTxnRequest`.)"""
+    """Ends a transaction of the second form. (For the first form use aiokafka's `EndTxnRequest`.)"""
 
     API_KEY = 26
 
@@ -291,5 +292,5 @@ class ImplicitEndTxn(Request[_EndTxn5]):
         self._fields = transactional_id, producer_id, producer_epoch
 
     def build(self, request_struct_class: type[_EndTxn5]) -> _EndTxn5:
-        """The request: commit."""
+        """The request, which commits."""
         return request_struct_class(*self._fields, True, {})

@@ -1,4 +1,4 @@
-"""What the partition producers of a worker share: connections, leaders, coordinators."""
+"""The Kafka client that all partition producers of a worker share: connections, leaders, coordinators."""
 
 import asyncio
 from collections.abc import Iterable
@@ -30,11 +30,11 @@ class Cluster:
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
-        #: Whether transactions use the second form (see `kafka.protocol`).
+        #: Whether transactions use the second form of the protocol (see `kafka.protocol.transactions`).
         self.implicit = False
 
     async def start(self, topics: Iterable[str]) -> None:
-        """Connects, and finds out how this cluster does transactions. Raises KafkaError."""
+        """Connects, and finds out which form of transactions the cluster uses. Raises KafkaError."""
         await self._client.bootstrap()
         await self._client.set_topics(list(topics))
         try:
@@ -48,7 +48,7 @@ class Cluster:
         await self._client.close()
 
     def leader(self, tp: TopicPartition) -> int:
-        """The node that leads a partition. Raises NotSentError while nobody does."""
+        """The node that leads a partition. Raises NotSentError if none does."""
         node: int | None = self._client.cluster.leader_for_partition(tp)
         if node is None or node < 0:
             raise NotSentError(f"no broker leads {tp.topic}-{tp.partition}")
@@ -73,11 +73,11 @@ class Cluster:
         return node
 
     def forget_coordinator(self, kind: CoordinationType, key: str) -> None:
-        """The node is no longer the coordinator, or was not found."""
+        """Forgets the coordinator of a key, because it has changed or cannot be reached."""
         self._coordinators.pop((kind, key), None)
 
     async def ask(self, node: int, request: Any, *, of_coordinator: bool = False) -> Any:
-        """The answer to a request. Raises NotSentError or UnansweredError."""
+        """Sends a request and returns the answer. Raises NotSentError or UnansweredError."""
         group = ConnectionGroup.COORDINATION if of_coordinator else ConnectionGroup.DEFAULT
         try:
             return await self._client.send(node, request, group=group)
@@ -91,6 +91,6 @@ class Cluster:
 
 
 def name_of(code: int) -> str:
-    """The error of a code, as Kafka calls it."""
+    """The name of an error code."""
     error = for_code(code)
     return error.__name__ if error is not NoError else "no error"

@@ -1,8 +1,8 @@
-"""A producer that its successor fences: of all that share its transactional id only the last one can write.
+"""A producer that its successor fences: of all producers with the same transactional id, only the newest can write.
 
-Of an id the broker counts epochs. `initialise` asks for a new one, and what carries an older one is refused: once the
-new owner of a partition has written to it, nothing of an earlier owner arrives there any more, however long it was
-on its way. Batches carry sequence numbers within the epoch, so that one which is sent twice is appended once.
+The broker counts epochs for each transactional id. `initialise` gets a new epoch, and the broker refuses requests
+with an older one. So once the new owner of a partition has written to it, no delayed request of an earlier owner can
+still be appended. Batches carry sequence numbers within the epoch, so a batch that is sent twice is appended once.
 """
 
 import asyncio
@@ -31,25 +31,25 @@ _NO_COORDINATOR = {15, 16}  # COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
 # UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH
 _STALE_LEADER = {3, 5, 6, 74}
 # REQUEST_TIMED_OUT, COORDINATOR_LOAD_IN_PROGRESS, NOT_ENOUGH_REPLICAS(_AFTER_APPEND), CONCURRENT_TRANSACTIONS,
-# KAFKA_STORAGE_ERROR: answered, so none of them is still on its way; batches that were appended all the same are
-# known by their sequence number.
+# KAFKA_STORAGE_ERROR: retriable. The broker has answered, so the request is not still under way; if a batch was
+# appended in spite of the error, the broker recognises the repeat by its sequence number.
 _NOT_NOW = {7, 14, 19, 20, 51, 56} | _NO_COORDINATOR | _STALE_LEADER
 
 # ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS, OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH,
 # INVALID_TXN_STATE, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID, FENCED_INSTANCE_ID, PRODUCER_FENCED,
-# TRANSACTION_ABORTABLE: another epoch may do better, if the partition is still ours.
+# TRANSACTION_ABORTABLE: a new epoch may help, if this worker still owns the partition.
 _NOT_THIS_EPOCH = {22, 25, 27, 45, 47, 48, 49, 59, 82, 90, 120}
 
 #: How long retriable errors are tolerated, in seconds.
 GIVE_UP_S = 30.0
 #: How long the broker may take for a produce request, in ms.
 PRODUCE_TIMEOUT_MS = 10_000
-#: Bytes of one produce request, at most, unless one batch is larger.
+#: Most bytes of a produce request, unless a single batch is larger.
 _REQUEST_BYTES = 4 * 1024 * 1024
 
 
 class Written(NamedTuple):
-    """Where a record batch stands."""
+    """The position of a record batch in the log."""
 
     partition: int
     offset: int  #: of its first record
@@ -57,7 +57,7 @@ class Written(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A record batch that is not acknowledged, and the future of where it stands."""
+    """A record batch that is not acknowledged yet, and the future of its position."""
 
     batch: Any
     written: "asyncio.Future[Written]"
@@ -65,7 +65,7 @@ class Waiting:
 
 
 class FencedProducer:
-    """Writes record batches, those of one partition in order. Not safe for threads: one event loop runs it."""
+    """Writes record batches; those of a partition stay in order. Not thread-safe: use it on one event loop only."""
 
     def __init__(
         self,
@@ -74,13 +74,14 @@ class FencedProducer:
         timeout_ms: int,
         smaller: Callable[[str, Any], list[Any]] = lambda _topic, _batch: [],
     ) -> None:
-        """`timeout_ms`: after which the broker aborts a transaction that nobody ends.
+        """`timeout_ms`: the broker aborts a transaction that nobody has ended after this time.
 
-        `smaller`: batches in place of one that its topic refuses as too large, none if that is impossible.
+        `smaller` returns smaller batches to replace one that its topic refuses as too large, or an empty list if that
+        is impossible.
         """
         self.id = transactional_id
         self._smaller = smaller
-        #: Why it cannot write. A KafkaError is final: nothing that this process may do would help.
+        #: Why the producer cannot write, None if it can. A KafkaError is final: this process cannot correct it.
         self.lost: ProducerLostError | KafkaError | None = ProducerLostError("not initialised")
         self._cluster = cluster
         self._timeout_ms = timeout_ms
@@ -88,14 +89,14 @@ class FencedProducer:
         self._sequences: dict[TopicPartition, int] = {}
         self._queue: dict[TopicPartition, deque[Waiting]] = {}
         self._sending: asyncio.Task[None] | None = None
-        self._give_up_at = 0.0  # unless something is acknowledged before
+        self._give_up_at = 0.0  # each acknowledgement moves it ahead
 
     # --- its life
 
     async def initialise(self) -> None:
-        """Gets a new epoch; a transaction that an earlier one left open is aborted when this returns.
+        """Gets a new epoch. When it returns, a transaction that an earlier epoch left open is aborted.
 
-        Waits as long as the broker does not answer. Raises ProducerLostError or KafkaError where it refuses.
+        Waits for as long as the broker does not answer. Raises ProducerLostError or KafkaError if the broker refuses.
         """
         await self._stop_sending()
         request = lambda: InitProducerIdRequest(self.id, self._timeout_ms)  # noqa: E731
@@ -104,15 +105,15 @@ class FencedProducer:
                 answer = await self._ask(TRANSACTION, self.id, request, lambda a: [a.error_code])
                 break
             except UnansweredError as error:
-                # To ask again does no harm: at worst there is one epoch more.
-                log.warning("the producer id is asked for again", transactional_id=self.id, error=str(error))
+                # Asking again is harmless: at worst it creates one more epoch.
+                log.warning("asking for the producer id again", transactional_id=self.id, error=str(error))
                 self._cluster.forget_coordinator(TRANSACTION, self.id)
                 await asyncio.sleep(BACKOFF_S)
         self._begin(answer.producer_id, answer.producer_epoch)
         self.lost = None
 
     def lose(self, error: ProducerError | KafkaError) -> None:
-        """Nothing more is written until `initialise`; all that waits fails."""
+        """Stops writing until `initialise` is called; the futures of all waiting batches fail."""
         if self.lost is not None:
             return
         final = isinstance(error, ProducerLostError | KafkaError)
@@ -121,7 +122,7 @@ class FencedProducer:
             _fail(each.written, self.lost)
 
     async def close(self) -> None:
-        """Stops sending. A transaction that is open stays so until its time is over or somebody initialises."""
+        """Stops sending. An open transaction stays open until it times out or a new epoch of its id begins."""
         self.lose(ProducerLostError(f"{self.id} was closed"))
         await self._stop_sending()
 
@@ -144,9 +145,9 @@ class FencedProducer:
     # --- writing
 
     def queue(self, tp: TopicPartition, batch: Any) -> "asyncio.Future[Written]":
-        """Queues a record batch; returns a future of its position, set once it is acknowledged.
+        """Queues a record batch; returns a future of its position, which is set once the batch is acknowledged.
 
-        The future fails with the error by which the producer was lost.
+        If the producer is lost, the future fails with the same error.
         """
         waiting = Waiting(batch, asyncio.get_running_loop().create_future())
         if self.lost is not None:
@@ -161,7 +162,7 @@ class FencedProducer:
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
-        """Sends until nothing waits. One request to a broker at a time, so that order and sequence hold."""
+        """Sends until no batch waits. Only one request per broker is under way, which keeps order and sequence."""
         self._give_up_at = time.monotonic() + GIVE_UP_S
         try:
             while self._queue:
@@ -177,20 +178,20 @@ class FencedProducer:
             self.lose(ProducerLostError(f"{self.id}: {error!r}"))
 
     async def _before_sending(self) -> None:
-        """Requests that must precede the batches at the heads of the queues."""
+        """Sends the requests that the broker must get before the first batches of the queues."""
 
     def _may_send(self, tp: TopicPartition) -> bool:
-        """Whether the broker knows what it has to know before a batch of a partition."""
+        """Whether the broker has got the requests that must precede a batch of this partition."""
         return True
 
     async def _heads_by_leader(self) -> dict[int, dict[TopicPartition, Waiting]]:
-        """The first batch of each partition by the node that leads it, as many as a request takes."""
+        """The first batch of each partition, grouped by leading node, as many as fit into a request."""
         while True:
             try:
                 by_node: dict[int, dict[TopicPartition, Waiting]] = {}
                 for tp, queue in self._queue.items():
                     if not self._may_send(tp):
-                        continue  # it was queued during the request for the others
+                        continue  # it was queued while `_before_sending` waited for the others
                     chosen = by_node.setdefault(self._cluster.leader(tp), {})
                     if not chosen or sum(w.batch.size() for w in chosen.values()) < _REQUEST_BYTES:
                         chosen[tp] = queue[0]
@@ -216,7 +217,7 @@ class FencedProducer:
                     self._unanswered(error)
                 await self._patience(self._give_up_at, str(error))
                 await self._cluster.refresh()
-                return  # the next round asks who leads, and sends them again
+                return  # the next round finds the new leader and sends them again
             for topic, partitions, _ in answer.responses:
                 for partition, code, offset, *_ in partitions:
                     tp = TopicPartition(topic, partition)
@@ -237,10 +238,10 @@ class FencedProducer:
         return Produce(False, None, PRODUCE_TIMEOUT_MS, batches)
 
     def _unanswered(self, error: UnansweredError) -> None:
-        """Raises where a request that was not answered must not be sent again."""
+        """Raises if a request that was not answered must not be sent again."""
 
     def _replace(self, tp: TopicPartition, waiting: Waiting, pieces: list[Any]) -> None:
-        """Puts smaller batches in the place of one at the head of its queue, whose sequence number is free again."""
+        """Replaces the first batch of a queue by smaller ones, which use its sequence number again."""
         queue = self._queue.get(tp)
         if not queue:
             return  # the producer was lost meanwhile
@@ -277,7 +278,7 @@ class FencedProducer:
         request: Callable[[], Any],
         codes: Callable[[Any], Iterable[int]],
     ) -> Any:
-        """The coordinator's answer without an error. Asks again only where the answer was "not now"."""
+        """Asks the coordinator until the answer has no error. Asks again only after retriable errors."""
         end = time.monotonic() + GIVE_UP_S
         while True:
             try:
@@ -305,11 +306,11 @@ class FencedProducer:
 def _fail(written: "asyncio.Future[Written]", error: Exception) -> None:
     if not written.done():
         written.set_exception(error)
-        written.exception()  # seen: whoever needs to know asks the producer
+        written.exception()  # marks the error as retrieved, because callers may look at the producer instead
 
 
 def _refuse(code: int, about: str) -> None:
-    """Raises unless the answer means "not now": KafkaError where no other epoch would do better."""
+    """Raises unless the error is retriable: ProducerLostError if a new epoch may help, otherwise KafkaError."""
     if code in _NOT_THIS_EPOCH:
         raise ProducerLostError(f"the broker refuses with {name_of(code)} ({about})")
     if code not in _NOT_NOW:

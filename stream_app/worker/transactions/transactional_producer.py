@@ -1,13 +1,16 @@
-"""A transactional producer of our own, one for each input partition.
+"""A transactional producer, one for each input partition.
 
-Why not aiokafka's: it sends a request again that was not answered, with the same epoch, so that the first one,
-delayed on its way, can end a later transaction (KIP-890 tells how); its offset commits carry no generation. Here
-every request of a transaction is sent once. Where no answer comes the producer is lost: nothing more is written with
-its epoch, and `initialise` gets a new epoch from the broker, which first ends what the old one left open. An answer
-that says "not now" is certain, and only such requests are sent again.
+aiokafka's own producer has two problems. If a request is not answered, it sends it again with the same epoch: a first
+request that was only delayed can then end a later transaction (see KIP-890). And its offset commits carry no
+generation.
 
-What two processes with the same transactional id do to each other: the later `initialise` fences the earlier one. A
-member of the group whose generation is over has its offsets refused, and with them the transaction.
+Here every request of a transaction is sent once. If no answer comes, the producer is lost: it writes nothing more
+with its epoch, and `initialise` gets a new epoch from the broker, which first aborts the transaction that the old
+epoch left open. Only a request that was answered with a retriable error is sent again, because it is certainly no
+longer under way.
+
+If two processes use the same transactional id, the later `initialise` fences the earlier process. If a member of the
+group commits with an old generation, the broker refuses its offsets, and the transaction is aborted.
 """
 
 import asyncio
@@ -30,7 +33,7 @@ from stream_app.worker.transactions.fenced_producer import (
 
 
 class Member(NamedTuple):
-    """Who commits source offsets."""
+    """The member of the group that commits source offsets."""
 
     group: str
     generation: int
@@ -39,9 +42,9 @@ class Member(NamedTuple):
 
 
 class TransactionalProducer(FencedProducer):
-    """Queues record batches into transactions that follow one another.
+    """Puts queued record batches into consecutive transactions.
 
-    `cut` ends what the present transaction takes; what is queued from then on waits for the next.
+    `cut` closes the current transaction to new batches: those queued later wait for the next transaction.
     """
 
     def __init__(
@@ -52,12 +55,12 @@ class TransactionalProducer(FencedProducer):
         smaller: Callable[[str, Any], list[Any]] = lambda _topic, _batch: [],
     ) -> None:
         super().__init__(cluster, transactional_id, timeout_ms, smaller)
-        self._named: set[TopicPartition] = set()  # those that the coordinator knows to be in the transaction
+        self._named: set[TopicPartition] = set()  # partitions that the transaction includes
         self._next: list[tuple[TopicPartition, Waiting]] = []  # for the next transaction
         self._is_cut = False
 
     async def initialise(self) -> None:
-        """As of every fenced producer; the first transaction begins."""
+        """See `FencedProducer.initialise`. The first transaction begins."""
         self._is_cut = False
         await super().initialise()
 
@@ -67,7 +70,7 @@ class TransactionalProducer(FencedProducer):
         return waiting
 
     def cut(self) -> None:
-        """What is queued from now on belongs to the next transaction, but for what `commit` brings."""
+        """Batches that are queued from now on belong to the next transaction, except those passed to `commit`."""
         self._is_cut = True
 
     async def commit(
@@ -76,10 +79,10 @@ class TransactionalProducer(FencedProducer):
         offsets: Mapping[TopicPartition, int],
         member: Member,
     ) -> list[Written]:
-        """Ends the transaction: what was queued before the cut, `last`, and source offsets, all or nothing.
+        """Commits the batches queued before the cut, the batches `last` and the source offsets, all or nothing.
 
-        Returns where `last` stands. Raises ProducerLostError where it was aborted or nobody knows,
-        KafkaError where the broker refuses for good.
+        Returns the positions of `last`. Raises ProducerLostError if the transaction was aborted or its outcome is
+        unknown, and KafkaError if the broker refuses for good.
         """
         try:
             written = [await w for w in [self._enqueue_now(tp, batch) for tp, batch in last]]
@@ -139,18 +142,18 @@ class TransactionalProducer(FencedProducer):
         self._named |= new
 
     def _may_send(self, tp: TopicPartition) -> bool:
-        # What is written outside of the coordinator's transaction is never ended by it.
+        # If a partition is not part of the transaction, the coordinator never ends the records written there.
         return self._cluster.implicit or tp in self._named
 
     def _request(self, batches: dict[TopicPartition, Any]) -> Produce:
         return Produce(self._cluster.implicit, self.id, PRODUCE_TIMEOUT_MS, batches)
 
     def _unanswered(self, error: UnansweredError) -> None:
-        raise error  # it may arrive when the transaction is over
+        raise error  # the request may still arrive after the transaction has ended
 
     async def _commit_offsets(self, offsets: Mapping[TopicPartition, int], member: Member) -> None:
         if member.generation < 0 or not member.member_id:
-            # Kafka takes offsets of such a member for those of a consumer outside the group, and checks nothing.
+            # Kafka treats such offsets as those of a consumer without a group, and checks no generation.
             raise ProducerLostError("this worker is not a member of the group at the moment")
         group = member.group
         if not self._cluster.implicit:

@@ -1,13 +1,14 @@
 """Watches a worker's membership of its group.
 
-aiokafka joins a group in a task that nobody awaits. Where the broker refuses, it keeps the error until a reader asks
-for it, which Faust's way of reading never does, and does nothing more until then; what it does not expect ends the
-task. So somebody has to look: this does, tries again where that may help, and else says why.
+aiokafka joins a group in a task that nobody awaits. If the broker refuses, aiokafka keeps the error until somebody
+reads it and does nothing more until then, and Faust never reads it. An unexpected error ends the task. So this module
+checks the task: it tries again if that may help, and otherwise stops the worker with the reason.
 
-It also stands between aiokafka's coordinator and the broker:
-- a member with a fixed name sends it with its heartbeats, so that it learns that another one has taken its place
-  rather than taking it back;
-- what other members say of themselves is read with care, so that none of them can end the member that leads.
+It also intercepts the requests between aiokafka's coordinator and the broker:
+- a member with an instance id sends the id in its heartbeats. So it learns that another worker has taken its place,
+  and does not take the place back;
+- metadata from other members is checked before aiokafka decodes it, so that invalid bytes cannot stop the member that
+  leads the group.
 """
 
 import asyncio
@@ -30,11 +31,11 @@ from stream_app.worker.transport.group_requests import StaticHeartbeat
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 LOOK_EVERY_S = 0.2
-#: Looks from one question for topics that the broker did not know to the next.
+#: The broker is asked again for unknown topics at every n-th check.
 LOOKS_AT_TOPICS = 5
-#: Kafka's codes that are the ordinary life of a group: aiokafka deals with them.
+#: Kafka's error codes that are normal in the life of a group. aiokafka handles them.
 _ORDINARY = frozenset({0, 14, 15, 16, 22, UNKNOWN_MEMBER, REBALANCING, 79})
 
 
@@ -49,20 +50,20 @@ class GroupWatch:
         ended: Callable[[GroupRefusal], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`trouble` is told of each refusal, and None once the group takes this worker; `ended` of the last one.
+        """`trouble` gets each refusal, and None once the group accepts this worker; `ended` gets the final refusal.
 
-        The consumer has started and is in no group yet. Raises IncompatibleAiokafka.
+        The consumer must have started and must not have joined its group yet. Raises IncompatibleAiokafka.
         """
         self._group: Coordination = coordination_of(consumer)
         self._who = Who(self._group.name, self._group.instance or "", self._group.session_ms)
         self._trouble, self._ended, self._now = trouble, ended, clock
         self._patience = Patience()
         self._code: int | None = None  # of the last refusal
-        self._said = ""  # what was logged last
+        self._said = ""  # the sentence that was logged last
         self._send = self._group.put_between(self._ask)
 
     async def run(self) -> None:
-        """Looks until the membership has ended for good, or it is cancelled."""
+        """Checks until the membership has ended for good, or until it is cancelled."""
         for look in itertools.count(1):
             await asyncio.sleep(LOOK_EVERY_S)
             error = self._group.failure()
@@ -77,7 +78,7 @@ class GroupWatch:
                 return
             self._trouble(found.sentence)
             if found.sentence != self._said:
-                log.warning("the group refuses this worker: it is tried again", why=found.sentence)
+                log.warning("the group refuses this worker: trying again", why=found.sentence)
                 self._said = found.sentence
             await asyncio.sleep(pause)
             self._code = None
@@ -85,11 +86,11 @@ class GroupWatch:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the coordination stands still: readers get its error, which is not theirs."""
+        """Whether an error has stopped the coordination. aiokafka raises this error also where records are read."""
         return self._group.failure() is not None
 
     def _code_of(self, error: BaseException) -> int | None:
-        code = getattr(error, "errno", None)  # -1: unknown, 0: a KafkaError that is no answer of a broker
+        code = getattr(error, "errno", None)  # -1: unknown, 0: a KafkaError that no broker sent
         return code if isinstance(code, int) and code > 0 else self._code
 
     # --- between aiokafka and the broker
@@ -115,8 +116,11 @@ class GroupWatch:
 
 
 def watch_group(app: faust.App, loop: asyncio.AbstractEventLoop, consumer: AIOKafkaConsumer) -> GroupWatch:
-    """The watch of a worker's consumer: trouble shows in the worker's health, the end stops its app, on `loop`."""
-    health = getattr(app, "health", None)  # an app of another kind has none
+    """The watch of a worker's consumer: reports trouble to the worker's health, and stops the app on a final refusal.
+
+    The app runs on `loop`.
+    """
+    health = getattr(app, "health", None)  # apps other than a worker's have none
 
     def trouble(why: str | None) -> None:
         if health is not None:
@@ -131,14 +135,14 @@ def watch_group(app: faust.App, loop: asyncio.AbstractEventLoop, consumer: AIOKa
 
 
 def readable(said: Any, topics: Iterable[str]) -> bytes:
-    """What a member said when it joined, as far as the leader can use it: of other topics, or of none, nothing.
+    """A member's join metadata with only what the group leader can use: valid, and restricted to our `topics`.
 
-    A member may be any client that has the right to join, and its bytes are its own.
+    Any client with the right to join may be a member, and it may send any bytes.
     """
     try:
         metadata = ConsumerProtocolMemberMetadata.decode(said or b"")
         version, wanted, user_data = metadata.version, metadata.subscription, metadata.user_data
-    # From bytes that are none of its own the reader gets into all of these.
+    # On invalid bytes aiokafka's decoder can raise any of these.
     except (ValueError, TypeError, LookupError, OverflowError, MemoryError):
         version, wanted, user_data = 0, None, None
     ours = set(topics)
@@ -147,10 +151,11 @@ def readable(said: Any, topics: Iterable[str]) -> bytes:
 
 
 def _join_under_the_same_id(answer: Any) -> None:
-    """A commit that an unknown member sent makes a member with a fixed name join again, but not as a new one.
+    """Changes "unknown member" in the answer to a commit, so that a member with an instance id keeps its member id.
 
-    aiokafka's commits do not carry the fixed name, so the broker cannot say that another one has taken it. As a new
-    member this one would take the name back. With its present id the broker says at the join what has happened.
+    aiokafka's commits do not carry the instance id, so the broker cannot say that another worker has taken it: it
+    answers "unknown member", and aiokafka would join as a new member and take the instance id back. If it joins with
+    its present member id instead, the broker tells it what has happened.
     """
     answer.topics = [
         (topic, [(p, REBALANCING if code == UNKNOWN_MEMBER else code) for p, code in partitions])

@@ -23,7 +23,7 @@ class _Heartbeat3(RequestStruct):
 
 
 class StaticHeartbeat(Request[HeartbeatRequest_v0 | HeartbeatRequest_v1 | _Heartbeat3]):
-    """A heartbeat of a member with a fixed name; before Kafka 2.3, where there is no such thing, without it."""
+    """A heartbeat of a member with an instance id. Brokers before Kafka 2.3 know no such ids and get none."""
 
     API_KEY = 12
 

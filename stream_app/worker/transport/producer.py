@@ -1,6 +1,6 @@
-"""The producer: idempotent, acknowledged by all replicas, and able to send ready-made record batches.
+"""The producer: idempotent, acknowledged by all in-sync replicas, and able to send ready-made record batches.
 
-A batch never has more bytes than its topic accepts; see `size_limits`.
+A batch never has more bytes than its topic accepts: see `size_limits`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Built(NamedTuple):
-    """A record batch to which nothing is added any more."""
+    """A finished record batch, to which no records are added."""
 
     batch: BatchBuilder | SealedBatch
     size: int  #: records in it
@@ -46,17 +46,17 @@ class BatchProducer(driver.Producer):
         }
 
     async def on_start(self) -> None:
-        """Connects, and learns who leads the topics that are to be written.
+        """Connects, and asks which brokers lead the output topics.
 
-        aiokafka asks for that when it first writes to a topic, which would stop the worker in mid-stream where no
-        broker answers just then.
+        aiokafka would ask at its first write to each topic. If no broker answered at that moment, the error would
+        stop the worker in the middle of its work.
         """
         await super().on_start()
         partitions_for = self._ensure_producer().partitions_for
         await asyncio.gather(*map(partitions_for, getattr(self.app, "output_topics", ())))
 
     async def flush(self) -> None:
-        """Does nothing: checkpoints wait for the outputs, with a limit on the time. Faust calls this at a revoke."""
+        """Does nothing. Faust calls this at a revoke, but checkpoints wait for the outputs, and with a time limit."""
 
     @property
     def sizes(self) -> SizeLimits:
@@ -65,18 +65,18 @@ class BatchProducer(driver.Producer):
         return sizes
 
     def build(self, messages: Sequence[Message], topic: str = "") -> list[Built]:
-        """Record batches of messages (key, value, headers) for a topic, in order: for the few that have headers.
+        """Builds record batches of messages (key, value, headers) for a topic, in order.
 
-        May be called in any thread.
+        Use `build_columns` for messages without headers, which are most of them. May be called in any thread.
         """
         new_batch = builder_of(self._ensure_producer(), self.sizes.batch(topic))
         return messages_built(new_batch, [self.sizes.fitted(topic, each) for each in messages])
 
     def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
-        """Record batches of messages for a topic, in order, of at most `BATCH_BYTES`, with the present time.
+        """Builds record batches of messages for a topic, in order, with the current time as timestamp.
 
-        A record larger than `BATCH_BYTES` gets a batch of its own. May be called in any thread. Raises ValueError if
-        a record lies outside of its buffer.
+        A batch has at most `BATCH_BYTES`; a larger record gets its own batch. May be called in any thread. Raises
+        ValueError if a record is outside its buffer.
         """
         compression, transactional = batching_of(self._ensure_producer())
         return columns_built(
@@ -87,13 +87,13 @@ class BatchProducer(driver.Producer):
     async def send_built(
         self, topic: str, partition: int, batches: Sequence[Built]
     ) -> list["asyncio.Future[Any]"]:
-        """Queue record batches for one partition, in order; a future of each one's acknowledgement.
+        """Queues record batches for one partition, in order; returns a future of the acknowledgement of each.
 
-        The future's result names the offset of the batch's first record. What the broker refuses as too large is
-        sent again in smaller batches, with records cut where they have to be.
+        The future's result has the offset of the batch's first record. A batch that the broker refuses as too large
+        is sent again as smaller batches; a single record that is too large is cut.
         """
         producer: aiokafka.AIOKafkaProducer = self._ensure_producer()
-        await producer.partitions_for(topic)  # known already, unless the topic was made again
+        await producer.partitions_for(topic)  # known already, unless the topic was created again
         tp = TopicPartition(topic, partition)
 
         def smaller(batch: Any) -> list[Any]:
@@ -107,7 +107,7 @@ _DEFAULT_SIZES = SizeLimits()
 
 
 def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Message]) -> list[Built]:
-    """Record batches of messages, in order, each begun by `new_batch`."""
+    """Builds record batches of messages, in order. `new_batch` returns an empty batch."""
     built = []
     i = 0
     while i < len(messages):
@@ -127,7 +127,7 @@ def messages_built(new_batch: Callable[[], BatchBuilder], messages: Sequence[Mes
 def columns_built(
     messages: MessageColumns, *, compression: int, transactional: bool, limit: int = BATCH_BYTES
 ) -> list[Built]:
-    """Record batches of messages, with the present time."""
+    """Builds record batches of messages, with the current time as timestamp."""
     batches = build(
         *messages.arrays(),
         timestamp=int(time.time() * 1000),

@@ -18,11 +18,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class HorizonError(ModelError):
-    """The settings want another horizon than the model has: the settings are wrong, not the model."""
+    """The settings name another horizon than the model's: the settings are wrong, not the model."""
 
 
 def load_model(settings: Settings) -> Runtime:
-    """The settings' model. Raises ModelError where the folder is missing, damaged, or not what the settings want."""
+    """Loads the settings' model. Raises ModelError if it is missing, damaged, or does not fit the settings."""
     assert settings.model is not None
     # A step is many small operations: a second thread gains little on an idle machine, and on a busy one
     # each operation waits for it (measured: 9 us per event with one thread, 240 with two beside a broker).
@@ -42,7 +42,7 @@ def load_model(settings: Settings) -> Runtime:
 
 
 def try_model(settings: Settings) -> tuple[Runtime | None, str]:
-    """The settings' model, warm; or None and why it cannot be used. Raises HorizonError."""
+    """Loads and warms up the settings' model; None and the reason if it cannot be used. Raises HorizonError."""
     try:
         runtime = load_model(settings)
         runtime.probe()

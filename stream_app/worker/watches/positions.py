@@ -17,7 +17,7 @@ class Positions:
         self._behind, self._held = StateAheadOfLog(), HeldBackRecords()
 
     def forget(self) -> None:
-        """Partitions have changed hands."""
+        """Forgets everything, because partitions have changed hands."""
         self._behind.forget()
         self._held.forget()
         self._context.health.set_held_back()
@@ -25,8 +25,8 @@ class Positions:
     def look(self) -> None:
         """Logs the differences. Raises TopicError if a log ends before the state; call it about once a second.
 
-        Offsets that were reset lie before records that are skipped: the position of the state is committed again, or
-        lag would count those records until the next event.
+        If the group's offsets were reset to before the state, the records in between are skipped. The position of the
+        state is then committed again, because lag would otherwise count those records until the next event.
         """
         consumer, processor = self._context.consumer, self._context.processor
         longest: tuple[str, int, float] = ("", 0, 0.0)
@@ -46,9 +46,9 @@ class Positions:
         self.compare()
 
     def compare(self) -> None:
-        """Logs once for each state that was read back how the group's offsets of that time differ from it.
+        """Logs how the group's offsets differ from the state, once for each state that was read back.
 
-        To be called before those offsets are asked for again: by then this worker may have committed more.
+        Call it before the group's offsets are asked for again, because by then this worker may have committed more.
         """
         consumer, processor = self._context.consumer, self._context.processor
         for partition in processor.partitions:

@@ -1,4 +1,4 @@
-"""Keeps the size limits of the topics up to date, because they may be changed while the worker runs."""
+"""Keeps the size limits of the topics up to date, because they may change while the worker runs."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from mode import Service
 from stream_app.errors import ForeclickError
 from stream_app.kafka.record_batches.size_limits import SizeLimits
 
-#: Seconds between two looks, and between a refusal of the broker and the look for the reason.
+#: Seconds between two checks, and between a refusal of the broker and the check for the new limit.
 LOOK_EVERY_S = 60.0
 LOOK_SOON_S = 1.0
 
@@ -30,7 +30,7 @@ class SizeWatch(Service):
 
     @Service.task
     async def _watch(self) -> None:
-        next_look = time.monotonic() + LOOK_EVERY_S  # what they take at the start is known
+        next_look = time.monotonic() + LOOK_EVERY_S  # the limits at the start are known
         while not self.should_stop:
             now = time.monotonic()
             if self._sizes.outdated or now >= next_look:

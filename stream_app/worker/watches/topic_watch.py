@@ -1,8 +1,8 @@
 """Checks that the topics remain the ones that a worker started with.
 
 A Kafka client does not notice any of these changes. An input that was deleted just delivers nothing more; one that
-was deleted and made again has other records at offsets that the state counts as applied, so they would be skipped;
-and added partitions move users away from their state. An output that was made again does no harm.
+was deleted and created again has other records at offsets that the state counts as applied, so they would be skipped;
+and added partitions move users away from their state. An output that was created again does no harm.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from stream_app.worker.context import WorkerContext
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 LOOK_EVERY_S = 3.0
-#: Looks in a row that must show the same: a broker that has just started may not know all topics yet.
+#: Consecutive checks that must find the same problem: a broker that has just started may not know all topics yet.
 LOOKS = 3
 
 
 class TopicWatch(Service):
-    """Stops the worker with a TopicError once a topic was deleted, made again or given more partitions.
+    """Stops the worker with a TopicError once a topic was deleted, created again or given more partitions.
 
     Topics that are missing at the start are not checked.
     """
@@ -73,7 +73,7 @@ class TopicWatch(Service):
             await client.close()
 
     def _as_started(self, found: Mapping[str, Topic | None]) -> dict[str, Topic]:
-        # They may have grown between the start and this look.
+        # Topics may have got more partitions between the start and this check.
         partitions = self._app.conf.topic_partitions
         return {
             name: topic._replace(partitions=partitions) for name, topic in found.items() if topic is not None
@@ -81,9 +81,10 @@ class TopicWatch(Service):
 
 
 def changes(first: Mapping[str, Topic], now: Mapping[str, Topic | None], kept: Container[str]) -> list[str]:
-    """What is no longer as it was at `first`, a sentence each.
+    """The changes since `first`, one sentence each.
 
-    `now` lacks the topics that nothing is known of. Those `kept` must be the very same, not only of the same name.
+    `now` lacks topics about which the broker did not answer. The topics in `kept` must have the same id, not only the
+    same name.
     """
     found = []
     for name, was in first.items():
