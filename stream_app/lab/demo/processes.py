@@ -76,7 +76,7 @@ class DemoWorker:
             raise DemoError(f"the worker ended with code {code} (its log: {self._log}), saying:\n  {said}")
 
     def get(self, path: str, timeout_s: float = 5.0) -> str:
-        """A page of its port. Raises OSError where it does not answer."""
+        """A page of its port. Raises OSError if it does not answer."""
         with urllib.request.urlopen(f"http://{self.web}{path}", timeout=timeout_s) as answer:
             return str(answer.read().decode())
 

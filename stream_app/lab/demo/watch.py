@@ -50,7 +50,7 @@ class Watch:
         return int(self.worker.get("consumer_lag_records", 0))
 
     async def read(self, bootstrap: str, stop: asyncio.Event) -> None:
-        """Read all topics from their beginning until `stop` is set. Raises DemoError where the broker fails."""
+        """Read all topics from their beginning until `stop` is set. Raises DemoError if the broker fails."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
