@@ -154,7 +154,7 @@ def _tree() -> Path:
 
 
 def _from_tree(module: str) -> Any:
-    """Import a module of the benchmarks by name, since an installed package must not depend on them. Raises BenchError."""
+    """Import a benchmark module by name: an installed package must not depend on it. Raises BenchError."""
     _tree()
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
