@@ -58,7 +58,7 @@ def delays(
 
 @numba.njit
 def _first_answers(data, spans, start, gone):  # type: ignore[no-untyped-def]
-    """Keeps the earliest append time of the answers to each event; False where one names no event."""
+    """Keeps the earliest append time of the answers to each event; False if one names no event."""
     for i in range(len(spans)):
         end = spans[i]["value_at"] + len(_BEFORE_ID)
         while data[end] != ord('"'):

@@ -54,7 +54,7 @@ def ends_of(bootstrap: str) -> dict[tuple[int, int], int]:
 
 
 def p99_ms(before: dict[str, float], after: dict[str, float]) -> float:
-    """The 99th percentile of the latencies between two readings of the metrics, NaN where there are none."""
+    """The 99th percentile of the latencies between two readings of the metrics, NaN if there are none."""
     name = 'foreclick_latency_seconds_bucket{le="'
     bounds = sorted((float(k[len(name) : -2]), k) for k in after if k.startswith(name))
     counts = np.array([after[k] - before.get(k, 0.0) for _, k in bounds])

@@ -44,7 +44,7 @@ def panel(axes: Axes, minutes: list[float], values: list[float], title: str, jud
         slope, start = line(*map(list, zip(*late, strict=True)))
         ends = [first, minutes[-1]]
         axes.plot(ends, [start + slope * x for x in ends], color=LINE, linewidth=1, linestyle="--")
-    most = max((v for v in values if v == v), default=0.0)  # NaN where nothing was predicted
+    most = max((v for v in values if v == v), default=0.0)  # NaN if nothing was predicted
     axes.set_ylim(0, most * 1.25 or 1)
     axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

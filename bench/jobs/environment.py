@@ -40,7 +40,7 @@ class JobSettings(Settings, frozen=True):
 
 
 def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
-    """Settings out of BROKER, IN, OUT, RID and STATE; GUARANTEE and COMMIT_MS where they are given."""
+    """Settings out of BROKER, IN, OUT, RID and STATE; GUARANTEE and COMMIT_MS if they are given."""
     if guarantee := environment.get("GUARANTEE"):
         more["guarantee"] = guarantee
     if commit_ms := environment.get("COMMIT_MS"):
@@ -59,7 +59,7 @@ def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
 
 
 def make_topics(settings: JobSettings, partitions: int) -> None:
-    """Makes the run's own topics where they are not there yet."""
+    """Makes the run's own topics if they are not there yet."""
     admin = AdminClient({"bootstrap.servers": settings.brokers[0]})
     compacted = {"cleanup.policy": "compact"}
     wanted = [NewTopic(name, partitions, 1) for name in settings.outputs[1:]]

@@ -25,7 +25,7 @@ ITEMS = 40_000
 
 @cache
 def runtime() -> Runtime:
-    """The model, made first where it is not there yet."""
+    """The model, made first if it is not there yet."""
     folder = Path(os.environ.get("MODEL") or cache_dir() / "bench" / f"model-{ITEMS}")
     torch.set_num_threads(1)
     device = os.environ.get("DEVICE", "auto")

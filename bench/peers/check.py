@@ -62,7 +62,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.exact and self.repeated == 0
 
     def faults(self) -> str:
-        """What is wrong, in words; empty where nothing is."""
+        """What is wrong, in words; empty if nothing is."""
         if not self.outputs:
             return "no outputs"
         found = (

@@ -114,7 +114,7 @@ def _row(runs: list[Result]) -> Row:
 
 
 def _fault(result: Result) -> str:
-    """What is wrong with a run, in words; empty where nothing is."""
+    """What is wrong with a run, in words; empty if nothing is."""
     if result.failure:
         return f"failed: {result.failure}"
     if result.verdict is None:

@@ -53,7 +53,7 @@ class Crash(msgspec.Struct, frozen=True):
     """What a SIGKILL at half of the outputs did."""
 
     outputs_before: int  #: at the moment of the restart
-    restart_s: float | None  #: from the restart to the first new output; None where none came
+    restart_s: float | None  #: from the restart to the first new output; None if none came
 
 
 class Result(msgspec.Struct, kw_only=True):

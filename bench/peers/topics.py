@@ -32,7 +32,7 @@ class Topics:
     def create(self, name: str, *, append_time: bool = False) -> None:
         """Make a topic and return once it can be used; `append_time`: its records get the broker's time.
 
-        Raises KafkaException where it cannot be made, BenchError where it does not come up.
+        Raises KafkaException if it cannot be made, BenchError if it does not come up.
         """
         config = {"message.timestamp.type": "LogAppendTime"} if append_time else {}
         for future in self._admin.create_topics([NewTopic(name, PARTITIONS, 1, config=config)]).values():

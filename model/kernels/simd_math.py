@@ -50,7 +50,7 @@ def exp(x):  # type: ignore[no-untyped-def]
     """Return exp(x) of a float32 between -80 and 80 (beyond these limits: exp of the limit), relative error below
     5e-7: 2^n times a Taylor polynomial of the remainder."""
     x = max(min(x, _LIMIT), -_LIMIT)
-    n = np.int32(np.int32(x * _LOG2_E + _F(128.5)) - np.int32(128))  # rounds to the nearest, since the cast truncates
+    n = np.int32(np.int32(x * _LOG2_E + _F(128.5)) - np.int32(128))  # to the nearest: the cast truncates
     r = x - _F(n) * _LN_2
     p = _F(1.0 / 120.0) + r * _F(1.0 / 720.0)
     p = _F(1.0 / 6.0) + r * (_F(1.0 / 24.0) + r * p)

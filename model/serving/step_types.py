@@ -28,7 +28,7 @@ class StepBatch:
     price: npt.NDArray[np.float32]  # (m,) NaN if unknown
     quantity: npt.NDArray[np.int32]  # (m,)
     windows: npt.NDArray[np.float32]  # (m, len(WINDOW_FEATURES)), this event included
-    recent: npt.NDArray[np.int32]  # (m, R) the user's last distinct items, this event's first, padded with "none"
+    recent: npt.NDArray[np.int32]  # (m, R) last distinct items of the user, this event's first, then "none"
     first: npt.NDArray[np.bool_]  # (m,) the user has no earlier event
 
     def __len__(self) -> int:

@@ -1,5 +1,5 @@
-"""Not the product: what tries it out. An embedded broker, synthetic traffic, the demo, the pages made from code.
+"""Tools to try the product, not part of it: an embedded broker, synthetic traffic, the demo, pages made from code.
 
-Installed with the extra `lab`. May import everything; nothing outside of it imports it, but `stream_app.cli`, which
-only names its commands.
+The extra `lab` installs what it needs. It may import everything; nothing outside imports it, except `stream_app.cli`,
+which only names its commands.
 """

@@ -61,8 +61,8 @@ async def record(
     named without the prefix. Records of different partitions stand in the order of their timestamps as far as all
     are at hand. `on_progress` gets the number of records so far. `security` is what `security_options` returns.
 
-    Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` where no
-    broker answers, `RecordingError` where the file cannot be written.
+    Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` if no
+    broker answers, `RecordingError` if the file cannot be written.
     """
     started = time.monotonic()
     names = {topic: prefix + topic for topic in topics}

@@ -13,7 +13,7 @@ def check_recording(
 ) -> None:
     """Return if a recording may be written to `out`. Raises TargetError otherwise.
 
-    What stands there is replaced where it is empty, where `force` says so, and where it is a recording that the same
+    What stands there is replaced if it is empty, where `force` says so, and if it is a recording that the same
     command makes again (`made_by`). An input, or what is no plain file, is never replaced.
     """
     check_inputs(out, inputs)

@@ -70,8 +70,8 @@ async def replay(
     LogAppendTime sets its own time. `on_progress` gets the number of records sent so far. `security` is what
     `security_options` returns.
 
-    Raises `RecordingError` for a bad file, `TopicError` where a topic is missing, has another number of partitions
-    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` where none
+    Raises `RecordingError` for a bad file, `TopicError` if a topic is missing, has another number of partitions
+    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` if none
     answers, `PaceError` for an impossible pace.
     """
     due = due_times(speed, rate)

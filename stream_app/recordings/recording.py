@@ -49,7 +49,7 @@ class RecordingWriter:
 
     A body that raises leaves a file without an end mark, which a reader reports as truncated.
 
-    Raises `RecordingError` where the file cannot be written (folder missing, disk full) and for a record of a
+    Raises `RecordingError` if the file cannot be written (folder missing, disk full) and for a record of a
     topic or partition that `topics` does not name.
     """
 

@@ -18,7 +18,7 @@ class Targets:
     def __init__(self, reader: RecordingReader | None, topics: Sequence[str] | None) -> None:
         """Take the `topics` of a recording, or of records without a head, to send; None means the inputs.
 
-        Raises `TopicError` where the recording has other topics than the inputs and nobody chose, or lacks one that
+        Raises `TopicError` if the recording has other topics than the inputs and nobody chose, or lacks one that
         was chosen.
         """
         self._path = str(reader.path) if reader else "the source"

@@ -1,7 +1,7 @@
 """A real Apache Kafka (KRaft, one node) for demo, tests and development, without Docker or an installed Java.
 
-May touch: its cache folder (Kafka itself, once for a user), the data folder it is given, ports of 127.0.0.1,
-and the one Java process it starts. It knows nothing of the rest of Foreclick.
+It may touch its cache folder (one copy of Kafka per user), the data folder it is given, ports of 127.0.0.1, and
+the one Java process that it starts. It knows nothing of the rest of Foreclick.
 """
 
 from stream_app.lab.broker.config import Listener

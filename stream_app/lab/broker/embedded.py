@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddedKafka:
-    """One broker on one data folder, which keeps its records from start to start.
+    """One broker on one data folder, which keeps its records between starts.
 
-    `port` 0 takes any free one, which then stays the same over `restart`. `properties` override Kafka's
-    settings; `listeners` are further ways in beside the usual one. The process lives in a session of its own
-    and runs until told otherwise, also without this object: `attach` finds it again.
+    `port` 0 takes any free port, which `restart` keeps. `properties` override Kafka's settings; `listeners` are
+    added to the default one. The process is in a session of its own and runs until it is stopped, even after this
+    object is gone: `attach` finds it again.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EmbeddedKafka:
         properties: Mapping[str, str] | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        # Resolved: the settings file's full path is what the process is recognised by.
+        # Resolved, since the process is recognised by the full path of its settings file.
         self.data_dir = Path(data_dir).expanduser().resolve()
         self.port = port
         self.heap_mb = heap_mb
@@ -51,7 +51,7 @@ class EmbeddedKafka:
 
     @classmethod
     def attach(cls, data_dir: Path | str) -> Self:
-        """Return a handle on the broker that runs on the folder. Raises NotRunningError."""
+        """Return an object for the broker that runs on the folder. Raises NotRunningError."""
         broker = cls(data_dir)
         found = process.find(broker.data_dir)
         if found is None:
@@ -74,15 +74,16 @@ class EmbeddedKafka:
 
     @property
     def running(self) -> bool:
-        """Whether a broker's process is there, this one or a later one on the same folder."""
+        """Whether a broker process runs on the folder, this one or a later one."""
         return process.find(self.data_dir) is not None
 
     def start(self, timeout_s: float = 60.0, progress: InstallProgress = log.info) -> Self:
         """Start the broker and return once it serves requests.
 
-        `progress` is told what takes long; fetching Kafka, once for a user, does not count towards the limit.
+        `progress` is told of each step that takes long. Fetching Kafka, once per user, does not count towards the
+        limit.
         Raises DownloadError, JavaError, FolderInUseError, FolderError, PortTakenError, NoFreePortError,
-        BrokerExitedError, NotReadyError; after any of them no process is left.
+        BrokerExitedError, NotReadyError; none of them leaves a process behind.
         """
         made = install(progress)
         try:
@@ -97,7 +98,7 @@ class EmbeddedKafka:
         return self
 
     def _launch(self, made: Installation, timeout_s: float) -> psutil.Process:
-        """Start the process; a free port can be taken by someone else before Java binds it: try another."""
+        """Start the process. If another program takes the free port before Java binds it, try another port."""
         java = boot_cache.options(made)
         for attempts_left in reversed(range(ATTEMPTS)):
             launch = prepare(
@@ -125,15 +126,15 @@ class EmbeddedKafka:
             info = BrokerInfo(broker.pid, launch.port, launch.cluster_id)
             (self.data_dir / "broker.json").write_bytes(msgspec.json.encode(info))
             process.wait_ready(broker, launch.port, self.data_dir, timeout_s)
-        except BaseException:  # Ctrl-C too: nobody would know about the process
+        except BaseException:  # Ctrl-C too: otherwise the process would be left unnoticed
             process.kill(broker)
             raise
         return broker
 
     def stop(self, timeout_s: float = 30.0) -> bool:
-        """Shut the broker down, by force after the limit; return whether it went by itself.
+        """Shut the broker down, by force after the limit; return whether it ended by itself.
 
-        No broker running is fine: True.
+        Returns True if no broker runs.
         """
         clean = True
         if self._process is not None:
@@ -145,17 +146,17 @@ class EmbeddedKafka:
         return clean
 
     def wait(self) -> int | None:
-        """Return once the process has ended by itself: its exit code, None where that is unknown."""
+        """Wait until the process ends by itself; return its exit code, None if that is unknown."""
         return None if self._process is None else self._process.wait()
 
     def kill(self) -> None:
-        """End the broker as a crash would: nothing is closed or tidied up."""
+        """End the broker as a crash would: it closes nothing and cleans up nothing."""
         if self._process is not None:
             process.kill(self._process)
             self._process = None
 
     def restart(self, timeout_s: float = 60.0) -> Self:
-        """Stop the broker where it still runs, and start it on the same port and folder."""
+        """Stop the broker if it still runs, and start it on the same port and folder."""
         self.stop()
         return self.start(timeout_s)
 

@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded broker, each error saying in one sentence what to do."""
+"""Errors of the embedded broker; each says in one sentence what to do."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from stream_app.errors import ForeclickError
 
 
 class BrokerError(ForeclickError):
-    """Any failure of the embedded broker; the message is meant for the user."""
+    """Base class of all failures of the embedded broker; the message is for the user."""
 
 
 class DownloadError(BrokerError):
@@ -21,7 +21,7 @@ class DownloadError(BrokerError):
 
 
 class InsecureRepositoryError(BrokerError):
-    """The repository would be asked without TLS."""
+    """The repository would be contacted without TLS."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
@@ -31,7 +31,7 @@ class InsecureRepositoryError(BrokerError):
 
 
 class ForgedJarError(BrokerError):
-    """A jar is not the one that was published."""
+    """A jar differs from the published one."""
 
     def __init__(self, jar: str, source: str) -> None:
         super().__init__(
@@ -60,7 +60,7 @@ class PortTakenError(BrokerError):
 
 
 class NoFreePortError(BrokerError):
-    """No port is left."""
+    """No free port was found."""
 
     def __init__(self, first: int, last: int) -> None:
         super().__init__(
@@ -83,7 +83,7 @@ class BrokerEndedError(BrokerError):
 
 
 class NotReadyError(BrokerError):
-    """The broker runs but does not answer in time; it has been stopped again."""
+    """The broker did not answer in time, and has been stopped again."""
 
     def __init__(self, timeout_s: float, waiting_for: str, log: Path) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class JavaError(BrokerError):
 
 
 class FolderError(BrokerError):
-    """A folder cannot be written."""
+    """A folder is not writable."""
 
     def __init__(self, folder: Path, cause: OSError) -> None:
         super().__init__(

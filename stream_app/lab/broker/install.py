@@ -1,4 +1,4 @@
-"""Getting Kafka onto this machine, once for a user: jars, a storage template, a boot cache."""
+"""Installs Kafka on this machine, once per user: jars, a storage template, a boot cache."""
 
 import logging
 import shutil
@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 
 
 def install(progress: InstallProgress = log.info) -> Installation:
-    """Return the installed Kafka, fetching it first where this user has none yet.
+    """Return the installed Kafka; fetch it first if this user has none yet.
 
-    Two processes may call it at once: the second waits for the first. `progress` is told what takes long.
-    Raises DownloadError, JavaError, FolderError.
+    Two processes may call it at once: the second waits for the first. `progress` is told of each step that takes
+    long. Raises DownloadError, JavaError, FolderError.
     """
     folder = installation_dir()
     if found := load(folder):
         return found
     try:
         with file_lock(folder.with_name(folder.name + ".lock")):
-            if found := load(folder):  # the process that held the lock has done it
+            if found := load(folder):  # the process that held the lock has installed it
                 return found
-            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted download left
+            shutil.rmtree(folder, ignore_errors=True)  # remains of an interrupted download
             folder.mkdir(parents=True, mode=0o700)
             progress(f"fetching Apache Kafka {KAFKA_VERSION} (43 MB, once)")
             made = Installation(folder, download(folder))
@@ -45,7 +45,7 @@ def install(progress: InstallProgress = log.info) -> Installation:
 
 
 def _make_checkpoint(made: Installation) -> None:
-    """Let Kafka's own tool format a throw-away folder once; every new data folder begins with the result."""
+    """Let Kafka's own tool format a temporary folder once; every new data folder starts with a copy of the result."""
     scratch = made.folder / "format"
     scratch.mkdir()
     made.link(scratch)

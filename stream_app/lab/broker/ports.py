@@ -5,15 +5,15 @@ import socket
 
 from stream_app.lab.broker.errors import NoFreePortError
 
-# Below the range that the system hands to outgoing connections (from 32768 on Linux): a client that tries to
-# reach a stopped broker on a port within it can be given that very port, and then talks to itself.
+# Below the range of ports for outgoing connections (from 32768 on Linux): a client that connects to a stopped broker
+# on a port in that range can get the same port as its own, and would be connected to itself.
 FREE_PORTS = range(20_000, 32_000)
 
 
 def is_free(port: int) -> bool:
-    """Return whether 127.0.0.1:port can be listened on right now."""
+    """Return whether a program could listen on 127.0.0.1:port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As Java does: connections of a broker just stopped, in TIME_WAIT, do not count.
+        # Like Java, ignore connections in TIME_WAIT of a broker that has just stopped.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -23,8 +23,8 @@ def is_free(port: int) -> bool:
 
 
 def free_port(besides: int = 0) -> int:
-    """Return a port that nothing listens on at this moment, never `besides`. Raises NoFreePortError."""
-    # Not seeded: two programs looking at the same time should not find the same one.
+    """Return a port on which nothing listens at this moment, never `besides`. Raises NoFreePortError."""
+    # Not seeded: two programs that search at the same time should not find the same port.
     candidates = random.SystemRandom().sample(FREE_PORTS, 200)
     for port in candidates:
         if port != besides and is_free(port):

@@ -1,4 +1,4 @@
-"""Is a broker ready? Asked over one blocking socket, so that it works with and without an event loop."""
+"""Checks whether a broker is ready, over one blocking socket, so it works with and without an event loop."""
 
 import socket
 import struct
@@ -10,10 +10,10 @@ CLIENT_ID = "foreclick-probe"
 
 
 def missing(port: int, timeout_s: float) -> str | None:
-    """Return what the broker on 127.0.0.1:port does not do yet, or None when it is ready.
+    """Return what the broker on 127.0.0.1:port cannot do yet, or None when it is ready.
 
-    Ready is more than an open port: the broker lists itself, and its controller would create a topic (asked
-    with `validate_only`, so none is made), which it refuses until the broker has registered with it.
+    An open port is not enough. The broker must list itself, and its controller must agree to create a topic, which it
+    refuses until the broker has registered. The request has `validate_only`, so no topic is created.
     """
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
@@ -25,7 +25,7 @@ def missing(port: int, timeout_s: float) -> str | None:
 
 
 def _ask(connection: socket.socket) -> str | None:
-    # Imported while Java starts up: until the port is open there is nothing else to do.
+    # Imported here, while Java starts: until the port is open there is nothing else to do.
     from aiokafka.protocol.admin import CreateTopicsRequest_v3
     from aiokafka.protocol.metadata import MetadataRequest_v5
 

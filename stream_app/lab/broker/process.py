@@ -1,4 +1,4 @@
-"""The broker's Java process: started apart from the terminal, recognised by its command line, waited for."""
+"""The broker's Java process: starts it apart from the terminal, finds it by its command line, waits for it."""
 
 import os
 import time
@@ -32,9 +32,9 @@ class BrokerInfo(msgspec.Struct, frozen=True):
 def spawn(command: list[str], folder: Path) -> psutil.Process:
     """Start Java in the folder, in a session of its own, its output in `logs/java.out`. Raises JavaError.
 
-    Its own session: Ctrl-C in a terminal must not end the broker before the worker has committed.
+    It has its own session, because Ctrl-C in a terminal must not end the broker before the worker has committed.
     """
-    # posix_spawn and not Popen, to which a process that outlives its object is a leak. It knows no working directory.
+    # posix_spawn and not Popen, which warns of a process that outlives its object. It cannot set a working directory.
     within = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder), *command]
     create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     files = [
@@ -50,7 +50,7 @@ def spawn(command: list[str], folder: Path) -> psutil.Process:
 
 
 def wait_ready(process: psutil.Process, port: int, folder: Path, timeout_s: float) -> None:
-    """Return once the broker serves requests. Raises BrokerExitedError, NotReadyError."""
+    """Wait until the broker serves requests. Raises BrokerExitedError, NotReadyError."""
     log = folder / "logs" / "kafka.log"
     log_start = log.stat().st_size if log.exists() else 0
     deadline = time.monotonic() + timeout_s
@@ -67,8 +67,8 @@ def wait_ready(process: psutil.Process, port: int, folder: Path, timeout_s: floa
 def find(folder: Path) -> tuple[BrokerInfo, psutil.Process] | None:
     """Return the broker that runs on the data folder, or None.
 
-    A `broker.json` left by a crash names a process that is gone, or a number that another program has by
-    now: only a process whose command line names this folder's settings counts.
+    A `broker.json` left by a crash names a process that no longer exists, or an id that another program has now. So
+    only a process whose command line names the settings of this folder counts.
     """
     try:
         info = msgspec.json.decode((folder / "broker.json").read_bytes(), type=BrokerInfo)
@@ -98,7 +98,7 @@ def end(process: psutil.Process, timeout_s: float) -> bool:
 
 
 def kill(process: psutil.Process) -> None:
-    """End the process at once, and all that it has started, as a crash would."""
+    """End the process and all its children at once, as a crash would."""
     try:
         family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -107,12 +107,12 @@ def kill(process: psutil.Process) -> None:
         try:
             member.kill()
         except psutil.NoSuchProcess:
-            continue  # ended by itself between the two lines
+            continue  # it ended by itself between the two lines
     psutil.wait_procs(family, timeout=KILL_LIMIT_S)
 
 
 def _last_lines(folder: Path, log_start: int) -> str:
-    """Return what tells most about an early end: Java's own words, then the log's errors since the start."""
+    """Return the lines that best explain an early end: Java's output, then the log's errors since the start."""
     lines = (folder / "logs" / "java.out").read_text(errors="replace").splitlines()
     log = folder / "logs" / "kafka.log"
     if log.exists():

@@ -1,4 +1,4 @@
-"""The broker's data folder: formatted, configured, described."""
+"""Formats, configures and describes the broker's data folder."""
 
 import base64
 import shutil
@@ -22,7 +22,7 @@ from stream_app.lab.broker.ports import free_port, is_free
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """A broker about to start."""
+    """A broker that is about to start."""
 
     command: list[str]
     port: int
@@ -39,7 +39,7 @@ def prepare(
     java: tuple[str, ...] = (),
     listeners: Sequence[Listener] = (),
 ) -> Launch:
-    """Write all that Kafka needs into the data folder; records already there stay.
+    """Write all files that Kafka needs to the data folder; existing records are kept.
 
     `port` 0 takes any free one. Raises PortTakenError, NoFreePortError, FolderError.
     """
@@ -51,7 +51,7 @@ def prepare(
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name).chmod(
                 0o700
-            )  # records are the shop's users', also where they were readable before
+            )  # records are data of users: close the folder to others even if it was open to them before
         made.link(folder)
         cluster_id = format_storage(folder / "data", made.bootstrap_checkpoint)
         settings = server_properties("data", port, free_port(besides=port), properties, listeners)
@@ -63,9 +63,9 @@ def prepare(
 
 
 def format_storage(storage: Path, checkpoint: Path, node_id: int = NODE_ID, cluster_id: str = "") -> str:
-    """Return the storage folder's cluster id, formatting the folder where it is new; "" takes a new id for it.
+    """Return the cluster id of the storage folder; format the folder if it is new ("" means a new id).
 
-    The same two files as `StorageTool format` writes, without the second that starting Java for it takes.
+    It writes the same two files as `StorageTool format`, without the second that starting Java takes.
     """
     meta = storage / "meta.properties"
     if not meta.exists():

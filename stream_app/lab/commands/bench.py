@@ -12,7 +12,7 @@ import typer
 
 from stream_app.errors import ForeclickError
 
-#: What each name stands for, in the order in which `all` runs them.
+#: The script and arguments of each name, in the order in which `all` runs them.
 BENCHMARKS = {
     "backlog": ("worker.py", "backlog"),
     "backlog-model": ("worker.py", "backlog", "--model"),
@@ -88,7 +88,7 @@ def peers(
 ) -> None:
     """Run the same job on Foreclick and on other stream engines, with one broker, one input and one checker.
 
-    What it needs is installed on first use, into the user's cache folder. Give it an otherwise idle machine.
+    What it needs is installed at its first use, in the user's cache folder. Run it on a machine without other load.
     """
     known = _from_tree("bench.peers.systems")
     found = known.chosen(systems, job, crash, tuple(cmd or ()))
@@ -114,13 +114,13 @@ def peers(
 def run_job(
     name: Annotated[str, typer.Argument(help="A file of bench/jobs: j1 (counts) or j2 (predictions).")],
 ) -> None:
-    """One job of the comparison on Foreclick; takes BROKER, IN, OUT, RID and STATE from the environment."""
+    """Run one job of the comparison on Foreclick; BROKER, IN, OUT, RID and STATE come from the environment."""
     jobs = _tree() / "jobs"
     script = jobs / f"{name}.py"
     if script.parent != jobs or not script.is_file():
         there = ", ".join(sorted(path.stem for path in jobs.glob("[a-z]*.py"))) or "none yet"
         raise BenchError(f"there is no job {name!r}: choose one of {there}")
-    # In place of this process, so that signals reach it and its usage is its own.
+    # It replaces this process, so that signals reach it, and its CPU and memory are measured alone.
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     os.execve(sys.executable, [sys.executable, str(script)], {**os.environ, "PYTHONPATH": path})  # noqa: S606
 
@@ -146,7 +146,7 @@ def _script(name: str) -> None:
 
 
 def _tree() -> Path:
-    """Return the folder of the benchmarks. Raises BenchError where only the package is installed."""
+    """Return the folder of the benchmarks. Raises BenchError if only the package is installed."""
     folder = ROOT / "bench"
     if not folder.is_dir():
         raise BenchError("the benchmarks are part of the source tree, not of the installed package")
@@ -154,7 +154,7 @@ def _tree() -> Path:
 
 
 def _from_tree(module: str) -> Any:
-    """Import a module of the benchmarks, which no installed package may depend on. Raises BenchError."""
+    """Import a benchmark module by name: an installed package must not depend on it. Raises BenchError."""
     _tree()
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))

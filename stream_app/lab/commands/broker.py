@@ -11,7 +11,7 @@ import typer
 from stream_app.lab.broker import BrokerEndedError, BrokerInfo, EmbeddedKafka
 from stream_app.lab.broker import status as broker_status
 
-NOT_RUNNING = 3  #: exit code of `status`, as service managers use it
+NOT_RUNNING = 3  #: exit code of `status`, the same as that of service managers
 
 app = typer.Typer(
     help="Run a real Apache Kafka on this machine: one node, no Docker, no installed Java.",
@@ -41,7 +41,7 @@ def start(
     timeout_s: Annotated[float, typer.Option(min=1, help="Seconds until Kafka must be ready.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Start the broker and return once it serves requests; it keeps running."""
+    """Start the broker and return once it serves requests; it continues to run."""
     folder = _folder(data_dir)
     broker = EmbeddedKafka(folder, port=port, heap_mb=heap_mb)
     if foreground:
@@ -111,7 +111,7 @@ def _start(broker: EmbeddedKafka, timeout_s: float) -> None:
 
 
 def _stay(broker: EmbeddedKafka, timeout_s: float, as_json: bool) -> None:
-    """Start the broker, wait for its end, and end it on Ctrl-C or SIGTERM, which arrive as exceptions at any line."""
+    """Start the broker and wait for its end. Stop it on Ctrl-C or SIGTERM, which can raise exceptions at any line."""
     try:
         _start(broker, timeout_s)
         _say_started(broker, "Ctrl-C", as_json)

@@ -1,4 +1,4 @@
-"""`foreclick demo`: the main job on this machine, start to end."""
+"""`foreclick demo`: the whole product on this machine, from start to end."""
 
 import asyncio
 import shutil
@@ -118,7 +118,7 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
         made = asyncio.run(ensure_topics(load_settings(env={}, options=options)))
         step.note(f"on {held.broker.bootstrap}, {len(made)} topics")
 
-    # Here and not above: torch takes seconds to load, and --help should not.
+    # Imported here and not above: torch takes seconds to load, and --help should be fast.
     from stream_app.lab.demo import training
 
     if fresh:

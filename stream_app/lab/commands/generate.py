@@ -58,7 +58,7 @@ def generate(
 ) -> None:
     """Generate a recording of synthetic shop traffic, and a file with its labels (S.labels.jsonl).
 
-    An earlier one at the path is replaced, another file only with --force.
+    An earlier recording at the path is replaced, any other file only with --force.
     """
     settings = GeneratorSettings(
         events=events,

@@ -1,7 +1,7 @@
 """The Complete Journey as the demo's traffic: its latest events, the first part to learn from, the rest to replay.
 
-All times move by the same number of whole days, so that the events end today and keep their hours. Nothing is planted
-in these data, so only what follows from the events themselves can be judged.
+All times move by the same number of whole days, so that the events end today and keep their hours of the day. Nothing
+is planted in these data, so only results that follow from the events themselves can be checked.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ WriteProgress = Callable[[int], None]
 
 
 def write_history(plan: Plan, now_ms: int, progress: WriteProgress) -> None:
-    """Write the first `plan.events` of the events. Raises DemoError where there are too few."""
+    """Write the first `plan.events` of the events. Raises DemoError if there are too few."""
     records, _ = _parts(plan, now_ms)
     _write(plan, plan.history, records)
     progress(plan.events)
 
 
 def write_live(plan: Plan, now_ms: int, progress: WriteProgress) -> list[Record]:
-    """Write the events behind the history, and return them. Offsets count from zero."""
+    """Write the events after the history, and return them. Offsets count from zero."""
     _, records = _parts(plan, now_ms)
     _write(plan, plan.live_recording, records)
     progress(plan.events + plan.live)

@@ -1,4 +1,4 @@
-"""The live part of the demo: a replay in its own thread, the statistics, and a view of both."""
+"""The live part of the demo: a replay in its own thread, the statistics, and the view of both."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from stream_app.lab.demo.watch import Watch
 from stream_app.recordings.publish import ReplayStats, replay
 
 _VIEW_S, _SCRAPE_S = 0.5, 1.0
-#: Seconds without progress after the end of the replay; then the demo fails.
+#: The demo fails after so many seconds without progress once the replay has ended.
 _DRAIN_S = 30.0
 #: Seconds to wait for unexpected answers after all expected ones have arrived.
 _EXTRA_S = 2.0
@@ -37,16 +37,16 @@ class Live:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     async def run(self, refresh: Refresh) -> None:
-        """Replay everything, and return once all of it is answered; `refresh` is called twice per second.
+        """Replay everything, and return once all of it has been answered; calls `refresh` twice per second.
 
-        Raises DemoError where the worker or the broker ends, or answers stay out.
+        Raises DemoError if the worker or the broker ends, or if answers are missing.
         """
         stop = asyncio.Event()
-        # A thread, so that drawing the view does not delay records.
+        # The replay has its own thread, so that drawing the view does not delay records.
         sender = threading.Thread(target=self._send, name="replay", daemon=True)
         reader = asyncio.create_task(self.watch.read(self._bootstrap, stop))
         self._started = time.monotonic()
@@ -108,7 +108,7 @@ class Live:
         if self._loop is not None and self._stop is not None and sender.is_alive():
             try:
                 self._loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:  # it ended in between, and its loop with it
+            except RuntimeError:  # the thread has just ended, and its loop with it
                 return
         sender.join(_JOIN_S)
 

@@ -64,13 +64,13 @@ class Exactness(msgspec.Struct, frozen=True):
     """How the answers match the records that must have exactly one answer."""
 
     good: int
-    answered: int  #: good records with at least one answer
+    answered: int  #: valid records with at least one answer
     repeated: int  #: answers beyond the first of a record
-    unasked: int  #: answers to records that are not good, or to none at all
+    unasked: int  #: answers to invalid, repeated or unknown records
 
     @property
     def exact(self) -> bool:
-        """Whether each good record has one answer and no other record has any."""
+        """Whether each valid record has one answer and no other record has any."""
         return self.answered == self.good and not self.repeated and not self.unasked
 
 
@@ -86,10 +86,10 @@ def exactness(good: Mask, times: npt.NDArray[np.int32], strangers: int) -> Exact
 
 
 class NextItems:
-    """Hit rate: was the item of a user's next event among those predicted at the event before?
+    """Hit rate: the share of events whose item was among those predicted at the user's previous event.
 
-    A prediction is settled by the user's next event; where that names no item, it counts for nothing. The
-    popular items are judged on the same cases.
+    The user's next event decides whether a prediction was a hit; if that event names no item, the prediction does
+    not count. The popular items are judged on the same cases.
     """
 
     def __init__(self, popular: Iterable[str], k: int = 10) -> None:
@@ -99,7 +99,7 @@ class NextItems:
         self.cases = self.hits = self.popular_hits = 0
 
     def add(self, user: str, item: str | None, predicted: Sequence[str]) -> None:
-        """A user's event with its item, and the items predicted behind it, best first."""
+        """Add a user's event with its item, and the items predicted after it, best first."""
         before = self._open.get(user)
         if before is not None and item is not None:
             self.cases += 1
@@ -132,7 +132,7 @@ class Found(msgspec.Struct, frozen=True):
 
     @property
     def precision(self) -> float:
-        """Share of the flagged users in whom something was planted; NaN without any."""
+        """Share of the flagged users for whom something was planted; NaN without any."""
         return self.found / self.flagged if self.flagged else float("nan")
 
 
@@ -144,13 +144,13 @@ class FlagMatch:
         self.codes: Counter[str] = Counter()
 
     def add(self, user: str, codes: Iterable[str]) -> None:
-        """A flag on a user with the codes of its reasons."""
+        """Add a flag of a user with the codes of its reasons."""
         for code in codes:
             self.codes[code] += 1
             self._users.setdefault(code, set()).add(user)
 
     def against(self, codes: Iterable[str], planted: set[str]) -> Found:
-        """Users flagged with any of `codes` against those in whom the matching thing was planted."""
+        """Compare the users flagged with any of `codes` with the users for whom that abuse was planted."""
         flagged = set[str]().union(*(self._users.get(code, set()) for code in codes))
         found = len(flagged & planted)
         return Found(len(planted), found, len(flagged))
@@ -164,7 +164,7 @@ class Rate:
         self._marks: deque[tuple[float, int]] = deque()
 
     def mark(self, now_s: float, count: int) -> float:
-        """Note the count; returns the rate since the oldest mark within the window."""
+        """Record the count; return the rate since the oldest mark within the window."""
         self._marks.append((now_s, count))
         while len(self._marks) > 2 and self._marks[1][0] <= now_s - self._window_s:
             self._marks.popleft()

@@ -1,4 +1,4 @@
-"""The plan of a demo: what it runs and where it stores its files."""
+"""The plan of a demo: what it runs and where it stores files."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +9,7 @@ from stream_app.errors import ForeclickError
 from stream_app.lab.generator import GeneratorSettings
 from stream_app.lab.generator.settings import DAY_S, EVENTS_PER_USER_DAY
 
-#: Events of the history for each user: about one day of the shop.
+#: Events per user in the history: about one day of the shop.
 _EVENTS_PER_USER = 32
 
 
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def data_dir_option(self) -> str:
-        """What a command needs to find this demo again."""
+        """The option with which a command finds this demo."""
         return "" if self.folder == Path(".foreclick/demo") else f" --data-dir {self.folder.parent}"
 
     @property
@@ -73,15 +73,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worker_log(self) -> Path:
-        """What the worker says."""
+        """The log of the worker."""
         return self.folder / "worker.log"
 
     def shop(self, start_ms: int) -> GeneratorSettings:
-        """The shop from `start_ms` on: history first, live traffic behind it.
+        """The shop from `start_ms` on: first the history, then the live traffic.
 
-        Without a daily rhythm the traffic is the same from whatever time it starts, only its times differ.
+        There is no daily rhythm, so the traffic is the same for any start; only its times differ.
         """
-        # More than is used in most cases, so that a longer live part does not change the history.
+        # More events than most demos use, so that a longer live part does not change the history.
         events = max(4 * self.events, self.events + self.live)
         return GeneratorSettings(
             events=events,
@@ -93,10 +93,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             start_ms=start_ms,
             span_s=events / (self.users * EVENTS_PER_USER_DAY) * DAY_S,
             rhythm=0.0,
-            bot_share=0.02,  # more trouble than a shop has, so that a minute shows some
+            bot_share=0.02,  # more than a real shop has, so that one minute shows some
             fraud_share=0.004,
         )
 
     def seconds_of(self, events: int) -> float:
-        """Shop time that so many records fill, s."""
+        """Seconds of shop time that so many records fill."""
         return events / (self.users * EVENTS_PER_USER_DAY) * DAY_S

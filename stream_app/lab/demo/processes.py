@@ -21,11 +21,11 @@ from stream_app.lab.broker.ports import free_port
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.settings.sources import ENV_PREFIX
 
-#: Time limits of a clean stop; together below the 15 s in which Ctrl-C must stop everything.
+#: Time limits of a clean stop; their sum is below the 15 s in which Ctrl-C must stop everything.
 WORKER_END_S, BROKER_END_S = 7.0, 5.0
 _READY_S, _POLL_S = 90.0, 0.1
 _LAST_LINES = 6
-#: Environment variables of the user that the demo keeps: where to get Kafka from and where to store it.
+#: Environment variables of the user that the demo passes on: where to fetch Kafka and where to store it.
 _PASSED_ON = ("FORECLICK_CACHE_DIR", "FORECLICK_MAVEN_URL")
 
 
@@ -33,11 +33,11 @@ class Running(msgspec.Struct, frozen=True):
     """The worker of a demo that runs or was left running (`running.json`); the broker has a file of its own."""
 
     worker: int
-    started: float  #: its time, so that its number on another process is recognised
+    started: float  #: start time of the process, to notice that another process has its id now
 
 
 class DemoWorker:
-    """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches us alone."""
+    """`foreclick worker` in a session of its own, so that Ctrl-C in the terminal reaches only the demo."""
 
     def __init__(self, plan: Plan, bootstrap: str, device: str) -> None:
         self.web = f"127.0.0.1:{free_port()}"
@@ -67,21 +67,21 @@ class DemoWorker:
         return self._process.pid
 
     def check(self) -> None:
-        """Raises DemoError, with its last words, where the worker has ended."""
+        """Raises DemoError, with the end of its log, if the worker has ended."""
         code = self._process.poll()
         if code is not None:
             lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-            own = [line for line in lines if line.startswith("foreclick: ")]  # its one sentence
+            own = [line for line in lines if line.startswith("foreclick: ")]  # its last words
             said = "\n  ".join(own[-1:] or lines) or "nothing"
             raise DemoError(f"the worker ended with code {code} (its log: {self._log}), saying:\n  {said}")
 
     def get(self, path: str, timeout_s: float = 5.0) -> str:
-        """A page of its port. Raises OSError where it does not answer."""
+        """Return a page of the worker's HTTP port. Raises OSError if it does not answer."""
         with urllib.request.urlopen(f"http://{self.web}{path}", timeout=timeout_s) as answer:
             return str(answer.read().decode())
 
     def wait_ready(self, waiting: Callable[[str], None]) -> None:
-        """Return once the worker is ready; `waiting` is told what for. Raises DemoError after the limit."""
+        """Wait until the worker is ready; `waiting` is told what it waits for. Raises DemoError after the limit."""
         deadline = time.monotonic() + _READY_S
         why = "no answer yet"
         while time.monotonic() < deadline:
@@ -100,7 +100,7 @@ class DemoWorker:
         raise DemoError(f"the worker was not ready within {_READY_S:.0f} s ({why}): see {self._log}")
 
     def stop(self) -> None:
-        """Ask it to commit and leave; kill it after the limit."""
+        """Ask the worker to commit and leave; kill it after the limit."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -111,23 +111,23 @@ class DemoWorker:
 
 
 class Started:
-    """What runs for a demo; `end` stops it, the worker first, so that it can commit."""
+    """The processes of a demo; `end` stops them, the worker first, so that it can commit."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.broker = EmbeddedKafka(plan.broker)
         self.worker: DemoWorker | None = None
-        self.kept = False  #: whether to leave it all running
+        self.kept = False  #: whether to leave all processes running
 
     def start_worker(self, device: str) -> DemoWorker:
-        """Start the worker on the broker, and note how to find both should this process be killed."""
+        """Start the worker on the broker, and store how to find both if this process is killed."""
         self.worker = worker = DemoWorker(self._plan, self.broker.bootstrap, device)
         note = Running(worker.pid, psutil.Process(worker.pid).create_time())
         _note(self._plan.folder).write_bytes(msgspec.json.encode(note))
         return worker
 
     def end(self) -> None:
-        """End what was started, unless it is kept."""
+        """End the processes, unless they are kept."""
         if self.kept:
             return
         try:
@@ -140,9 +140,9 @@ class Started:
 
 @contextmanager
 def started(plan: Plan) -> Iterator[Started]:
-    """Holds what is started; ends it however the block is left, undisturbed by another Ctrl-C."""
+    """Holds the started processes; ends them however the block is left. A second Ctrl-C does not interrupt that."""
     held = Started(plan)
-    # A closed terminal leaves in the same way as Ctrl-C; `nohup` has said that it should not.
+    # A closed terminal ends the demo like Ctrl-C, unless it was started with `nohup`.
     closing = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else ()
     with _handling(closing, lambda *_: sys.exit(128 + signal.SIGHUP)):
         try:
@@ -154,7 +154,7 @@ def started(plan: Plan) -> Iterator[Started]:
 
 @contextmanager
 def _handling(signums: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
-    """The signals handled by `handler` within the block."""
+    """Let `handler` handle the signals within the block."""
     before = [(signum, signal.signal(signum, handler)) for signum in signums]
     try:
         yield
@@ -164,7 +164,7 @@ def _handling(signums: Sequence[signal.Signals], handler: Any) -> Iterator[None]
 
 
 def stop_left(plan: Plan) -> list[str]:
-    """End a demo that was kept, or what a killed one left behind; returns what was ended, in words."""
+    """End the processes of a demo that was kept or killed; returns one text per process that was ended."""
     ended = []
     worker = _left_worker(plan)
     if worker is not None:
@@ -186,7 +186,7 @@ def stop_left(plan: Plan) -> list[str]:
 
 
 def runs(plan: Plan) -> bool:
-    """Whether something of an earlier demo still runs in the folder."""
+    """Whether processes of an earlier demo still run in the folder."""
     return _left_worker(plan) is not None or EmbeddedKafka(plan.broker).running
 
 

@@ -1,6 +1,6 @@
 """The steps of the demo on the terminal: a progress bar during a step, a line with its time after it.
 
-Without a terminal there are only lines.
+Without a terminal, only the lines are printed.
 """
 
 import time
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class Step:
-    """A step that is running."""
+    """The step that is running."""
 
     def __init__(self, console: Console, title: str, bar: Progress, task: TaskID) -> None:
         self._console = console
@@ -56,7 +56,7 @@ class Steps:
     def step(self, title: str, *, bar: bool = True) -> Iterator[Step]:
         """Run the next step; a line shows its results, unless it fails.
 
-        Without `bar` the step draws something of its own.
+        Without `bar`, the step draws its own output.
         """
         number = f"{len(self.seconds) + 1}/{self._total}"
         terminal = self.console.is_terminal

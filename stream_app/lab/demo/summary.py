@@ -13,7 +13,7 @@ from stream_app.lab.demo.verdict import Verdict, milliseconds, percent
 if TYPE_CHECKING:  # torch takes seconds to load
     from stream_app.lab.demo.training import Learned
 
-#: From broker append to a readable prediction, 99 of 100, at a steady rate of up to 2,000 events/s.
+#: p99 from broker append to readable prediction, at a steady rate of up to 2,000 events/s.
 P99_MS = 150
 
 
@@ -113,7 +113,7 @@ def where_next(console: Console, plan: Plan, live: Live, bootstrap: str, *, kept
         lines.append(("keep it running", f"foreclick demo --keep{data}{plan.data_dir_option}"))
     console.print("\n[bold]Where to look next[/]")
     for name, what in lines:
-        # Unwrapped, so that a command can be copied whole.
+        # Without line breaks, so that the whole command can be copied.
         console.print(f"  [dim]{name:<16}[/] {escape(str(what))}", highlight=False, soft_wrap=True)
 
 

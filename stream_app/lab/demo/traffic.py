@@ -1,4 +1,4 @@
-"""The traffic of the demo: a history to learn from, and what follows it, moved to the present."""
+"""The traffic of the demo: a history to learn from, and the events that follow it, moved to the present."""
 
 import itertools
 from collections import Counter
@@ -17,16 +17,16 @@ from stream_app.recordings.errors import RecordingError
 from stream_app.recordings.recording import RecordingWriter
 
 _DAY_MS = 86_400_000
-#: Live events end this long before the present, so that none can be ahead of the broker's clock.
+#: Live events end this long before the present, so that no event can be ahead of the broker's clock.
 _MARGIN_MS = 1_000
 
 WriteProgress = Callable[[int], None]
 
 
 def history_start(plan: Plan, now_ms: int) -> int:
-    """Unix ms at which the history begins: a midnight (UTC), so that it ends before the live part begins.
+    """Unix ms at which the history begins: a midnight (UTC), early enough to end before the live part begins.
 
-    Always midnight, since the hour of the day is an input of the model: the same plan gives the same model.
+    It is always midnight, since the model reads the hour of the day: so the same plan gives the same model.
     """
     needed = int(plan.seconds_of(plan.events + plan.live) * 1000)
     return (now_ms - needed) // _DAY_MS * _DAY_MS
@@ -47,9 +47,9 @@ def write_history(plan: Plan, now_ms: int, progress: WriteProgress) -> None:
 
 
 def write_live(plan: Plan, now_ms: int, progress: WriteProgress) -> Truth:
-    """Write the records behind the history and their labels, the last one now; returns what is true of them.
+    """Write the records after the history and their labels, the last one with the present time; return their Truth.
 
-    Offsets count from zero, as they do in Kafka once the records are there.
+    Offsets count from zero, as they will in Kafka.
     """
     if plan.data is Data.COMPLETE_JOURNEY:
         labels_beside(plan.live_recording).unlink(missing_ok=True)  # of an earlier demo with a made-up shop
@@ -87,7 +87,7 @@ def write_live(plan: Plan, now_ms: int, progress: WriteProgress) -> Truth:
 
 
 def _span_ms(plan: Plan) -> int:
-    """How long the shop takes for history and live part together: known only after making them once."""
+    """How long history and live part together are in shop time, which is known only after making them once."""
     left = plan.events + plan.live
     for block in generate(plan.shop(0)):
         if left <= len(block.records):
@@ -97,7 +97,7 @@ def _span_ms(plan: Plan) -> int:
 
 
 def _split(blocks: Iterator[Block], at: int) -> Iterator[tuple[Block, bool]]:
-    """Blocks cut at the record `at`, and whether each stands behind it."""
+    """Split blocks at the record `at`; yield each with whether it comes after it."""
     seen = 0
     for block in blocks:
         n = len(block.records)

@@ -17,9 +17,9 @@ from stream_app.lab.demo.traffic import write_history
 from stream_app.recordings.offline.training_table import tabulate
 from stream_app.settings import HORIZON_MS, Settings
 
-#: Share of the history, its latest part, that is held out to evaluate the model.
+#: Share of the history that is held out to evaluate the model: its latest part.
 HELD_OUT = 0.1
-#: Items of the popularity baseline.
+#: Number of items of the popularity baseline.
 _POPULAR = 10
 
 
@@ -44,7 +44,7 @@ def kept(plan: Plan, settings: Settings) -> Learned | None:
 
 
 def make_history(plan: Plan, now_ms: int, step: Step) -> None:
-    """Generate the history; says how fast."""
+    """Generate the history, and say how fast that was."""
     start = time.perf_counter()
     write_history(plan, now_ms, lambda done: step.progress(done, plan.events, "generating"))
     rate = plan.events / (time.perf_counter() - start)
@@ -91,7 +91,7 @@ def cache_key(plan: Plan, settings: Settings) -> str:
     shop = msgspec.to_builtins(plan.shop(0))
     parts: dict[str, object] = {
         "events": plan.events,
-        # The number of events and the span are those that a longer live part may need.
+        # Not these two: a longer live part may need other values of them.
         "shop": {name: value for name, value in shop.items() if name not in ("events", "span_s")},
         "training": msgspec.to_builtins(_learning(plan, settings)),
         "features": [settings.lateness_ms, settings.max_future_ms, settings.user_ttl_ms],
@@ -103,13 +103,13 @@ def cache_key(plan: Plan, settings: Settings) -> str:
 
 
 def _learning(plan: Plan, settings: Settings) -> TrainSettings:
-    # Without a refit, which would take as long again; the live part follows the history at once.
+    # There is no refit, which would double the time; the live part follows directly after the history.
     horizon_ms = settings.horizon_ms or HORIZON_MS
     return TrainSettings(epochs=plan.epochs, refit=False, horizon_ms=horizon_ms, seed=plan.seed)
 
 
 def forget(plan: Plan) -> None:
-    """Remove model and history."""
+    """Delete the model and the history."""
     shutil.rmtree(plan.model, ignore_errors=True)
     for path in (plan.history, plan.folder / "learned.json"):
         path.unlink(missing_ok=True)

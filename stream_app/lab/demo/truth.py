@@ -12,7 +12,7 @@ from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.lab.generator import Label
 from stream_app.lab.generator.trouble import FAULTS
 
-#: What was planted in a record, at its index in `planted`.
+#: Kinds of planted records; `planted` has indexes into this list.
 PLANTED = ("", "bot", "fraud")
 
 
@@ -53,13 +53,13 @@ class Truth:
             elif label.kind in planted:
                 self.planted[row] = planted[label.kind]
         times = [r.timestamp for r in rows]
-        self.span_ms = max(times, default=0) - min(times, default=0)  #: from the first record to the last
+        self.span_ms = max(times, default=0) - min(times, default=0)  #: from first to last record
         self.users: list[str] = []
         self.items: list[str] = []
         self.user = np.full(n, -1, np.int32)  # (R,) index into `users`
         self.item = np.full(n, -1, np.int32)  # (R,) index into `items`, -1 for none
         self._name(rows, malformed)
-        self.good = ~malformed & ~self.repeat  # (R,) records that must be answered, once each
+        self.good = ~malformed & ~self.repeat  # (R,) records that must have exactly one answer
 
     def __len__(self) -> int:
         return len(self.good)
@@ -79,7 +79,7 @@ class Truth:
         return self.row(parts[0], int(parts[1]), int(parts[2]))
 
     def users_of(self, kind: str, seen: npt.NDArray[np.bool_]) -> set[str]:
-        """Users in whose `seen` (R,) records `kind` was planted."""
+        """Users with at least one record in `seen` (R,) in which `kind` was planted."""
         rows = (self.planted == PLANTED.index(kind)) & seen & (self.user >= 0)
         return {self.users[i] for i in np.unique(self.user[rows]).tolist()}
 
@@ -96,8 +96,8 @@ class Truth:
         for i in np.flatnonzero(~malformed).tolist():
             value = rows[i].value or b""
             body: Any = (json if value[:1] == b"{" else packed).decode(value)
-            # A repeat stands behind its original in the same partition; one whose original came before the
-            # traffic began is new to the worker.
+            # A repeat comes after its original in the same partition. If the original is older than this traffic,
+            # the worker has not seen it, so the repeat counts as new.
             if body.event_id is not None:
                 self.repeat[i] = body.event_id in ids
                 ids.add(body.event_id)

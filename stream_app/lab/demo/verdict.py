@@ -12,13 +12,13 @@ SIGNS = {"bot": ("click_rate", "many_items"), "fraud": ("purchase_rate", "amount
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The results that are checked against what was planted."""
+    """The results compared with what was planted."""
 
     exact: Exactness
     dead: dict[str, tuple[int, int]]  #: by reason: planted, found
     malformed: tuple[int, int]  #: sent so far, found
     duplicates: tuple[int, int]  #: sent so far, found
-    late: tuple[int, int]  #: planted, and those later than the allowed lateness
+    late: tuple[int, int]  #: planted, and those that the worker found later than the allowed lateness
     flags: dict[str, Found]
 
     @property
@@ -28,7 +28,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict(watch: Watch) -> Verdict:
-    """Judge the answers so far; planted users are those whose records have been answered."""
+    """Judge the answers so far; of the planted users, only those with answered records count."""
     truth, answers = watch.truth, watch.answers
     seen = answers.times > 0
     flags = {kind: watch.flags.against(codes, truth.users_of(kind, seen)) for kind, codes in SIGNS.items()}

@@ -15,13 +15,13 @@ from stream_app.contract.outputs import Flag, Prediction
 from stream_app.lab.demo.live import Live
 from stream_app.lab.demo.verdict import milliseconds, percent, verdict
 
-#: Latencies shown are those of so many last seconds.
+#: The latencies shown are those of the last so many seconds.
 _WINDOW_MS = 10_000
 _LINE_EVERY_S = 5.0
 
 
 class View:
-    """Draws the live part; a context manager that gives the terminal back."""
+    """Draws the live part; as a context manager, it restores the terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -38,7 +38,7 @@ class View:
             self._screen.stop()
 
     def refresh(self, live: Live) -> None:
-        """Draw what is known now."""
+        """Draw the current figures."""
         if self._console.is_terminal:
             self._screen.update(draw(live), refresh=True)
         elif live.seconds >= self._next_line:
@@ -151,7 +151,7 @@ def _recent(live: Live) -> Panel:
 
 
 def prediction_line(each: Prediction) -> Text:
-    """One prediction, for a glance."""
+    """One prediction in one line."""
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{_clock(each.ts)} ", style="dim")
     text.append(f"{each.user_id:<6}", style="cyan")
@@ -164,7 +164,7 @@ def prediction_line(each: Prediction) -> Text:
 
 
 def flag_line(each: Flag) -> Text:
-    """One flag with its reasons."""
+    """One flag with its reasons, in one line."""
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{_clock(each.ts)} ", style="dim")
     text.append(f"{each.user_id:<6}", style="cyan")

@@ -19,8 +19,8 @@ from stream_app.lab.demo.processes import DemoWorker
 from stream_app.lab.demo.truth import Truth
 
 _OUTPUTS = ("predictions", "flags", "dead-letters")
-#: Time limit and size of a fetch. The broker's timestamps are measured, so late reading does no harm, but reading
-#: each record at once would take CPU time from the worker.
+#: Time limit and size of a fetch. The broker's timestamps are measured, so reading later does not change the
+#: result, but reading each record at once would take CPU time from the worker.
 _WAIT_MS, _WAIT_BYTES = 250, 256 * 1024
 _SHOWN = 5
 _SAMPLE = re.compile(rb"^foreclick_(\w+?)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
@@ -50,7 +50,7 @@ class Watch:
         return int(self.worker.get("consumer_lag_records", 0))
 
     async def read(self, bootstrap: str, stop: asyncio.Event) -> None:
-        """Read all topics from their beginning until `stop` is set. Raises DemoError where the broker fails."""
+        """Read all topics from their beginning until `stop` is set. Raises DemoError if the broker fails."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
@@ -73,7 +73,7 @@ class Watch:
                 fetched = await consumer.getmany(timeout_ms=_WAIT_MS)
                 for place, records in fetched.items():
                     self._take(place.topic, place.partition, records)
-                # Time for the view: many batches may be ready at once.
+                # Give the view time to draw: many batches may be ready at once.
                 await asyncio.sleep(0.02)
         except KafkaError as error:
             raise DemoError(f"the broker at {bootstrap} stopped answering: {error}") from error

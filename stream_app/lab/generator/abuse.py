@@ -1,4 +1,4 @@
-"""What is planted to be found: bots that rush through the shop, bursts of purchases with stolen accounts."""
+"""The planted abuse: bots that rush through the shop, and bursts of purchases with stolen accounts."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ BOT_EVENTS, FRAUD_EVENTS = 120, 8
 def bots(
     wanted: float, span: tuple[float, float], people: People, *, session: int, rng: np.random.Generator
 ) -> EventRows:
-    """Visits of bots with about `wanted` clicks in all, starting within `span` (seconds).
+    """Return visits of bots with about `wanted` clicks in all, starting within `span` (seconds).
 
     `session` numbers the first one. A bot clicks items of the whole shop without regard to category or
     popularity, two or three a second.
@@ -51,10 +51,10 @@ def fraud(
     session: int,
     rng: np.random.Generator,
 ) -> EventRows:
-    """Bursts with about `wanted` purchases in all, with accounts out of `victims`, starting within `span`.
+    """Return bursts with about `wanted` purchases in all, with accounts from `victims`, starting within `span`.
 
-    A burst buys dear items without a look at them, seconds apart, from a device and a country that are not
-    the owner's, often several pieces.
+    A burst buys expensive items, often several of one, seconds apart and without a click on them before, from a
+    device and a country that are not those of the owner.
     """
     catalogue = people.catalogue
     bursts = rng.poisson(wanted / FRAUD_EVENTS) if len(victims) else 0
@@ -82,13 +82,13 @@ def fraud(
 
 
 def _spread(counts: Ints) -> tuple[Ints, Ints]:
-    """For counts (n,): the group and the place within it of each of their sum."""
+    """For the sizes (n,) of groups: return the group of every member, and its position within the group."""
     group = np.repeat(np.arange(len(counts)), counts)
     return group, np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _times(start: Floats, group: Ints, counts: Ints, gaps: Floats) -> Floats:
-    """Start of the group plus the gaps so far."""
+    """Return the start of each member's group plus the sum of its gaps so far."""
     total = np.cumsum(gaps)
     before = np.concatenate([[0.0], total])[np.cumsum(counts) - counts]
     return np.asarray(start[group] + total - before[group])

@@ -8,21 +8,21 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.signedinteger[Any]]
 Floats = npt.NDArray[np.float64]
 
-#: Tastes of users and styles of items: under taste s an item leads to items of style s.
+#: Number of tastes of users and of styles of items: a user of taste s goes on to items of style s.
 TASTES = 4
-#: Successors of an item under one taste, and how likely each is.
+#: Number of successors of an item for one taste, and how likely each is.
 SUCCESSORS = 5
 _SUCCESSOR_P = np.array([0.45, 0.25, 0.15, 0.10, 0.05])
 
 
 def zipf(n: int, exponent: float, rng: np.random.Generator) -> Floats:
-    """Probabilities (n,) by Zipf's law, p(rank) ~ rank**-exponent, with the ranks dealt out at random."""
+    """Return probabilities (n,) by Zipf's law, p(rank) ~ rank**-exponent, with ranks assigned at random."""
     weights = rng.permutation(np.arange(1, n + 1, dtype=np.float64) ** -exponent)
     return np.asarray(weights / weights.sum())
 
 
 class Catalogue(NamedTuple):
-    """I items in C categories; items of a category stand together in `shelf`."""
+    """I items in C categories; items of one category are adjacent in `shelf`."""
 
     category: Ints  # (I,)
     price: Floats  # (I,) two decimals
@@ -30,13 +30,13 @@ class Catalogue(NamedTuple):
     reach: Floats  # (I + 1,) cumulated popularity along `shelf`
     border: Ints  # (C + 1,) where each category starts in `shelf`
     successors: Ints  # (I, TASTES, SUCCESSORS)
-    expensive: Ints  # the dearest twentieth
+    expensive: Ints  # the most expensive twentieth of the items
 
     @classmethod
     def make(cls, items: int, categories: int, exponent: float, rng: np.random.Generator) -> Self:
-        """A random one: sizes of categories and popularity by Zipf, prices log-normal around a category's."""
+        """Return a random catalogue: category sizes and popularity by Zipf, prices log-normal around that of the category."""
         size = zipf(categories, 0.7, rng)
-        # One item each first, so that no category is empty.
+        # First one item per category, so that no category is empty.
         category = np.concatenate(
             [np.arange(categories), rng.choice(categories, items - categories, p=size)]
         ).astype(np.int32)
@@ -57,31 +57,32 @@ class Catalogue(NamedTuple):
         )
 
     def popular(self, category: Ints, u: Floats) -> Ints:
-        """An item (n,) of each category, by popularity; `u` (n,) uniform in [0, 1)."""
+        """Return an item of each category (n,), drawn by popularity; `u` (n,) is uniform in [0, 1)."""
         low, high = self.reach[self.border[category]], self.reach[self.border[category + 1]]
         place = np.searchsorted(self.reach, low + u * (high - low), side="right") - 1
         return self.shelf[np.clip(place, self.border[category], self.border[category + 1] - 1)]
 
     def any(self, u: Floats) -> Ints:
-        """An item (n,) of the whole shop, by popularity."""
+        """Return items (n,) of the whole shop, drawn by popularity."""
         place = np.searchsorted(self.reach, u * self.reach[-1], side="right") - 1
         return self.shelf[np.minimum(place, len(self.shelf) - 1)]
 
     def after(self, item: Ints, taste: Ints, u: Floats) -> Ints:
-        """The item (n,) that follows `item` for somebody of `taste`."""
+        """Return the items (n,) that follow `item` for users of `taste`."""
         rank = np.searchsorted(np.cumsum(_SUCCESSOR_P)[:-1], u, side="right")
         return self.successors[item, taste, rank]
 
 
 def _successors(category: Ints, popularity: Floats, categories: int, rng: np.random.Generator) -> Ints:
-    """Neighbours on the shelf of (category, style) from a place that differs by item, mostly near the top."""
+    """Return neighbours on the shelf of (category, style); they start at a position that depends on the item, mostly
+    near the top."""
     items = len(category)
     group = category * TASTES + rng.integers(0, TASTES, items)
     order = np.lexsort((-popularity, group))
     border = np.searchsorted(group[order], np.arange(categories * TASTES + 1))
-    wanted = category[:, None] * TASTES + np.arange(TASTES)  # (I, TASTES) the group to go to
+    wanted = category[:, None] * TASTES + np.arange(TASTES)  # (I, TASTES) the group of the successors
     size = border[wanted + 1] - border[wanted]
-    # A small category may have no item of a style: there any style of the category will do.
+    # A small category may have no item of a style: then any style of the category is taken.
     empty = size == 0
     first = np.where(empty, border[category * TASTES][:, None], border[wanted])
     size = np.where(empty, (border[category * TASTES + TASTES] - border[category * TASTES])[:, None], size)

@@ -1,4 +1,4 @@
-"""The columns of events on their way from the simulation to the wire."""
+"""The columns of events between the simulation and the encoder."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 #: Who made an event.
 SHOPPER, BOT, FRAUD = range(3)
-#: Lists in which an item was shown, by `listing`.
+#: Lists in which an item was shown; `listing` has indexes into these names.
 LISTINGS = ("search", "category", "recommended", "home")
 
 ROW = np.dtype(
@@ -15,7 +15,7 @@ ROW = np.dtype(
         ("time_s", "f8"),  # shop time since the start
         ("ts", "i8"),  # Unix ms, the event's own time
         ("append", "i8"),  # Unix ms, when the broker gets it
-        ("serial", "i8"),  # names the event; a repeat has the same
+        ("serial", "i8"),  # identifies the event; a repeat has the same number
         ("session", "i8"),
         ("order", "i8"),  # number within the session of a purchase's order, else -1
         ("late_ms", "i8"),  # how far `ts` was moved back
@@ -30,7 +30,7 @@ ROW = np.dtype(
         ("device", "i1"),
         ("country", "i1"),
         ("maker", "i1"),  # SHOPPER, BOT or FRAUD
-        ("fault", "i1"),  # index of the fault of a malformed record, -1 for a good one
+        ("fault", "i1"),  # index of the fault of a malformed record, -1 for a valid one
         ("repeat", "?"),
         ("msgpack", "?"),
     ],
@@ -41,7 +41,7 @@ EventRows = npt.NDArray[np.void]
 
 
 def rows(n: int, **columns: Any) -> EventRows:
-    """`n` rows with the given columns and "none" in all others."""
+    """Return `n` rows with the given columns and "none" in all others."""
     out = np.zeros(n, ROW)
     for name in ("order", "item", "query", "position", "listing", "fault"):
         out[name] = -1

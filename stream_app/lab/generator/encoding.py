@@ -1,4 +1,4 @@
-"""Events as bytes: keys and values by the wire contract, and values that break it."""
+"""Encodes events as bytes: keys and values that follow the wire contract, and values that break it."""
 
 import msgspec
 import numpy as np
@@ -11,14 +11,14 @@ from stream_app.lab.generator.people import COUNTRIES, DEVICES, People
 from stream_app.lab.generator.settings import GeneratorSettings
 from stream_app.lab.generator.trouble import FAULTS
 
-#: Added to the time of an event from the future: bad whenever it is replayed.
+#: Added to the time of an event from the future, so that it is invalid at any time of replay.
 CENTURIES_MS = 300 * 365 * 86_400_000
 _NOUNS = ("shoes", "jacket", "lamp", "phone", "bag", "watch", "chair", "book", "tent", "bike", "pan", "game")
 _KINDS = ("", "red ", "cheap ", "small ", "new ", "summer ", "gift ")
 
 
 class Wire(msgspec.Struct, omit_defaults=True, gc=False):
-    """An event as it is sent; fields that hold None are left out."""
+    """An event as it is sent; fields with the value None are omitted."""
 
     event_id: str
     user_id: str
@@ -37,7 +37,7 @@ class Wire(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class EventEncoder:
-    """Turns rows into keys and values; all names are made once."""
+    """Turns rows into keys and values; computes all names once."""
 
     def __init__(self, settings: GeneratorSettings, people: People) -> None:
         catalogue = people.catalogue
@@ -46,7 +46,7 @@ class EventEncoder:
         self._users = [f"u{i}" for i in range(everyone)]
         self._keys = [name.encode() for name in self._users]
         self.partition = partitions_of(self._keys, settings.partitions)  # (U + bots,)
-        # The last entry of each table stands for -1, "none".
+        # Index -1 ("none") reads the last entry of each table.
         self._items = [*(f"i{i}" for i in range(len(catalogue.category))), None]
         self._categories = [f"c{i}" for i in range(categories)]
         self._prices = [*catalogue.price.tolist(), None]
@@ -59,17 +59,17 @@ class EventEncoder:
         self._msgpack = msgspec.msgpack.Encoder()
 
     def event_ids(self, events: EventRows) -> list[str]:
-        """Ids (n,) that no other seed gives."""
+        """Return ids (n,) that no other seed gives."""
         seed = self._seed
         return [f"e{seed}-{n:x}" for n in events["serial"].tolist()]
 
     def users(self, events: EventRows) -> list[str]:
-        """User ids (n,)."""
+        """Return user ids (n,)."""
         table = self._users
         return [table[i] for i in events["user"].tolist()]
 
     def encode(self, events: EventRows) -> tuple[list[bytes], list[bytes]]:
-        """Keys and values (n,), JSON or msgpack as the rows say."""
+        """Return keys and values (n,), JSON or msgpack as each row says."""
         wires = self._wires(events)
         json, packed = self._json.encode, self._msgpack.encode
         values = [
@@ -128,7 +128,7 @@ class EventEncoder:
         return wires
 
     def _spoil(self, fault: str, key: bytes, wire: Wire) -> tuple[bytes, bytes]:
-        """Key and value of a record with the fault."""
+        """Return key and value of a record with the fault."""
         fields = {name: value for name, value in msgspec.structs.asdict(wire).items() if value is not None}
         match fault:
             case "broken_json":

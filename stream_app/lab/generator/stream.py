@@ -84,7 +84,7 @@ def write(
 ) -> Summary:
     """Write the traffic to `path` and its labels beside it (`S.labels.jsonl`).
 
-    `on_progress` gets the number of records so far. Raises `RecordingError` where a file cannot be written.
+    `on_progress` gets the number of records so far. Raises `RecordingError` if a file cannot be written.
     """
     path = Path(path)
     labels_path = labels_beside(path)
@@ -121,7 +121,7 @@ def labels_beside(recording: Path) -> Path:
 
 
 def read_labels(path: Path) -> list[Label]:
-    """The labels of a file; raises `RecordingError` where it cannot be read or is something else."""
+    """The labels of a file; raises `RecordingError` if it cannot be read or is something else."""
     try:
         return msgspec.json.Decoder(Label).decode_lines(path.read_bytes())
     except OSError as error:

@@ -59,7 +59,7 @@ def import_files(
     `PACKAGES` takes no files, and `on_progress` gets its events so far.
 
     Raises `ImportFailed` for an unknown format, an unreadable file, files without a single good line, or a package
-    that is not installed, and `RecordingError` where `out` cannot be written.
+    that is not installed, and `RecordingError` if `out` cannot be written.
     """
     check_source(format_name, files)
     if partitions < 1:

@@ -32,7 +32,7 @@ _BLOCK = 50_000  # rows of a table that become Python objects at a time
 
 
 def require() -> Path:
-    """Return the folder of the package's data. Raises ImportFailed where it is not installed."""
+    """Return the folder of the package's data. Raises ImportFailed if it is not installed."""
     found = importlib.util.find_spec(_MODULE)  # without importing it, and pandas with it
     if found is None or found.origin is None or importlib.util.find_spec("pyarrow") is None:
         raise ImportFailed(_MISSING)

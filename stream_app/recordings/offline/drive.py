@@ -31,7 +31,7 @@ def partitions_of(reader: RecordingReader) -> int:
 def drive(
     processor: ShopProcessor, reader: RecordingReader, progress: ReadProgress | None = None
 ) -> Iterator[StepOutput | None]:
-    """Feeds a whole recording to a processor; yields each micro-batch's output, None where there was none.
+    """Feeds a whole recording to a processor; yields each micro-batch's output, None if there was none.
 
     Events are merged as a worker merges them that never has to stop waiting for a topic, since the end of each
     topic is known here.

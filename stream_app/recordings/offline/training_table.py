@@ -52,7 +52,7 @@ def tabulate(path: Path, settings: Settings, progress: ReadProgress | None = Non
     """Return the training table of a recording: every valid event with the features that the worker computes.
 
     Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
-    differ. Raises RecordingMismatchError where no event is good.
+    differ. Raises RecordingMismatchError if no event is good.
     """
     reader = RecordingReader(path)
     items, categories = _Growing(), _Growing()
