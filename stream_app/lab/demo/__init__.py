@@ -1,7 +1,7 @@
 """The parts of `foreclick demo`, which runs the whole product on this machine, from history to live predictions.
 
-`plan` says what is run, `traffic` makes it, `training` keeps the model, `processes` holds what was started, `truth`
-and `measures` are the pure judges, `watch` feeds them from Kafka, `live` runs the replay, `view` and `summary` show
-it, `journey` takes the Complete Journey in place of a made-up shop. May touch the folder `demo` in the data folder,
-ports of 127.0.0.1, and the processes that it starts.
+`plan` says what to run, `traffic` and `journey` make the records, `training` makes the model, `processes` starts and
+stops broker and worker. `truth`, `measures` and `verdict` check the outputs without I/O, `watch` reads these outputs
+from Kafka, `live` runs the replay, and `steps`, `view` and `summary` show the results. This code may touch the folder
+`demo` in the data folder, ports of 127.0.0.1, and the processes that it starts.
 """

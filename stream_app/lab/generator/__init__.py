@@ -1,8 +1,8 @@
 """Synthetic shop traffic by seed: a made-up shop whose visitors follow rules that a model can learn.
 
-`catalogue` and `people` are the shop and its users, `sessions` and `abuse` what they do, `trouble` what goes
-wrong on the way to Kafka, `encoding` the bytes, `stream` puts a recording and its labels together. All of it is a
-function of `GeneratorSettings`: no clock, no randomness of its own, and no file but in `stream.write`.
+`catalogue` and `people` define the shop and its users, `sessions` and `abuse` what the users do, `trouble` what goes
+wrong on the way to Kafka. `encoding` makes the bytes, `stream` makes a recording and its labels. The output depends
+only on `GeneratorSettings`: no clock, no other source of randomness, and no file except in `stream.write`.
 """
 
 from stream_app.lab.generator.settings import GeneratorSettings
