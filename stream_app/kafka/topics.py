@@ -305,8 +305,8 @@ def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
     """The problem with a topic whose records have the time that their producers set."""
     if topic not in settings.inputs:
         text = (
-            f"topic {topic} keeps the producer's time, so latency depends on our clock: set message.timestamp.type to "
-            "LogAppendTime"
+            f"topic {topic} keeps the producer's time, so latency depends on our clock: set "
+            "message.timestamp.type to LogAppendTime"
         )
         yield Problem(topic, text, False, "message.timestamp.type=LogAppendTime")
     elif settings.record_time == "broker":

@@ -1,6 +1,6 @@
-"""Who may see which page of the worker's port: a bearer token, TLS, and what is shown without them.
+"""Access control of the worker's web port: a bearer token, TLS, and the pages that need no token.
 
-Whatever is not listed here as open is taken for user data: a page that somebody adds is closed until it is listed.
+Every page that is not listed here as open counts as user data, so a new page is protected until it is listed.
 """
 
 import hmac
@@ -21,20 +21,20 @@ HEALTH_PAGES = frozenset({"/health/live", "/health/ready"})
 METRICS_PAGE = "/metrics"
 
 _OPEN_PORT = (
-    "look-ups are refused: the port is open to other machines and asks for no token; "
+    "look-ups are refused: the port is open to other machines and requires no token; "
     "set FORECLICK_WEB_TOKEN (or FORECLICK_WEB_TOKEN_FILE), or bind FORECLICK_WEB to 127.0.0.1"
 )
 _OTHER_HOST = (
-    "this port answers to addresses and to this machine's own names; name others that lead to it in "
+    "this port answers requests for IP addresses and for this machine's own names; list other names in "
     "FORECLICK_WEB_HOSTS"
 )
 _BAD_HOST = "the request must name its host once, as `Host: name` or `Host: name:port`"
 _BAD_TARGET = "the request must ask for a path such as /metrics"
-_ASK = "this page asks for `Authorization: Bearer TOKEN` with the token of this worker"
+_ASK = "this page requires `Authorization: Bearer TOKEN` with the token of this worker"
 
 
 class Refusal(NamedTuple):
-    """An answer in place of a page."""
+    """An error response instead of a page."""
 
     status: int
     text: str
@@ -51,9 +51,9 @@ class Access:
         protect_all: bool = False,
         names: Collection[str] = (),
     ) -> None:
-        """`loopback`: only this machine reaches the port; `protect_all`: metrics and details of health too.
+        """`loopback`: only this machine reaches the port. `protect_all`: metrics and health details need a token.
 
-        `names`: what the port may be called beside `localhost` and addresses.
+        `names`: host names that requests may use in addition to `localhost` and IP addresses.
         """
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._loopback = loopback
@@ -61,29 +61,30 @@ class Access:
         self._names = frozenset(name.lower() for name in names)
 
     def knows(self, authorization: str) -> bool:
-        """Whether the header carries the token; compared in constant time."""
+        """Whether the header contains the token; compares in constant time."""
         given = authorization.encode("utf-8", "surrogateescape")
         return self._expected is not None and hmac.compare_digest(given, self._expected)
 
     def details(self, authorization: str) -> bool:
-        """Whether a health page may say what its checks found."""
+        """Whether a health page may show the results of its checks."""
         return not self._protect_all or self.knows(authorization)
 
     def refusal(
         self, path: str, authorization: str, hosts: Sequence[str], target: str | None = None
     ) -> Refusal | None:
-        """Why a request is not answered, None where it is.
+        """Why a request is refused; None if it is allowed.
 
-        `hosts` are its `Host` headers, `target` what its first line asks for (`path`, where None).
+        `hosts` are its `Host` headers, `target` is the target in its first line (None: the same as `path`).
         """
         if not (path if target is None else target).startswith("/"):
             return Refusal(400, _BAD_TARGET)
         name = host_of(hosts[0]) if len(hosts) == 1 else None
-        # A load balancer's probe in HTTP/1.0 names no host. A browser always does.
+        # Probes of load balancers that use HTTP/1.0 send no host. A browser always sends one.
         if name is None and (hosts or path not in HEALTH_PAGES):
             return Refusal(400, _BAD_HOST)
         knows = self.knows(authorization)
-        # A page in a browser could otherwise read ours by a name of its own that leads here (DNS rebinding).
+        # Otherwise a foreign web page could read ours under a name of its own that resolves to this machine (DNS
+        # rebinding).
         if not knows and name is not None and not self._answers_to(name):
             return Refusal(403, _OTHER_HOST)
         if path in HEALTH_PAGES or (path == METRICS_PAGE and not self._protect_all):
@@ -102,7 +103,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_](?:[A-Za-z0-9_.-]
 
 
 def host_of(header: str) -> str | None:
-    """The name or address in a `Host` header, in lower case, without brackets and port; None where it is none."""
+    """The name or address in a `Host` header, in lower case, without brackets and port; None if it is invalid."""
     match = _HOST.fullmatch(header)
     if match is None:
         return None
@@ -121,7 +122,7 @@ def _is_address(name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or the name `localhost`, can only be this machine."""
+    """Whether `host` is `localhost` or a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -131,7 +132,7 @@ def is_loopback(host: str) -> bool:
 
 
 def access_of(settings: Settings) -> Access:
-    """What the settings allow."""
+    """The access rules that follow from the settings."""
     host, _ = settings.web_address or ("127.0.0.1", 0)
     token = None if settings.web_token is None else settings.web_token.reveal()
     loopback = is_loopback(host)
@@ -142,13 +143,13 @@ def access_of(settings: Settings) -> Access:
 
 
 def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS of the port, None where it is plain. Raises SettingsError where a file cannot be used."""
+    """The TLS context of the port; None without TLS. Raises SettingsError if a file cannot be used."""
     if settings.web_cert is None or settings.web_key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        # A key with a password would ask for it at a terminal: an empty one makes it an error.
+        # OpenSSL would ask at the terminal for the password of an encrypted key. With an empty one it fails instead.
         context.load_cert_chain(settings.web_cert, settings.web_key, password="")
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
@@ -162,7 +163,7 @@ def tls_of(settings: Settings) -> ssl.SSLContext | None:
 
 
 def guard(application: web.Application, access: Access) -> None:
-    """Puts the rules before every page of an aiohttp application that has not started."""
+    """Applies the access rules to every page of an aiohttp application, which must not have started yet."""
 
     @web.middleware
     async def judge(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -178,7 +179,7 @@ def guard(application: web.Application, access: Access) -> None:
         return await handler(request)
 
     async def headers(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "foreclick"  # and not the versions of Python and aiohttp
+        response.headers["Server"] = "foreclick"  # hides the versions of Python and aiohttp
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
 

@@ -1,4 +1,4 @@
-"""Bad records in the log: a few examples, however many there are. Each is counted, and each is a dead letter."""
+"""Logs a few examples of bad records, however many there are. All are counted, and all become dead letters."""
 
 import time
 from collections import Counter
@@ -10,12 +10,12 @@ from stream_app.contract.events import BadRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: An example of each reason is logged at most so often, in seconds.
+#: Seconds between two logged examples of the same reason.
 EXAMPLE_EVERY_S = 30.0
 
 
 class BadRecordLog:
-    """Says what is wrong: of each reason the first record, then one now and then with how many there were."""
+    """For each reason logs the first record, and later ones from time to time with the count since the last."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._now = monotonic
@@ -23,7 +23,7 @@ class BadRecordLog:
         self._unsaid: Counter[str] = Counter()
 
     def add(self, bad: Sequence[BadRecord]) -> Counter[str]:
-        """Logs an example of each reason where that is due; returns how many records each reason has."""
+        """Logs an example of each reason if one is due; returns the number of records per reason."""
         counts = Counter(b.reason for b in bad)
         self._unsaid.update(counts)
         examples = {b.reason: b for b in reversed(bad)}

@@ -1,8 +1,8 @@
-"""The connections of the web port: how many there may be, and how long each may take for what it does.
+"""Limits the connections of the web port: their number, and the time for each request and each answer.
 
-aiohttp waits for the rest of a request for ever, and asyncio accepts until no descriptor is left, which the brokers'
-connections need too. So the port has an accept loop of its own: a connection beyond the limit takes the place of the
-one that has been waited for longest, and what is overdue is closed.
+aiohttp waits for ever for the rest of a request, and asyncio accepts connections until no file descriptor is left,
+although the connections to the brokers need descriptors too. So the port has its own accept loop: a connection beyond
+the limit replaces the one that has been idle for longest, and overdue connections are closed.
 """
 
 import asyncio
@@ -19,45 +19,34 @@ from aiohttp.typedefs import Handler
 
 #: Most connections at one time.
 MOST = 100
-#: Seconds for a whole request from the moment it may begin: the handshake, its head, or the next one on a
-#: connection that stays open.
+#: Seconds for a whole request, counted from the start of the connection or from the end of the previous answer. The
+#: TLS handshake is included.
 REQUEST_S = 10.0
-#: Seconds for an answer, with the time in which the client takes it.
+#: Seconds for an answer, including the time that the client takes to read it.
 ANSWER_S = 30.0
-#: Seconds between two looks at what is overdue.
+#: Seconds between two checks for overdue connections.
 EVERY_S = 0.5
-#: Seconds before a new try to accept where no descriptor was left: what was closed is given back meanwhile.
+#: Seconds before accepting again after no descriptor was left: meanwhile closed descriptors become free.
 PAUSE_S = 0.05
-#: Seconds between two messages of the same trouble.
+#: Seconds between two log lines about the same problem.
 SAID_S = 10.0
-#: Seconds that each connection has for its request, however many wait behind it.
+#: Seconds that each connection has for its request before a newer connection may replace it.
 GRACE_S = 0.2
-#: Connections that the system holds back until we accept them: they cost us no descriptor, and a client that finds no
-#: place among them tries again only after a second.
-BACKLOG = 512
-#: Seconds between two looks at what is overdue.
-EVERY_S = 0.5
-#: Seconds before a new try to accept where no descriptor was left: what was closed is given back meanwhile.
-PAUSE_S = 0.05
-#: Seconds between two messages of the same trouble.
-SAID_S = 10.0
-#: Connections that the system holds back until we accept them: they cost us no descriptor, and a client that finds no
-#: place among them tries again only after a second.
+#: Connections that the kernel queues until we accept them. They need no descriptor of ours. A client that finds the
+#: queue full tries again only after a second.
 BACKLOG = 1024
-#: Connections accepted in one go, so that a flood does not come faster than they are looked at.
-AT_ONCE = 8
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def most_connections() -> int:
-    """How many connections the web port holds: a quarter of the process's descriptors, `MOST` at most."""
+    """The limit of the web port's connections: a quarter of the process's descriptors, but at most `MOST`."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if files == resource.RLIM_INFINITY else max(4, min(MOST, files // 4))
 
 
 class _Connection:
-    """One connection: what serves it, and until when it may do what it does."""
+    """One connection: the protocol object that serves it, and the time at which it becomes overdue."""
 
     def __init__(self, protocol: web.RequestHandler, due: float) -> None:
         self.protocol = protocol
@@ -72,7 +61,7 @@ class _Connection:
         return self.opening is None and self.protocol.transport is None
 
     def close(self) -> None:
-        """At once: a client that is overdue is not waited for once more."""
+        """Closes the connection at once, without waiting for the client."""
         self.dropped = True
         if self.opening is not None and not self.opening.done():
             self.opening.cancel()
@@ -80,7 +69,7 @@ class _Connection:
             self.protocol.transport.abort()
 
     def opened(self, accepted: socket.socket) -> None:
-        """The handshake is over, one way or the other; also where its task ended before its first step."""
+        """Called when the handshake has ended: with success, with an error, or cancelled before it began."""
         self.opening = None
         if self.protocol.transport is None:
             accepted.close()
@@ -92,17 +81,17 @@ class Connections:
     """All connections of one port."""
 
     def __init__(self, clock: Callable[[], float] | None = None, most: int | None = None) -> None:
-        """`clock` in seconds, the event loop's where None; `most` is `most_connections()` where None."""
+        """`clock` in seconds, by default the event loop's; `most` is `most_connections()` by default."""
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._most = most_connections() if most is None else most
-        # In the order in which they began to be waited for.
+        # Ordered by the time since which each connection waits for a request.
         self._all: dict[web.RequestHandler, _Connection] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
     def add(self, protocol: web.RequestHandler) -> _Connection:
-        """A new connection, for which the one that has been waited for longest goes where there are too many."""
+        """Adds a connection. If there are too many, closes the one that has waited longest for a request."""
         if len(self._all) >= self._most:
             self._forget_gone()
         while len(self._all) >= self._most:
@@ -112,7 +101,7 @@ class Connections:
         return connection
 
     async def wait_for_room(self) -> None:
-        """Return once a new connection may take a place: that of one which had at least `GRACE_S`."""
+        """Returns once there is room, or once a connection that has had `GRACE_S` for its request may be replaced."""
         while len(self._all) >= self._most:
             self._forget_gone()
             oldest = next((each for each in self._all.values() if not each.answering), None)
@@ -122,28 +111,28 @@ class Connections:
             await asyncio.sleep(GRACE_S - age_s)
 
     def close_overdue(self) -> None:
-        """Close what has taken too long."""
+        """Closes the connections that have taken too long."""
         self._forget_gone()
         now = self._clock()
         for connection in [each for each in self._all.values() if each.due <= now]:
             self._drop(connection)
 
     def make_room(self) -> None:
-        """Close half of those that are waited for, where the process has no descriptor left."""
+        """Closes half of the connections that wait for a request, because the process has no descriptor left."""
         self._forget_gone()
         waiting = [each for each in self._all.values() if not each.answering]
         for connection in waiting[: (len(waiting) + 1) // 2]:
             self._drop(connection)
 
     def close_opening(self) -> None:
-        """End handshakes; whole connections are closed by the server."""
+        """Cancels TLS handshakes. The server closes the other connections itself."""
         for connection in self._all.values():
             if connection.opening is not None:
                 connection.close()
 
     @web.middleware
     async def watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Counts the time of each request."""
+        """Middleware that sets the deadline of each answer, and then that of the next request."""
         connection = self._all.get(request.protocol)
         if connection is None:
             return await handler(request)
@@ -151,7 +140,7 @@ class Connections:
         try:
             return await handler(request)
         finally:
-            if self._all.pop(request.protocol, None) is not None:  # it stands behind the others again
+            if self._all.pop(request.protocol, None) is not None:  # it becomes the last in the order
                 self._all[request.protocol] = connection
             connection.answering, connection.due = False, self._clock() + REQUEST_S
 
@@ -165,7 +154,7 @@ class Connections:
 
 
 class Port(web.BaseSite):
-    """A site of aiohttp that accepts by itself, within the limits of `connections`."""
+    """A site of aiohttp with its own accept loop, within the limits of `connections`."""
 
     def __init__(
         self,
@@ -189,7 +178,7 @@ class Port(web.BaseSite):
         return f"{'http' if self._ssl_context is None else 'https'}://{host}:{port}"
 
     async def start(self) -> None:
-        """Listen. Raises OSError where the address is taken or not ours."""
+        """Listens. Raises OSError if the address is in use or not an address of this machine."""
         await super().start()
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(*self._at, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -205,7 +194,7 @@ class Port(web.BaseSite):
         self._spawn(self._watch())
 
     async def stop(self) -> None:
-        """Accept no more."""
+        """Stops accepting connections, and stops the site."""
         self._connections.close_opening()
         for task in self._tasks:
             task.cancel()
@@ -232,7 +221,7 @@ class Port(web.BaseSite):
                 await asyncio.sleep(PAUSE_S)
                 continue
             self._take(accepted)
-            await asyncio.sleep(0)  # an accept that need not wait lets nothing else run
+            await asyncio.sleep(0)  # `sock_accept` may return without giving other tasks a turn
 
     def _say(self, error: OSError) -> None:
         now = asyncio.get_running_loop().time()
@@ -267,7 +256,7 @@ def _listen(family: int, kind: int, protocol: int, address: Any) -> socket.socke
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # as asyncio: `[::]` is IPv6 alone
+            with contextlib.suppress(OSError):  # as in asyncio, `[::]` means IPv6 only
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.setblocking(False)
         listening.bind(address)

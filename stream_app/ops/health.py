@@ -1,9 +1,9 @@
-"""Health of a worker: the worker states facts, two probes judge them. Pure: the clocks are passed in.
+"""Health of a worker: the worker reports facts, and two probes judge them. Pure: the clocks are passed in.
 
-*Live* is false only if a restart would help: a thread has been at one piece of work for too long, or the
-membership of the group has ended.
-*Ready* is guarantee 7: partitions assigned, state recovered, model warm and answering, the oldest unprocessed record
-young enough; and commits that succeed.
+*Live* is false only if a restart would help: a thread has worked on one task for too long, or the membership of the
+group has ended.
+*Ready* is guarantee 7: partitions are assigned, state is recovered, the model is warm and answers, the oldest
+unprocessed record is young enough, and commits succeed.
 """
 
 import time
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 
 class _HeldBack(NamedTuple):
-    """Records that wait for the end of a transaction of another producer."""
+    """Records that wait until a transaction of another producer ends."""
 
     partition: str
     records: int
     seconds: float
 
 
-Verdict = tuple[bool, dict[str, str]]  # whether all is well, and what each check found
+Verdict = tuple[bool, dict[str, str]]  # whether all checks pass, and the result of each
 
 
 def _wall_ms() -> float:
@@ -28,9 +28,9 @@ def _wall_ms() -> float:
 
 
 class Health:
-    """What a worker knows about itself; the detail of a check that passes begins with `ok`."""
+    """The facts about a worker. The result of a check that passes begins with `ok`."""
 
-    #: Parts of a worker that only a restart gets going again once they hang.
+    #: Parts of a worker that need a restart if they hang.
     LOOP, PROCESSING = "loop", "processing"
 
     def __init__(
@@ -42,15 +42,15 @@ class Health:
         monotonic: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], float] = _wall_ms,
     ) -> None:
-        """Limits: age of the oldest record, seconds of a silent part, seconds of failing commits."""
+        """Limits: age of the oldest record, seconds without a beat of a part, seconds of failing commits."""
         self.max_age_ms, self.stuck_s, self.commit_grace_s = max_age_ms, stuck_s, commit_grace_s
         self._now, self._wall_ms = monotonic, wall_ms
         self._assigned: int | None = None
-        self._group_trouble: str | None = None  # why the group does not take this worker
-        self._group_ended: str | None = None  # the same, for good
+        self._group_trouble: str | None = None  # why the group does not accept this worker
+        self._group_ended: str | None = None  # the same, if it is final
         self._recovery: tuple[int, int] | None = None  # records read, records to read
         self._recovered = False
-        self._model: str | None = "not loaded yet"  # why it is cold, None when warm
+        self._model: str | None = "not loaded yet"  # why it cannot answer, None if it can
         self._oldest_ms: float | None = None
         self._held: _HeldBack | None = None
         self._split = 0  # users with events in more than one partition
@@ -59,57 +59,57 @@ class Health:
         self._beats: dict[str, float] = {}
 
     def set_assigned(self, partitions: int | None) -> None:
-        """The number of partitions that this worker has; None while a rebalance is under way.
+        """Sets the number of partitions that this worker has; None during a rebalance.
 
-        State has to be recovered again after each change.
+        After each call the state counts as not recovered.
         """
         self._assigned = partitions
         self._recovered, self._recovery = False, None
 
     def set_group_trouble(self, why: str | None) -> None:
-        """Why the group does not take this worker at the moment, which is tried again; None where it does."""
+        """Sets why the group does not accept this worker, while it tries again; None if the group accepts it."""
         self._group_trouble = why
 
     def end_group(self, why: str) -> None:
-        """The group will not take this worker, and nobody tries it again."""
+        """Sets that the group finally refuses this worker, which does not try again."""
         self._group_ended = why
 
     def set_recovering(self, done: int, total: int) -> None:
-        """State is being read back: `done` of `total` records."""
+        """Sets that `done` of `total` state records are read back."""
         self._recovered, self._recovery = False, (done, total)
 
     def set_recovered(self) -> None:
-        """The state of all assigned partitions is whole."""
+        """Sets that the state of all assigned partitions is complete."""
         self._recovered, self._recovery = True, None
 
     def set_model(self, cold_because: str | None) -> None:
-        """None when the model is warm (or none is wanted), else why it cannot answer."""
+        """Sets why the model cannot answer; None if it can, or if the worker uses no model."""
         self._model = cold_because
 
     def set_oldest(self, append_ms: float | None) -> None:
-        """The broker's time of the oldest unprocessed record, Unix ms; None where all are processed."""
+        """Sets the broker's time of the oldest unprocessed record, Unix ms; None if all are processed."""
         self._oldest_ms = append_ms
 
     def set_held_back(self, partition: str = "", records: int = 0, seconds: float = 0.0) -> None:
-        """Which records wait longest for a transaction of another producer; none by default."""
+        """Sets the records that have waited longest for a transaction of another producer; by default none."""
         self._held = _HeldBack(partition, records, seconds) if records else None
 
     def set_split_users(self, users: int) -> None:
-        """How many users have events in more than one partition: no reason not to be ready."""
+        """Sets the number of users with events in more than one partition. It does not affect readiness."""
         self._split = users
 
     def commit_failed(self, why: str) -> None:
-        """A commit failed; the time of the first failure in a row is kept."""
+        """Reports a failed commit. Of several failures in a row, the time of the first one counts."""
         since = self._commits_fail[0] if self._commits_fail else self._now()
         self._commits_fail = (since, why)
 
     def commit_succeeded(self) -> None:
-        """A commit came through."""
+        """Reports a successful commit."""
         self._commits_fail = None
 
     @contextmanager
     def waiting_for_broker(self) -> Iterator[None]:
-        """Around a commit and all else that waits for the broker: too long is as bad as a commit that failed."""
+        """Use it around everything that waits for the broker: a long wait counts like a failed commit."""
         wait = object()
         self._waits[wait] = self._now()
         try:
@@ -118,15 +118,15 @@ class Health:
             del self._waits[wait]
 
     def beat(self, part: str) -> None:
-        """`part` (LOOP, PROCESSING) is at work and moving on; call it with every piece of work."""
+        """Reports that `part` (LOOP, PROCESSING) makes progress; call it at the start of each task."""
         self._beats[part] = self._now()
 
     def rest(self, part: str) -> None:
-        """`part` waits for work: it may stay silent for as long as it likes."""
+        """Reports that `part` waits for work, so the limit on its silence does not apply."""
         self._beats.pop(part, None)
 
     def live(self) -> Verdict:
-        """False where a part was silent for over `stuck_s` in its work, or membership of the group has ended."""
+        """False if a part at work gave no beat for over `stuck_s`, or if the membership of the group has ended."""
         now = self._now()
         silent = {part: now - beat for part, beat in self._beats.copy().items()}
         checks = {

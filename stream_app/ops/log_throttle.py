@@ -16,15 +16,15 @@ MOST = 1000
 
 
 class ThrottledHandler(logging.StreamHandler[TextIO]):
-    """Of the messages of some loggers that have the same template, shows one every 10 s, with the number left out."""
+    """Shows messages with the same template at most once in 10 s, with the number that was left out."""
 
     def __init__(
         self, stream: TextIO, loggers: tuple[str, ...], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`loggers`: names, each of which stands for those below it too. `clock`: in seconds."""
+        """`loggers`: top-level names of the loggers that are limited. `clock`: in seconds."""
         super().__init__(stream)
         self._loggers, self._clock = loggers, clock
-        #: Of each message: when it may be shown again, and how often it was left out since it was.
+        #: For each message: when it may be shown again, and how often it was left out since it was last shown.
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,7 +39,7 @@ class ThrottledHandler(logging.StreamHandler[TextIO]):
             self._seen[what] = (again, left_out + 1)
             return
         if len(self._seen) >= MOST:
-            self._seen.clear()  # some code formats its messages before it logs them
+            self._seen.clear()  # there are many if code formats its messages before it logs them
         self._seen[what] = (now + EVERY_S, 0)
         if left_out:
             record = copy.copy(record)

@@ -1,4 +1,4 @@
-"""Structured logs: console or JSON lines, the standard library's loggers routed through, secrets masked."""
+"""Structured logs as console text or JSON lines, including the standard library's loggers. Masks secrets."""
 
 import logging
 import re
@@ -15,9 +15,10 @@ MASK = "***"
 
 _SENSITIVE = r"passw(?:or)?d|passphrase|secret|token|sasl|credential|api_?key|private_?key|authorization"
 _SECRET_KEY = re.compile(_SENSITIVE, re.IGNORECASE)
-#: A value in quotes, which may be escaped themselves. It may hold line breaks, as a private key does.
+#: A value in quotes; the quotes may be escaped. It may contain line breaks, as a private key does.
 _QUOTED = r"""(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\[\s\S]|[^\\]))*(?P=quote)(?!\w)"""
-#: One character of a value without: it ends with the line, at a comma or semicolon, or before the next `key=`.
+#: One character of a value without quotes. Such a value ends with the line, at a comma or semicolon, or before the
+#: next `key=`.
 _PLAIN = r"(?:(?!\s[\w.-]{1,64}\s{0,3}=|&[\w.-]{1,64}=)[^\r\n,;])"
 _SECRET_IN_TEXT = (
     # password=..., "sasl_plain_password": "...", Authorization: Bearer ...; but not SaslAuthenticationError: ...
@@ -29,7 +30,7 @@ _SECRET_IN_TEXT = (
         ),
         rf"\1\g<quote>{MASK}\g<quote>",
     ),
-    # scheme://user:password@host, up to the last @: a password may hold one, and a slash.
+    # scheme://user:password@host, up to the last @, because a password may contain @ and slashes.
     (re.compile(r"(://[^/\s:@]*:)[^\s\"'<>]+@"), rf"\1{MASK}@"),
 )
 
@@ -41,13 +42,13 @@ _THROTTLED = ("aiokafka", "kafka", "aiohttp", "asyncio")
 
 
 def _is_no_bad_request(record: logging.LogRecord) -> bool:
-    """Whether a record is anything but aiohttp's traceback for a request that was no HTTP: the client has its 400."""
+    """False for aiohttp's traceback about an invalid HTTP request, which the client learns from status 400."""
     error = record.exc_info[1] if record.exc_info else None
     return record.name != "aiohttp.server" or type(error).__module__ != "aiohttp.http_exceptions"
 
 
 def redact(logger: WrappedLogger | None, method: str, event: EventDict) -> EventDict:
-    """The processor that masks values whose key, or whose place in a text, names a secret."""
+    """A structlog processor that masks secrets, which it recognises by their key or by the text before them."""
     return cast(EventDict, _masked(event))
 
 
@@ -67,7 +68,7 @@ def _masked(value: Any) -> Any:
 
 
 def _shared() -> list[Processor]:
-    """What every record passes, whether it comes from us or from a library."""
+    """The processors for all records, our own and those of libraries."""
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -78,12 +79,12 @@ def _shared() -> list[Processor]:
 
 
 def setup_logging(level: str = "info", form: str = "console", stream: TextIO | None = None) -> None:
-    """Send all logs of the process to `stream` (stderr where None) at `level`, as `form` console or json.
+    """Sends all logs of the process to `stream` (by default stderr) at `level`, with `form` console or json.
 
     Call it once at the start of a command; a later call replaces the earlier one.
     """
     stream = sys.stderr if stream is None else stream
-    # Tracebacks become text before the masking, so that a secret in an exception's message is masked too.
+    # Tracebacks become text before `redact`, so that secrets in an exception's message are masked too.
     last: list[Processor]
     if form == "json":
         last = [
@@ -117,7 +118,7 @@ def setup_logging(level: str = "info", form: str = "console", stream: TextIO | N
     root.setLevel(number)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING) if level != "debug" else number)
-    # Each step of each compilation: a start at "debug" would take minutes.
+    # At "debug" numba logs each step of each compilation, so a start would take minutes.
     logging.getLogger("numba").setLevel(logging.WARNING)
     logging.captureWarnings(True)
     structlog.configure(

@@ -25,11 +25,11 @@ from stream_app.ops.bad_records import BadRecordLog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-disable_created_metrics()  # a second line per counter that says when the process began, as another metric does
+disable_created_metrics()  # extra lines per counter with a start time, which another metric shows already
 
 STAGES = ("decode", "state", "model", "encode", "publish", "commit")
 BATCH_BUCKETS = tuple(float(2**power) for power in range(17))  # 1 to 65,536 events
-#: Steps of at most a half within a decade: a quantile read from them is off by at most a third.
+#: Bucket bounds within a decade. Each is at most 1.5 times the previous one, so a quantile is off by at most a third.
 _STEPS = ("1", "1.5", "2", "3", "4", "6", "8")
 
 
@@ -56,7 +56,7 @@ class Histogram(Collector):
         label_values: Sequence[str] = ("",),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """`buckets` are upper bounds, inclusive as in Prometheus, in rising order, without infinity."""
+        """`buckets` are upper bounds, inclusive as in Prometheus, in ascending order, without infinity."""
         self.name, self.doc, self.label = name, doc, label
         self._bounds = np.asarray(buckets, np.float64)
         self._rows = {value: row for row, value in enumerate(label_values)}
@@ -67,7 +67,7 @@ class Histogram(Collector):
             registry.register(self)
 
     def observe(self, values: Values, label_value: str = "") -> None:
-        """Count one value or an array of them; NaN is left out."""
+        """Counts one value or an array of values; ignores NaN."""
         column = np.atleast_1d(np.asarray(values, np.float64)).ravel()
         column = column[~np.isnan(column)]
         places = np.searchsorted(self._bounds, column, side="left")
@@ -78,9 +78,9 @@ class Histogram(Collector):
             self._sums[row] += column.sum()
 
     def quantile(self, q: float, label_value: str = "") -> float:
-        """The value below which a share `q` of the observations lies, linear within a bucket; NaN if none.
+        """The quantile `q` of the observations, interpolated within a bucket; NaN without observations.
 
-        What lies above the last bound is taken for the last bound, as Prometheus' histogram_quantile does.
+        Values above the last bound count as the last bound, as in Prometheus' histogram_quantile.
         """
         with self._lock:
             cumulative = self._counts[self._rows[label_value]].cumsum()
@@ -97,7 +97,7 @@ class Histogram(Collector):
         return low + (float(self._bounds[bucket]) - low) * ((rank - below) / inside if inside else 0.0)
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        """What the registry asks for on every scrape."""
+        """The histogram as the registry needs it for each scrape."""
         family = HistogramMetricFamily(self.name, self.doc, labels=[self.label] if self.label else [])
         with self._lock:
             counts, sums = self._counts.cumsum(axis=1), self._sums.copy()
@@ -109,12 +109,12 @@ class Histogram(Collector):
 
 
 class Metrics:
-    """Everything that one worker counts; the attributes are what `/metrics` shows."""
+    """All metrics of one worker; the attributes are the series that `/metrics` shows."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU and open files of the process
-        self.bad_records = BadRecordLog()  # details that the count of dead letters lacks
+        self.bad_records = BadRecordLog()  # logs details that the dead-letter counter lacks
 
         def counter(name: str, doc: str, *labels: str) -> Counter:
             return Counter(f"foreclick_{name}", doc, labels, registry=registry)
@@ -195,7 +195,7 @@ class Metrics:
             LATENCY_BUCKETS,
             registry=registry,
         )
-        for event_type in EVENT_TYPES:  # a rate can only be taken from a series that begins at zero
+        for event_type in EVENT_TYPES:  # Prometheus needs a series that begins at zero for its rate
             self.events.labels(event_type)
         for result in ("ok", "failed"):
             self.commits.labels(result)
@@ -203,7 +203,7 @@ class Metrics:
             self.evictions.labels(reason)
 
     def count_events(self, event_types: npt.NDArray[np.integer]) -> None:
-        """Count a batch by `event_types`, (n,) indices into `records.EVENT_TYPES`, and its size."""
+        """Counts a micro-batch: its size, and its events by `event_types`, (n,) indices into `records.EVENT_TYPES`."""
         if len(event_types) == 0:
             return
         for event_type, count in enumerate(np.bincount(event_types, minlength=len(EVENT_TYPES)).tolist()):
@@ -212,19 +212,19 @@ class Metrics:
         self.batch_size.observe(len(event_types))
 
     def observe_latency(self, append_ms: npt.NDArray[np.int64], acked_ms: float) -> None:
-        """Count the latency of a batch, from `append_ms`, (n,) broker times, to its acknowledgement; Unix ms.
+        """Counts the latency of a micro-batch: from `append_ms`, (n,) broker times, to `acked_ms`; Unix ms.
 
-        Below zero (the two clocks differ) counts as zero.
+        A negative latency, which occurs if the two clocks differ, counts as zero.
         """
         self.latency.observe(np.maximum((acked_ms - np.asarray(append_ms)) / 1000.0, 0.0))
 
     def set_model(self, name: str, version: str, device: str, created_ms: int = 0) -> None:
-        """Name the model that answers from now on; `created_ms` is the Unix time of its export, 0 if unknown."""
+        """Sets the model that answers from now on; `created_ms` is the Unix time of its export, 0 if unknown."""
         self.model_created.set(created_ms / 1000)
         self.model.info({"name": name, "version": version, "device": device})
 
     def forget_partition(self, topics: Sequence[str], partition: int) -> None:
-        """Drop the gauges of a partition that went to another worker, which now reports them."""
+        """Removes the gauges of a partition that another worker has now, which reports them."""
         self.watermark_delay.remove_by_labels({"partition": str(partition)})
         for topic in topics:
             self.lag.remove_by_labels({"topic": topic, "partition": str(partition)})

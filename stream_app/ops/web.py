@@ -1,4 +1,4 @@
-"""Pages of the worker's port: metrics, health, look-ups. Who may see them is said in `access`."""
+"""Pages of the worker's port: metrics, health, look-ups. `access` decides who may see them."""
 
 from typing import Any
 
@@ -16,27 +16,27 @@ _JSON = "application/json"
 
 
 def web_options(settings: Settings) -> dict[str, Any]:
-    """What Faust is told of the port. Raises SettingsError where the TLS files cannot be used."""
-    host, port = settings.web_address or ("127.0.0.1", 6066)  # it wants a port even where none is opened
+    """Faust's settings for the port. Raises SettingsError if the TLS files cannot be used."""
+    host, port = settings.web_address or ("127.0.0.1", 6066)  # Faust needs a port even if it opens none
     return {
         "web_enabled": bool(settings.web),
         "web_host": f"[{host}]" if ":" in host else host,  # part of a URL
         "web_bind": host,
         "web_port": port,
         "web_ssl_context": tls_of(settings),
-        # Pages of Faust's own, which would show what tables hold.
+        # Faust's own pages would show the contents of tables.
         "web_router_enabled": False,
         "web_tables_enabled": False,
     }
 
 
 def add_pages(app: faust.App, pipeline: Any, settings: Settings) -> None:
-    """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/` to those who may see them."""
+    """Serves `/metrics`, `/health/live`, `/health/ready` and `/users/ID/`, with access control."""
     access = access_of(settings)
     limits = Connections()
     app.web.web_app.middlewares.append(limits.watch)
     guard(app.web.web_app, access)
-    # Faust has no setting for the site that listens; it is asked for when the server starts.
+    # Faust has no setting for the listening site, but calls this handler when the server starts.
     app.web._transport_handlers = {"tcp": lambda: _port(app, limits)}
 
     def verdict(view: View, request: Any, found: Verdict) -> Response:
@@ -56,7 +56,7 @@ def add_pages(app: faust.App, pipeline: Any, settings: Settings) -> None:
 
     @app.page("/health/ready")
     async def ready(view: View, request: Request) -> Response:
-        """200 while a new event would be answered in time, else 503."""
+        """200 while the worker would answer a new event in time, else 503."""
         return verdict(view, request, pipeline.health.ready())
 
     @app.page("/users/{user_id}/")

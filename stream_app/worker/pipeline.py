@@ -153,7 +153,7 @@ class Pipeline(Service):
     async def on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Completes the current turn, makes a checkpoint and discards what is only buffered."""
         if self._closing:
-            return  # `before_shutdown` does so
+            return  # `before_shutdown` makes the last checkpoint
         self._settled.clear()
         self._generation = None
         self.health.set_assigned(None)

@@ -1,4 +1,4 @@
-"""The thread that owns the rows, and the lock that says who may use the processor."""
+"""The thread that owns the rows, and the lock that protects the processor."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,13 +15,13 @@ class StateThread:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
-        #: Held by whoever uses the processor or the buffers of a turn.
+        #: Must be held to use the processor or the buffers of a turn.
         self.turn = asyncio.Lock()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """The result of a function that runs in the thread."""
+        """Runs a function in the thread and returns its result."""
         return await in_pool(self._pool, function, *args)
 
     def stop(self) -> None:
-        """Ends the thread once it has done what it was given."""
+        """Stops the thread after its pending calls."""
         self._pool.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""Record batches of Kafka as bytes: reading those that a fetch brought, building those that are sent.
+"""Kafka's record batches as bytes: reads those of a fetch response, builds those of a produce request.
 
 Pure and mostly compiled. Nothing here opens a connection.
 """

@@ -1,7 +1,7 @@
 """Record batches of message format v2, from columns to the bytes of a produce request.
 
-One pass writes each record where it will stay. What the producer adds later, its id and sequence number and with
-them the checksum, has its place in the header. Layout: Kafka's protocol guide, "Record Batch".
+One pass writes each record at its final place. The producer later fills in its id, the sequence number and, after
+these, the checksum, which have their places in the header. Layout: Kafka's protocol guide, "Record Batch".
 """
 
 import struct
@@ -43,7 +43,7 @@ _ENCODE: dict[int, Callable[[Any], bytes]] = {
 
 
 class SealedBatch:
-    """A whole record batch, in the place of aiokafka's `BatchBuilder` (0.14)."""
+    """A finished record batch with the interface of aiokafka's `BatchBuilder` (0.14)."""
 
     def __init__(self, batch: npt.NDArray[np.uint8], count: int) -> None:
         self._batch = batch
@@ -51,22 +51,22 @@ class SealedBatch:
         self._sealed = False
 
     def append(self, **_: Any) -> None:
-        """None: there is no room."""
+        """Returns None, which means that there is no room."""
         return None
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing: the batch is closed from the start."""
 
     def closed(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def record_count(self) -> int:
-        """Records in it."""
+        """The number of records."""
         return self._count
 
     def size(self) -> int:
-        """Bytes of the batch, compressed if it is."""
+        """The number of bytes, after compression if there is any."""
         return len(self._batch)
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
@@ -93,11 +93,12 @@ def build(
     compression: int = 0,
     transactional: bool = False,
 ) -> list[SealedBatch]:
-    """Record batches of n records, in order, without headers.
+    """Builds record batches of n records, in order, without headers.
 
-    Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or none where `key_bytes[i]` is -1; likewise
-    its value. `timestamp` is in Unix ms. No batch has more than `limit` bytes before it is compressed (codec as in a
-    batch's attributes), unless one record alone has. Raises ValueError where a record lies outside its array.
+    Record i has the key `keys[key_at[i] : key_at[i] + key_bytes[i]]`, or no key if `key_bytes[i]` is -1; the same
+    holds for its value. `timestamp` is in Unix ms. A batch has at most `limit` bytes before compression, unless it is
+    a single larger record. `compression` is the codec as in a batch's attributes. Raises ValueError if a record is
+    outside its array.
     """
     columns = (
         _frozen(keys, np.uint8),
@@ -122,14 +123,14 @@ def build(
 
 
 def _frozen(column: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    # numba compiles another version for an array that may be written to, or one with gaps.
+    # numba would compile other versions for arrays that are writable or not contiguous.
     view = np.ascontiguousarray(column, dtype).view()
     view.flags.writeable = False
     return view
 
 
 def _compress(batch: npt.NDArray[np.uint8], compression: int) -> npt.NDArray[np.uint8]:
-    """The batch with its records compressed, or as it is where that makes it no smaller."""
+    """The batch with its records compressed; the batch itself if that would not make it smaller."""
     body = _ENCODE[compression](batch[HEADER_BYTES:].tobytes())
     if HEADER_BYTES + len(body) >= len(batch):
         return batch
@@ -181,7 +182,7 @@ def _put_part(out, at, part, start, size):  # type: ignore[no-untyped-def]
 
 @_jit
 def _record_size(delta, key, value):  # type: ignore[no-untyped-def]
-    """Bytes of a record behind its length: attributes, time as a delta, count of headers are one byte each."""
+    """Bytes of a record after its length field. Attributes, time delta and header count take one byte each."""
     size = 3 + _varint_size(delta) + _varint_size(key) + _varint_size(value)
     return size + max(key, 0) + max(value, 0)
 
@@ -190,7 +191,7 @@ def _record_size(delta, key, value):  # type: ignore[no-untyped-def]
 def _write(  # type: ignore[no-untyped-def]
     keys, key_at, key_bytes, values, value_at, value_bytes, start, timestamp, limit, attributes
 ):
-    """A batch of as many records as it takes from `start` on, and where the next begins: `start` on an error."""
+    """Writes as many records as fit, from `start` on; returns the batch and the next `start` (unchanged on error)."""
     total = np.int64(HEADER_BYTES)
     stop = start
     while stop < len(key_at):
@@ -207,7 +208,7 @@ def _write(  # type: ignore[no-untyped-def]
         stop += 1
     batch = np.empty(total, np.uint8)
     out, key_data, value_data = pointer_to(batch), pointer_to(keys), pointer_to(values)
-    _put_number(out, 0, np.int64(0), 8)  # base offset, which the broker gives
+    _put_number(out, 0, np.int64(0), 8)  # base offset, which the broker sets
     _put_number(out, LENGTH_AT, total - AFTER_LENGTH, 4)
     _put_number(out, _LEADER_EPOCH_AT, np.int64(-1), 4)
     out[MAGIC_AT] = np.uint8(MAGIC)

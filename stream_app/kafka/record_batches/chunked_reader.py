@@ -1,6 +1,6 @@
-"""A compressed batch that is expanded by and by, so that memory does not depend on what it expands to.
+"""Expands a compressed batch step by step, so that the memory needed does not depend on its expanded size.
 
-Only a single record can be too long then: it is passed over while its length and checksum are taken.
+Only a single record can still be too long. It is skipped, and only its length, its hash and its beginning are kept.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from stream_app.contract.record_columns import SPAN
 from stream_app.kafka.record_batches import reader as wire
 from stream_app.kafka.record_batches.compression import pieces
 
-#: About how many expanded bytes are read at once.
+#: Approximate number of expanded bytes that are read at once.
 STEP_BYTES = 4 << 20
-#: A longer record of a compressed batch counts as unreadable without its value. No event is nearly as long.
+#: A longer record of a compressed batch counts as unreadable, and its value is not kept. No event is nearly as long.
 LONGEST_RECORD = 1 << 20
 #: Most records that are read at once.
 STEP_RECORDS = 16_384
-#: What is kept of a long record: a key of at most so many bytes, and the beginning of its value.
+#: Of a long record a key of at most this many bytes is kept, and as many bytes of its value.
 KEPT_BYTES = 4096
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 
 
 class Unreadable(NamedTuple):
-    """Bytes that are no records for a consumer, or a record that is too long to be handed out."""
+    """A batch that is invalid for a consumer, or a record that is too long to be delivered."""
 
-    first: int  #: the offsets that it stands for
+    first: int  #: `first` to `last` are the offsets that it stands for
     last: int
     timestamp: int  #: Unix ms
     why: str
@@ -42,17 +42,17 @@ class Unreadable(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a consumer sees of a part of a fetch."""
+    """The records that a consumer sees in a part of a fetch."""
 
-    data: npt.NDArray[np.uint8]  #: what the spans point into; read-only
+    data: npt.NDArray[np.uint8]  #: the bytes that the spans point into; read-only
     spans: npt.NDArray[np.void]  #: (records,) SPAN
-    next: int  #: the fetch position behind these records
+    next: int  #: the fetch position after these records
     unreadable: list[Unreadable]  #: below `next`
-    more: bool  #: whether more may come of this fetch
+    more: bool  #: whether more pieces of this fetch may follow
 
 
 class Header(NamedTuple):
-    """What counts of a batch's header."""
+    """The fields of a batch's header that are needed here."""
 
     base: int
     last: int  # offset delta of the last record
@@ -73,11 +73,11 @@ class Header(NamedTuple):
 
     @property
     def next(self) -> int:
-        """The position behind the batch."""
+        """The fetch position after the batch."""
         return self.base + self.last + 1
 
     def placed(self, spans: npt.NDArray[np.void], position: int) -> npt.NDArray[np.void]:
-        """The spans of records at and above a position, with offsets and times in place of deltas."""
+        """Replaces the deltas in spans by offsets and times; returns the spans at or after a fetch position."""
         spans["offset"] += self.base
         if self.append_time:
             spans["timestamp"] = self.max_ms
@@ -87,20 +87,20 @@ class Header(NamedTuple):
         return spans[spans["offset"] >= position]
 
     def unreadable(self, batch: bytes, why: str) -> list[Unreadable]:
-        """The stored batch, as unreadable."""
+        """The stored batch as an `Unreadable`."""
         last = max(self.base, self.base + self.last)
         return [Unreadable(self.base, last, self.max_ms, why, None, batch)]
 
 
 def in_order(deltas: npt.NDArray[np.int64], before: int, last: int) -> npt.NDArray[np.bool_]:
-    """Which of the offset deltas are in the batch, up to its `last`, and above all that are so before them."""
+    """For each offset delta, whether it is at most `last` and greater than all earlier ones that are."""
     inside = np.where(deltas <= last, deltas, -1)
     highest = np.maximum.accumulate(np.concatenate([np.array([before], np.int64), inside]))[:-1]
     return inside > highest
 
 
 class _Stream:
-    """The expanded bytes of a batch, of which only some stand in memory."""
+    """The expanded bytes of a batch, of which only a part is in memory at a time."""
 
     def __init__(self, codec: int, body: bytes) -> None:
         self._pieces = pieces(codec, body)
@@ -117,16 +117,16 @@ class _Stream:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing follows on the buffer, and no error either."""
+        """Whether the stream ends after the buffer, without an error."""
         return not self._ahead and not self.error
 
     @property
     def ended(self) -> bool:
-        """Whether nothing follows on the buffer."""
+        """Whether nothing more can be read after the buffer."""
         return not self._ahead
 
     def fill(self, size: int = STEP_BYTES) -> None:
-        """Reads until the buffer has so many bytes, or all."""
+        """Reads until the buffer has `size` bytes, or until the end of the stream."""
         parts, have = [self.buffer], len(self.buffer)
         while have < size and self._ahead:
             parts.append(self._ahead)
@@ -135,7 +135,7 @@ class _Stream:
         self.buffer = b"".join(parts)
 
     def take(self, size: int) -> bytes:
-        """The next bytes. Raises EOFError where there are not so many."""
+        """Removes and returns the next `size` bytes. Raises EOFError if there are fewer."""
         self.fill(size)
         if len(self.buffer) < size:
             raise EOFError(self.error or "the last record is cut off")
@@ -144,10 +144,10 @@ class _Stream:
 
 
 def streamed(batch: bytes, header: Header, position: int) -> Iterator[Piece]:
-    """The records of a stored compressed batch at and above a position; the last piece is at the batch's end.
+    """Yields the records of a stored compressed batch at or after a fetch position; the last piece ends the batch.
 
-    Records before a bad one are delivered, and the batch counts as unreadable. As in Java, the last record counts
-    only if the stream ends after it.
+    Records before an invalid one are delivered, and the batch counts as unreadable. As in Java, the last record
+    counts only if the stream ends after it.
     """
     nothing, empty = np.empty(0, np.uint8), np.empty(0, SPAN)
     stream = _Stream(header.codec, batch[wire.HEADER_BYTES :])
@@ -192,9 +192,9 @@ def streamed(batch: bytes, header: Header, position: int) -> Iterator[Piece]:
 
 
 class Long(NamedTuple):
-    """A record that is too long to be handed out."""
+    """A record that is too long to be delivered."""
 
-    why: str  # it is none; the rest means nothing then
+    why: str  # why it is invalid, empty if it is valid; the other fields count only then
     delta: int = 0
     timestamp: int = 0
     key: bytes | None = None
@@ -203,17 +203,17 @@ class Long(NamedTuple):
     sha256: str = ""
 
     def unreadable(self, header: Header) -> Unreadable:
-        """What is left of it."""
+        """The record as an `Unreadable`."""
         offset = header.base + self.delta
         time = header.max_ms if header.append_time else header.first_ms + self.timestamp
         return Unreadable(offset, offset, time, "", self.key, self.value, self.value_bytes, self.sha256)
 
 
 def long_record(stream: _Stream) -> Iterator[Long | None]:
-    """Passes over the record that comes next, and yields it at the end; None where others may have their turn."""
+    """Skips the next record and yields it at the end; yields None before, so that other work can run meanwhile."""
     try:
         left = _Left(stream, _number(stream, 5))
-        left.take(1)  # attributes, of which there are none
+        left.take(1)  # attributes, which have no meaning yet
         time, delta = _number(left, 10), _number(left, 5)
         size = _number(left, 5)
         key = left.take(size) if 0 <= size <= KEPT_BYTES else None
@@ -226,7 +226,7 @@ def long_record(stream: _Stream) -> Iterator[Long | None]:
             digest.update(part)
             kept += part[: KEPT_BYTES - len(kept)]
             yield None
-        if left.size > LONGEST_RECORD:  # of headers: not looked at
+        if left.size > LONGEST_RECORD:  # headers that are too long to be checked
             for _ in left.passed(left.size):
                 yield None
         elif not _are_headers(left.take(left.size)):
@@ -237,21 +237,21 @@ def long_record(stream: _Stream) -> Iterator[Long | None]:
 
 
 class _Left:
-    """The bytes of a record that are left of a stream."""
+    """The remaining bytes of a record in a stream."""
 
     def __init__(self, stream: _Stream, size: int) -> None:
         self._stream = stream
         self.size = size
 
     def take(self, size: int) -> bytes:
-        """The next bytes. Raises EOFError where there are not so many."""
+        """Removes and returns the next `size` bytes. Raises EOFError if there are fewer."""
         if size > self.size:
             raise EOFError("a field is longer than its record")
         self.size -= size
         return self._stream.take(size)
 
     def passed(self, size: int) -> Iterator[bytes]:
-        """So many bytes, some megabytes at a time. Raises EOFError."""
+        """Yields the next `size` bytes, some megabytes at a time. Raises EOFError."""
         while size > 0:
             part = self.take(min(size, STEP_BYTES))
             size -= len(part)
@@ -259,7 +259,7 @@ class _Left:
 
 
 def _number(source: _Stream | _Left, most: int) -> int:
-    """A zigzag integer of at most `most` bytes, as Java reads it. Raises EOFError where it is longer."""
+    """Reads a zigzag integer of at most `most` bytes, as Java does. Raises EOFError if it is longer."""
     bits = 0
     for i in range(most):
         (byte,) = source.take(1)
@@ -271,7 +271,7 @@ def _number(source: _Stream | _Left, most: int) -> int:
 
 
 def _are_headers(packed: bytes) -> bool:
-    """Whether the end of a record is well-formed: tried on a record that has nothing else."""
+    """Whether the headers of a record are valid. Parses them as the headers of an otherwise empty record."""
     body = b"\0\0\0\1\1" + packed
     size, record = len(body) << 1, bytearray()
     while size > 0x7F:

@@ -1,9 +1,9 @@
-"""Decompression of record batches piece by piece, so that no batch needs more memory than a piece does.
+"""Decompresses record batches piece by piece, so that no batch needs more memory than one piece.
 
-zstd makes 20 kB of 600 MB of zeros: what expands without measure must never stand in memory as a whole. Which streams
-are read, and where they end, is what the Java client does (Kafka 4.1, `org.apache.kafka.common.compress`), since the
-broker stores what that client reads: bytes behind the end are passed over by gzip, lz4 and snappy, several gzip
-members, zstd frames or snappy streams are one.
+zstd compresses 600 MB of zeros to 20 kB, so the expanded bytes must never be in memory as a whole. This module
+accepts the same streams, with the same ends, as the Java client (Kafka 4.1, `org.apache.kafka.common.compress`),
+because the broker stores what that client can read. In particular, gzip, lz4 and snappy ignore bytes after the end,
+and several gzip members, zstd frames or snappy streams are read as one.
 """
 
 import io
@@ -18,13 +18,13 @@ from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from stream_app.kafka.record_batches.zstd_frames import frames
 
-#: Bytes of a piece: what a codec is asked for at once. A block of snappy or lz4 comes whole: some megabytes at most.
+#: Bytes of a piece, which a codec returns at once. Blocks of snappy and lz4 come whole: at most some megabytes.
 PIECE_BYTES = 128 << 10
 
-_INPUT_STEP = 16 << 10  # of gzip, which copies what it has not used of its input
+_INPUT_STEP = 16 << 10  # input of gzip at once; small because it copies the unused rest
 _XERIAL = b"\x82SNAPPY\0"
-_XERIAL_BYTES = 16  # with two numbers of versions, which nobody looks at
-_SNAPPY_RATIO = 64  # a copy of three bytes makes 64
+_XERIAL_BYTES = 16  # includes two version numbers, which are ignored
+_SNAPPY_RATIO = 64  # three bytes can make a copy of 64
 _LZ4_MAGIC = 0x184D2204
 _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_HEADER_CRC = 4, 8, 16, 2
 _ERRORS = (
@@ -34,10 +34,10 @@ _ERRORS = (
 
 
 def pieces(codec: int, body: bytes) -> Iterator[bytes]:
-    """The records of a batch whose attributes name the codec `codec`, in pieces of at least a byte.
+    """Yields the decompressed records of a batch in pieces of at least one byte; `codec` is its number in Kafka.
 
-    Raises UnsupportedCodecError for a codec that Kafka does not have, and CorruptRecordException where the bytes are
-    none of the codec's, behind the pieces that could be read.
+    Raises UnsupportedCodecError for a codec that Kafka does not have. If the bytes are invalid, yields the pieces
+    that can be read and then raises CorruptRecordException.
     """
     decode = _DECODE.get(codec)
     if decode is None:
@@ -51,7 +51,7 @@ def pieces(codec: int, body: bytes) -> Iterator[bytes]:
 
 
 def expand(codec: int, body: bytes, limit: int) -> bytes | None:
-    """All pieces as one; None where they are more than `limit` bytes, or not all can be read."""
+    """All pieces joined; None if they have more than `limit` bytes or cannot all be read."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -89,11 +89,11 @@ def _gzip(body: bytes) -> Iterator[bytes]:
         try:
             at = _gzip_header(body, at)
         except (ValueError, IndexError, EOFError, struct.error):
-            return  # what is no further member is passed over
+            return  # bytes after the last member are ignored
 
 
 def _gzip_header(body: bytes, at: int) -> int:
-    """Where the deflated bytes of a member begin. Raises ValueError, IndexError or struct.error."""
+    """The position of a member's deflated bytes. Raises ValueError, IndexError, EOFError or struct.error."""
     start = at
     magic, method, flags = struct.unpack_from("<HBB", body, at)
     if magic != 0x8B1F or method != zlib.DEFLATED:
@@ -149,7 +149,7 @@ def _lz4(body: bytes) -> Iterator[bytes]:
         at += 4
         stored, size = size >> 31, size & 0x7FFFFFFF
         if not size:
-            return  # neither the checksum of all blocks nor what follows is looked at
+            return  # the checksum of all blocks and everything after it are ignored
         if size > largest or size > len(body) - at:
             raise EOFError("an lz4 block is too long or cut off")
         piece = body[at : at + size]
@@ -166,7 +166,7 @@ def _lz4(body: bytes) -> Iterator[bytes]:
         yield bytes(memoryview(room)[:filled])
 
 
-# --- snappy: one block, or several each behind its length (the form of the xerial library, which Java clients use)
+# --- snappy: one block, or several blocks with their lengths (the format of the xerial library, used by Java clients)
 
 
 def _snappy_block(block: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads what one fetch brought of a partition, in pieces of bounded size: as Kafka's Java consumer reads it.
+"""Reads the bytes that one fetch returned for a partition, in pieces of bounded size, as Kafka's Java consumer does.
 
 An ordinary fetch goes through the two kernels of `reader.py` at once. A compressed batch that is long or broken is
 expanded in steps (`chunked_reader.py`). A batch that cannot be read is reported as unreadable, with its stored bytes,
@@ -36,16 +36,16 @@ _NOTHING = np.frombuffer(b"", np.uint8)
 
 
 class LegacyFormatError(Exception):
-    """A batch has message format 0 or 1, which Kafka 4 writes no more."""
+    """A batch has message format 0 or 1, which Kafka 4 no longer writes."""
 
 
 class _Segment(NamedTuple):
     """Batches that the kernel can read: those of the fetch itself, or expanded ones."""
 
     data: npt.NDArray[np.uint8]
-    records: int  # at most
-    at: list[int]  # where each batch begins; empty where that is where it begins in the fetch
-    stored_at: list[int]  # where it begins in the fetch
+    records: int  # an upper bound of their number
+    at: list[int]  # where each batch begins in `data`; empty if `data` is the fetch itself
+    stored_at: list[int]  # where each batch begins in the fetch
     last: bool
 
 
@@ -57,19 +57,19 @@ def read(
     committed: bool = True,
     aborted: Sequence[tuple[int, int]] = (),
 ) -> Iterator[Piece]:
-    """Yields what a consumer sees at and above a fetch position in the batches of one partition.
+    """Yields the records that a consumer sees in the batches of one partition, at or after a fetch position.
 
-    `committed` leaves out the records of `aborted` transactions, (producer id, first offset) by rising offset, as
-    the broker lists them. A batch that is cut off at the end is passed over. Without compressed batches the columns
-    point into `raw`. Raises CorruptRecordException where the first batch is damaged; before a later one it ends.
-    Raises LegacyFormatError where a batch has an older message format.
+    `committed` leaves out the records of `aborted` transactions: pairs of producer id and first offset, by ascending
+    offset, as the broker lists them. A batch that is cut off at the end is ignored. Without compressed batches the
+    columns point into `raw`. Raises CorruptRecordException if the first batch is damaged; a later damaged batch ends
+    the reading. Raises LegacyFormatError if a batch has an older message format.
     """
     start = position
     status, stop, count, compressed = wire.survey(np.frombuffer(raw, np.uint8), check_crcs)
     if status == wire.LEGACY:
         if wire.is_legacy(raw, stop):
             raise LegacyFormatError
-        status = wire.BAD_CRC  # damaged where no checksum covers it
+        status = wire.BAD_CRC  # the format byte, which no checksum covers, is damaged
     segments = _expanded(raw, stop) if compressed else iter([_plain(raw, stop, count)])
     listed = np.array(aborted, np.int64).reshape(-1, 2)
     gone, counts = np.empty(len(listed), np.int64), np.zeros(2, np.int64)
@@ -95,7 +95,7 @@ def read(
                 unreadable += header.unreadable(batch, left_out) if left_out else ()
                 where = end
                 continue
-            # What stands before it goes first, since it has a buffer of its own.
+            # Yield the records before this batch first, because its records are in another buffer.
             yield from _cut(segment.data, found, unreadable, position, more=True)
             found, unreadable = [], []
             for piece in streamed(batch, header, position):
@@ -117,7 +117,7 @@ def _plain(raw: bytes, stop: int, count: int) -> _Segment:
 
 
 def _expanded(raw: bytes, stop: int) -> Iterator[_Segment]:
-    """The batches uncompressed, some megabytes at a time. Of one that is too long, or broken, there is the header."""
+    """Yields the batches uncompressed, some megabytes at a time; only the header of too long or broken ones."""
     at = 0
     while at < stop:
         parts: list[bytes] = []
@@ -148,7 +148,7 @@ def _expanded(raw: bytes, stop: int) -> Iterator[_Segment]:
 
 
 def _stored(raw: bytes, segment: _Segment, where: int) -> bytes:
-    """The batch as the broker has it that begins at `where` in a segment."""
+    """The stored bytes of the batch that begins at `where` in a segment."""
     at = segment.stored_at[bisect_right(segment.at, where) - 1] if segment.at else where
     return raw[
         at : at + wire.AFTER_LENGTH + int.from_bytes(raw[at + wire.LENGTH_AT : at + wire.AFTER_LENGTH])
@@ -158,7 +158,7 @@ def _stored(raw: bytes, segment: _Segment, where: int) -> bytes:
 def _odd(
     data: npt.NDArray[np.uint8], at: int, end: int, header: Header, position: int
 ) -> tuple[npt.NDArray[np.void], int, str]:
-    """What can be read of an odd batch, the position behind it, and why something of it is left out."""
+    """The readable records of an odd batch, the fetch position after it, and why some are left out, if any."""
     if header.control or header.records < 0:
         return np.empty(0, SPAN), max(position, header.next), "the Java consumer refuses it"
     far, spans, behind = wire.records_of(data[:end], at, header.records, end)
@@ -167,7 +167,7 @@ def _odd(
         left_out = f"record {len(spans)} of {header.records} has no valid structure"
     elif behind != end:
         spans, left_out = spans[:-1], "bytes are left behind the last record"
-    # Those of a compressed batch the broker does check.
+    # The broker checks the offset deltas of compressed batches, so only uncompressed ones need this.
     beyond = not header.codec and bool((spans["offset"] > header.last).any())
     if beyond and header.records == header.last + 1:
         spans["offset"] = np.arange(len(spans))
@@ -187,7 +187,7 @@ def _cut(
     position: int,
     more: bool,
 ) -> Iterator[Piece]:
-    """Pieces of at most STEP_RECORDS; what is unreadable goes with the records that it stands among."""
+    """Yields pieces of at most STEP_RECORDS; each `Unreadable` goes into the piece that has its offsets."""
     spans = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, SPAN)
     for start in range(STEP_RECORDS, len(spans) + STEP_RECORDS, STEP_RECORDS):
         last = start >= len(spans)

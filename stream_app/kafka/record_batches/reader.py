@@ -1,9 +1,9 @@
-"""Record batches of message format v2, from the bytes of a fetch to columns: the compiled part.
+"""Reads record batches of message format v2 from the bytes of a fetch into columns: the compiled part.
 
-Layout and varints: Kafka's protocol guide, "Record Batch". Which batches and records a consumer sees follows Kafka's
-own Java consumer (4.1: `DefaultRecord`, `DefaultRecordBatch`, `ByteUtils`, `CompletedFetch`), which is the judge of
-`tests/fuzz/stored.py`. Two kernels do all ordinary batches of a fetch, since a producer that does not linger makes a
-batch of each record; what is odd is left to `reading.py`.
+Layout and varints: Kafka's protocol guide, "Record Batch". A consumer sees the same batches and records as with
+Kafka's own Java consumer (4.1: `DefaultRecord`, `DefaultRecordBatch`, `ByteUtils`, `CompletedFetch`), with which
+`tests/fuzz/stored.py` compares this code. Two kernels read all ordinary batches of a fetch at once, because a
+producer that does not linger writes one batch per record. `fetch_reader.py` handles odd batches.
 """
 
 import zlib
@@ -15,7 +15,7 @@ from stream_app.kernels.crc32c import crc32c
 from stream_app.kernels.jit import jit as _jit
 from stream_app.kernels.memory import pointer_to
 
-# Where the fields of a batch's header stand.
+# Positions of the fields in a batch's header.
 LENGTH_AT, MAGIC_AT, CRC_AT, ATTRIBUTES_AT, LAST_DELTA_AT = 8, 16, 17, 21, 23
 FIRST_TIMESTAMP_AT, MAX_TIMESTAMP_AT, PRODUCER_AT, COUNT_AT = 27, 35, 43, 57
 HEADER_BYTES = 61
@@ -31,14 +31,14 @@ _MAX_BASE = 1 << 62  # no offset of a batch overflows
 _ABORT_BYTES = 4  # version and type in the key of a transaction marker: all 0 when it is an abort
 _VARINT_BYTES, _VARLONG_BYTES = 5, 10
 
-# What a kernel came upon.
+# Results of the kernels.
 WELL, BAD_CRC, MALFORMED, LEGACY, ODD = range(5)
-# How far `records_of` came: through, to bytes that are not there, to a record that is none or that is too long.
+# Why `records_of` stopped: all records read, bytes are missing, a record is invalid, a record is too long.
 THROUGH, MORE, NO_RECORD, LONG = range(4)
 
 
 def is_legacy(raw: bytes, at: int) -> bool:
-    """Whether the checksum of a message of format 0 or 1 fits, which covers all behind it."""
+    """Whether the bytes are a message of format 0 or 1, by its checksum, which covers everything after it."""
     end = at + AFTER_LENGTH + int.from_bytes(raw[at + LENGTH_AT : at + AFTER_LENGTH])
     return zlib.crc32(raw[at + MAGIC_AT : end]) == int.from_bytes(raw[at + AFTER_LENGTH : at + MAGIC_AT])
 
@@ -54,9 +54,9 @@ def _big_endian(data, at, size):  # type: ignore[no-untyped-def]
 
 @_jit
 def _varlong(data, at, end):  # type: ignore[no-untyped-def]
-    """The zigzag integer of 64 bits at `at` and where it ends; -1 where it does not end in time or before `end`.
+    """The zigzag integer of 64 bits at `at`, and its end: -1 if it is too long or does not end before `end`.
 
-    As Java does it, bits beyond the 64th fall off.
+    As in Java, bits after the 64th are dropped.
     """
     if at < end and data[at] < 0x80:
         x = np.int64(data[at])
@@ -75,7 +75,7 @@ def _varlong(data, at, end):  # type: ignore[no-untyped-def]
 
 @_jit
 def _varint(data, at, end):  # type: ignore[no-untyped-def]
-    """As `_varlong`, of 32 bits: lengths, offset deltas and counts."""
+    """The same as `_varlong` for 32 bits: lengths, offset deltas and counts."""
     if at < end and data[at] < 0x80:
         x = np.int64(data[at])
         return x >> 1 ^ -(x & 1), at + 1
@@ -94,10 +94,10 @@ def _varint(data, at, end):  # type: ignore[no-untyped-def]
 
 @_jit
 def survey(batches, check_crcs):  # type: ignore[no-untyped-def]
-    """Walks the headers up to the first batch that is cut off or damaged.
+    """Checks the headers up to the first batch that is cut off or damaged.
 
-    Returns what is wrong, where that batch begins, the records before it in batches that are not compressed (an upper
-    bound of what can be parsed there), and whether a batch is compressed.
+    Returns the status, where that batch begins, an upper bound of the records before it in uncompressed batches, and
+    whether any batch is compressed.
     """
     data = pointer_to(batches)
     at, count, compressed = np.int64(0), np.int64(0), False
@@ -118,7 +118,7 @@ def survey(batches, check_crcs):  # type: ignore[no-untyped-def]
             if crc != crc32c(data, at + ATTRIBUTES_AT, end):
                 return BAD_CRC, at, count, compressed
         records = _big_endian(data, at + COUNT_AT, 4)
-        base = _big_endian(data, at, 8)  # which the checksum does not cover
+        base = _big_endian(data, at, 8)  # the checksum does not cover it
         if base < 0 or base > _MAX_BASE:
             return MALFORMED, at, count, compressed
         if data[at + ATTRIBUTES_AT + 1] & CODEC_MASK:
@@ -131,12 +131,12 @@ def survey(batches, check_crcs):  # type: ignore[no-untyped-def]
 
 @_jit
 def _record(data, at, end, span):  # type: ignore[no-untyped-def]
-    """Writes the span of one record, its offset and time as deltas; returns where it ends, -1 if it is none."""
+    """Writes the span of one record, with deltas for offset and time; returns its end, -1 if it is invalid."""
     length, at = _varint(data, at, end)
     if at < 0 or length < 1 or length > end - at:
         return np.int64(-1)
     end = at + length
-    at += 1  # attributes, of which there are none
+    at += 1  # attributes, which have no meaning yet
     span.timestamp, at = _varlong(data, at, end)
     if at < 0:
         return at
@@ -157,7 +157,7 @@ def _record(data, at, end, span):  # type: ignore[no-untyped-def]
     headers, at = _varint(data, at, end)
     if at < 0 or headers < 0 or headers > (end - at) // 2:
         return np.int64(-1)
-    for part in range(2 * headers):  # a name and a value each, one byte at the least
+    for part in range(2 * headers):  # name and value of each header, at least one byte each
         size, at = _varint(data, at, end)
         if at < 0 or size > end - at or (size < 0 and part % 2 == 0):
             return np.int64(-1)
@@ -171,12 +171,12 @@ def _record(data, at, end, span):  # type: ignore[no-untyped-def]
 
 @_jit
 def records(batches, at, count, position, committed, aborted, gone, counts):  # type: ignore[no-untyped-def]
-    """The spans of what a consumer sees of batches from `at` on that `survey` has passed, up to the first odd one.
+    """The spans of the records that a consumer sees in batches from `at` on, up to the first odd batch.
 
-    Odd is what is still compressed, what is not well-formed, and a batch whose offset deltas do not rise up to the
-    last one that its header names. Returns ODD or WELL, the spans (at most `count`), the position behind them, and
-    where the odd batch begins. `gone` (transactions,) and `counts` (2,) keep from one call to the next which
-    producers' transactions are aborted and not over.
+    `survey` must have accepted the batches. A batch is odd if it is still compressed or not well-formed, or if its
+    offset deltas do not ascend or exceed the last one in its header. Returns ODD or WELL, the spans (at most
+    `count`), the fetch position after them, and where the odd batch begins. `gone` (transactions,) and `counts` (2,)
+    keep between calls the producers whose aborted transactions have not ended yet.
     """
     data = pointer_to(batches)
     spans = np.empty(count, SPAN)
@@ -235,13 +235,13 @@ def records(batches, at, count, position, committed, aborted, gone, counts):  # 
                 span.timestamp = max_ms
             else:
                 span.timestamp += first_ms
-            # Of a batch the broker sends the whole, also where the position lies in its middle.
+            # The broker sends whole batches, even if the fetch position is in the middle of one.
             if span.offset >= position:
                 position = span.offset + 1
                 n += 1
         if left and at != end:
             return ODD, spans[:first], before, batch
-        # Compaction keeps the last offset of a batch even where it has taken the last record.
+        # Compaction keeps the last offset of a batch even if it has removed the last record.
         position = max(position, base + last + 1)
         at = end
     return WELL, spans[:n], position, at
@@ -249,9 +249,10 @@ def records(batches, at, count, position, committed, aborted, gone, counts):  # 
 
 @_jit
 def records_of(batch, at, count, longest):  # type: ignore[no-untyped-def]
-    """At most `count` records from `at` on, whatever their offsets; of a batch that may go on behind these bytes.
+    """Reads at most `count` records from `at` on. The batch may continue after these bytes.
 
-    Offset and time of a span are deltas. Returns how far it came, the spans, and where the next record begins.
+    Does not check the offsets. Offset and time of a span are deltas. Returns why it stopped (THROUGH, MORE,
+    NO_RECORD, LONG), the spans, and where the next record begins.
     """
     data, end = pointer_to(batch), np.int64(len(batch))
     spans = np.empty(max(0, min(count, (end - at) // MIN_RECORD_BYTES + 1)), SPAN)

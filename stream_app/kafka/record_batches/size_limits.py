@@ -16,7 +16,7 @@ log = structlog.stdlib.get_logger(__name__)
 BATCH_BYTES = 512 * 1024
 #: Kafka's default for the largest record batch of a topic, in bytes.
 MESSAGE_BYTES = 1_048_588
-#: Most bytes of a record without headers beside its key and value, that of its batch included.
+#: Upper bound of the bytes that a record without headers needs in addition to its key and value, with its batch.
 _BESIDE = BATCH_HEADER + 32
 
 
@@ -26,7 +26,7 @@ class SizeLimits:
     def __init__(
         self, cuts: Mapping[str, Cut] | None = None, counted: Callable[[str], None] = lambda _: None
     ) -> None:
-        """`cuts`: how outputs of a topic are made smaller. `counted` is called with the topic of each that was."""
+        """`cuts`: functions that shorten outputs, by topic. `counted` is called with the topic of each cut output."""
         self._cuts = dict(cuts or {})
         self._counted = counted
         self._most: dict[str, int] = {}
@@ -47,7 +47,7 @@ class SizeLimits:
         return min(BATCH_BYTES, self.most(topic))
 
     def fitted(self, topic: str, message: Message) -> Message:
-        """The message, cut where the topic takes none of its size and it can be cut."""
+        """The message, cut if it is larger than its topic accepts and can be cut."""
         cut, most = self._cuts.get(topic), self.most(topic)
         if cut is None or at_most(message) <= most or batch_bytes(message) <= most:
             return message
@@ -58,7 +58,7 @@ class SizeLimits:
         return smaller
 
     def fitted_columns(self, topic: str, messages: MessageColumns) -> MessageColumns:
-        """Messages that all fit; the same object if they do already."""
+        """The messages, cut where necessary; the same object if all fit already."""
         if topic not in self._cuts or not len(messages):
             return messages
         if int(messages.key_bytes.max()) + int(messages.value_bytes.max()) + _BESIDE <= self.most(topic):
@@ -67,7 +67,7 @@ class SizeLimits:
         return MessageColumns.of([(key, value) for key, value, _ in each])
 
     def refused(self, topic: str, batch: Any) -> list[Message]:
-        """The messages of a batch that its topic does not take, to be built again as smaller batches.
+        """The messages of a batch that its topic refused as too large, to be built again as smaller batches.
 
         From now on half of its size counts as the limit of the topic, until `learn` gets another one.
         No messages if the batch is one record that cannot be made smaller.

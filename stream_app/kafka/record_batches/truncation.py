@@ -1,7 +1,7 @@
-"""Outputs cut to what their topic takes. Pure; whatever is cut says so in the output itself.
+"""Cuts outputs to the size that their topic accepts. Pure. A cut output says itself that it was cut.
 
-Sizes are those of a record batch that holds the one record, uncompressed: the limit must hold also where the broker
-stores it in another codec.
+Sizes are those of an uncompressed record batch with this one record, so that the limit holds even if the broker
+stores the batch with another codec.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from stream_app.contract.record_columns import HEADERS_DROPPED, digest, write_he
 
 #: Bytes of a record batch before its first record. Source: Kafka's protocol guide, "Record Batch".
 BATCH_HEADER = 61
-#: Of the room for a dead letter, the part that its key may take at most where it does not fit.
+#: If a dead letter does not fit, its key is cut to the size limit divided by this number.
 _KEY_SHARE = 4
-#: Of that room, the part up to which the producer's own headers stay where the value does not fit.
+#: The producer's own headers stay only if the letter without its value fits into the limit divided by this number.
 _HEADERS_SHARE = 2
 
-#: Makes a message smaller, so that its batch has at most so many bytes; as it was where that cannot be done.
+#: Cuts a message so that its batch has at most the given number of bytes; returns it unchanged if that is impossible.
 Cut = Callable[[Message, int], Message]
 
 
@@ -35,7 +35,7 @@ def batch_bytes(message: Message) -> int:
 
 
 def at_most(message: Message) -> int:
-    """A number that `batch_bytes` does not exceed, found at a fraction of its cost."""
+    """An upper bound of `batch_bytes`, much cheaper to compute."""
     key, value, headers = message
     size = BATCH_HEADER + 40 + len(key or b"") + len(value or b"")
     for name, text in headers:
@@ -44,10 +44,10 @@ def at_most(message: Message) -> int:
 
 
 def cut_dead_letter(message: Message, most: int) -> Message:
-    """The letter with as much of its record as fits.
+    """The dead letter with as much of its record as fits.
 
-    The producer's own headers go first, if they are what does not fit; then the key is shortened, then the value.
-    What was cut is told by its full length and SHA-256.
+    First the producer's own headers are removed, if they are too large; then the key is cut, then the value. Headers
+    give the full length and the SHA-256 of each part that was cut.
     """
     if batch_bytes(message) <= most:
         return message
@@ -73,7 +73,7 @@ def cut_dead_letter(message: Message, most: int) -> Message:
 
 
 def _told(part: str, whole: bytes, ours: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Headers about something that is cut; none where it was cut before, since those tell of the whole."""
+    """Headers about a part that is cut; none if it was cut before, because its headers exist already."""
     if any(name == f"foreclick.{part}.length" for name, _ in ours):
         return []
     return [(name, text.encode()) for name, text in digest(part, whole)]
@@ -88,7 +88,7 @@ def cut_prediction(message: Message, most: int) -> Message:
     said: dict[str, Any] = msgspec.json.decode(value) if is_json else msgspec.msgpack.decode(value)
     encode: Callable[[Any], bytes] = msgspec.json.encode if is_json else msgpack.packb
     items, said["items"], said["truncated"] = said["items"], [], True
-    # A comma each in JSON; the length of the array and of the record may take some bytes more.
+    # In JSON each item needs a comma; the lengths of the array and of the record may need some more bytes.
     left = most - batch_bytes((key, encode(said), headers)) - 12
     fits = int(np.searchsorted(np.cumsum([len(encode(item)) + 1 for item in items]), left, side="right"))
     said["items"] = items[:fits]

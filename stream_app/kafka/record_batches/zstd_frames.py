@@ -1,6 +1,6 @@
-"""Where the frames of a zstd stream begin and end (RFC 8878, section 3.1), without decompressing them.
+"""Finds where the frames of a zstd stream begin and end (RFC 8878, section 3.1), without decompressing them.
 
-The reader of the `zstandard` package does not say whether the last frame was complete.
+This is needed because the reader of the `zstandard` package does not say whether the last frame was complete.
 """
 
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import zstandard
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE = 0x184D2A5  # of a skippable frame's magic number but its last four bits
+_SKIPPABLE = 0x184D2A5  # a skippable frame's magic number without its last four bits
 _RLE, _RESERVED = 1, 3
 #: Bytes that zstd-jni reads at once, `ZSTD_DStreamInSize()`.
 _INPUT_BYTES = 131_075
 
 
 def frames(body: bytes) -> Iterator[tuple[int, int, int]]:
-    """Start, end and uncompressed size (0 where it is not told) of each frame that holds data, one after the other.
+    """Yields start, end and uncompressed size (0 if unknown) of each frame with data, in order.
 
-    A frame that is cut off is given too, as far as it goes. It is no error where zstd-jni sees none: where another
-    frame ended within the same reading of its input. Otherwise raises EOFError behind it; ValueError or ZstdError
-    where what follows is no frame.
+    A frame that is cut off is yielded too, and then EOFError is raised. As in zstd-jni, it is not an error if another
+    frame ended within the same block of input. Raises ValueError or ZstdError if the bytes after a frame are not a
+    frame.
     """
     at = ended = 0
     while at < len(body):
@@ -38,7 +38,7 @@ def frames(body: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _frame_end(body: bytes, at: int) -> int | None:
-    """Where the frame at `at` ends, None where it is cut off. Raises ValueError where it is none."""
+    """The end of the frame at `at`, None if it is cut off. Raises ValueError if there is no frame."""
     if len(body) - at < 4:
         return None
     if int.from_bytes(body[at : at + 4], "little") >> 4 == _SKIPPABLE:

@@ -1,4 +1,4 @@
-"""The connection to Kafka: how its clients encrypt and log in, and in words what keeps a broker from taking them."""
+"""The security of connections to Kafka: TLS, login, rights, and explanations of why a broker refuses a client."""
 
 from stream_app.kafka.security.options import (
     PLAIN,

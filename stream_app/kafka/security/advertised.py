@@ -1,7 +1,7 @@
-"""Whether the addresses that a broker gives of itself and of the others can be reached.
+"""Checks whether the addresses that a broker advertises for its cluster can be reached.
 
-A Kafka client uses the addresses it is given only for its first question. From then on it goes where the answer says,
-which is what each broker has in its advertised.listeners.
+A Kafka client uses its configured addresses only for the first request. After that it connects to the addresses in
+the answer, which each broker takes from its advertised.listeners.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Address = tuple[str, int]
 
 
 async def unreachable(asked: Address, given: Sequence[Address]) -> str | None:
-    """A sentence about the first address that cannot be reached of those `given` by the broker `asked`, else None."""
+    """A sentence about the first unreachable address `given` by the broker `asked`; None if all can be reached."""
     whom = "itself" if len(given) == 1 else "a broker of its cluster"
     for host, port in given:
         why = await _why(host, port)

@@ -1,4 +1,4 @@
-"""From settings to what Kafka clients take: protocol, TLS context, login."""
+"""Translates the settings into options of Kafka clients: protocol, TLS context, login."""
 
 import logging
 import ssl
@@ -24,7 +24,7 @@ PLAIN: Mapping[str, Any] = MappingProxyType({"security_protocol": "PLAINTEXT"})
 def kafka_options(settings: Settings) -> dict[str, Any]:
     """Brokers and security as keyword arguments of any aiokafka client. Raises SecurityError.
 
-    Certificates and keys are read now. The dict holds the password: hand it on, never show it.
+    Reads the certificates and keys now. The dict contains the password: never show it.
     """
     return {"bootstrap_servers": list(settings.brokers), **security_options(settings.kafka)}
 
@@ -47,18 +47,18 @@ def security_options(access: KafkaAccess) -> dict[str, Any]:
 
 
 def identity(access: KafkaAccess) -> str:
-    """Who we are to the broker, in words."""
+    """A phrase that says as whom the broker sees us."""
     if access.login:
         return "the holder of the token" if access.sasl_mechanism == OAUTH else f"user {access.sasl_user}"
     return f"the certificate {access.ssl_cert_file}" if access.ssl_cert_file else "a client without login"
 
 
 def tls_context(access: KafkaAccess) -> ssl.SSLContext:
-    """The TLS of a client that checks the broker's certificate and name. Raises SecurityError."""
+    """The TLS context of a client; it checks the broker's certificate and name. Raises SecurityError."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if access.ssl_ca_file is not None:
-        # Only who is named there: whoever runs a private authority wants no other to vouch for a broker.
+        # Trust only these authorities: with a private authority, no public one may sign a broker's certificate.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         _load_authorities(context, access.ssl_ca_file, "ssl_ca_file")
@@ -86,7 +86,7 @@ def _load_own(context: ssl.SSLContext, access: KafkaAccess) -> None:
     def password() -> str:
         nonlocal asked
         asked = True
-        # Without one OpenSSL would ask at the terminal.
+        # Return an empty password rather than none, because OpenSSL would then ask at the terminal.
         return access.ssl_key_password.reveal() if access.ssl_key_password else ""
 
     try:
@@ -107,7 +107,7 @@ def _load_own(context: ssl.SSLContext, access: KafkaAccess) -> None:
 
 
 def _require_readable(file: Path, setting: str) -> None:
-    """The library's own error does not say which of the files it is about."""
+    """Raises SecurityError if a file cannot be read. OpenSSL's own error would not name the file."""
     try:
         with file.open("rb"):
             pass
@@ -132,5 +132,5 @@ def _is_no_login(record: logging.LogRecord) -> bool:
 
 
 def _keep_logins_out_of_the_log() -> None:
-    # At the level "debug" aiokafka logs each request as it is: passwords and tokens too.
-    logging.getLogger("aiokafka.conn").addFilter(_is_no_login)  # added once, however often
+    # At the level "debug" aiokafka logs whole requests, with passwords and tokens.
+    logging.getLogger("aiokafka.conn").addFilter(_is_no_login)  # repeated calls add it only once

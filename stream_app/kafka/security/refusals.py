@@ -1,7 +1,7 @@
-"""Why a broker does not take us, in one sentence.
+"""Explains in one sentence why a broker refuses us.
 
-A Kafka client that cannot log in says that it cannot connect and keeps the cause to its log. So after a failure each
-broker is asked once more, step by step: TLS, login, a first request.
+If a Kafka client cannot log in, it only reports that it cannot connect, and writes the cause to its log. So after a
+failure this module tries each broker once more, step by step: TLS, login, a first request.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from stream_app.settings.kafka import OAUTH, variable
 
 #: How long each step may take, in seconds.
 STEP_S = 3.0
-#: OpenSSL's codes for a certificate of another host or address.
+#: OpenSSL's codes for a certificate that names another host or address.
 _OTHER_NAME = (62, 64)
 _FAILURES = (OSError, EOFError, KafkaError, TimeoutError)
 
@@ -33,7 +33,7 @@ _FAILURES = (OSError, EOFError, KafkaError, TimeoutError)
 async def explain(
     brokers: Sequence[str], security: Mapping[str, Any], tried: str = ""
 ) -> SecurityError | BrokerUnreachable:
-    """The error for brokers of which none served us; `tried` says how long that was tried."""
+    """The error to raise when no broker served us; `tried` says for how long we tried."""
     found = await _asked(brokers, security)
     if isinstance(found, SecurityError):
         return found
@@ -50,7 +50,7 @@ async def explain(
 
 
 async def refusal(brokers: Sequence[str], security: Mapping[str, Any]) -> SecurityError | None:
-    """Why the first broker that answers does not take us; None where it does, or where none answers."""
+    """Why the first broker that answers refuses us; None if it accepts us, or if no broker answers."""
     found = await _asked(brokers, security)
     return found if isinstance(found, SecurityError) else None
 
@@ -58,7 +58,7 @@ async def refusal(brokers: Sequence[str], security: Mapping[str, Any]) -> Securi
 async def _asked(
     brokers: Sequence[str], security: Mapping[str, Any]
 ) -> SecurityError | tuple[Address, list[Address]] | None:
-    """Why the first broker that answers does not take us, or which it is and what addresses it gives."""
+    """Why the first broker that answers refuses us; if it accepts us, its address and the addresses it gives."""
     for host, port, _ in collect_hosts(list(brokers), randomize=False):
         step = _Asked(host, port, security)
         try:
@@ -84,13 +84,13 @@ class _Asked:
         self._logged_in = False
 
     async def ask(self) -> list[Address]:
-        """The addresses of all brokers, as this one gives them. Raises what a client would meet."""
+        """The addresses of all brokers, as this one gives them. Raises the errors that a client would get."""
         connection = await self._connect(**self._security)
         self._logged_in = True
         try:
             answer = await connection.send(MetadataRequest([]))
             if not answer.brokers and self._mechanism == OAUTH:
-                # A refused token is told in a field that aiokafka does not read; after it answers are empty.
+                # The broker reports a refused token in a field that aiokafka does not read; later answers are empty.
                 raise SaslAuthenticationFailed(self._broker)
             return [(host, port) for _, host, port, *_ in answer.brokers]
         finally:
@@ -102,7 +102,7 @@ class _Asked:
         )
 
     async def sentence(self, error: BaseException) -> str | None:
-        """What the failure means; None where the broker cannot be reached at all."""
+        """Explains the failure; None if the broker cannot be reached at all."""
         causes = list(_causes(error))
         for cause in causes:
             if isinstance(cause, TokenError):
@@ -119,7 +119,7 @@ class _Asked:
                     f"set {variable('security_protocol')} to {self._protocol.removeprefix('SASL_')}, "
                     "or name another port in FORECLICK_BROKERS"
                 )
-        # A broker that is spoken to in the wrong way closes the connection; where nothing answers, nothing is known.
+        # A broker closes the connection if the client uses the wrong protocol. Without any answer, nothing is known.
         if any(isinstance(cause, ConnectionRefusedError | TimeoutError) for cause in causes):
             return None
         return await self._closed(causes)
@@ -155,14 +155,14 @@ class _Asked:
             finally:
                 connection.close()
         except _FAILURES:
-            offered = ""  # the sentence is true without them
+            offered = ""  # the sentence is also correct without the list
         return (
             f"{self._broker} does not offer {self._mechanism}{f' but {offered}' if offered else ''}: "
             f"set {variable('sasl_mechanism')} to what it offers"
         )
 
     async def _closed(self, causes: list[BaseException]) -> str | None:
-        """What a connection means that was cut before an answer."""
+        """Explains why the broker closed the connection before it answered."""
         encrypted = self._protocol.endswith("SSL")
         if encrypted and await self._answers_plainly():
             return (
@@ -203,7 +203,7 @@ class _Asked:
     async def _speaks_tls(self) -> bool:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # nothing is sent: only whether TLS is spoken counts
+        context.verify_mode = ssl.CERT_NONE  # safe, because nothing is sent over this connection
         try:
             async with asyncio.timeout(STEP_S):
                 _, writer = await asyncio.open_connection(self._host, self._port, ssl=context)

@@ -1,4 +1,4 @@
-"""Which rights (ACLs) we have in Kafka, asked before they are needed (KIP-430): all that are missing are named."""
+"""Checks our rights (ACLs) in Kafka before they are needed (KIP-430), and names all that are missing."""
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
@@ -20,7 +20,7 @@ __all__ = ["Operation", "RightsError", "require_rights"]
 
 
 class Operation(IntEnum):
-    """What may be allowed on a topic or a group; the number is its bit in an answer."""
+    """An operation on a topic or a group; the number is its bit in the answers."""
 
     READ = 3
     WRITE = 4
@@ -31,12 +31,11 @@ Needs = Mapping[str, Iterable[Operation]]
 
 
 async def require_rights(options: Mapping[str, Any], who: str, topics: Needs, group: str = "") -> None:
-    """Raise RightsError, which names all rights that are missing; `options` are those of an aiokafka client.
+    """Raises RightsError, which names all missing rights. `options` are those of an aiokafka client.
 
-    `who` we are, in words; `topics` by full name; for `group` READ is needed, and WRITE on the transactional ids that
-    begin with its name. Topics that do not exist are passed
-    over, and so is the whole question where the broker is older than Kafka 2.3. Raises KafkaError where the broker
-    does not answer.
+    `who` describes us in the error. `topics` have their full names. A `group` needs READ on the group, and WRITE on
+    the transactional ids that begin with its name. Topics that do not exist are not checked, and nothing is checked
+    if the broker is older than Kafka 2.3. Raises KafkaError if the broker does not answer.
     """
     client = AIOKafkaClient(**options)
     try:
@@ -50,7 +49,7 @@ async def require_rights(options: Mapping[str, Any], who: str, topics: Needs, gr
             missing.append(f"Read on group {group}")
         if group and not await _may_initialise(client, f"{group}-0"):
             missing.append(f"Write on transactional ids {group}-*")
-    except (IncompatibleBrokerVersion, NotImplementedError):  # the latter: no version in common
+    except (IncompatibleBrokerVersion, NotImplementedError):  # the latter: no common version
         return
     finally:
         await client.close()
@@ -77,12 +76,12 @@ async def _may_read_group(client: AIOKafkaClient, group: str) -> bool:
         answer = await client.send(node, GroupRights(group))
     except GroupAuthorizationFailedError:
         return False
-    except GroupCoordinatorNotAvailableError:  # nobody has had a group in this cluster yet: joining will tell
+    except GroupCoordinatorNotAvailableError:  # no group in this cluster yet: the join will show
         return True
     code, *_, allowed = answer.groups[0]
     if code == GroupAuthorizationFailedError.errno:
         return False
-    # With another error, say of a coordinator that is loading, nothing is known.
+    # With any other error, for example of a coordinator that is loading, the rights are unknown.
     return bool(code) or bool(allowed >> Operation.READ & 1)
 
 
@@ -91,6 +90,6 @@ async def _may_initialise(client: AIOKafkaClient, transactional_id: str) -> bool
         await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
     except TransactionalIdAuthorizationFailed:
         return False
-    except GroupCoordinatorNotAvailableError:  # nobody has had such an id in this cluster yet
+    except GroupCoordinatorNotAvailableError:  # the cluster has had no transactional id yet
         return True
     return True

@@ -1,4 +1,4 @@
-"""Tokens for OAUTHBEARER: from a file, or for a client secret from an OAuth 2 token endpoint."""
+"""Tokens for OAUTHBEARER: from a file, or from an OAuth 2 token endpoint in exchange for a client secret."""
 
 import asyncio
 import base64
@@ -15,19 +15,19 @@ from stream_app.kafka.errors import TokenError
 from stream_app.settings.kafka import variable
 from stream_app.settings.sources import Secret
 
-#: Longest time for a token, connection and all, in seconds.
+#: Longest time to get a token from the endpoint, including the connection, in seconds.
 ENDPOINT_LIMIT_S = 10.0
-#: A token is used again until this share of its life is over.
+#: A token is reused until this share of its lifetime is over.
 _REUSE = 0.8
 _MAX_BYTES = 64 * 1024
-#: A bearer token (RFC 6750), which a line break or a control character would take apart.
+#: A bearer token (RFC 6750). A line break or a control character in it would break the login request.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
-#: An error code of OAuth 2 (RFC 6749, section 5.2): the only part of a refusal that is repeated.
+#: An error code of OAuth 2 (RFC 6749, section 5.2): the only part of a refusal that our messages show.
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
 class FileToken(AbstractTokenProvider):
-    """Reads the file for each connection: whoever renews the token puts another in its place."""
+    """Reads the file again for each connection, so that another program can renew the token."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -51,7 +51,7 @@ class _Granted(msgspec.Struct):
     """A token endpoint's answer (RFC 6749, section 5.1)."""
 
     access_token: str
-    expires_in: float = 0.0  #: seconds; 0 where nothing is said, so that the token is not used again
+    expires_in: float = 0.0  #: seconds; 0 if the endpoint does not say, so that the token is not reused
 
 
 class EndpointToken(AbstractTokenProvider):
@@ -66,8 +66,8 @@ class EndpointToken(AbstractTokenProvider):
         self._good_until = 0.0
 
     async def token(self) -> str:
-        """The token of before while it is good, else a new one. Raises TokenError."""
-        # Asked in more than one thread; at worst two fetch a token at the same time.
+        """The last token while it is valid, otherwise a new one. Raises TokenError."""
+        # Several threads call this; at worst two of them fetch a token at the same time.
         kept, good_until = self._kept, self._good_until
         if time.monotonic() < good_until:
             return kept
@@ -80,14 +80,14 @@ class EndpointToken(AbstractTokenProvider):
         except ValueError as error:
             raise self._error(str(error)) from None
         if status != 200:
-            raise self._error(f"refused with status {status}{_code(body)}: look at client id and secret")
+            raise self._error(f"refused with status {status}{_code(body)}: check client id and secret")
         try:
             granted = msgspec.json.decode(body, type=_Granted)
         except msgspec.DecodeError:
             raise self._error("sent an answer without an access_token") from None
         if not _TOKEN.fullmatch(granted.access_token):
             raise self._error("sent a token that is none")
-        self._good_until = 0.0  # so that no thread takes the old token for the new one's time
+        self._good_until = 0.0  # so that no thread uses the old token with the new token's time
         self._kept = granted.access_token
         self._good_until = time.monotonic() + _REUSE * granted.expires_in
         return granted.access_token
@@ -120,7 +120,7 @@ class EndpointToken(AbstractTokenProvider):
 
 
 def _short(error: OSError) -> str:
-    """The cause without what surrounds it: a certificate's fault, a reason of the system, else the type."""
+    """Only the cause of an error: the problem with the certificate, the system's message, or else the type."""
     inner: Any = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     return getattr(inner, "verify_message", None) or inner.strerror or str(inner) or type(inner).__name__
 

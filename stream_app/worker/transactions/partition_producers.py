@@ -80,8 +80,9 @@ class PartitionProducers:
         producer.lose(ProducerLostError(f"{producer.id} gets a new epoch"))
         await producer.initialise()
         if not self.transactional:
-            # A partition learns of an epoch from the first record that carries it. The marker of an aborted
-            # transaction has the same effect, and if there is none to abort, no record of it can still arrive.
+            # A partition learns of an epoch from the first record that carries it, so write one. In transactions this
+            # is not necessary: the marker of an aborted transaction has the same effect, and if there was no open
+            # transaction, no record of one can still arrive.
             (fence,) = self.build([(FENCE_KEY, None, [])])
             await producer.queue(TopicPartition(self._changelog, partition), fence.batch)
 

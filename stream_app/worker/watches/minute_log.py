@@ -19,13 +19,13 @@ class MinuteLog:
     def __init__(
         self, context: WorkerContext, web_url: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`web_url`: where the pages are, empty if there are none. `clock`: in seconds."""
+        """`web_url`: the URL of the worker's pages, empty if it serves none. `clock`: in seconds."""
         self._context, self._web_url, self._clock = context, web_url, clock
         self._ready = False
         self._since, self._before = clock(), self._counted()
 
     def look(self) -> None:
-        """Called about once a second, behind the gauges."""
+        """Logs a line if one is due. Call it about once per second, after the gauges are set."""
         if not self._ready and self._context.health.ready()[0]:
             self._ready = True
             log.info(
