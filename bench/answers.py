@@ -1,4 +1,4 @@
-"""Which prediction answers which event, and when each was appended: read in columns, millions in seconds."""
+"""Finds which prediction answers which event, and when each was appended; reads millions of records in seconds."""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ import numpy.typing as npt
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.worker.changelog_reader import ChangelogReader
 
-#: What an output begins with, in front of the id of its event: `topic-partition-offset`.
+#: The first bytes of an output, before the id of its event: `topic-partition-offset`.
 _BEFORE_ID = b'{"id":"'
 
 
 def read(bootstrap: str, topic: str, partitions: int) -> list[RecordColumns]:
-    """All records of a topic."""
+    """Return all records of a topic."""
 
     async def work() -> list[RecordColumns]:
         found: list[RecordColumns] = []
@@ -37,10 +37,10 @@ def read(bootstrap: str, topic: str, partitions: int) -> list[RecordColumns]:
 def delays(
     inputs: Iterable[RecordColumns], outputs: Iterable[RecordColumns], partitions: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Append time (n,) of each event in Unix ms, and the milliseconds (n,) to the append of its first answer.
+    """Return the append time (n,) of each event in Unix ms, and the ms (n,) until its first answer was appended.
 
-    Both by the broker's clock; in the order of partitions and offsets. -1 stands for an event that has no answer. The
-    topics have times of append (`LogAppendTime`). Raises ValueError for an answer to an event that is not there.
+    Both use the broker's clock and are in the order of partitions and offsets; -1 means that an event has no answer.
+    The topics must store append times (`LogAppendTime`). Raises ValueError for an answer to an unknown event.
     """
     came: list[list[RecordColumns]] = [[] for _ in range(partitions)]
     for records in inputs:
@@ -58,7 +58,7 @@ def delays(
 
 @numba.njit
 def _first_answers(data, spans, start, gone):  # type: ignore[no-untyped-def]
-    """Keeps the earliest append time of the answers to each event; False if one names no event."""
+    """Keep the earliest append time of the answers to each event; return False if an answer names no event."""
     for i in range(len(spans)):
         end = spans[i]["value_at"] + len(_BEFORE_ID)
         while data[end] != ord('"'):
@@ -74,7 +74,7 @@ def _first_answers(data, spans, start, gone):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def _number_before(data, end):  # type: ignore[no-untyped-def]
-    """The number that ends before `end` and follows on a "-", and where that "-" stands."""
+    """Return the number that ends before `end` and follows a "-", and the position of that "-"."""
     number, scale = 0, 1
     at = end - 1
     while data[at] != ord("-"):

@@ -1,9 +1,9 @@
-"""Flame graphs of the jobs: where the time of a worker goes while it drains a backlog.
+"""Flame graphs of the jobs: they show where a worker spends its time while it drains a backlog.
 
     python bench/flame.py [--jobs j1,j2] [--events 3000000] [--out bench/profiles]
 
-Takes samples with py-spy for some seconds in the middle of the run, of Python and of compiled frames, and writes one
-SVG a job. Also prints how the samples fall on the threads and on the functions at their top.
+py-spy takes samples of Python and compiled frames for some seconds in the middle of the run. The script writes one
+SVG per job, and prints the shares of the samples by thread and by innermost function.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from stream_app.lab.broker import EmbeddedKafka
 PARTITIONS = 4
 LIMIT_S = 120.0
 RATE = 250  # samples per second
-#: Innermost functions of a thread that waits.
+#: Innermost functions of threads that wait.
 IDLE = ("_worker (concurrent/futures/thread.py", "EpollSelector.select", "wait (threading.py")
 
 
 def outputs(admin: AdminClient, topic: str) -> int:
-    """Records in a topic."""
+    """Return the number of records in a topic."""
     wanted = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(PARTITIONS)}
     try:
         return sum(f.result().offset for f in admin.list_offsets(wanted).values())
@@ -40,7 +40,7 @@ def outputs(admin: AdminClient, topic: str) -> int:
 
 
 def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: int) -> dict[str, object]:
-    """Profiles one job; returns shares of the samples."""
+    """Profile one job; return the shares of the samples."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     for made in admin.create_topics([NewTopic(f"out-{job}", PARTITIONS, 1)]).values():
         made.result(30)
@@ -74,7 +74,7 @@ def sample(job: str, broker: EmbeddedKafka, folder: Path, out: Path, seconds: in
 
 
 def shares(lines: list[str]) -> dict[str, object]:
-    """Shares of the samples by thread, and by the innermost Python function of each thread."""
+    """Return the shares of the samples by thread, and by the innermost Python function of each thread."""
     threads: Counter[str] = Counter()
     places: Counter[str] = Counter()
     for line in lines:

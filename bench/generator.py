@@ -1,4 +1,4 @@
-"""How fast traffic is generated, written and imported, beside the floor of writing ready-made records.
+"""How fast traffic is generated, written and imported, compared with only writing records that exist already.
 
     python -m bench.generator [--events N]
 
@@ -18,7 +18,7 @@ from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 
 def measure(name: str, work: Callable[[], int], floor: float = 0.0) -> float:
-    """Run `work`, which returns how many events it did; prints and returns events per second."""
+    """Run `work`, which returns its number of events; print and return events per second."""
     wall, cpu = time.perf_counter(), time.process_time()
     events = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -1,15 +1,15 @@
 """How the worker behaves when something grows, breaks or slows down, on a real Kafka.
 
     python bench/goals.py recovery [--users 1000000]   state read back after a kill, up to the first new output
-    python bench/goals.py recovery --memory-held 4     the same, where the machine need not ask its host for memory
+    python bench/goals.py recovery --memory-held 4     the same, with memory that the host has already given
     python bench/goals.py growth                       CPU per event by resident users, by partitions, by workers
     python bench/goals.py skew                         one user with 15 % of all events against none
     python bench/goals.py slow                         the model ten times as slow for a while
-    python bench/goals.py slow-broker                  a broker that stands still nine tenths of the time for a while
+    python bench/goals.py slow-broker                  a broker that is stopped nine tenths of the time for a while
     python bench/goals.py latency [--rate 50000] [--seconds 300]   job 2 at a steady rate: append to readable answer
 
-All with an untrained GRU of width 128 and 40,000 items, one prediction per event; every run checks that there are
-exactly as many different predictions as events.
+All runs use an untrained GRU of width 128 and 40,000 items, with one prediction per event. Each run checks that there
+are exactly as many distinct predictions as events.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from stream_app.lab.broker import EmbeddedKafka
 
 
 def check(run: Run, n: int) -> None:
-    """Raises where the predictions are not exactly one for each of n events."""
+    """Raise an error unless there is exactly one prediction for each of n events."""
     _, ids = read_times(run.broker.bootstrap, run.settings.outputs[0], True)
     assert len(set(ids)) == n, f"{len(set(ids))} different predictions for {n} events"
 
 
 @contextmanager
 def started(run: Run) -> Iterator[Run]:
-    """A worker that is ready, and is ended at last."""
+    """Provide a worker that is ready, and end it after the block."""
     run.start()
     try:
         run.wait_ready()
@@ -56,7 +56,7 @@ def started(run: Run) -> Iterator[Run]:
 
 
 def backlog(run: Run, events: list[tuple[str, bytes, bytes]], already: int = 0) -> Drained:
-    """Sends events and says how fast a worker that waits for them is; `already` were there before."""
+    """Send events and return how fast a waiting worker processes them; `already` events were sent before."""
     send(run.broker.bootstrap, run.settings.topic_prefix, events)
     with started(run):
         drained = run.wait(len(events))
@@ -67,9 +67,9 @@ def backlog(run: Run, events: list[tuple[str, bytes, bytes]], already: int = 0) 
 
 @contextmanager
 def held(gib: int) -> Iterator[None]:
-    """Memory that is this machine's when the block ends, in GiB.
+    """Hold so many GiB of memory until the block ends, so that this machine has them afterwards.
 
-    A virtual machine may give its free memory back to its host, and have to ask for each page of it again.
+    A virtual machine may return free memory to its host, and must then request each page again.
     """
     fill = f"import numpy, sys; kept = numpy.ones({gib << 30}, 'u1'); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -77,11 +77,11 @@ def held(gib: int) -> Iterator[None]:
     ) as holder:
         assert holder.stdout
         holder.stdout.readline()
-        yield  # the end of its input, which closes with the block, ends it
+        yield  # the block closes the input of the process, which then ends
 
 
 def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Changelog records per second, and seconds from the start to the first new prediction."""
+    """Measure changelog records per second, and seconds from the start to the first new prediction."""
     run = Run(broker, folder, "r-", model)
     send(broker.bootstrap, "r-", values(args.users, args.users))
     run.start()
@@ -108,7 +108,7 @@ def recovery(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Na
 
 
 def growth(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """CPU per event where users, partitions and workers grow."""
+    """Measure CPU per event for growing numbers of users, partitions and workers."""
     out: dict[str, Any] = {}
     for users in (10_000, 1_000_000):
         run = Run(broker, folder, f"u{users}-", model)
@@ -135,7 +135,7 @@ def growth(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Name
 
 
 def workers(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Two workers of one group against one, on the same cores."""
+    """Compare two workers of one group with one worker, on the same cores."""
     out = {}
     for count in (1, 2):
         (folder / f"w{count}").mkdir()
@@ -173,7 +173,7 @@ def workers(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Nam
 
 
 def skew(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The rate with one user who makes 15 % of all events over the rate with none, two rounds of each."""
+    """Compare the rate with one user who makes 15 % of all events with that without such a user, two rounds each."""
     rates: dict[float, list[float]] = {0.0: [], 0.15: []}
     for round_ in range(2):
         for share, found in rates.items():
@@ -184,7 +184,7 @@ def skew(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
 
 
 def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A model that is ten times as slow for a while."""
+    """Measure a worker whose model is ten times as slow for a while."""
     flag = folder / "slow"
     os.environ["SLOW_WHILE"] = str(flag)
     Run.program = (str(Path(__file__).parent / "slow_worker.py"),)
@@ -201,7 +201,7 @@ def slow(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namesp
 
 
 def slow_broker(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A broker that stands still nine tenths of the time for a while."""
+    """Measure a worker whose broker is stopped nine tenths of the time for a while."""
 
     @contextmanager
     def slowness() -> Iterator[None]:
@@ -226,7 +226,7 @@ def slow_broker(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse
 
 
 def disturbed(run: Run, events: int, slowness: AbstractContextManager[None]) -> dict[str, Any]:
-    """Rates and memory of a backlog before, while and after something is slow; rebalances; seconds to full speed."""
+    """Return rates and memory before, while and after something is slow, rebalances, and seconds to full speed."""
     records = values(4 * events, 20_000)
     send(run.broker.bootstrap, run.settings.topic_prefix, records)
     samples: list[tuple[float, float, float]] = []  # seconds, predictions, MB
@@ -263,7 +263,7 @@ def disturbed(run: Run, events: int, slowness: AbstractContextManager[None]) -> 
 
 
 def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds from the append of an event to the append of its prediction, both by the broker's clock."""
+    """Measure the ms from the append of an event to the append of its prediction, both by the broker's clock."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     own_time = {"message.timestamp.type": "LogAppendTime"}
     for made in admin.create_topics([NewTopic(t, 4, 1, config=own_time) for t in ("in", "out")]).values():
@@ -276,7 +276,7 @@ def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Nam
     n = int(args.rate * args.seconds)
     traffic = steady.lanes(generate.records(generate.traffic(n, generate.recent_start(n))), 4)
     try:
-        time.sleep(15)  # it starts; what it misses of that waits and falls into the tenth that is left out
+        time.sleep(15)  # start-up; its events fall into the first tenth, which is not measured
         processes = {
             "": psutil.Process(worker.pid),
             "broker_": psutil.Process(broker.pid),

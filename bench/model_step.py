@@ -1,11 +1,11 @@
-"""Cost of a model step: microseconds per event, whole and part by part, beside TorchScript and torch alone.
+"""Cost of a model step in microseconds per event, in all and by part, compared with TorchScript and torch alone.
 
     python bench/model_step.py [--json] [--threads 1] [--items 40000] [--rounds 8]
 
-Hidden 128, micro-batches of 4096 events, ten items a prediction, an untrained network (weights do not change
+Hidden 128, micro-batches of 4096 events, ten items per prediction, an untrained network (weights do not change
 the cost). Two loads: users by Zipf ("mild"), and the same with one user making 14 % of the events ("heavy").
 `plain` is the same step as it runs on any other device: wide products for the gates and the shortcut, candidates
-by gather, bmm and topk. `heavy_rate_of_mild` is how much of the rate is left with the busy user.
+by gather, bmm and topk. `heavy_rate_of_mild` is the rate with the busy user divided by the rate without.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def write_model(items: int, folder: Path) -> Path:
 
 
 def batch(runtime: Runtime, heavy: bool, seed: int) -> StepBatch:
-    """Return a micro-batch of EVENTS events; items by Zipf as in a shop."""
+    """Return a micro-batch of EVENTS events; items follow Zipf's law, as in a shop."""
     random = np.random.default_rng(seed)
     known = len(runtime.item_ids)
     slots = (random.zipf(1.3, EVENTS) * 7919) % USERS if not heavy else random.integers(0, USERS, EVENTS)
@@ -102,7 +102,7 @@ class Clock:
         self.times: dict[str, list[float]] = {}
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return what `work` returns, and note how long it took."""
+        """Return the result of `work`, and record how long it took."""
         start = time.perf_counter()
         found = work()
         self.times.setdefault(name, []).append(time.perf_counter() - start)
@@ -114,7 +114,7 @@ class Clock:
 
 
 def parts(clock: Clock, prefix: str, runtime: Runtime, hidden: HiddenStates, events: StepBatch) -> None:
-    """Take a step piece by piece, as `Runtime.step` does on a CPU."""
+    """Run a step part by part, as `Runtime.step` does on a CPU."""
     engine = runtime._backend
     assert isinstance(engine, CpuStep)
     plan = clock(f"{prefix}_arrange", lambda: arrange(events.slots))
@@ -132,7 +132,7 @@ def parts(clock: Clock, prefix: str, runtime: Runtime, hidden: HiddenStates, eve
 
 
 def measure(items: int, rounds: int) -> dict[str, float]:
-    """Return every figure of the table. What is compared runs in turns, since others load the machine."""
+    """Return every figure of the table. Compared variants run alternately, since the machine has other load."""
     runtime = model(items)
     runtime.warm_up()
     plain = runtime.plainly()

@@ -1,10 +1,10 @@
-"""CPU per event of this tree beside another commit, in interleaved pairs: what a change costs on job 1 or 2.
+"""CPU per event of this tree and of another commit, in interleaved pairs: what a change costs on job 1 or 2.
 
     git worktree add --detach ../base COMMIT
     python bench/pairs.py --base ../base --job j1 --pairs 10 --events 2000000
 
 Prints one JSON line: the median of the ratios new / old of the pairs, and the 95 % bootstrap interval of that
-median. Give it an otherwise idle machine. Every run's outputs are checked as in the comparison with other engines.
+median. Use a machine without other load. Every run's outputs are checked as in the comparison with other engines.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RESAMPLES = 10_000
 
 
 def systems(base: Path, job: Job) -> list[System]:
-    """The job as the two trees do it; one after the other is a pair."""
+    """Return the job in each of the two trees; one run of each is a pair."""
 
     def command(tree: Path) -> str:
         return shlex.join(
@@ -38,7 +38,7 @@ def systems(base: Path, job: Job) -> list[System]:
 
 
 def ratios(results: Sequence[Result]) -> list[float]:
-    """CPU per event of the new tree over that of the old one, for each pair. Raises SystemExit for a failed run."""
+    """Return CPU per event of the new tree divided by the old one's, per pair. Raises SystemExit if a run fails."""
     cpu_us: dict[str, list[float]] = {"old": [], "new": []}
     for result in results:
         faults = result.verdict.faults() if result.verdict else None
@@ -49,7 +49,7 @@ def ratios(results: Sequence[Result]) -> list[float]:
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median (Efron's percentile method)."""
+    """Return the 95 % bootstrap interval of the median (Efron's percentile method)."""
     random = np.random.default_rng(seed)
     sample = random.choice(np.array(values), (RESAMPLES, len(values)))
     low, high = np.percentile(np.median(sample, axis=1), [2.5, 97.5])
@@ -57,7 +57,7 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Runs the pairs and prints the figures."""
+    """Run the pairs and print the figures."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--base", type=Path, required=True, help="a checkout of the older commit")
     options.add_argument("--job", choices=["j1", "j2"], default="j1")

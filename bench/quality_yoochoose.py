@@ -2,12 +2,12 @@
 
     python bench/quality_yoochoose.py [--json] [--data ../shared/data/yoochoose_100k] [--set epochs=10 ...]
 
-Both files go the way of live traffic: through the importer into a recording, and from there through the worker's
-own state, whose windows and recent events the model sees. Every next item within a session is one case, ranked over
-all items of the vocabulary, ties against us. The epochs and all settings are chosen on the last part of `train_tr`;
-then the network is trained again on all of it. Two readings of items that training has never seen: `all` counts
-each as a miss, `known` leaves those cases out, as GRU4Rec's published evaluation does. The floor of the project is
-on `known` cases.
+Both files are processed like live traffic: the importer makes a recording of each, and the worker's own state makes
+the windows and recent events that the model reads. Every next item within a session is one case, ranked over all
+items of the vocabulary; ties count against the model. The epochs and all settings are chosen on the last part of
+`train_tr`; then the network is trained again on all of it. Items that training has never seen are counted in two
+ways: `all` counts each as a miss; `known` leaves these cases out, like GRU4Rec's published evaluation. The project's
+lower limit applies to the `known` cases.
 """
 
 import argparse
@@ -42,14 +42,14 @@ SETTINGS = {
 
 
 def read(file: Path, folder: Path) -> Interactions:
-    """Return a file's clicks as the worker sees them; the recording between is made in `folder`."""
+    """Return a file's clicks as the worker sees them; the intermediate recording is written to `folder`."""
     recording = folder / f"{file.stem}.stream"
     import_files("yoochoose", [file], recording)
     return interactions(recording, load_settings(env={}))
 
 
 def agreement(runtime: Runtime, data: Interactions) -> float:
-    """Return the share of events whose ten items, order included, are those of TorchScript and torch in float32."""
+    """Return the share of events whose ten items, in their order, equal those of TorchScript and torch in float32."""
     wanted = np.ones(len(data), np.bool_)
     both = zip(
         playback.play(runtime, data, wanted), playback.play(runtime.plainly(), data, wanted), strict=True
@@ -58,7 +58,7 @@ def agreement(runtime: Runtime, data: Interactions) -> float:
 
 
 def main() -> None:
-    """Train, evaluate, print; exit 1 below the floor."""
+    """Train, evaluate, print; exit with 1 below the lower limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     folder = Path(os.environ.get("FORECLICK_TEST_DATA", "../shared/data")) / "yoochoose_100k"

@@ -1,4 +1,4 @@
-"""What the benchmarks of the worker share: traffic, a worker process on topics of its own, times of its outputs."""
+"""Shared parts of the worker's benchmarks: traffic, a worker process with its own topics, times of its outputs."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ TOPICS = ("clicks", "browses", "purchases")
 def values(
     n: int, users: int, seed: int = 7, share: float | None = None, first: int = 0
 ) -> list[tuple[str, bytes, bytes]]:
-    """(topic, key, value) of n events, of users by Zipf 1.1 (of 20,000 the first makes 14 %).
+    """Return (topic, key, value) of n events of users by Zipf 1.1 (the first of 20,000 makes 14 %).
 
-    With `share` one user makes that part of all events and the others are equal; with `users` equal to n each
-    event is another user's. Event time advances 1 ms per event up to now.
+    With `share`, one user makes that share of all events and the other users are equally active; with `users` equal
+    to n, each event has another user. Event time advances 1 ms per event up to now.
     """
     random = np.random.default_rng(seed)
     if users == n:
@@ -59,7 +59,7 @@ def values(
 
 
 def send(bootstrap: str, prefix: str, events: list[tuple[str, bytes, bytes]]) -> None:
-    """Produces events as fast as librdkafka does."""
+    """Send events as fast as librdkafka can."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "batch.size": 262_144, "enable.idempotence": True,
          "partitioner": "murmur2_random", "queue.buffering.max.messages": 2_000_000}
@@ -72,13 +72,13 @@ def send(bootstrap: str, prefix: str, events: list[tuple[str, bytes, bytes]]) ->
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Seconds of CPU that a process has used."""
+    """Return the seconds of CPU that a process has used."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 class Drained:
-    """What a worker did between a tenth and nine tenths of its outputs."""
+    """The figures of a worker between the first and the last tenth of its outputs."""
 
     def __init__(self, samples: np.ndarray, n: int) -> None:
         at = np.array([0.1, 0.9]) * n
@@ -88,7 +88,7 @@ class Drained:
         self.broker_us = float(np.diff(broker)[0] / (0.8 * n) * 1e6)
 
     def figures(self) -> dict[str, float]:
-        """As they are printed."""
+        """Return the figures as they are printed."""
         return {
             "events_s": round(self.events_s),
             "cpu_us": round(self.cpu_us, 2),
@@ -97,9 +97,9 @@ class Drained:
 
 
 class Run:
-    """A worker process on topics of its own."""
+    """A worker process with its own topics."""
 
-    #: What Python runs as the `foreclick` command.
+    #: The code that Python runs as the `foreclick` command.
     program: tuple[str, ...] = ("-c", "from stream_app.cli import main; main()")
 
     def __init__(
@@ -115,7 +115,7 @@ class Run:
         self.broker_stats = psutil.Process(broker.pid)
 
     def start(self) -> None:
-        """Starts the process."""
+        """Start the process."""
         env = {
             "FORECLICK_BROKERS": self.broker.bootstrap,
             "FORECLICK_TOPIC_PREFIX": self.settings.topic_prefix,
@@ -131,7 +131,7 @@ class Run:
         self.stats = psutil.Process(self.process.pid)
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics by its full name, empty while the worker does not answer."""
+        """Return every sample of /metrics by its full name; empty while the worker does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
                 lines = answer.read().decode().splitlines()
@@ -142,11 +142,11 @@ class Run:
         return {n: float(v) for n, v in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
 
     def done(self) -> float:
-        """Predictions acknowledged so far."""
+        """Return the number of predictions acknowledged so far."""
         return self.metrics().get(f'foreclick_outputs_total{{topic="{self.settings.outputs[0]}"}}', 0)
 
     def wait(self, n: int, limit_s: float = 300) -> "Drained":
-        """Waits until n predictions are acknowledged; says how fast that went."""
+        """Wait until n predictions are acknowledged; return the figures."""
         end = time.monotonic() + limit_s
         samples: list[tuple[float, float, float, float]] = []  # time, predictions, CPU of worker and broker
         while not samples or samples[-1][1] < n:
@@ -158,7 +158,7 @@ class Run:
         return Drained(np.array(samples), n)
 
     def wait_metric(self, name: str, value: float, limit_s: float = 120) -> None:
-        """Until a metric of the worker has this value."""
+        """Wait until a metric of the worker has this value."""
         end = time.monotonic() + limit_s
         while self.metrics().get(name) != value:
             if time.monotonic() > end:
@@ -166,22 +166,22 @@ class Run:
             time.sleep(0.2)
 
     def wait_ready(self) -> None:
-        """Until the worker is ready."""
+        """Wait until the worker is ready."""
         self.wait_metric("foreclick_ready", 1)
 
     def kill(self) -> None:
-        """SIGKILL, and waits for the end."""
+        """Send SIGKILL and wait for the end."""
         self.process.kill()
         self.process.wait(60)
 
     def stop(self) -> None:
-        """SIGTERM, and waits for the end."""
+        """Send SIGTERM and wait for the end."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
 
 
 def read_times(bootstrap: str, topic: str, keep_ids: bool | str = False) -> tuple[np.ndarray, list[str]]:
-    """Append times (ms) of all records of a topic, and their ids."""
+    """Return the append times (ms) of all records of a topic, and their ids."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "x", "enable.auto.commit": False})
     parts = consumer.list_topics(topic, timeout=20).topics[topic].partitions
     ends = {p: consumer.get_watermark_offsets(Place(topic, p), timeout=20)[1] for p in parts}

@@ -1,16 +1,16 @@
-"""Hours at a steady rate: does a worker keep its memory, its descriptors and its promise?
+"""Runs a worker for hours at a steady rate; checks that memory and descriptors stay flat and every event is answered.
 
     python -m bench.soak [--minutes 60] [--rate 5000] [--guarantee at_least_once] [--plot docs/soak.png]
 
 A worker with an untrained GRU of width 128 and 40,000 items, 20,000 users by Zipf 1.1, three topics of four
-partitions; broker and sender on the same machine. Before the clock starts each user and each item was there once, so
-that what grows later is no table being filled. Every 5 s a sample: memory, descriptors, threads, lag, predictions a
-second, p99 from append to acknowledged prediction. All topics but the changelog keep a few minutes; a reader follows
-the predictions and marks each event's own.
+partitions; broker and sender on the same machine. Each user and each item occurs once before the measurement starts,
+so later growth does not come from a table that fills. A sample is taken every 5 s: memory, descriptors, threads, lag,
+predictions per second, p99 from append to acknowledged prediction. All topics except the changelog keep records for
+a few minutes; a reader follows the predictions and counts those of each event.
 
-Exit code 1 where an event has not exactly one prediction, or where a line through the last three quarters of the
-samples rises: memory by 2 % of its mean an hour, descriptors by one. Memory may waver by 0.5 %, which is more than
-that in runs shorter than 20 minutes: they show little.
+The exit code is 1 if an event does not have exactly one prediction, or if a line through the last three quarters of
+the samples rises: memory by 2 % of its mean per hour, descriptors by one. A rise of memory by 0.5 % in all is
+always allowed; in runs shorter than 20 minutes that is more than the limit, so they show little.
 """
 
 import argparse
@@ -38,13 +38,13 @@ from stream_app.lab.broker import EmbeddedKafka
 
 EVERY_S = 5.0
 KEPT = {"retention.ms": "180000", "segment.ms": "30000", "file.delete.delay.ms": "1000"}
-LAST_S = 120.0  # for the last predictions to come
+LAST_S = 120.0  # time limit for the last predictions
 RISE_AN_HOUR, WAVER, ROOT = 0.02, 0.005, Path(__file__).parents[1]
 FIELDS = ("seconds", "rss_mb", "fds", "threads", "lag", "predictions_s", "p99_ms")
 
 
 def ends_of(bootstrap: str) -> dict[tuple[int, int], int]:
-    """The end of each partition of the inputs."""
+    """Return the end offset of each partition of the inputs."""
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "soak-ends"})
     try:
         places = {(k, p): Place(PREFIX + t, p) for k, t in enumerate(TOPICS) for p in range(PARTITIONS)}
@@ -54,7 +54,7 @@ def ends_of(bootstrap: str) -> dict[tuple[int, int], int]:
 
 
 def p99_ms(before: dict[str, float], after: dict[str, float]) -> float:
-    """The 99th percentile of the latencies between two readings of the metrics, NaN if there are none."""
+    """Return the 99th percentile of the latencies between two readings of the metrics, NaN if there are none."""
     name = 'foreclick_latency_seconds_bucket{le="'
     bounds = sorted((float(k[len(name) : -2]), k) for k in after if k.startswith(name))
     counts = np.array([after[k] - before.get(k, 0.0) for _, k in bounds])
@@ -65,7 +65,7 @@ def p99_ms(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 class Sampler:
-    """Samples of a worker, to a list and a file."""
+    """Takes samples of a worker, to a list and a file."""
 
     def __init__(self, run: Run, path: Path) -> None:
         self._run, self._path = run, path
@@ -74,7 +74,7 @@ class Sampler:
         self.rows: list[dict[str, float]] = []
 
     def take(self) -> dict[str, float]:
-        """One more."""
+        """Take one sample."""
         now, metrics, stats = time.monotonic(), self._run.metrics(), self._run.stats
         done = f'foreclick_outputs_total{{topic="{self._run.settings.outputs[0]}"}}'
         row = {
@@ -96,7 +96,7 @@ class Sampler:
 
 
 def judge(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Slopes of the last three quarters, and whether memory and descriptors are flat."""
+    """Return the slopes over the last three quarters, and whether memory and descriptors are flat."""
     late = [row for row in rows if row["seconds"] >= rows[-1]["seconds"] / 4]
     hours = np.array([row["seconds"] for row in late]) / 3600
     slope = {f: float(np.polyfit(hours, [r[f] for r in late], 1)[0]) for f in ("rss_mb", "fds", "threads")}
@@ -114,7 +114,7 @@ def judge(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def keep_little(bootstrap: str, topics: list[str]) -> None:
-    """Gives topics a retention of minutes."""
+    """Set a retention of minutes for topics."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in KEPT.items()]
     asked = [ConfigResource(ResourceType.TOPIC, t, incremental_configs=entries) for t in topics]
@@ -123,7 +123,7 @@ def keep_little(bootstrap: str, topics: list[str]) -> None:
 
 
 def soak(broker: EmbeddedKafka, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The run."""
+    """Run the whole measurement."""
     model = write_model(ITEMS, folder / "model")
     run = Run(broker, folder, PREFIX, model, partitions=PARTITIONS, guarantee=args.guarantee)
     keep_little(broker.bootstrap, [*run.settings.inputs, *run.settings.outputs])
@@ -153,7 +153,7 @@ def soak(broker: EmbeddedKafka, folder: Path, args: argparse.Namespace) -> dict[
         while follower.seen < sum(ends.values()) and time.monotonic() < give_up and not follower.error:
             time.sleep(0.2)
         run.stop()
-        time.sleep(1)  # what the end of the worker may have written twice is to be seen too
+        time.sleep(1)  # so that repeats written while the worker stopped are counted too
     finally:
         sender.stopped.set()
         follower.stopped.set()
@@ -167,7 +167,7 @@ def soak(broker: EmbeddedKafka, folder: Path, args: argparse.Namespace) -> dict[
 
 
 def draw(args: argparse.Namespace) -> None:
-    """The picture, drawn in an environment that has matplotlib."""
+    """Draw the picture in an environment that has matplotlib."""
     title = f"{args.minutes:g} minutes at {args.rate:,.0f} events/s, {args.guarantee}"
     script = Path(__file__).with_name("soak_plot.py")
     try:

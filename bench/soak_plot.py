@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 COLOUR, LINE = "#1f6fb4", "#c0392b"
-#: Columns and what they are called, from top to bottom.
+#: Columns and their titles, from top to bottom.
 PANELS = (
     ("predictions_s", "predictions per second"),
     ("p99_ms", "append to acknowledged prediction, p99, ms"),
@@ -28,7 +28,7 @@ JUDGED = ("rss_mb", "fds", "threads")
 
 
 def line(x: list[float], y: list[float]) -> tuple[float, float]:
-    """Slope and value at x = 0 of the line of least squares."""
+    """Return slope and value at x = 0 of the least-squares line."""
     n, mean_x, mean_y = len(x), sum(x) / len(x), sum(y) / len(y)
     spread = sum((a - mean_x) ** 2 for a in x) or n
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
@@ -36,7 +36,7 @@ def line(x: list[float], y: list[float]) -> tuple[float, float]:
 
 
 def panel(axes: Axes, minutes: list[float], values: list[float], title: str, judged: bool) -> None:
-    """Draw one curve, and the line that was judged by."""
+    """Draw one curve, and the line that decides the verdict."""
     axes.plot(minutes, values, color=COLOUR, linewidth=1)
     if judged:
         first = minutes[-1] / 4

@@ -1,4 +1,4 @@
-"""The two sides of a soak run: who sends its events, and who reads along and marks each event's prediction."""
+"""The two sides of a soak run: the sender of its events, and the reader that counts the predictions of each event."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ TICK_S = 0.01  # between two sends
 
 
 class Sender(threading.Thread):
-    """Sends events of all three topics until told to stop; each is made when it is due."""
+    """Sends events of all three topics until it is stopped; makes each event when it is due."""
 
     def __init__(self, bootstrap: str, rate: float) -> None:
         super().__init__(name="sender", daemon=True)
@@ -55,7 +55,7 @@ class Sender(threading.Thread):
                 due = int((time.perf_counter() - start) * self._rate)
                 for future in waiting:
                     if future.done():
-                        future.result()  # raises why it was not taken
+                        future.result()  # raises the error of a batch that was refused
                 waiting = [future for future in waiting if not future.done()]
                 waiting += self._queue(producer, sent, due)
                 sent = due
@@ -65,7 +65,7 @@ class Sender(threading.Thread):
             await producer.stop()
 
     def _queue(self, producer: AIOKafkaProducer, first: int, end: int) -> list["asyncio.Future[Any]"]:
-        """Queues the events with these numbers; a future for each record batch."""
+        """Queue the events with these numbers; return a future per record batch."""
         users, items = (np.searchsorted(o, self._random.random(end - first)).tolist() for o in self._odds)
         kinds = self._random.choice(len(TOPICS), end - first, p=SHARES)
         ms, futures = int(time.time() * 1000), []
@@ -86,12 +86,12 @@ class Sender(threading.Thread):
 
 
 def value(user: int, item: int, ts: int, event_id: bytes) -> bytes:
-    """An event."""
+    """Return the value of an event."""
     return b'{"event_id":"%b","user_id":"u%d","item_id":"%d","ts":%d}' % (event_id, user, item, ts)
 
 
 class Follower(threading.Thread):
-    """Counts the predictions of each event while they come: a byte for each event, no id in memory."""
+    """Counts the predictions of each event as they arrive, with one byte of memory per event and no ids."""
 
     def __init__(self, bootstrap: str, topic: str, isolation: str) -> None:
         super().__init__(name="follower", daemon=True)
@@ -139,7 +139,7 @@ class Follower(threading.Thread):
         self.seen += len(kind)
 
     def verdict(self, ends: dict[tuple[int, int], int]) -> dict[str, int]:
-        """How many events there are, how many have no prediction, how many more than one, and how many never were."""
+        """Return the number of events, of those with none or several predictions, and of predictions of no event."""
         out = {"events": sum(ends.values()), "missing": 0, "repeated": 0, "unasked": 0}
         for (k, p), end in ends.items():
             counts = self._counts[k][p]
@@ -151,7 +151,7 @@ class Follower(threading.Thread):
 
 @numba.njit
 def _sources(data, spans, skip):  # type: ignore[no-untyped-def]
-    """Index of the topic, partition and offset of the event that each prediction answers."""
+    """Return the topic index, partition and offset of the event that each prediction answers."""
     out = np.empty((3, len(spans)), np.int64)
     for i in range(len(spans)):
         first = spans[i]["value_at"] + skip

@@ -1,4 +1,4 @@
-"""Sends events at a steady rate for almost no CPU, so that a measurement of latency measures the worker."""
+"""Sends events at a steady rate with almost no CPU, so that a measurement of latency measures the worker."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from stream_app.contract.partitioner import partitions_of
 from stream_app.kafka.record_batches.builder import build
 from stream_app.worker.transport.aiokafka_internals import queue_batch
 
-#: Seconds between two sends, as a producer's `linger.ms` of 5.
+#: Seconds between two sends, like a producer with `linger.ms` = 5.
 TICK_S = 0.005
 _CHUNK = 100_000
 _LIMIT_BYTES = 512 * 1024
@@ -25,7 +25,7 @@ Lane = tuple[int, MessageColumns, npt.NDArray[np.int64]]
 
 
 def lanes(records: Iterable[tuple[bytes, bytes, int]], partitions: int) -> list[list[Lane]]:
-    """Chunks of (key, value, ms), each laid out by partition."""
+    """Return chunks of (key, value, ms), each arranged by partition."""
     chunks = []
     source = iter(records)
     first = 0
@@ -42,7 +42,7 @@ def lanes(records: Iterable[tuple[bytes, bytes, int]], partitions: int) -> list[
 
 
 async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float) -> float:
-    """Sends everything at `rate` events/s; returns the seconds it took until all was acknowledged."""
+    """Send everything at `rate` events/s; return the seconds until all records were acknowledged."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks=1)
     await producer.start()
     try:

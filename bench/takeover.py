@@ -1,10 +1,10 @@
-"""How long answers stop when a worker dies, joins or leaves, under a steady rate, with many users in the state.
+"""How long answers stop when a worker dies, joins or leaves, at a steady rate, with many users in the state.
 
     python -m bench.takeover [--users 100000] [--rate 2000] [--guarantee exactly_once] [--only restart,join]
 
-Of each scene: seconds from the event to the first answer after it in the partitions that it touched, and the longest
-time for which one of them got no answer. Default settings but for what is said. Every run checks that each event has
-its answer.
+Measures, for each scene, the seconds from the change to the first answer after it in the affected partitions, and the
+longest time without an answer in one of them. Other settings have their defaults. Every run checks that each event
+has its answer.
 """
 
 import argparse
@@ -31,14 +31,14 @@ LIMIT_S = 120.0
 
 
 class Scene:
-    """Some workers of one group under a steady rate of clicks."""
+    """Some workers of one group that process clicks at a steady rate."""
 
     def __init__(self, broker: EmbeddedKafka, folder: Path, model: Path, prefix: str, args: Any) -> None:
         self.broker, self.folder, self.model, self.prefix, self.args = broker, folder, model, prefix, args
         self.runs: list[Run] = []
 
     def add(self, **settings: Any) -> Run:
-        """Starts a worker."""
+        """Start a worker."""
         folder = self.folder / f"{self.prefix}{len(self.runs)}"
         folder.mkdir()
         run = Run(self.broker, folder, self.prefix, self.model, guarantee=self.args.guarantee, **settings)
@@ -47,7 +47,7 @@ class Scene:
         return run
 
     def play(self, workers: int, act: Callable[["Scene"], None], **settings: Any) -> dict[str, float]:
-        """The scene: `workers` of them take all users in; then traffic flows, and `act` happens."""
+        """Play the scene: `workers` workers read all users; then traffic starts, and `act` is called."""
         for i in range(workers):
             self.add(**_named(settings, i))
         for run in self.runs:
@@ -106,23 +106,23 @@ def _named(settings: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def restart(scene: Scene, **settings: Any) -> None:
-    """SIGKILL, and another one is started at once."""
+    """Send SIGKILL and start another worker at once."""
     scene.runs[0].kill()
     scene.add(**_named(settings, 0))
 
 
 def kill(scene: Scene) -> None:
-    """SIGKILL of one of two."""
+    """Send SIGKILL to one of two workers."""
     scene.runs[0].kill()
 
 
 def leave(scene: Scene) -> None:
-    """SIGTERM to one of two."""
+    """Send SIGTERM to one of two workers."""
     scene.runs[0].stop()
 
 
 def join(scene: Scene) -> None:
-    """A second worker."""
+    """Start a second worker."""
     scene.add()
 
 

@@ -1,10 +1,10 @@
-"""What a record costs below the application: unpacking a fetch, packing a batch, reading a changelog back.
+"""The cost per record below the application: unpacking a fetch, packing a batch, reading a changelog back.
 
     python bench/transport.py [--records 20000] [--kafka]
 
-Microseconds a record, best of some runs, beside aiokafka's own reader and builder on the same records in the same
-run; `batches of 1` is what producers make that do not linger. `--kafka` also reads a topic of each size from a broker
-on this machine with `ChangelogReader` and with a bare aiokafka loop. Prints JSON.
+Prints microseconds per record, the best of some runs, and those of aiokafka's own reader and builder for the same
+records in the same run; `batches of 1` are those of producers without linger. `--kafka` also reads a
+topic of each size from a broker on this machine with `ChangelogReader` and with a bare aiokafka loop. Prints JSON.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NOW = 1_767_225_660_000
 
 
 def best_us(work: Callable[[], Any], n: int, runs: int = 5) -> float:
-    """Microseconds for each of n records, in the best run."""
+    """Return the microseconds per record for n records, in the best run."""
     work()
     best = float("inf")
     for _ in range(runs):
@@ -47,7 +47,7 @@ def best_us(work: Callable[[], Any], n: int, runs: int = 5) -> float:
 
 
 def messages(n: int, value_bytes: int) -> tuple[np.ndarray, ...]:
-    """Columns of n records, as `build` takes them."""
+    """Return columns of n records, in the form that `build` takes."""
     keys = np.frombuffer(b"".join(KEY % (i % 10_000) for i in range(n)), np.uint8)
     size = len(KEY % 0)
     values = np.random.default_rng(1).integers(0, 256, n * value_bytes, np.uint8)
@@ -58,7 +58,7 @@ def messages(n: int, value_bytes: int) -> tuple[np.ndarray, ...]:
 
 
 def placed(batches: list[SealedBatch]) -> bytes:
-    """The bytes of a fetch that brings these batches."""
+    """Return the bytes of a fetch with these batches."""
     parts: list[bytes | memoryview] = []
     base = 0
     for batch in batches:
@@ -110,7 +110,7 @@ def compared(ours_us: float, theirs_us: float, size: float) -> dict[str, float]:
 
 
 async def reading(bootstrap: str, topic: str, n: int, value_bytes: int) -> dict[str, float]:
-    """Reads a topic of two partitions back: microseconds per record of wall time."""
+    """Read a topic of two partitions back; return microseconds of wall time per record."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(topic, 2, 1)]).values():
         future.result(30)

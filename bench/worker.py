@@ -5,7 +5,7 @@
     python bench/worker.py memory  [--model] [--users 100000]
 
 Broker, producer and worker share this machine. `backlog` runs a bare consume-and-produce loop of aiokafka on the
-same records first (no decoding, no state), so that its figures have a floor from the same minutes. With `--model`
+same records first (no decoding, no state), to get a lower limit of the cost from the same minutes. With `--model`
 the worker has an untrained GRU of width 128 with 40,000 items (weights do not change the cost).
 
 Users by Zipf 1.1 (the first makes 14 % of the events), 70 % clicks, 20 % browses, 10 % purchases, JSON of about
@@ -30,7 +30,7 @@ from stream_app.lab.broker import EmbeddedKafka
 
 
 async def floor(bootstrap: str, prefix: str, n: int) -> dict[str, float]:
-    """aiokafka alone: read all records, send each back in ready-made batches."""
+    """Measure aiokafka alone: read all records, send each back in batches that this loop fills itself."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=1 << 19

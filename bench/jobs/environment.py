@@ -1,4 +1,4 @@
-"""Runs a processor as a worker whose topics the environment names."""
+"""Runs a processor as a worker; environment variables name its topics."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ class JobSettings(Settings, frozen=True):
 
 
 def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
-    """Settings out of BROKER, IN, OUT, RID and STATE; GUARANTEE and COMMIT_MS if they are given."""
+    """Return settings from BROKER, IN, OUT, RID and STATE, and from GUARANTEE and COMMIT_MS if they are given."""
     if guarantee := environment.get("GUARANTEE"):
         more["guarantee"] = guarantee
     if commit_ms := environment.get("COMMIT_MS"):
@@ -59,7 +59,7 @@ def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
 
 
 def make_topics(settings: JobSettings, partitions: int) -> None:
-    """Makes the run's own topics if they are not there yet."""
+    """Create the topics of the run if they do not exist yet."""
     admin = AdminClient({"bootstrap.servers": settings.brokers[0]})
     compacted = {"cleanup.policy": "compact"}
     wanted = [NewTopic(name, partitions, 1) for name in settings.outputs[1:]]
@@ -77,7 +77,7 @@ def run(
     warm_up: Callable[[JobSettings], None] | None = None,
     **more: object,
 ) -> None:
-    """Runs the worker until SIGTERM. `processor` is made of the settings and the number of partitions."""
+    """Run the worker until SIGTERM. `processor` makes a processor from the settings and the number of partitions."""
     settings = settings_of(dict(os.environ), **more)
     setup_logging("info", "json")
     for library in ("faust", "mode", "aiokafka"):

@@ -44,7 +44,7 @@ class JobDecoder:
         self._general = msgspec.json.Decoder(JobEvent)
 
     def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Events, and the records that are none."""
+        """Return the events, and the records that are invalid."""
         if not len(records):
             return Events.concat([]), []
         tokens, good = scan(records, FIELDS)
@@ -101,7 +101,7 @@ def _event_type(data, at, size):  # type: ignore[no-untyped-def]
 
 @jit
 def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyped-def]
-    """Fills the columns of the records that the scanner vouches for; returns how many, and the bytes of text."""
+    """Fill the columns of the records that the scanner accepted; return how many, and the bytes of text."""
     bytes_, texts, names = pointer_to(data), pointer_to(text), pointers(items)
     filled = 0
     text_at = 0

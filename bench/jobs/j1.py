@@ -1,4 +1,4 @@
-"""J1: running counts of each user's events by type in tumbling minutes of event time, one output an event."""
+"""J1: running counts of each user's events by type in tumbling minutes of event time, one output per event."""
 
 import time
 from typing import Any
@@ -21,14 +21,14 @@ from stream_app.state.layout import Layout, describe
 from stream_app.state.users import Rows
 
 WINDOW_MS = 60_000
-#: Windows kept of a user: the newest, and the one before for events that are late.
+#: Windows kept per user: the newest, and the one before it for late events.
 KEPT = 2
 
 COUNTS = np.dtype(
     [
         ("source", "i8"),  # last source offset applied
         ("head", "i8"),  # number of the newest window
-        ("count", "i4", (KEPT, len(EVENT_TYPES))),  # window number n stands at n % KEPT
+        ("count", "i4", (KEPT, len(EVENT_TYPES))),  # window number n is at n % KEPT
     ],
     align=True,
 )
@@ -46,7 +46,7 @@ class Counts(Processor):
         super().__init__(settings, rows, JobDecoder(NameTable(lambda _: 0, 0), 0), partitions, "none")
 
     def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
-        """Counts one micro-batch and writes the answers."""
+        """Count one micro-batch and write the answers."""
         taken = self.take(now, ended)
         if not taken:
             return None
@@ -70,13 +70,13 @@ class Counts(Processor):
         return out
 
     def predict_batch(self, out: StepOutput) -> None:
-        """All is done by then."""
+        """Do nothing more: the apply stage has done all the work."""
 
     def model_changed(self, partition: int) -> None:
-        """There is no model here."""
+        """Do nothing: there is no model."""
 
     def look_up(self, user_id: str) -> dict[str, Any] | None:
-        """The counts of a user."""
+        """Return the counts of a user."""
         slot = self.rows.find_anywhere(user_id)
         if slot is None:
             return None
@@ -103,7 +103,7 @@ def _encode(events: Events, counts: np.ndarray) -> MessageColumns:
 
 @jit
 def _count(rows, dirty, slots, events, counts):  # type: ignore[no-untyped-def]
-    """Applies events in order and fills the counts (n, types) after each; returns which were new (n,)."""
+    """Apply events in order and fill the counts (n, types) after each; return which were new (n,)."""
     new = np.zeros(len(events), np.bool_)
     for i in range(len(events)):
         e = events[i]

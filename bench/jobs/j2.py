@@ -25,18 +25,18 @@ ITEMS = 40_000
 
 @cache
 def runtime() -> Runtime:
-    """The model, made first if it is not there yet."""
+    """Return the model; make it first if it does not exist yet."""
     folder = Path(os.environ.get("MODEL") or cache_dir() / "bench" / f"model-{ITEMS}")
     torch.set_num_threads(1)
     device = os.environ.get("DEVICE", "auto")
     try:
         return Runtime.load(folder, device)
-    except ModelError:  # not there yet, or of another version
+    except ModelError:  # it does not exist yet, or has another version
         return Runtime.load(write_model(ITEMS, folder), device)
 
 
 def processor(settings: JobSettings, partitions: int) -> ShopProcessor:
-    """The product's processor behind the decoder of the comparison."""
+    """Return the product's processor, with the decoder of the comparison."""
     model = runtime()
     names = names_of(model)
     decoder = JobDecoder(names[0], model.none_category)

@@ -1,4 +1,4 @@
-"""The one judge of all systems: what came out against what should have."""
+"""Compares the outputs of any system with the expected ones."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -17,7 +17,7 @@ _DIGITS = 8  # an event_id begins with the number of its event
 
 
 class Answer(msgspec.Struct):
-    """A value of the output topic, of any kind of answers."""
+    """A value of the output topic, for any kind of answer."""
 
     user_id: str
     event_id: str = ""
@@ -28,7 +28,7 @@ class Answer(msgspec.Struct):
     next_event: Any = None
     items: Any = None
     time: int = 0  # order of the changes
-    diff: int = 1  # -1 takes a change back
+    diff: int = 1  # -1 withdraws an earlier change
 
     @property
     def counts(self) -> Counts:
@@ -37,32 +37,32 @@ class Answer(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """How a system's outputs compare with the truth."""
+    """How the outputs of a system compare with the expected ones."""
 
     outputs: int
     missing: int = 0  #: events without an output
     repeated: int = 0  #: outputs beyond the first one of their event
     unasked: int = 0  #: outputs that cannot be read, or belong to no event
-    wrong_keys: int = 0  #: outputs under another key than the event's user
+    wrong_keys: int = 0  #: outputs whose key is not the user of the event
     incomplete: int = 0  #: outputs without their window's counts, or without a prediction
-    windows: int = 0  #: users and windows in the truth
-    wrong_windows: int = 0  #: of these, and of those beyond them, how many have other last counts
-    over: int = 0  #: events counted too many
-    lost: int = 0  #: events counted too few
+    windows: int = 0  #: expected pairs of user and window
+    wrong_windows: int = 0  #: pairs of user and window, expected or not, whose last counts are wrong
+    over: int = 0  #: events counted more than once
+    lost: int = 0  #: events not counted
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is missing and all that was said is right; outputs may be repeated."""
+        """Whether no output is missing and none is wrong; outputs may be repeated."""
         faults = (self.missing, self.unasked, self.wrong_keys, self.incomplete, self.wrong_windows)
         return self.outputs > 0 and not any(faults)
 
     @property
     def right(self) -> bool:
-        """Whether every event was answered rightly and once."""
+        """Whether every event has exactly one output, and all are right."""
         return self.exact and self.repeated == 0
 
     def faults(self) -> str:
-        """What is wrong, in words; empty if nothing is."""
+        """A text that says what is wrong; empty if nothing is."""
         if not self.outputs:
             return "no outputs"
         found = (
@@ -79,7 +79,7 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(outputs: Iterable[tuple[bytes | None, bytes]], truth: Truth, answers: Answers) -> Verdict:
     """Return the verdict on the outputs (key and value), given in the order of the log.
 
-    The last counts of a user and window are those that count: a user's outputs share a partition, so their order is
+    Only the last counts of a user and window are compared. The outputs of a user share a partition, so their order is
     that of the log.
     """
     if answers == "changes":

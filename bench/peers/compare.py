@@ -37,8 +37,9 @@ def compare(
 ) -> list[Result]:
     """Run every system `runs` times, one at a time, and leave results.json, table.md and a picture in `out`.
 
-    The rounds are interleaved, so that a slow quarter of an hour of the machine meets all systems. Slow systems
-    get at most `slow_events`. What cannot be installed, fails or is wrong stands in the report with its reason.
+    The rounds are interleaved, so that all systems are affected if the machine is slow for some minutes. Slow
+    systems get at most `slow_events`. The report gives the reason for each system that could not be installed, failed
+    or was wrong.
     """
     console = console or Console()
     sizes = {system.name: min(events, slow_events) if system.slow else events for system in systems}
@@ -69,7 +70,7 @@ def compare(
 
 
 def _install(systems: Sequence[System], console: Console) -> dict[str, str]:
-    """Install what the systems need; return why it failed, by the name of the system."""
+    """Install the requirements of the systems; return the reason of each failure, by the name of the system."""
     failures: dict[str, str] = {}
     for system in systems:
         with console.status(f"installing what {system.label} needs"):
@@ -85,7 +86,7 @@ def _install(systems: Sequence[System], console: Console) -> dict[str, str]:
 def _bed(
     out: Path, systems: Sequence[System], sizes: list[int], limit_s: float, console: Console
 ) -> Iterator[Bed]:
-    """Provide broker, input and truth, and take them away again; the logs of the runs stay in `out`."""
+    """Provide broker, input and expected results, and remove them afterwards; the logs of the runs stay in `out`."""
     runs = out / "runs"
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir(parents=True)
@@ -137,7 +138,7 @@ def _failed(system: System, events: int, number: int, why: str) -> Result:
 
 
 def _line(result: Result, runs: int) -> str:
-    """Return one run in one line."""
+    """Return a line that describes one run."""
     head = f"round {result.round} of {runs}, {result.label}, {result.seconds:.0f} s: "
     if result.failure or result.verdict is None:
         return f"{head}failed: {result.failure}"
@@ -154,7 +155,7 @@ def _line(result: Result, runs: int) -> str:
 
 
 def _plot(out: Path, console: Console) -> None:
-    """Draw the picture in an environment that has matplotlib; without it there is no picture, and that is said."""
+    """Draw the picture in an environment that has matplotlib; without it, print that there is no picture."""
     script = Path(__file__).with_name("plot.py")
     try:
         command = [str(environments.python_of("plot")), str(script), "results.json", "peers.png"]

@@ -16,7 +16,7 @@ from stream_app.lab.commands.bench import BenchError
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 INSTALL_LIMIT_S = 900
-#: Bytewax has no wheels beyond it; all engines get the same Python.
+#: The last version with wheels of Bytewax; all engines get the same Python.
 NEWEST = (3, 12)
 
 
@@ -26,7 +26,7 @@ def peers_dir() -> Path:
 
 
 def python_of(name: str) -> Path:
-    """Return the Python of an environment, which is made where this user has none yet. Raises BenchError."""
+    """Return the Python of an environment; make the environment if it does not exist. Raises BenchError."""
     wanted = (REQUIREMENTS / f"{name}.txt").read_bytes()
     version = _python_version()
     tag = hashlib.sha256(wanted + version.encode()).hexdigest()[:12]
@@ -50,12 +50,12 @@ def pinned(name: str) -> dict[str, str]:
 
 
 def _python_version() -> str:
-    """Return which Python uv is to take: this one where all engines run on it."""
+    """Return which Python uv should use: this one if all engines run on it."""
     return sys.executable if sys.version_info[:2] <= NEWEST else ".".join(map(str, NEWEST))
 
 
 def _uv(*arguments: str) -> None:
-    """Run uv. Raises BenchError with its last words."""
+    """Run uv. Raises BenchError with the end of its output."""
     own = importlib.util.find_spec("uv") is not None
     command = [sys.executable, "-m", "uv"] if own else ["uv"]
     try:

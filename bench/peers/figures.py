@@ -1,4 +1,4 @@
-"""From samples taken during a run and the append times of its outputs to figures. Pure arithmetic."""
+"""Computes figures from samples taken during a run and the append times of its outputs, without I/O."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Times = npt.NDArray[np.float64]  # Unix s, rising
+Times = npt.NDArray[np.float64]  # Unix s, ascending
 
 
 class Sample(NamedTuple):
-    """One look at a run; CPU in seconds since some beginning."""
+    """One sample of a run; CPU in seconds since an arbitrary start."""
 
     time_s: float  # Unix
     worker_cpu_s: float
@@ -21,25 +21,25 @@ class Sample(NamedTuple):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What a run has cost. The steady part leaves out the first and the last tenth of the outputs."""
+    """The figures of a run. The steady part leaves out the first and the last tenth of the outputs."""
 
     events_s: float  #: steady
     events_s_whole: float  #: from the first to the last output
-    cpu_us: float  #: of the system's processes for an event, steady
-    cpu_us_whole: float  #: the same, start and warm-up included
+    cpu_us: float  #: of the system's processes per event, steady
+    cpu_us_whole: float  #: the same, including start and warm-up
     cores: float  #: used by the system, steady
-    broker_us: float  #: of the broker for an event, steady
+    broker_us: float  #: of the broker per event, steady
     broker_cores: float
-    other_cores: float  #: used by neither: what disturbed the run
-    rss_mb: float  #: most memory at one time
+    other_cores: float  #: used by neither system nor broker: other load, which disturbed the run
+    rss_mb: float  #: peak memory
     start_s: float  #: from the start of the processes to the first output
-    span_s: float  #: how long the steady part was
+    span_s: float  #: length of the steady part
 
 
 def measure(samples: Sequence[Sample], times: Times, events: int, start_s: float, steady: bool) -> Figures:
     """Return the figures of a run of `events` events.
 
-    `steady` false: the outputs do not go along with the events one by one, so the whole span counts.
+    Set `steady` to False if there is not one output per event: then the whole span counts.
     """
     first, last = float(times[0]), float(times[-1])
     if steady:

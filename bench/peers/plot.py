@@ -23,7 +23,7 @@ LEGEND = {"ours": "Foreclick", "peer": "other engines", "floor": "loops that kee
 
 
 def bars(axes: Axes, rows: list[dict[str, Any]], field: str, title: str, log: bool) -> None:
-    """Draw one bar a system, the first on top, its number at its end."""
+    """Draw one bar per system, the first on top, with its number at its end."""
     values = [row[field] or 0.0 for row in rows]
     drawn = axes.barh(
         range(len(rows)), values, color=[COLOURS[row["role"]] if row["right"] else WRONG for row in rows]
@@ -57,7 +57,7 @@ def main(source: Path, target: Path) -> None:
     )
     bars(left, rows, "events_s", "events per second, from a backlog", log=False)
     bars(right, rows, "cpu_us", "CPU of the system for an event, microseconds (log scale)", log=True)
-    left.invert_yaxis()  # the right one shares it
+    left.invert_yaxis()  # the right chart shares this axis
     left.set_yticks(range(len(rows)), [row["label"] for row in rows])
     roles = {row["role"] for row in rows}
     patches = [Patch(color=COLOURS[role], label=text) for role, text in LEGEND.items() if role in roles]

@@ -1,4 +1,4 @@
-"""The processes of a run: started in sessions of their own, their CPU and memory with all that they start, ended."""
+"""The processes of a run: starts each in its own session, measures CPU and memory including children, ends them."""
 
 import contextlib
 import os
@@ -13,19 +13,19 @@ from typing import NamedTuple, Self
 import psutil
 
 END_LIMIT_S = 20.0
-LONGEST = 400  # of a line of the log
+LONGEST = 400  # characters of a line of the log
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Usage(NamedTuple):
-    """What a family of processes has used up to now."""
+    """The resources that processes and their descendants have used so far."""
 
     cpu_s: float  # user and system
     rss_bytes: int  # at this moment
 
 
 def usage(roots: Sequence[int]) -> Usage:
-    """Return the usage of processes and their descendants; those that are gone count nothing."""
+    """Return the usage of processes and their descendants; processes that have ended count nothing."""
     cpu_s, rss = 0.0, 0
     for root in roots:
         try:
@@ -38,13 +38,13 @@ def usage(roots: Sequence[int]) -> Usage:
                 times = member.cpu_times()
                 rss += member.memory_info().rss
             except psutil.Error:
-                continue  # ended meanwhile: its parent has its time now
+                continue  # it has just ended: its CPU time is part of its parent's now
             cpu_s += times.user + times.system + times.children_user + times.children_system
     return Usage(cpu_s, rss)
 
 
 class Workers:
-    """A system's worker processes; a context manager that leaves none behind."""
+    """The worker processes of a system; a context manager that ends all of them."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class Workers:
         self._ended_cpu_s = 0.0
 
     def start(self, commands: Sequence[list[str]], states: Sequence[Path]) -> None:
-        """Start one process for each command, with the STATE that belongs to it."""
+        """Start one process per command, with its own STATE."""
         with self.log.open("ab") as log:
             self._processes = [
                 subprocess.Popen(
@@ -70,31 +70,31 @@ class Workers:
             ]
 
     def usage(self) -> Usage:
-        """Usage since the first start, killed predecessors included."""
+        """Return the usage since the first start, including killed predecessors."""
         now = usage([process.pid for process in self._processes])
         return now._replace(cpu_s=now.cpu_s + self._ended_cpu_s)
 
     def ended(self) -> str | None:
-        """Why one of the processes is gone although nobody ended it: exit code and last words; None if none is."""
+        """Return why a process ended by itself, as exit code and end of the log; None if all are running."""
         for process in self._processes:
             if (code := process.poll()) is not None:
                 return f"ended with {code}: {self.last_words()}"
         return None
 
     def last_words(self) -> str:
-        """The line of the log that tells most: the last that names an error, or the last one."""
+        """Return the most useful line of the log: the last line that names an error, or else the last line."""
         text = _ESCAPES.sub("", self.log.read_text(errors="replace")) if self.log.exists() else ""
         lines = [line.strip() for line in text.splitlines() if any(map(str.isalpha, line))]
         telling = [line for line in lines if "Error" in line or "Exception" in line]
         return (telling or lines or ["it said nothing"])[-1][:LONGEST]
 
     def kill(self) -> None:
-        """SIGKILL to all of them: no last words, nothing flushed."""
+        """Send SIGKILL to all of them, so nothing is flushed."""
         self._ended_cpu_s = self.usage().cpu_s
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to what is left."""
+        """Send SIGTERM, then SIGKILL to those that are left."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
@@ -103,7 +103,7 @@ class Workers:
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_LIMIT_S)
-            _signal(process.pid, signal.SIGKILL)  # also what it has started and left
+            _signal(process.pid, signal.SIGKILL)  # also to children that it left behind
             process.wait(END_LIMIT_S)
         self._processes = []
 

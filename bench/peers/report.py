@@ -1,6 +1,6 @@
-"""What a comparison found, as rows of medians, a table for the terminal, Markdown and JSON.
+"""The results of a comparison, as rows of medians, a table for the terminal, Markdown and JSON.
 
-A system whose counts are wrong is shown as wrong: it has no rate to be compared with.
+A system whose counts are wrong is shown as wrong and without a rate, which could not be compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from rich.table import Table
 from bench.peers.runner import Result
 
 FLOOR = "floor"
-#: Below, what was worked ahead of the outputs that count, or behind them, weighs too much.
+#: In shorter runs, work done before or after the measured outputs has too much weight.
 SHORT_S = 3.0
 _COMPARED = ("events_s", "low_events_s", "high_events_s", "cpu_us", "cpu_us_whole", "cores", "broker_us")
-_LONGEST = 120  # of a reason in a table; the whole one is in results.json
+_LONGEST = 120  # characters of a reason in a table; results.json has the whole text
 _MISSING = "–"  # noqa: RUF001 - a dash, as tables have it
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A system over all its runs: medians of the runs, the most memory, the worst verdict."""
+    """A system over all its runs: medians, peak memory, the worst verdict."""
 
     system: str
     label: str
@@ -61,7 +61,7 @@ class CrashRow(msgspec.Struct, frozen=True):
 
 
 def rows(results: Sequence[Result]) -> list[Row]:
-    """Return a row a system: loops without state, then what is right, the fastest first, then what is wrong."""
+    """Return a row per system: loops without state, then right systems, the fastest first, then wrong systems."""
     by_system: dict[str, list[Result]] = {}
     for result in results:
         by_system.setdefault(result.system, []).append(result)
@@ -70,7 +70,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
 
 
 def crash_rows(results: Sequence[Result]) -> list[CrashRow]:
-    """Return a row a run, those with exact counts first."""
+    """Return a row per run, those with exact counts first."""
     found = [_crash_row(result) for result in results]
     return sorted(found, key=lambda row: not row.exact)
 
@@ -114,7 +114,7 @@ def _row(runs: list[Result]) -> Row:
 
 
 def _fault(result: Result) -> str:
-    """What is wrong with a run, in words; empty if nothing is."""
+    """Return a text that says what is wrong with a run; empty if nothing is."""
     if result.failure:
         return f"failed: {result.failure}"
     if result.verdict is None:
@@ -144,7 +144,7 @@ SPEED_COLUMNS = (
     "system", "events/s", "lowest to highest", "CPU us/event", "with start", "cores", "broker us", "others' cores",
     "peak MB", "first output s", "events", "runs", "result",
 )  # fmt: skip
-#: Of them what fits a terminal, under shorter names.
+#: The columns that fit a terminal, with shorter names.
 NARROW = {
     "system": "system",
     "events/s": "events/s",
@@ -245,7 +245,7 @@ def _style(row: Row) -> str:
 
 
 def markdown(results: Sequence[Result], crash: bool, about: Mapping[str, Any]) -> str:
-    """Return the table and what it rests on."""
+    """Return the table and the conditions of the measurement."""
     columns = CRASH_COLUMNS if crash else SPEED_COLUMNS
     body = (
         [crash_cells(row) for row in crash_rows(results)] if crash else [cells(row) for row in rows(results)]

@@ -24,25 +24,25 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long nothing may happen until a run is taken to be over; seconds."""
+    """After how many seconds without a new output a run counts as over."""
 
-    complete: float = 2.5  #: all outputs are there: do more come?
-    changes: float = 8.0  #: the same of a system of which nobody knows how many outputs it will make
-    stalled: float = 60.0  #: outputs are lacking
+    complete: float = 2.5  #: all outputs are there, but more could follow
+    changes: float = 8.0  #: the same for a system whose number of outputs is not known in advance
+    stalled: float = 60.0  #: outputs are missing
     after_crash: float = 12.0  #: all outputs are there after a crash
     restart: float = (
-        150.0  #: nothing new after a crash: groups first wait for the killed member's session to end
+        150.0  #: no new output after a crash: groups first wait until the session of the killed member ends
     )
 
 
 @dataclass(frozen=True)
 class Bed:
-    """What all runs share."""
+    """What all runs have in common."""
 
     topics: Topics
     broker_pid: int
     folder: Path
-    inputs: Mapping[int, str]  # number of events -> topic that holds them
+    inputs: Mapping[int, str]  # number of events -> topic that has them
     truths: Mapping[int, Truth]
     limit_s: float  # for one run
     env: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One run. Either `failure` says why there are no figures, or verdict and figures are there."""
+    """The result of one run: either `failure` says why there are no figures, or there are a verdict and figures."""
 
     system: str
     label: str
@@ -83,7 +83,7 @@ def run(
     crash: bool = False,
     tell: Progress = lambda _: None,
 ) -> Result:
-    """Run a system once on the first `events` events. `tell` hears how many outputs there are."""
+    """Run a system once on the first `events` events. `tell` is called with the number of outputs so far."""
     rid = f"{system.name}-{time.time_ns() // 1_000_000:x}"
     folder = bed.folder / rid
     folder.mkdir(parents=True)
@@ -111,7 +111,7 @@ def run(
 
 
 class _OneRun:
-    """The watch over a run: its samples, its crash, why it ended."""
+    """Watches one run: its samples, its crash, why it ended."""
 
     def __init__(self, system: System, bed: Bed, events: int, rid: str, folder: Path) -> None:
         self.system, self.bed, self.events = system, bed, events
@@ -135,7 +135,7 @@ class _OneRun:
         self._workers = Workers(folder, env)
 
     def go(self, crash: bool, tell: Progress) -> None:
-        """Start, watch until the end, stop."""
+        """Start the system, watch it until the run is over, stop it."""
         self._place.state.mkdir()
         if self.system.before:
             self.system.before(self._place)
@@ -146,7 +146,7 @@ class _OneRun:
                 tell(outputs)
                 if crash and self.restarted_s is None and outputs >= self.events // 2:
                     workers.kill()
-                    time.sleep(2 * SAMPLE_S)  # what was on its way has arrived
+                    time.sleep(2 * SAMPLE_S)  # for outputs that are still in flight
                     self.outputs_before = self.bed.topics.length(self.out)
                     self.restarted_s = time.time()
                     self._start()
@@ -154,7 +154,7 @@ class _OneRun:
 
     @property
     def last_words(self) -> str:
-        """What the system's log says."""
+        """Return the most useful line of the system's log."""
         return self._workers.last_words()
 
     def _start(self) -> None:
@@ -164,7 +164,7 @@ class _OneRun:
         self._workers.start(self.system.commands(place), states)
 
     def _watch(self, crash: bool) -> Iterator[int]:
-        """Yield the number of outputs from time to time until no more are to be expected."""
+        """Yield the number of outputs from time to time, until no more are expected."""
         end = time.monotonic() + self.bed.limit_s
         most, changed = -1, time.monotonic()
         while True:
@@ -188,7 +188,7 @@ class _OneRun:
             time.sleep(SAMPLE_S)
 
     def _is_done(self, outputs: int, quiet_s: float, crash: bool) -> bool:
-        """Whether nothing more is to be expected."""
+        """Return whether no more outputs are expected."""
         patience = self.bed.patience
         if crash and self.restarted_s is not None:
             if outputs <= self.outputs_before:

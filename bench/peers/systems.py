@@ -1,7 +1,8 @@
-"""The systems that are compared: what each needs, how it is started, what it is known to publish.
+"""The compared systems: what each needs, how it is started, and which kind of output it publishes.
 
-A system gets BROKER (host:port), IN and OUT (topics of four partitions), RID (a name no other run has, for groups and
-internal topics), STATE (a folder), THREADS and, for predictions, MODEL from its environment. It runs until SIGTERM.
+A system gets BROKER (host:port), IN and OUT (topics of four partitions), RID (a name unique to the run, for groups
+and internal topics), STATE (a folder), THREADS and, for predictions, MODEL from its environment. It runs until
+SIGTERM.
 """
 
 import shlex
@@ -20,24 +21,24 @@ from stream_app.lab.commands.bench import BenchError
 APPS = Path(__file__).parent / "apps"
 SETUP_LIMIT_S = 60
 Job = Literal["j1", "j2"]
-#: What the table puts first: ours, other engines, loops without state.
+#: Roles of the systems in the table: ours, other engines, loops without state.
 Role = Literal["ours", "peer", "floor"]
 
 
 @dataclass(frozen=True)
 class WorkPlace:
-    """Where one run of a system happens."""
+    """The folders and addresses of one run of a system."""
 
     state: Path
     processes: int = 1
     threads: int = 1
 
     def state_of(self, index: int) -> Path:
-        """The state folder of one of several processes."""
+        """Return the state folder of one of several processes."""
         return self.state if self.processes == 1 else self.state / str(index)
 
 
-#: Command lines of a system's processes; called before each start, also after a crash.
+#: Returns the command lines of a system's processes; called before each start, also after a crash.
 Commands = Callable[[WorkPlace], list[list[str]]]
 
 
@@ -55,8 +56,8 @@ class System:
     processes: int = 1
     threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
-    shares_state: bool = False  #: all processes work on one folder
-    before: Callable[[WorkPlace], None] | None = None  #: once before the first start
+    shares_state: bool = False  #: all processes use one state folder
+    before: Callable[[WorkPlace], None] | None = None  #: called once before the first start
     slow: bool = False  #: gets at most `--slow-events`
     crash: bool = True  #: part of the crash test
     timed: bool = True  #: part of the comparison of speed
@@ -65,12 +66,12 @@ class System:
 
 
 def _once(command: list[str]) -> Commands:
-    """The same command for each process."""
+    """Use the same command for each process."""
     return lambda place: [command] * place.processes
 
 
 def _late(make: Callable[[], list[str]]) -> Commands:
-    """The same command for each process, known only once the system is installed."""
+    """Use the same command for each process; it is known only after the system was installed."""
     return lambda place: [make()] * place.processes
 
 
@@ -95,7 +96,7 @@ def _bytewax_store(place: WorkPlace) -> None:
 
 def _bytewax(place: WorkPlace) -> list[list[str]]:
     python = str(environments.python_of("bytewax"))
-    # Snapshots every 10 s; nothing kept for going further back than the last.
+    # Snapshots every 10 s; only the last one is kept.
     run = [python, "-m", "bytewax.run", "bytewax_j1:flow", "-r", str(place.state), "-s", "10", "-b", "0"]
     if place.processes == 1:
         return [run]
@@ -115,7 +116,7 @@ def _jars(main: str) -> Callable[[], object]:
     return lambda: java.prepare(main)
 
 
-#: What the settings of one engine share.
+#: What all settings of one engine have in common.
 _Common = dict[str, Any]
 _FAUST: _Common = {
     "commands": _faust("faust_j1", _python("faust"), "-L", "uvloop"),
@@ -190,7 +191,7 @@ SYSTEMS = (
 def chosen(names: str | None, job: Job, crash: bool, extra: tuple[str, ...] = ()) -> list[System]:
     """Return the systems of a list of names (by default all of the job), then those of `--cmd name=COMMAND`.
 
-    Raises BenchError for a name that there is not.
+    Raises BenchError for an unknown name.
     """
     known = {system.name: system for system in SYSTEMS if system.job == job}
     if names is None:

@@ -1,4 +1,4 @@
-"""Topics of the comparison: made, measured, read and removed by librdkafka."""
+"""Creates, measures, reads and deletes the topics of the comparison, with librdkafka."""
 
 import time
 from collections.abc import Iterator
@@ -30,17 +30,17 @@ class Topics:
         self._admin = self._client()
 
     def create(self, name: str, *, append_time: bool = False) -> None:
-        """Make a topic and return once it can be used; `append_time`: its records get the broker's time.
+        """Create a topic and return once it can be used; with `append_time` its records get the broker's time.
 
-        Raises KafkaException if it cannot be made, BenchError if it does not come up.
+        Raises KafkaException if it cannot be created, BenchError if it is not usable in time.
         """
         config = {"message.timestamp.type": "LogAppendTime"} if append_time else {}
         for future in self._admin.create_topics([NewTopic(name, PARTITIONS, 1, config=config)]).values():
             future.result(LIMIT_S)
-        self.length(name)  # clients that ask for it in the next moment should find it, and find a leader
+        self.length(name)  # clients that ask for the topic next should find it with a leader
 
     def length(self, name: str) -> int:
-        """Return how many records a topic holds, markers of transactions included. Raises BenchError."""
+        """Return how many records a topic has, including transaction markers. Raises BenchError."""
         wanted = {TopicPartition(name, number): OffsetSpec.latest() for number in range(PARTITIONS)}
         end = time.monotonic() + LIMIT_S
         while True:
@@ -51,7 +51,7 @@ class Topics:
                 if time.monotonic() > end:
                     raise BenchError(f"the topic {name} cannot be asked for its length: {error}") from error
             time.sleep(0.05)
-            self._admin = self._client()  # the old one may remember that there was no such topic
+            self._admin = self._client()  # the old client may have cached that the topic did not exist
 
     def _client(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
@@ -89,7 +89,7 @@ class Topics:
             consumer.close()
 
     def remove(self, part: str) -> None:
-        """Delete every topic whose name contains `part`: those of a run and the internal ones of its system."""
+        """Delete all topics whose names contain `part`: those of a run and the internal topics of its system."""
         names = [name for name in self._admin.list_topics(timeout=LIMIT_S).topics if part in name]
         if names:
             for future in self._admin.delete_topics(names).values():

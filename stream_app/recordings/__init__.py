@@ -1,6 +1,6 @@
-"""Recorded streams (`*.stream`): the file format, and its ways from and to Kafka.
+"""Recorded streams (`*.stream`): the file format, and how records get from Kafka to a file and back.
 
 `file_format` and `recording` know only the file, `capture` writes topics to a file, `publish` sends a file to topics,
-`importers` makes files of public data sets, `offline` runs the processor over a file. Only `offline` knows what is in
-a value.
+`importers` makes files of public data sets, `offline` runs the processor over a file. Only `offline` knows the
+content of a value.
 """

@@ -23,7 +23,7 @@ from stream_app.recordings.recording import RecordingWriter
 #: A partition with more buffered records than this is paused until slower partitions catch up.
 _WAITING = 20_000
 _POLL_MS = 200
-#: Seconds without records from a broker that still has some; then recording fails.
+#: Recording fails after so many seconds without records from a broker that still has some.
 _STALL_S = 30.0
 _FLUSH_S = 1.0
 
@@ -56,10 +56,11 @@ async def record(
 ) -> CaptureStats:
     """Write the records that the topics have now to `path`; with `follow`, also new ones until `stop` is set.
 
-    Starts at `offsets` (topic without prefix, partition), elsewhere at the first record stored at `since_ms` (Unix
-    ms) or later, at the end with `from_end`, or at the beginning. Records of committed transactions only; topics are
-    named without the prefix. Records of different partitions stand in the order of their timestamps as far as all
-    are at hand. `on_progress` gets the number of records so far. `security` is what `security_options` returns.
+    Reading starts at `offsets` (topic without prefix, partition). In all other partitions it starts at the first
+    record stored at `since_ms` (Unix ms) or later, at the end with `from_end`, or else at the beginning. Only records
+    of committed transactions are read; topics are named without the prefix. Records of different partitions are
+    written in the order of their timestamps, as far as they have been fetched. `on_progress` gets the number of
+    records so far. `security` is the result of `security_options`.
 
     Raises `TopicError` for a missing topic or an offset that is not there, `BrokerUnreachable` if no
     broker answers, `RecordingError` if the file cannot be written.
@@ -113,7 +114,7 @@ async def record(
 async def _since(
     consumer: Any, places: list[TopicPartition], prefix: str, since_ms: int | None
 ) -> dict[tuple[str, int], int]:
-    """Return per partition the first offset stored at a time or later, or the end if there is none."""
+    """Return per partition the first offset stored at a time or later, or the end if there is no such record."""
     if since_ms is None:
         return {}
     consumer.assign(places)
@@ -134,7 +135,7 @@ async def _seek(
     offsets: Mapping[tuple[str, int], int],
     from_end: bool,
 ) -> dict[TopicPartition, int]:
-    """Set the offset that each partition is read from; return where each ends now."""
+    """Set the offset at which reading of each partition starts; return the current end of each."""
     consumer.assign(places)
     begins = await consumer.beginning_offsets(places)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
@@ -163,10 +164,10 @@ class _Feed:
         self._ends = ends
         self._prefix = prefix
         self._follow = follow
-        # Waiting records with their place in time: the latest timestamp so far in their partition.
+        # Waiting records with the time by which they are ordered: the latest timestamp so far in their partition.
         self._waiting: dict[TopicPartition, list[tuple[int, Record]]] = {place: [] for place in ends}
         self._latest = dict.fromkeys(ends, -(2**63))
-        self._unread = set(ends)  # partitions that hold more than was read
+        self._unread = set(ends)  # partitions with records that were not read yet
         self._moved = time.monotonic()
 
     def done(self) -> bool:
@@ -174,7 +175,7 @@ class _Feed:
         return not self._follow and not self._unread and not any(self._waiting.values())
 
     async def next(self) -> list[Record]:
-        """Fetch, and return the records that cannot be preceded by an unread record of another partition."""
+        """Fetch, and return the records before which no unread record of another partition can belong."""
         hungry = [place for place, waiting in self._waiting.items() if len(waiting) < _WAITING]
         got = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MS)
         for place, fetched in got.items():
@@ -199,7 +200,7 @@ class _Feed:
         waiting, latest, end = self._waiting[place], self._latest[place], self._ends[place]
         for each in fetched:
             if not self._follow and each.offset >= end:
-                break  # came after the start
+                break  # this record arrived after the start
             latest = max(latest, each.timestamp)
             headers = tuple((name, value) for name, value in each.headers)
             waiting.append(
@@ -213,7 +214,7 @@ class _Feed:
         self._latest[place] = latest
 
     def _give(self) -> list[Record]:
-        """Return the records that are not later than the last one of any partition with unread records."""
+        """Return the records that are not later than the last record of any partition with unread records."""
         border = min((self._latest[place] for place in self._unread), default=2**63)
         ready = []
         for place, waiting in self._waiting.items():

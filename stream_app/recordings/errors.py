@@ -1,4 +1,4 @@
-"""Errors of recordings; each text is one sentence that says what to do."""
+"""Errors of recordings; the text of each is one sentence that says what to do."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class PaceError(ForeclickError):
 
 
 class TargetError(ForeclickError):
-    """The path of an output already has something that must not be replaced."""
+    """The path of an output has a file that must not be replaced."""
 
 
 class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
@@ -22,15 +22,15 @@ class ImportFailed(ForeclickError):  # noqa: N818 - reads as what happened
 
 
 class RecordingMismatchError(ForeclickError):
-    """A recording does not have what the processor needs."""
+    """A recording lacks something that the processor needs."""
 
 
 class NotARecordingError(RecordingError):
-    """The file is not a recording, or has a version that this program does not know."""
+    """The file is not a recording, or its version is unknown to this program."""
 
 
 class BrokenRecordingError(RecordingError):
-    """A recording ends early or has changed bytes; `records` complete records come before that place."""
+    """A recording ends early or has changed bytes; `records` complete records precede the damage."""
 
     def __init__(self, path: Path, what: str, records: int) -> None:
         super().__init__(f"{path} {what}: {records} records before that place are good")
@@ -40,7 +40,7 @@ class BrokenRecordingError(RecordingError):
 
 
 class TruncatedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is
-    """The file has no end mark: it is cut off, or still being written."""
+    """The file has no end mark: it is truncated, or still being written."""
 
 
 class DamagedRecording(BrokenRecordingError):  # noqa: N818 - the name says what the file is

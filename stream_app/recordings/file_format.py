@@ -1,4 +1,4 @@
-"""The `*.stream` format, byte by byte: records as in Kafka, in compressed blocks that can be read alone.
+"""The `*.stream` format, byte by byte: records as in Kafka, in compressed blocks that can be read independently.
 
 A file is a head, blocks, and an end mark; integers are little-endian, checksums XXH3-64:
 
@@ -8,7 +8,7 @@ A file is a head, blocks, and an end mark; integers are little-endian, checksums
            [topic, partition, offset, timestamp, key, value, [[name, value], ...]]
     end    b"end\\0", length 0, records u64 (of the whole file), checksum u64
 
-A block's checksum covers its length and record count too, so a reader sees a file cut at any byte, also
+A block's checksum covers its length and record count too, so a reader detects a file cut at any byte, also
 between two blocks (no end mark), and can follow a file that is still being written.
 """
 

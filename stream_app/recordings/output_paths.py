@@ -1,4 +1,4 @@
-"""Rules for what an output may replace: only an earlier output that can be made again, never an input."""
+"""Rules for which files an output may replace: only an earlier output that can be made again, never an input."""
 
 import stat
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from stream_app.recordings.recording import RecordingReader
 def check_recording(
     out: Path, inputs: Iterable[Path] = (), *, force: bool = False, made_by: str | None = None
 ) -> None:
-    """Return if a recording may be written to `out`. Raises TargetError otherwise.
+    """Check that a recording may be written to `out`. Raises TargetError otherwise.
 
-    What stands there is replaced if it is empty, where `force` says so, and if it is a recording that the same
-    command makes again (`made_by`). An input, or what is no plain file, is never replaced.
+    An existing file may be replaced if it is empty, if `force` is set, or if it is a recording that the same command
+    makes again (`made_by`). An input, or anything but a plain file, is never replaced.
     """
     check_inputs(out, inputs)
     if not _is_filled(out) or force:
@@ -30,9 +30,9 @@ def check_recording(
 
 
 def check_outputs(outs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
-    """Return if the files of an output may be written: none exists, all exist (an earlier output), or `force`.
+    """Check that the files of an output may be written: none exists, all exist (an earlier output), or `force`.
 
-    Raises TargetError.
+    Raises TargetError otherwise.
     """
     outs, inputs = list(outs), list(inputs)
     for out in outs:

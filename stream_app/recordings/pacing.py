@@ -11,8 +11,8 @@ Due = Callable[[int, int], float]
 def due_times(speed: float | None, rate: float | None) -> Due:
     """Return the schedule of a replay: `rate` records per second, `speed` times the recorded pace, or no pauses.
 
-    Times never go back: a record whose timestamp lies before that of an earlier one is due with it. Raises
-    `PaceError` if both are given or one is not above zero.
+    Due times never decrease: a record with an older timestamp than a record before it is due with that one. Raises
+    `PaceError` if both are given, or if one is not above zero.
     """
     if speed is not None and rate is not None:
         raise PaceError("a replay runs at a speed or at a rate, not both: give one of them")

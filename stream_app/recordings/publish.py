@@ -1,4 +1,4 @@
-"""Sends a recording, or any records, to Kafka: at the recorded pace, at a constant rate or at full speed."""
+"""Sends a recording, or any records, to Kafka at the recorded pace, at a constant rate or at full speed."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ from stream_app.recordings.replay_targets import Targets
 #: Pause between two rounds of paced sending; short compared with the latencies measured with it.
 TICK_S = 0.01
 _BATCH_BYTES = 128 * 1024
-#: Batches in flight; together with `_BATCH_BYTES` this limits the memory of a replay.
+#: Most batches in flight; together with `_BATCH_BYTES` this limits the memory of a replay.
 _IN_FLIGHT = 64
 
 Place = tuple[str, int]
@@ -38,7 +38,7 @@ class ReplayStats(msgspec.Struct, frozen=True):
     """The result of a replay; all in-sync replicas have acknowledged all `records`."""
 
     records: int
-    bytes: int  #: of keys and values
+    bytes: int  #: size of all keys and values
     seconds: float
     topics: dict[str, int]  #: number of records per topic, without the prefix
     behind_s: float  #: the longest delay of a record after its due time
@@ -62,8 +62,8 @@ async def replay(
 ) -> ReplayStats:
     """Send records of the inputs, or of `topics`, to the partitions that they were recorded from, in order.
 
-    They go out bit for bit, with one header more: when each was first stored (`stream_app.contract.received`). With
-    `repartition` the key decides on the partition, as it does in Kafka's own producer.
+    Records are sent unchanged, with one more header: when each was first stored (`stream_app.contract.received`).
+    With `repartition` the key determines the partition, as in Kafka's own producer.
 
     `speed` is a factor of the recorded pace, `rate` records per second; with neither it runs as fast as the broker
     takes them. Keys, values, headers and (unless `timestamps` is "now") times are those recorded; a topic with
@@ -71,7 +71,7 @@ async def replay(
     `security_options` returns.
 
     Raises `RecordingError` for a bad file, `TopicError` if a topic is missing, has another number of partitions
-    than the recording, or is not to be sent to, or the broker refuses a record, `BrokerUnreachable` if none
+    than the recording, or must not be written to, or if the broker refuses a record, `BrokerUnreachable` if none
     answers, `PaceError` for an impossible pace.
     """
     due = due_times(speed, rate)
@@ -110,7 +110,7 @@ async def replay(
     finally:
         await producer.stop()
     seconds = time.monotonic() - started
-    # Without a pace, no record is ever behind its due time.
+    # Without a pace, records have no due time and are never late.
     paced = speed is not None or rate is not None
     return ReplayStats(
         sender.sent, sender.bytes, seconds, dict(sender.topics), behind if paced else 0.0, stop.is_set()
@@ -136,7 +136,7 @@ def _first(records: Iterable[Record], limit: int | None) -> Iterator[Record]:
 
 
 def _prepared(record: Record, partitions: int | None) -> Record:
-    """Return the record to send: with the time at which it was first stored, and its partition of `partitions`."""
+    """Return the record to send, with the time at which it was first stored and its partition (of `partitions`)."""
     place = record.partition
     if partitions is not None:
         place = place % partitions if record.key is None else _partition_of(record.key, partitions)
@@ -179,7 +179,7 @@ class _Sender:
         self._in_flight: deque[tuple[Place, Any]] = deque()
 
     def add(self, record: Record) -> bool:
-        """Add the record to its open batch; return False if there is none with room."""
+        """Add the record to its open batch; return False if there is no open batch with room."""
         batch = self._open.get((record.topic, record.partition))
         if batch is None:
             return False

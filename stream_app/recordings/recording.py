@@ -23,11 +23,11 @@ from stream_app.recordings.errors import (
     TruncatedRecording,
 )
 
-#: Uncompressed bytes after which a block is written: large enough to compress well, small enough to follow.
+#: Uncompressed bytes after which a block is written: enough to compress well, few enough for readers that follow.
 BLOCK_BYTES = 512 * 1024
 #: Largest uncompressed block that a reader accepts; the last record of a block may be large.
 MAX_BLOCK_BYTES = 64 << 20
-#: Most records in a block that a reader accepts. The smallest record has 9 bytes, so writers stay at half of it.
+#: Most records in a block that a reader accepts. The smallest record has 9 bytes, so writers stay at half of this.
 MAX_BLOCK_RECORDS = 1 << 17
 #: Most partitions per topic in a head; Kafka clusters have fewer.
 MAX_PARTITIONS = 100_000
@@ -36,9 +36,9 @@ MAX_PARTITIONS = 100_000
 _BODY_ERRORS = (
     zstandard.ZstdError,
     msgspec.MsgspecError,
-    UnicodeDecodeError,  # msgspec does not convert it
+    UnicodeDecodeError,  # msgspec does not convert this error
     RecursionError,
-    MemoryError,  # an impossible length
+    MemoryError,  # caused by an impossible length
 )
 
 _ZSTD_LEVEL = 1  # 3 saves 6 % of the bytes and takes twice the time
@@ -61,7 +61,7 @@ class RecordingWriter:
         self.records = 0  # appended so far
         self._buffer = bytearray()
         self._pending = 0  # records in the buffer
-        self._whole = 0  # file position behind the last whole block
+        self._whole = 0  # file position after the last complete block
         self._pack = msgspec.msgpack.Encoder()
         self._compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
         try:
@@ -95,7 +95,7 @@ class RecordingWriter:
             append(record)
 
     def flush(self) -> None:
-        """Write the pending records as a block, so that readers see them."""
+        """Write the pending records as a block, so that readers can see them."""
         if not self._pending:
             return
         # NOTE: an array header of 32 bits in front of the frames makes the block one msgpack value.
@@ -141,7 +141,7 @@ class RecordingWriter:
         self._whole += len(data)
 
     def _drop_part(self) -> None:
-        """Remove a block that was written only in part; a device cannot be truncated."""
+        """Remove a block that was written only partly; a device cannot be truncated."""
         if self.path.is_file():
             os.ftruncate(self._file.fileno(), self._whole)
         self._file.close()
@@ -150,9 +150,9 @@ class RecordingWriter:
 class RecordingReader:
     """Reads a recording; each iteration starts at the beginning.
 
-    `strict` raises `TruncatedRecording` or `DamagedRecording` behind the last good record; otherwise the
-    iteration ends there and `broken` holds that error. Opening raises `NotARecordingError` for any other
-    file, and `TruncatedRecording` where even the head is not whole.
+    With `strict`, the iteration raises `TruncatedRecording` or `DamagedRecording` after the last good record;
+    otherwise it ends there and `broken` has that error. Opening raises `NotARecordingError` for any other
+    file, and `TruncatedRecording` if even the head is incomplete.
     """
 
     def __init__(self, path: Path, strict: bool = True) -> None:
@@ -176,7 +176,7 @@ class RecordingReader:
         return self._blocks(lambda: False)
 
     def count(self) -> int:
-        """Return the number of records from the heads of the blocks, up to the end or the first broken block."""
+        """Return the number of records according to the block heads, up to the end or the first broken block."""
         total = 0
         with self._open() as file:
             size = os.fstat(file.fileno()).st_size

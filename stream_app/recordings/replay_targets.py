@@ -1,7 +1,7 @@
 """Decides which records of a recording a replay may send.
 
-A recording comes from anywhere, and its sender may have the rights of a worker. So it never decides by itself where
-its records go: not into the changelog, for one.
+A recording can come from anyone, and the user who replays it may have the rights of a worker. So the recording alone
+never decides where its records go: for example, it cannot write to the changelog.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +16,16 @@ class Targets:
     """The topics to send to, without their prefix, and their records."""
 
     def __init__(self, reader: RecordingReader | None, topics: Sequence[str] | None) -> None:
-        """Take the `topics` of a recording, or of records without a head, to send; None means the inputs.
+        """Choose the `topics` of a recording, or of records without a head, to send; None means the inputs.
 
-        Raises `TopicError` if the recording has other topics than the inputs and nobody chose, or lacks one that
-        was chosen.
+        Raises `TopicError` if the recording has other topics than the inputs and `topics` is None, or lacks one
+        of `topics`.
         """
         self._path = str(reader.path) if reader else "the source"
         self._head = reader.topics if reader else None
         chosen = INPUT_TOPICS if topics is None else tuple(topics)
         if self._head is None:
-            self.wanted = dict.fromkeys(chosen, 0)  #: partitions that each has in the recording
+            self.wanted = dict.fromkeys(chosen, 0)  #: number of partitions of each in the recording
             return
         others = sorted(set(self._head) - set(chosen))
         if topics is None and others:

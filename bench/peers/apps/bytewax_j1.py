@@ -1,6 +1,6 @@
 """The counts in Bytewax: a stateful map over users, snapshots in its recovery store.
 
-Its window operators speak only when a window closes, so the current window is kept by hand, one for each user.
+Its window operators emit only when a window closes, so this code keeps the current window of each user itself.
 """
 
 import os
@@ -19,7 +19,7 @@ WINDOW_S = 60
 
 
 def decode(message: Any) -> tuple[str, Event]:
-    """Return an event under its user."""
+    """Return an event with its user as key."""
     return message.key.decode(), orjson.loads(message.value)
 
 

@@ -1,4 +1,4 @@
-"""The counts in stock Faust: a windowed table with its changelog, one `send` an event.
+"""The counts in stock Faust: a windowed table with its changelog, one `send` per event.
 
 Buffer and batch sizes are the best of several tried: the defaults (no linger, 16 KiB) are slower.
 """
@@ -45,7 +45,7 @@ counts = table.tumbling(WINDOW_S, expires=timedelta(days=1)).relative_to_field(C
 
 @app.agent(clicks)
 async def count(events: faust.Stream[Click]) -> None:
-    """Count each event in its window and answer it."""
+    """Count each event in its window and publish an answer."""
     async for event in events:
         now = list(counts[event.user_id].current())
         now[PLACE[event.event_type]] += 1

@@ -1,8 +1,8 @@
-"""Predictions in stock Faust: `take()` micro-batches through the same TorchScript module, one `send` an event.
+"""Predictions in stock Faust: `take()` micro-batches through the same TorchScript module, one `send` per event.
 
 A user's row (hidden state, last items, counts of the window, time of the last event) is a value of a Faust table, so
-that it survives a restart as the other systems' states do. Of the model's window features only those of the last
-minute are kept, the other spans are given the same numbers: less work than Foreclick's.
+that it survives a restart, like the state of the other systems. Of the window features of the model, it keeps only
+those of the last minute and uses them for the longer windows too, which is less work than Foreclick does.
 """
 
 import os
@@ -28,7 +28,7 @@ ROW = np.dtype(
     [
         ("ts", "f8"),  # Unix s, of the last event
         ("window", "i8"),  # start, Unix s
-        ("counts", "f4", 3),  # of the window, by kind
+        ("counts", "f4", 3),  # of the window, by event type
         ("recent", "i4", RECENT),  # last distinct items
         ("hidden", "f4", runtime.hidden),
     ]
@@ -61,12 +61,12 @@ class Click(faust.Record, serializer="json"):
 
 clicks = app.topic(SOURCE, key_type=str, value_type=Click)
 answers = app.topic(OUT, key_type=str, key_serializer="raw", value_serializer="json")
-# A batch has events of all partitions, and a table takes the partition of the current one: hence the partitioner.
+# A batch has events of all partitions, but a table uses the partition of the current event: so set a partitioner.
 users = app.Table("users", key_type=bytes, value_type=bytes, partitions=4, use_partitioner=True)
 
 
 def fresh() -> np.ndarray:
-    """Return the row of a user never seen, shape (1,)."""
+    """Return the row of a new user, shape (1,)."""
     row = np.zeros(1, ROW)
     row["ts"] = -1.0
     row["recent"] = runtime.none_item
@@ -111,7 +111,7 @@ def advance(events: list[Click], slots: list[int], rows: list[np.ndarray]) -> St
 
 
 def predictions(events: list[Click], result: StepResult) -> list[dict[str, object]]:
-    """Return what is published for each event."""
+    """Return the output of each event."""
     names = runtime.item_ids
     columns = zip(
         events,
@@ -139,7 +139,7 @@ def predictions(events: list[Click], result: StepResult) -> list[dict[str, objec
 
 @app.agent(clicks)
 async def predict(stream: faust.Stream[Click]) -> None:
-    """Answer each event."""
+    """Publish a prediction for each event."""
     async for events in stream.take(BATCH, within=WITHIN_S):
         slot_of: dict[str, int] = {}
         slots = [slot_of.setdefault(event.user_id, len(slot_of)) for event in events]

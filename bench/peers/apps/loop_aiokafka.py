@@ -1,4 +1,4 @@
-"""No engine: aiokafka reads, orjson decodes, a smaller JSON goes back in whole batches. No state, so no counts."""
+"""A loop without an engine: aiokafka reads, orjson decodes, a smaller JSON is sent in batches. It keeps no counts."""
 
 import asyncio
 import os
@@ -14,19 +14,19 @@ COMMIT_EVERY = 100_000
 
 
 def answer(value: bytes) -> bytes:
-    """Return what is published for an event."""
+    """Return the output for an event."""
     event = orjson.loads(value)
     start = int(event["ts"] // 60) * 60
     return orjson.dumps({"event_id": event["event_id"], "user_id": event["user_id"], "window_start": start})
 
 
 async def publish(producer: AIOKafkaProducer, partition: int, records: Sequence[Any]) -> list[Any]:
-    """Send the answers to a partition in as few batches as hold them; return their acknowledgements to come."""
+    """Send the answers of a partition in as few batches as possible; return the futures of their acknowledgements."""
     sent: list[Any] = []
     batch = producer.create_batch()
     for record in records:
         value = answer(record.value)
-        if batch.append(key=record.key, value=value, timestamp=None) is None:  # full
+        if batch.append(key=record.key, value=value, timestamp=None) is None:  # the batch is full
             sent.append(await producer.send_batch(batch, OUT, partition=partition))
             batch = producer.create_batch()
             batch.append(key=record.key, value=value, timestamp=None)

@@ -1,4 +1,4 @@
-"""No engine: librdkafka reads, orjson decodes, a smaller JSON goes back. No state, so no counts."""
+"""A loop without an engine: librdkafka reads, orjson decodes, a smaller JSON is sent. It keeps no counts."""
 
 import os
 
@@ -10,7 +10,7 @@ COMMIT_EVERY = 100_000
 
 
 def answer(value: bytes) -> bytes:
-    """Return what is published for an event."""
+    """Return the output for an event."""
     event = orjson.loads(value)
     start = int(event["ts"] // 60) * 60
     return orjson.dumps({"event_id": event["event_id"], "user_id": event["user_id"], "window_start": start})

@@ -1,4 +1,4 @@
-"""The counts in Quix Streams: a tumbling window, its current value with every event (RocksDB and changelog)."""
+"""The counts in Quix Streams: a tumbling window that emits its value at every event (RocksDB and changelog)."""
 
 import os
 from typing import Any
@@ -39,7 +39,7 @@ def first(event: Fields) -> Fields:
 
 
 def answer(window: Fields, key: str, _timestamp: int, _headers: object) -> Fields:
-    """Return what is published."""
+    """Return the output for an event."""
     return {**window["value"], "user_id": key, "window_start": window["start"] // 1000}
 
 

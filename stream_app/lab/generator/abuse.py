@@ -16,8 +16,8 @@ def bots(
 ) -> EventRows:
     """Return visits of bots with about `wanted` clicks in all, starting within `span` (seconds).
 
-    `session` numbers the first one. A bot clicks items of the whole shop without regard to category or
-    popularity, two or three a second.
+    The first visit has the number `session`. A bot clicks two or three items per second, from the whole shop and
+    without regard to category or popularity.
     """
     catalogue = people.catalogue
     visits = rng.poisson(wanted / BOT_EVENTS)

@@ -34,7 +34,7 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def make(cls, items: int, categories: int, exponent: float, rng: np.random.Generator) -> Self:
-        """Return a random catalogue: category sizes and popularity by Zipf, prices log-normal around that of the category."""
+        """Return a random catalogue: sizes and popularity by Zipf, prices log-normal around that of the category."""
         size = zipf(categories, 0.7, rng)
         # First one item per category, so that no category is empty.
         category = np.concatenate(

@@ -1,4 +1,4 @@
-"""The users: how active each is, what they like now, and where they come from."""
+"""The users: how active each is, what they like at the moment, and where they come from."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,14 +8,14 @@ from stream_app.lab.generator.settings import GeneratorSettings
 
 DEVICES = ("mobile", "desktop", "tablet")
 COUNTRIES = ("DE", "FR", "NL", "PL", "ES", "IT", "AT", "SE")
-#: Categories that a user likes, and how often each is the one of the hour.
+#: Number of categories that a user likes, and how often a user wants each of them.
 _FAVOURITES_P = np.array([0.55, 0.25, 0.12, 0.08])
-#: Chance that a session finds one of the favourites replaced, and the taste.
+#: Chance that a session replaces one of the user's favourites, and that it changes the taste.
 _DRIFT, _TASTE_DRIFT = 0.05, 0.01
 
 
 class People:
-    """U users and the bots behind them (numbers from U on); interests drift from session to session."""
+    """U users, then the bots (numbers from U on); interests drift from session to session."""
 
     def __init__(self, settings: GeneratorSettings, catalogue: Catalogue, rng: np.random.Generator) -> None:
         users = settings.users
@@ -33,11 +33,11 @@ class People:
         self.busy_until = np.zeros(users)  # (U,) seconds of shop time
 
     def visitors(self, n: int, rng: np.random.Generator) -> Ints:
-        """Users (n,) by activity."""
+        """Return users (n,), drawn by activity."""
         return np.minimum(np.searchsorted(self._activity, rng.random(n)), self.users - 1).astype(np.int32)
 
     def drift(self, users: Ints, rng: np.random.Generator) -> None:
-        """Let the interests of those who come change a little."""
+        """Change the interests of these users a little."""
         moved = users[rng.random(len(users)) < _DRIFT]
         column = rng.integers(0, len(_FAVOURITES_P), len(moved))
         self._favourites[moved, column] = self.catalogue.category[self.catalogue.any(rng.random(len(moved)))]
@@ -45,18 +45,18 @@ class People:
         self._taste[moved] = rng.integers(0, TASTES, len(moved))
 
     def taste(self, users: Ints) -> Ints:
-        """Taste (n,) of each user now."""
+        """Return the current taste (n,) of each user."""
         return self._taste[users]
 
     def interest(self, users: Ints, u: Floats) -> Ints:
-        """A category (n,) that each user likes now."""
+        """Return a category (n,) that each user likes at the moment."""
         return self._favourites[users, np.searchsorted(np.cumsum(_FAVOURITES_P)[:-1], u, side="right")]
 
     def admit(self, users: Ints, start: Floats, length: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """When each session can really start, a user doing one thing after the other.
+        """Return when each session can really start, since a user does one thing after the other.
 
-        Takes users, wished starts and lengths (n,) in seconds; returns starts (n,), and whether each is at
-        most a minute late. Nothing is booked yet.
+        Takes users, requested starts and lengths (n,) in seconds; returns starts (n,), and whether each is at most a
+        minute late. It reserves nothing yet.
         """
         order = np.lexsort((start, users))
         user, begin, need = users[order], start[order], length[order] + 1.0

@@ -1,8 +1,8 @@
-"""What shoppers do: sessions in rounds, the first event of every session, then the second, and so on.
+"""What shoppers do: sessions are simulated in rounds, the first event of every session, then the second, and so on.
 
-What can be learned, in the order of how much it explains: the next click follows from the last item and the
-user's taste, or from the item before it; a session stays in its category; some come back to the item before
-last, and those buy it far more often than others.
+A model can learn these rules, the strongest first: the next click follows from the last item and the user's taste,
+or from the item before it; a session stays in its category; some users come back to the item before last, and these
+users buy it far more often than others.
 """
 
 from typing import Any, NamedTuple, Self
@@ -19,18 +19,18 @@ from stream_app.lab.generator.settings import SESSION_EVENTS, THINK_MEDIAN_S, TH
 Bools = npt.NDArray[np.bool_]
 
 MAX_EVENTS = 60
-#: How the next click is found: upper limits of a uniform number, the last one being the whole shop.
+#: How the next click is chosen: upper limits of a uniform number; above the last one, any item of the shop.
 _RETURN, _SUCCESSOR, _SAME_CATEGORY, _OTHER_INTEREST = 0.10, 0.68, 0.84, 0.94
-#: Chance that the item before last is the one to follow.
+#: Chance that the next click follows from the item before last.
 _FROM_EARLIER = 0.25
 _START_WITH_LIST, _LOOK_CLOSER, _SEE_LIST = 0.5, 0.10, 0.10
-#: How much more often an item is bought to which the session came back, or that was looked at closely.
+#: How much more often an item is bought if the session came back to it, or looked at it closely.
 _RETURNED, _LOOKED = 8.0, 2.5
-_SECOND_ITEM = 0.25  # chance that an order goes on with the item clicked before
+_SECOND_ITEM = 0.25  # chance that an order also has the item clicked before the last
 
 
 def draw_lengths(n: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Events (n,) of each session, and the seconds (n, MAX_EVENTS) before each of them."""
+    """Return the number of events (n,) of each session, and the seconds (n, MAX_EVENTS) before each event."""
     events = np.minimum(rng.geometric(1 / SESSION_EVENTS, n), MAX_EVENTS).astype(np.int32)
     gaps = np.zeros((n, MAX_EVENTS), np.float32)
     used = np.arange(1, MAX_EVENTS) < events[:, None]
@@ -40,22 +40,22 @@ def draw_lengths(n: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
 
 
 class Visits(NamedTuple):
-    """n sessions before anything happens in them."""
+    """n sessions before their events are simulated."""
 
     users: Ints  # (n,)
     start: Floats  # (n,) seconds of shop time
-    events: Ints  # (n,) how many each has
+    events: Ints  # (n,) number of events
     gaps: Floats  # (n, MAX_EVENTS) seconds before each event
 
     def take(self, index: npt.NDArray[Any]) -> Self:
-        """The sessions at `index` (positions or a mask)."""
+        """Return the sessions at `index` (positions or a mask)."""
         return type(self)(*(column[index] for column in self))
 
 
 def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generator) -> EventRows:
-    """The events of the sessions; `session` numbers the first one.
+    """Return the events of the sessions; the first session has the number `session`.
 
-    A purchase is always of an item clicked before in the same session.
+    A purchase is always of an item that was clicked before in the same session.
     """
     catalogue = people.catalogue
     users, start, events, gaps = visits.take(np.argsort(-visits.events, kind="stable"))  # longest first
@@ -65,7 +65,7 @@ def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generat
     category = people.interest(users, rng.random(n))
     last, before, bought = (np.full(n, -1, np.int32) for _ in range(3))  # items
     order = np.zeros(n, np.int64)
-    returned, looked, ordered = (np.zeros(n, bool) for _ in range(3))  # what the event before was
+    returned, looked, ordered = (np.zeros(n, bool) for _ in range(3))  # what the previous event was
     alive = np.searchsorted(-events, -np.arange(MAX_EVENTS), side="left")  # sessions longer than the round
     out = []
     for step in range(int(events[0]) if n else 0):
@@ -74,12 +74,12 @@ def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generat
         now = slice(0, m)
         have, two = last[now] >= 0, before[now] >= 0
 
-        # A purchase: of the last item clicked, or of the one before as the second line of an order.
+        # A purchase of the last item clicked, or of the one before it as the second line of an order.
         wish = people.eagerness[users[now]] * np.where(returned[now], _RETURNED, 1.0)
         wish *= np.where(looked[now], _LOOKED, 1.0)
         second = ordered[now] & two & (before[now] != last[now]) & (u[0] < _SECOND_ITEM)
         buy = (have & (bought[now] != last[now]) & (u[1] < wish)) | second
-        # A browse: a closer look at the last item, or a list.
+        # A browse is a closer look at the last item, or a list.
         look = ~buy & have & ~looked[now] & (u[2] < _LOOK_CLOSER)
         see_list = ~buy & ~look & (u[2] > 1 - (_START_WITH_LIST if step == 0 else _SEE_LIST))
         click = ~(buy | look | see_list)
@@ -132,5 +132,5 @@ def shop(visits: Visits, people: People, *, session: int, rng: np.random.Generat
 
 
 def _listing(click: Bools, follow: Bools, u: Floats) -> Ints:
-    """Where an item was shown: what follows from the last item was recommended, the rest came from a list."""
+    """Return where an item was shown: what follows from the last item was recommended, the rest came from a list."""
     return np.where(click, np.where(follow, 2, (u * 7.7).astype(np.int32) % 4), -1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""What to generate."""
+"""The settings of the generator."""
 
 import msgspec
 
@@ -8,22 +8,22 @@ from stream_app.errors import ForeclickError
 SESSION_EVENTS = 8.0
 THINK_MEDIAN_S, THINK_SIGMA = 12.0, 1.0
 THINK_MEAN_S = 19.8  # of the log-normal: median * exp(sigma^2 / 2)
-#: Events of a user and day where no span is given.
+#: Events per user and day if no span is given.
 EVENTS_PER_USER_DAY = 30.0
 DAY_S = 86_400.0
 
 
 class GeneratorError(ForeclickError):
-    """The settings of the generator make no traffic."""
+    """The settings of the generator allow no traffic."""
 
 
 class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Size, time and trouble of the traffic; the same settings give the same bytes.
 
-    Raises `GeneratorError` for values that cannot be met.
+    Raises `GeneratorError` for impossible values.
     """
 
-    events: int = 100_000  #: records in all, bad and repeated ones included
+    events: int = 100_000  #: records in all, including invalid and repeated ones
     users: int = 5_000
     items: int = 5_000
     categories: int = 100
@@ -37,12 +37,12 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     rhythm: float = 0.7  #: 0: no difference between day and night, 1: nobody at 8 in the morning
     user_zipf: float = 0.8  #: exponent of the users' activity
     item_zipf: float = 1.0  #: exponent of the items' popularity
-    msgpack_share: float = 0.2  #: of the values, the others are JSON
-    bot_share: float = 0.01  #: of the events, by bots
-    fraud_share: float = 0.001  #: of the events, purchases with stolen accounts
-    late_share: float = 0.005  #: of the events, at their place in the stream but older
-    duplicate_share: float = 0.005  #: of the records, sent a second time
-    malformed_share: float = 0.002  #: of the records, against the contract
+    msgpack_share: float = 0.2  #: share of the values; the others are JSON
+    bot_share: float = 0.01  #: share of the events that bots make
+    fraud_share: float = 0.001  #: share of the events that are purchases with stolen accounts
+    late_share: float = 0.005  #: share of the events that have an older time than their neighbours
+    duplicate_share: float = 0.005  #: share of the records that are sent a second time
+    malformed_share: float = 0.002  #: share of the records that break the contract
 
     def __post_init__(self) -> None:
         for name in ("events", "users", "items", "categories", "partitions"):

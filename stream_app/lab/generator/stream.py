@@ -1,4 +1,4 @@
-"""A recording of synthetic traffic: slices of shop time sorted by the broker's time, and labels beside."""
+"""A recording of synthetic traffic: slices of shop time, sorted by the broker's time, and a file of labels."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,15 +20,15 @@ from stream_app.recordings.recording import RecordingWriter
 
 Longs = npt.NDArray[np.int64]
 
-#: Sessions simulated together at least, and seconds of shop time where many visitors are in the shop at once:
-#: enough for numpy, and so that what waits for later slices is not much more than a slice.
+#: A slice has at least so many sessions, and so many seconds of shop time if many visitors are in the shop at once:
+#: enough for numpy to be fast, and for the events that wait for later slices to be not much more than a slice.
 _SLICE_SESSIONS, _SLICE_S = 8_000, 100.0
 _BLOCK_RECORDS = 10_000
 _BUSIEST_HOUR = 20.0
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One planted thing: what it is and the record that carries it; a record may have several labels."""
+    """What was planted in one record, and which record that is; a record may have several labels."""
 
     kind: str  #: bot, fraud, late, duplicate or malformed
     topic: str
@@ -36,11 +36,11 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     offset: int
     user_id: str
     event_id: str
-    detail: str | int | None = None  #: the fault of a malformed record, the milliseconds of a late one
+    detail: str | int | None = None  #: the fault of a malformed record, or by how many ms a late one is late
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Consecutive records of the stream and what is planted in them."""
+    """Consecutive records of the stream and the labels of what is planted in them."""
 
     records: list[Record]
     labels: list[Label]
@@ -52,14 +52,14 @@ class Summary(msgspec.Struct, frozen=True):
     recording: str
     labels: str
     records: int
-    topics: dict[str, int]  #: records of each
-    planted: dict[str, int]  #: labels of each kind
+    topics: dict[str, int]  #: number of records per topic
+    planted: dict[str, int]  #: number of labels per kind
     first_ms: int  #: Unix ms, the broker's time of the first record
     last_ms: int
 
 
 def generate(settings: GeneratorSettings) -> Iterator[Block]:
-    """The traffic in the order of the broker's time, as blocks of some ten thousand records.
+    """Yield the traffic in the order of the broker's time, in blocks of some ten thousand records.
 
     Offsets of each topic partition count from 0; partitions are those of Kafka's default partitioner.
     """
@@ -116,12 +116,12 @@ KINDS = ("bot", "fraud", "late", "duplicate", "malformed")
 
 
 def labels_beside(recording: Path) -> Path:
-    """Where the labels of a recording are: `S.labels.jsonl` for `S.stream`."""
+    """Return the path of the labels of a recording: `S.labels.jsonl` for `S.stream`."""
     return recording.with_suffix(".labels.jsonl")
 
 
 def read_labels(path: Path) -> list[Label]:
-    """The labels of a file; raises `RecordingError` if it cannot be read or is something else."""
+    """Return the labels of a file. Raises `RecordingError` if it cannot be read or is not a file of labels."""
     try:
         return msgspec.json.Decoder(Label).decode_lines(path.read_bytes())
     except OSError as error:
@@ -131,13 +131,13 @@ def read_labels(path: Path) -> list[Label]:
 
 
 def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Generator) -> Iterator[EventRows]:
-    """Slice after slice without end: the events that no later slice can precede, sorted."""
+    """Yield slices without end, each with the sorted events that come before all events of later slices."""
     rate = (
         settings.events / settings.seconds / SESSION_EVENTS * (1 - settings.bot_share - settings.fraud_share)
     )
     begin, session, serial = 0.0, 0, 0
     waiting = rows(0)
-    # As if the shop had been open before: as many sessions are under way as there are later on.
+    # As if the shop had been open before: from the start, as many sessions are in progress as later.
     ahead = min(round(rate * (SESSION_EVENTS - 1) * THINK_MEAN_S), people.users // 2)
     while True:
         starts, end = _starts(settings, rate, begin, rng)
@@ -175,12 +175,12 @@ def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Genera
 def _starts(
     settings: GeneratorSettings, rate: float, begin: float, rng: np.random.Generator
 ) -> tuple[Floats, float]:
-    """Starts of the sessions of the next slice in seconds, and its end; `rate` is the daily mean a second.
+    """Return the starts of the next slice's sessions in seconds, and its end; `rate` is the daily mean per second.
 
-    A Poisson process whose rate follows the hour, by inversion of its integral.
+    The starts are a Poisson process whose rate depends on the hour, drawn by inverting the integral of the rate.
     """
     wanted = min(max(_SLICE_SESSIONS, rate * _SLICE_S), max(50.0, rate * settings.seconds / 4))
-    stretch = wanted / rate / max(1 - settings.rhythm, 0.05)  # long enough even in the quietest hour
+    stretch = wanted / rate / max(1 - settings.rhythm, 0.05)  # long enough, even in the quietest hour
     grid = np.linspace(begin, begin + stretch, 4096)
     hour = (settings.start_ms / 1000 + grid) / 3600 - _BUSIEST_HOUR
     intensity = 1 + settings.rhythm * np.cos(2 * np.pi * hour * 3600 / DAY_S)
@@ -190,9 +190,9 @@ def _starts(
 
 
 def _visits(starts: Floats, people: People, rng: np.random.Generator) -> Visits:
-    """Who comes at the wished starts (n,).
+    """Return the visits for the requested starts (n,).
 
-    A session of somebody who is still busy goes to anybody else; where that one is busy too it is dropped.
+    If a user is still busy, another user gets the session; if that user is busy too, the session is dropped.
     """
     events, gaps = draw_lengths(len(starts), rng)
     length = gaps.sum(axis=1)
@@ -207,7 +207,7 @@ def _visits(starts: Floats, people: People, rng: np.random.Generator) -> Visits:
 
 
 def _block(events: EventRows, encoder: EventEncoder, next_offset: Longs, partitions: int) -> Block:
-    """Records and labels of rows; moves the offsets on."""
+    """Return the records and labels of rows; advances the offsets."""
     partition = encoder.partition[events["user"]]
     place = events["event_type"].astype(np.int64) * partitions + partition
     order = np.argsort(place, kind="stable")

@@ -1,15 +1,15 @@
-"""What goes wrong between the shop and Kafka: late events, repeated ones, malformed ones."""
+"""What goes wrong between the shop and Kafka: late, repeated and malformed events."""
 
 import numpy as np
 
 from stream_app.lab.generator.columns import EventRows
 from stream_app.lab.generator.settings import GeneratorSettings
 
-#: Mean of how much older a late event is than its place in the stream says.
+#: By how much a late event is older than its neighbours in the stream, on average.
 LATE_MEAN_MS = 600_000.0
 _REPEAT_MEAN_MS = 2_000.0
 
-#: Faults of malformed records, and the reason code under which each ends in `dead-letters`.
+#: Faults of malformed records, and the reason code that each gets in `dead-letters`.
 FAULTS = {
     "broken_json": "malformed",
     "broken_msgpack": "malformed",
@@ -26,13 +26,13 @@ FAULTS = {
 
 
 def append_times(events: EventRows, rng: np.random.Generator) -> None:
-    """Set the broker's time: the event's, plus a log-normal delay of some 15 ms."""
+    """Set the broker's time: that of the event plus a log-normal delay of about 15 ms."""
     delay = np.exp(rng.standard_normal(len(events), np.float32) * 0.5 + np.log(15.0))
     events["append"] = events["ts"] + 1 + delay.astype(np.int64)
 
 
 def make_late(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> None:
-    """Move the own time of some events back; their place in the stream stays."""
+    """Move the event time of some events back; their places in the stream do not change."""
     late = np.flatnonzero(rng.random(len(events)) < settings.late_share)
     shift = 5_000 + rng.exponential(LATE_MEAN_MS, len(late)).astype(np.int64)
     shift = np.minimum(shift, events["ts"][late])
@@ -41,7 +41,7 @@ def make_late(events: EventRows, settings: GeneratorSettings, rng: np.random.Gen
 
 
 def repeats(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> EventRows:
-    """Copies of some events that come a little later."""
+    """Return copies of some events, which arrive a little later."""
     share = _of_the_good(settings.duplicate_share, settings)
     copies = events[rng.random(len(events)) < share]
     copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
@@ -52,7 +52,7 @@ def repeats(events: EventRows, settings: GeneratorSettings, rng: np.random.Gener
 def malformed(
     events: EventRows, serial: int, settings: GeneratorSettings, rng: np.random.Generator
 ) -> EventRows:
-    """Records that break the contract, made from some events, as events of their own from `serial` on."""
+    """Return records that break the contract, made from some events, as new events with numbers from `serial` on."""
     share = _of_the_good(settings.malformed_share, settings)
     copies = events[rng.random(len(events)) < share]
     copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
@@ -62,5 +62,5 @@ def malformed(
 
 
 def _of_the_good(share: float, settings: GeneratorSettings) -> float:
-    """What part of the good first-time events must be copied to make up `share` of all records."""
+    """Return the share of the valid original events to copy so that the copies are `share` of all records."""
     return share / (1 - settings.duplicate_share - settings.malformed_share)

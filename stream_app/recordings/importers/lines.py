@@ -13,12 +13,12 @@ from stream_app.recordings.errors import ImportFailed
 _EXAMPLES = 5
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-#: A header: at least three names and no digit. No row of any format looks like this.
+#: A header line: at least three names and no digit. No row of any format looks like this.
 _HEADER = re.compile(rb"[A-Za-z_ \"-]+(?:[,;\t][A-Za-z_ \"-]+){2,}")
 
 
 class Row(NamedTuple):
-    """An event on its way to a recording."""
+    """An event before it is written to a recording."""
 
     ts: int  #: Unix ms
     topic: str
@@ -33,22 +33,22 @@ class Source:
         self.paths = paths
         self.lines = 0
         self.bad = 0
-        self.examples: list[str] = []  # of the first bad lines: file, line number, what is wrong
+        self.examples: list[str] = []  # for the first bad lines: file, line number, what is wrong
         self.on_progress = on_progress
         self._bytes = 0
 
     @property
     def size(self) -> int:
-        """Bytes of all files; raises `ImportFailed` for one that cannot be read."""
+        """Return the size of all files in bytes. Raises `ImportFailed` for one that cannot be read."""
         try:
             return sum(path.stat().st_size for path in self.paths)
         except OSError as error:
             raise ImportFailed(f"cannot read {error.filename}: {error.strerror}") from error
 
     def read(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """Numbers from 1 and lines without their ends, also of a file compressed with gzip.
+        """Yield line numbers from 1 and lines without their ends; the file may be compressed with gzip.
 
-        Empty lines, a line of names at the beginning and a byte order mark are passed over.
+        Empty lines, a header line and a byte order mark are skipped.
         """
         try:
             with path.open("rb") as raw:
@@ -69,7 +69,7 @@ class Source:
         self.on_progress(self._bytes)
 
     def rows(self, path: Path, row_of: Callable[[bytes], Row]) -> Iterator[Row]:
-        """The events of one file in the order of its lines; bad lines are noted."""
+        """Yield the events of one file in the order of its lines; bad lines are counted."""
         for number, line in self.read(path):
             try:
                 yield row_of(line)
@@ -88,19 +88,19 @@ def _unpacked(raw: BinaryIO, packed: bool) -> BinaryIO:
 
 
 def number_id(raw: bytes, name: str) -> bytes:
-    """The digits of an id, safe inside JSON quotes; `ValueError` for anything else."""
+    """Return the digits of an id, which are safe inside JSON quotes. Raises `ValueError` for anything else."""
     if not raw.isdigit() or len(raw) > MAX_ID_BYTES:
         raise ValueError(f"{name} must be a number, not {shown(raw)}")
     return raw
 
 
 def in_range(ts: int) -> int:
-    """The time where the contract allows it, else `ValueError`."""
+    """Return the time if the contract allows it. Raises `ValueError` otherwise."""
     if not MIN_TS_MS <= ts <= MAX_TS_MS:
         raise ValueError(f"the time lies outside the years 1973 to 9999: {ts} ms")
     return ts
 
 
 def shown(raw: bytes) -> str:
-    """A piece of a line as a message can hold it."""
+    """Return part of a line in a form that fits a message."""
     return repr(raw[:40].decode("utf-8", "replace"))

@@ -19,7 +19,7 @@ _BEHAVIOURS = {
 
 
 def row(line: bytes) -> Row:
-    """The event of a line. Raises ValueError for a line that does not describe one."""
+    """Return the event of a line. Raises ValueError for a line that does not describe one."""
     fields = line.split(b",")
     if len(fields) != 5:
         raise ValueError(f"expected user,item,category,behaviour,seconds, not {shown(line)}")
@@ -29,7 +29,7 @@ def row(line: bytes) -> Row:
     topic, props = _BEHAVIOURS[behaviour]
     digits = b"".join((user, item, category, seconds))
     if not (digits.isdigit() and len(line) < MAX_ID_BYTES and all(fields)):
-        # Rare: look which field it is, or whether it is long but right.
+        # This is rare: find the field that is wrong, or accept a line that is long but valid.
         for name, field in (("user", user), ("item", item), ("category", category), ("time", seconds)):
             number_id(field, f"the {name}")
     ts = in_range(int(seconds) * 1000)

@@ -1,6 +1,6 @@
 """YooChoose (RecSys Challenge 2015): sessions of a shop without user ids, so the session is the user.
 
-Three forms, told apart by their lines: the challenge's `yoochoose-clicks.dat` (session,time,item,category)
+There are three forms, recognised by their lines: the challenge's `yoochoose-clicks.dat` (session,time,item,category)
 and `yoochoose-buys.dat` (session,time,item,price,quantity) with ISO times, and the tab-separated
 `SessionId ItemId Time` with Unix seconds of the session-based recommender papers. Category 0, price 0 and
 quantity 0 mean "unknown" there and are left out.
@@ -13,7 +13,7 @@ from stream_app.recordings.importers.lines import Row, in_range, number_id, show
 
 
 def row(line: bytes) -> Row:
-    """The event of a line. Raises ValueError for a line that does not describe one."""
+    """Return the event of a line. Raises ValueError for a line that does not describe one."""
     fields = line.split(b"\t")
     if len(fields) == 3:
         session, item, seconds = fields

@@ -1,4 +1,4 @@
 """Runs the worker's own processor on a recording, without a broker, for `run`, training and evaluation.
 
-May import `processing`. Must not know Faust or aiokafka.
+It may import `processing`, and must not know Faust or aiokafka.
 """

@@ -31,10 +31,10 @@ def partitions_of(reader: RecordingReader) -> int:
 def drive(
     processor: ShopProcessor, reader: RecordingReader, progress: ReadProgress | None = None
 ) -> Iterator[StepOutput | None]:
-    """Feeds a whole recording to a processor; yields each micro-batch's output, None if there was none.
+    """Feed a whole recording to a processor; yield the output of each micro-batch, None if it had none.
 
-    Events are merged as a worker merges them that never has to stop waiting for a topic, since the end of each
-    topic is known here.
+    Here the end of each topic is known. So events are merged as in a worker that never has to give up waiting for a
+    topic.
     """
     ahead = Counter((r.topic, r.partition) for r in reader)
     total = sum(ahead.values())

@@ -34,10 +34,10 @@ class Recorded(msgspec.Struct, frozen=True):
 
     events: Interactions
     skipped: dict[str, int]  # records that are not in the table, by reason: duplicate, malformed ...
-    late: npt.NDArray[np.bool_]  # (events,) that came too late to count in their windows
+    late: npt.NDArray[np.bool_]  # (events,) events that were too late to count in their windows
 
     def until(self, ts: int) -> "Recorded":
-        """Return the same without events at time `ts` (ms) or later; they count as skipped, `after_until`."""
+        """Return the same without events at time `ts` (ms) or later, which are counted as skipped (`after_until`)."""
         kept = self.events.ts < ts
         left_out = int((~kept).sum())
         return Recorded(self.events.take(kept), self.skipped | {"after_until": left_out}, self.late[kept])
@@ -51,14 +51,14 @@ def interactions(path: Path, settings: Settings, progress: ReadProgress | None =
 def tabulate(path: Path, settings: Settings, progress: ReadProgress | None = None) -> Recorded:
     """Return the training table of a recording: every valid event with the features that the worker computes.
 
-    Window features and gaps come out of the kernel that serves live traffic, so training and serving cannot
-    differ. Raises RecordingMismatchError if no event is good.
+    The kernel that serves live traffic computes the window features and gaps, so training and serving cannot
+    differ. Raises RecordingMismatchError if no event is valid.
     """
     reader = RecordingReader(path)
     items, categories = _Growing(), _Growing()
     names = NameTable(items.__getitem__, -1), NameTable(categories.__getitem__, -1)
-    # All users stay in memory, even if they are spread unevenly over the partitions: forgetting users for lack
-    # of room is only for serving.
+    # All users stay in memory, even if they are spread unevenly over the partitions: only a worker forgets users
+    # for lack of room.
     partitions, records = partitions_of(reader), max(1, reader.count())
     unbounded = msgspec.structs.replace(settings, resident_users=records * partitions, model=None)
     processor = ShopProcessor(unbounded, partitions=partitions, names=names, publish=False, slots=records)
@@ -98,7 +98,7 @@ def _reasons(dead: Outputs) -> Iterator[str]:
     """Yield the reason of each dead letter."""
     for messages in dead.values():
         for _, _, headers in messages:
-            yield dict(headers)[REASON_HEADER].decode()  # only our own header has this name
+            yield dict(headers)[REASON_HEADER].decode()  # only the processor sets this header
 
 
 def _listed(skipped: Counter[str]) -> str:
