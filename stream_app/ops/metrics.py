@@ -203,7 +203,7 @@ class Metrics:
             self.evictions.labels(reason)
 
     def count_events(self, event_types: npt.NDArray[np.integer]) -> None:
-        """Counts a micro-batch: its size, and its events by `event_types`, (n,) indices into `records.EVENT_TYPES`."""
+        """Counts a micro-batch: its size, and its events by type, (n,) indices into `records.EVENT_TYPES`."""
         if len(event_types) == 0:
             return
         for event_type, count in enumerate(np.bincount(event_types, minlength=len(EVENT_TYPES)).tolist()):
