@@ -2,8 +2,8 @@
 
 import structlog
 
-from stream_app.state.split import SplitUsers
 from stream_app.worker.context import WorkerContext
+from stream_app.worker.watches.split_users import SplitUsers
 
 log = structlog.stdlib.get_logger(__name__)
 
