@@ -14,7 +14,7 @@ PACKAGES = ("stream_app", "model")
 
 
 class Folder(NamedTuple):
-    """What lies directly in a folder: modules without `__init__.py`, and the lines of all its Python files."""
+    """What lies directly in a folder: its Python files, and their lines."""
 
     files: int
     lines: int
@@ -67,7 +67,7 @@ def folders(package: str) -> dict[str, Folder]:
         paths.setdefault(str(path.parent.relative_to(ROOT)), []).append(path)
     return {
         name: Folder(
-            sum(file.name != "__init__.py" for file in files),
+            len(files),
             sum(len(file.read_text().splitlines()) for file in files),
         )
         for name, files in paths.items()

@@ -24,7 +24,7 @@ def test_the_top_of_a_package_is_a_table_of_contents(package: str) -> None:
 
 @pytest.mark.parametrize("package", rooms.PACKAGES)
 def test_no_folder_is_too_full(package: str) -> None:
-    """A folder has at most 15 modules and 3,000 lines directly in it."""
+    """A folder has at most 15 Python files and 3,000 lines directly in it."""
     full = {
         name: folder
         for name, folder in rooms.folders(package).items()
@@ -72,4 +72,4 @@ def test_imports_are_counted_once_for_each_file_and_room(
         ("stream_app.a", "stream_app.b"): 2,
     }
     assert rooms.rooms("stream_app") == (["a", "b"], ["cli"])
-    assert rooms.folders("stream_app")["stream_app/a"] == rooms.Folder(2, 6)
+    assert rooms.folders("stream_app")["stream_app/a"] == rooms.Folder(3, 6)
