@@ -156,7 +156,7 @@ async def test_a_broker_that_says_nothing(reader: ChangelogReader, monkeypatch: 
         return {tp: end + 5 for tp, end in (await end_offsets(tps)).items()}
 
     monkeypatch.setattr(reader._consumer, "end_offsets", further)
-    with pytest.raises(RecoveryError, match=r"changelog-2 for 1 s"):
+    with pytest.raises(RecoveryError, match=r"changelog-2 came for 1 s"):
         await reader.read([2], kept.apply)
     assert kept.records == {2: expected(500)}
 

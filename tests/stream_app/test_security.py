@@ -339,8 +339,8 @@ async def test_a_token_endpoint_is_asked_once_in_a_while() -> None:
     ("answer", "wanted"),
     [
         ({"status": 401, "text": '{"error": "invalid_client"}'}, "status 401 (invalid_client)"),
-        ({"status": 500, "text": "no JSON, but hunter2"}, "status 500: look"),
-        ({"status": 400, "text": '{"error": "hunter2 is wrong"}'}, "status 400: look"),
+        ({"status": 500, "text": "no JSON, but hunter2"}, "status 500: check"),
+        ({"status": 400, "text": '{"error": "hunter2 is wrong"}'}, "status 400: check"),
         ({"status": 302, "headers": {"Location": "http://127.0.0.1:1/"}}, "status 302"),
         ({"text": "{}"}, "without an access_token"),
         ({"text": '{"access_token": "a\\u0001b"}'}, "sent a token that is none"),
