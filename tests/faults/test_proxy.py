@@ -9,11 +9,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream_app.lab.broker import EmbeddedKafka, Listener
 from stream_app.lab.broker.config import server_properties
-from stream_app.lab.broker.ports import free_port
 from tests.faults.proxy import Gate, Trap
 from tests.faults.steps import Step
 from tests.faults.topics import read_topic
 from tests.integration.harness import wait_for
+from tests.integration.holding import kafka_for_a_proxy
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -21,9 +21,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """A broker with a second way in, and two topics."""
-    port = free_port()
-    listener = Listener("SLOT0", free_port(besides=port), port)
-    with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), listeners=[listener]) as broker:
+    with kafka_for_a_proxy(tmp_path_factory.mktemp("kafka")) as broker:
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
         for future in admin.create_topics([NewTopic(name, 1, 1) for name in ("predictions", "log")]).values():
             future.result(30)

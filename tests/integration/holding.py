@@ -4,10 +4,35 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+from stream_app.lab.broker import EmbeddedKafka, Listener
+from stream_app.lab.broker.ports import free_port
 from tests.faults.proxy import read_frame, write_frame
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
+
+
+@contextlib.contextmanager
+def kafka_for_a_proxy(folder: Path) -> Iterator[EmbeddedKafka]:
+    """A broker with a second listener, which advertises the address of a proxy before it."""
+    port = free_port()
+    listener = Listener("SLOT0", free_port(besides=port), port)
+    with EmbeddedKafka(folder, listeners=[listener]) as broker:
+        yield broker
+
+
+@contextlib.asynccontextmanager
+async def holding_before(broker: EmbeddedKafka) -> AsyncIterator["Holding"]:
+    """The proxy before the second listener of `kafka_for_a_proxy`."""
+    listener = broker.listeners[0]
+    holding = Holding(listener.port)
+    await holding.start(listener.advertised)
+    try:
+        yield holding
+    finally:
+        await holding.stop()
 
 
 class Holding:

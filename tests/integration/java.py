@@ -7,6 +7,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+from stream_app.lab.broker.artifacts import repository_url
 from stream_app.lab.broker.config import java_environment, java_executable
 from stream_app.lab.broker.install import install
 from stream_app.lab.broker.installation import cache_dir
@@ -15,7 +16,6 @@ from stream_app.lab.broker.locks import file_lock
 RELEASE = "17"  # of the language
 LIMIT_S = 120
 
-_MAVEN = "https://repo1.maven.org/maven2"
 _ECJ = "ecj-3.43.0.jar"  # Eclipse's compiler, which any Java runs
 _ECJ_PATH = "org/eclipse/jdt/ecj/3.43.0"
 _ECJ_SHA256 = "c786468c65e906498e7e36ece4e0d04c6d3dd34c9a61b34a3a5b512801911a82"
@@ -57,8 +57,7 @@ def _ecj() -> list[str]:
     jar = cache_dir() / _ECJ
     with file_lock(jar.with_suffix(".lock")):
         if not jar.exists():
-            url = os.environ.get("FORECLICK_MAVEN_URL", _MAVEN).rstrip("/")
-            with urllib.request.urlopen(f"{url}/{_ECJ_PATH}/{_ECJ}", timeout=60) as answer:
+            with urllib.request.urlopen(f"{repository_url()}/{_ECJ_PATH}/{_ECJ}", timeout=60) as answer:
                 content = answer.read()
             assert hashlib.sha256(content).hexdigest() == _ECJ_SHA256, f"{_ECJ} is not the published file"
             partial = jar.with_suffix(".partial")

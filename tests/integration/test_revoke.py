@@ -9,12 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from stream_app.agents.shop import create_app
-from stream_app.lab.broker import EmbeddedKafka, Listener
-from stream_app.lab.broker.ports import free_port
+from stream_app.lab.broker import EmbeddedKafka
 from tests.faults.steps import END_TXN, PRODUCE
 from tests.integration.answered import ids, ids_of
 from tests.integration.harness import Reader, clicks, make_topics, produce, settings_for
-from tests.integration.holding import Holding
+from tests.integration.holding import Holding, holding_before, kafka_for_a_proxy
 from tests.integration.member import Member, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -25,20 +24,15 @@ SESSION_MS = 6000
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """A broker with a second listener, for the proxy."""
-    port = free_port()
-    listener = Listener("SLOT0", free_port(besides=port), port)
-    with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), listeners=[listener]) as made:
+    with kafka_for_a_proxy(tmp_path_factory.mktemp("kafka")) as made:
         yield made
 
 
 @pytest.fixture
 async def gate(broker: EmbeddedKafka) -> AsyncIterator[Holding]:
     """The proxy, which holds requests."""
-    listener = broker.listeners[0]
-    holding = Holding(listener.port)
-    await holding.start(listener.advertised)
-    yield holding
-    await holding.stop()
+    async with holding_before(broker) as holding:
+        yield holding
 
 
 @pytest.mark.parametrize(("guarantee", "key"), [("exactly_once", END_TXN), ("at_least_once", PRODUCE)])

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 
-from stream_app.lab.broker import EmbeddedKafka, Listener
-from stream_app.lab.broker.ports import free_port
+from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.errors import ProducerLostError
 from stream_app.worker.transactions.fenced_producer import FencedProducer
 from stream_app.worker.transactions.partition_producers import FENCE_KEY
@@ -24,7 +23,7 @@ from tests.integration.bed import (
     partition_producers,
 )
 from tests.integration.harness import read_all
-from tests.integration.holding import Holding
+from tests.integration.holding import Holding, holding_before, kafka_for_a_proxy
 from tests.integration.member import make, numbers, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -35,20 +34,15 @@ FORMS = pytest.mark.parametrize("implicit", [True, False], ids=["second form", "
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """A broker with a second way in."""
-    port = free_port()
-    listener = Listener("SLOT0", free_port(besides=port), port)
-    with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), listeners=[listener]) as broker:
-        yield broker
+    with kafka_for_a_proxy(tmp_path_factory.mktemp("kafka")) as made:
+        yield made
 
 
 @pytest.fixture
 async def gate(broker: EmbeddedKafka) -> AsyncIterator[Holding]:
     """The proxy before that way in."""
-    listener = broker.listeners[0]
-    holding = Holding(listener.port)
-    await holding.start(listener.advertised)
-    yield holding
-    await holding.stop()
+    async with holding_before(broker) as holding:
+        yield holding
 
 
 @pytest.fixture

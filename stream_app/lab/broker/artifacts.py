@@ -35,12 +35,9 @@ def download(folder: Path) -> tuple[str, ...]:
     # Imported only here: later starts do not need jgo, which takes 0.2 s to import. Its `build` is not used: it would
     # fetch a second Java to sort the jars into modules, which a class path does not have.
     import requests
-    from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
 
-    url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL_URL).rstrip("/")
-    if not is_private(url):
-        raise InsecureRepositoryError(url)
+    url = repository_url()
     context = MavenContext(repo_cache=folder / "maven", remote_repos={"maven": url}, timeout=REQUEST_LIMIT_S)
     try:
         wanted = [context.create_dependency(coordinate) for coordinate in COORDINATES]
@@ -52,6 +49,16 @@ def download(folder: Path) -> tuple[str, ...]:
         raise DownloadError(url, folder.parent, _first_cause(error)) from error
     check(paths, url)
     return tuple(str(path.relative_to(folder)) for path in paths)
+
+
+def repository_url() -> str:
+    """Return the Maven repository that jars are fetched from. Raises InsecureRepositoryError."""
+    from jgo.constants import MAVEN_CENTRAL_URL
+
+    url = os.environ.get("FORECLICK_MAVEN_URL", MAVEN_CENTRAL_URL).rstrip("/")
+    if not is_private(url):
+        raise InsecureRepositoryError(url)
+    return url
 
 
 def is_private(url: str) -> bool:

@@ -5,12 +5,13 @@ is planted in these data, so only results that follow from the events themselves
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.lab.demo.plan import DemoError, Plan
 from stream_app.recordings.importers import complete_journey
+from stream_app.recordings.importers.assemble import records_of
 from stream_app.recordings.importers.lines import Row
 from stream_app.recordings.recording import RecordingWriter
 
@@ -43,24 +44,16 @@ def _parts(plan: Plan, now_ms: int) -> tuple[list[Record], list[Record]]:
         )
     days = (now_ms - rows[-1].ts - 1) // _DAY_MS
     moved = list(_moved(rows, days * _DAY_MS))
-    return _records(moved[: plan.events], plan.partitions), _records(moved[plan.events :], plan.partitions)
+    return (
+        [*chain.from_iterable(records_of(moved[: plan.events], plan.partitions))],
+        [*chain.from_iterable(records_of(moved[plan.events :], plan.partitions))],
+    )
 
 
 def _moved(rows: list[Row], by_ms: int) -> Iterator[Row]:
     for ts, topic, key, value in rows:
         fresh = ts + by_ms
         yield Row(fresh, topic, key, value.replace(b'"ts":%d' % ts, b'"ts":%d' % fresh, 1))
-
-
-def _records(rows: list[Row], partitions: int) -> list[Record]:
-    """RowNumbers in their partitions, with offsets from zero."""
-    offsets = {topic: [0] * partitions for topic in INPUT_TOPICS}
-    records = []
-    for row, place in zip(rows, partitions_of([row.key for row in rows], partitions).tolist(), strict=True):
-        of_topic = offsets[row.topic]
-        records.append(Record(row.topic, place, of_topic[place], row.ts, row.key, row.value))
-        of_topic[place] += 1
-    return records
 
 
 def _write(plan: Plan, path: Path, records: list[Record]) -> None:

@@ -82,7 +82,7 @@ def import_files(
         metadata = {"made_by": "import", "format": format_name, "files": names}
         spread = Spread()
         with RecordingWriter(out, dict.fromkeys(INPUT_TOPICS, partitions), metadata) as writer:
-            for batch in _records(ordered, partitions):
+            for batch in records_of(ordered, partitions):
                 writer.extend(batch)
                 spread.add(np.array([record.timestamp for record in batch], np.int64))
                 for record in batch:
@@ -144,8 +144,8 @@ def _read_piece(path: Path) -> Iterator[Row]:
         yield Row(record.timestamp, record.topic, record.key or b"", record.value or b"")
 
 
-def _records(rows: Iterable[Row], partitions: int) -> Iterator[list[Record]]:
-    """Yield the rows as records, some thousand at a time."""
+def records_of(rows: Iterable[Row], partitions: int) -> Iterator[list[Record]]:
+    """Yield the rows as records in their partitions, with offsets from 0, some thousand at a time."""
     rows = iter(rows)
     offsets = {topic: [0] * partitions for topic in INPUT_TOPICS}
     while batch := list(islice(rows, _WRITE_ROWS)):
