@@ -1,10 +1,11 @@
 """CPU per event of this tree and of another commit, in interleaved pairs: what a change costs on job 1 or 2.
 
-    git worktree add --detach ../base COMMIT
+    git worktree add --detach ../base COMMIT && make -C ../base test ARGS=--collect-only
     python bench/pairs.py --base ../base --job j1 --pairs 10 --events 2000000
 
-Prints one JSON line: the median of the ratios new / old of the pairs, and the 95 % bootstrap interval of that
-median. Use a machine without other load. Every run's outputs are checked as in the comparison with other engines.
+Each tree runs in its own `.venv`, because the entry points that Faust finds belong to an environment. Prints one JSON
+line: the median of the ratios new / old of the pairs, and the 95 % bootstrap interval of that median. Use a machine
+without other load. Every run's outputs are checked as in the comparison with other engines.
 """
 
 import argparse
@@ -30,8 +31,11 @@ def systems(base: Path, job: Job) -> list[System]:
     """Return the job in each of the two trees; one run of each is a pair."""
 
     def command(tree: Path) -> str:
+        python = tree / ".venv" / "bin" / "python"
+        if not python.exists():
+            raise SystemExit(f"{tree} has no .venv: run its `make test ARGS=--collect-only`")
         return shlex.join(
-            ["env", f"PYTHONPATH={tree}", sys.executable, str(tree / "bench" / "jobs" / f"{job}.py")]
+            ["env", f"PYTHONPATH={tree}", str(python), str(tree / "bench" / "jobs" / f"{job}.py")]
         )
 
     return chosen("", job, False, (f"old={command(base)}", f"new={command(HERE)}"))
