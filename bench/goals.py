@@ -274,7 +274,7 @@ def latency(broker: EmbeddedKafka, folder: Path, model: Path, args: argparse.Nam
     }  # fmt: skip
     worker = subprocess.Popen([sys.executable, "-m", "bench.jobs.j2"], env=env, stderr=subprocess.DEVNULL)
     n = int(args.rate * args.seconds)
-    traffic = steady.lanes(generate.records(generate.traffic(n, generate.recent_start(n))), 4)
+    traffic = steady.by_partition(generate.records(generate.traffic(n, generate.recent_start(n))), 4)
     try:
         time.sleep(15)  # start-up; its events fall into the first tenth, which is not measured
         processes = {

@@ -74,7 +74,9 @@ class Sender(threading.Thread):
                 (b"u%d" % users[i], value(users[i], items[i], ms, b"%d" % (first + i)), ms)
                 for i in np.flatnonzero(kinds == kind).tolist()
             ]
-            for partition, columns, _ in itertools.chain.from_iterable(steady.lanes(records, PARTITIONS)):
+            for partition, columns, _ in itertools.chain.from_iterable(
+                steady.by_partition(records, PARTITIONS)
+            ):
                 if len(columns):
                     arrays = columns.arrays()
                     built = build(

@@ -21,27 +21,29 @@ _CHUNK = 100_000
 _LIMIT_BYTES = 512 * 1024
 
 #: Messages of one partition, and the number of each among all.
-Lane = tuple[int, MessageColumns, npt.NDArray[np.int64]]
+PartitionRecords = tuple[int, MessageColumns, npt.NDArray[np.int64]]
 
 
-def lanes(records: Iterable[tuple[bytes, bytes, int]], partitions: int) -> list[list[Lane]]:
+def by_partition(
+    records: Iterable[tuple[bytes, bytes, int]], partitions: int
+) -> list[list[PartitionRecords]]:
     """Return chunks of (key, value, ms), each arranged by partition."""
     chunks = []
     source = iter(records)
     first = 0
     while chunk := list(islice(source, _CHUNK)):
         places = partitions_of([key for key, *_ in chunk], partitions)
-        lanes = []
+        parts = []
         for partition in range(partitions):
             mine = np.flatnonzero(places == partition)
             columns = MessageColumns.of([chunk[i][:2] for i in mine.tolist()])
-            lanes.append((partition, columns, first + mine))
-        chunks.append(lanes)
+            parts.append((partition, columns, first + mine))
+        chunks.append(parts)
         first += len(chunk)
     return chunks
 
 
-async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float) -> float:
+async def send(bootstrap: str, topic: str, chunks: list[list[PartitionRecords]], rate: float) -> float:
     """Send everything at `rate` events/s; return the seconds until all records were acknowledged."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks=1)
     await producer.start()
@@ -49,11 +51,11 @@ async def send(bootstrap: str, topic: str, chunks: list[list[Lane]], rate: float
         await producer.partitions_for(topic)
         start = time.perf_counter()
         waiting: list[asyncio.Future[Any]] = []
-        for lanes in chunks:
-            done = [0] * len(lanes)
-            while any(done[p] < len(numbers) for p, _, numbers in lanes):
+        for parts in chunks:
+            done = [0] * len(parts)
+            while any(done[p] < len(numbers) for p, _, numbers in parts):
                 due = (time.perf_counter() - start) * rate
-                for p, columns, numbers in lanes:
+                for p, columns, numbers in parts:
                     end = int(np.searchsorted(numbers, due))
                     if end > done[p]:
                         part = columns.take(slice(done[p], end)).arrays()

@@ -57,7 +57,7 @@ class Scene:
         self._until(lambda: sum(run.done() for run in self.runs) >= self.args.users, "the users to be known")
         n = int(self.args.rate * (BEFORE_S + AFTER_S))
         flow = values(n, self.args.users - 1, share=0.0, first=self.args.users)
-        chunks = steady.lanes([(key, value, 0) for _, key, value in flow], PARTITIONS)
+        chunks = steady.by_partition([(key, value, 0) for _, key, value in flow], PARTITIONS)
         topic = f"{self.prefix}clicks"
         sender = threading.Thread(
             target=lambda: asyncio.run(steady.send(self.broker.bootstrap, topic, chunks, self.args.rate))

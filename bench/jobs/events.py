@@ -78,7 +78,7 @@ class JobDecoder:
                 bad.append(BadRecord(record, "malformed", "", str(error)))
         data = np.zeros(len(found), EVENT)
         for row, (i, event) in zip(data, found, strict=True):
-            row["offset"], row["received"] = records.spans[i]["offset"], records.spans[i]["timestamp"]
+            row["offset"], row["timestamp"] = records.spans[i]["offset"], records.spans[i]["timestamp"]
             row["ts"] = row["time"] = round(event.ts * 1000)
             row["event_type"] = EVENT_TYPES.index(event.event_type)
             row["item_hash"] = stable_hash(str(event.item_id))
@@ -134,7 +134,7 @@ def _fill(data, spans, tokens, good, items, out, text):  # type: ignore[no-untyp
         good[i] = True
         e = out[filled]
         e.offset = spans[i].offset
-        e.received = spans[i].timestamp
+        e.timestamp = spans[i].timestamp
         e.ts = np.int64(np.rint(seconds * 1000.0))
         e.time = e.ts
         e.event_type = event_type

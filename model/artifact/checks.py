@@ -71,11 +71,11 @@ def check_tables(tables: Tables, vocabulary: Vocabulary) -> None:
         "popular": ((POPULAR,), np.int32),
         "successors": ((known, SUCCESSORS), np.int32),
     }
-    for name, (shape, kind) in wanted.items():
+    for name, (shape, dtype) in wanted.items():
         table: npt.NDArray[np.generic] = getattr(tables, name)
-        _require(table.dtype == kind, f"{name} holds {table.dtype}, not {np.dtype(kind)}")
+        _require(table.dtype == dtype, f"{name} holds {table.dtype}, not {np.dtype(dtype)}")
         _require(table.shape == shape, f"{name} has the shape {table.shape}, not {shape}")
-        if kind is np.float32:
+        if dtype is np.float32:
             least, most = (
                 float(table.min(initial=0.0)),
                 float(table.max(initial=0.0)),

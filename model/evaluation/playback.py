@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.interactions import Interactions
-from model.serving.runtime import RECENT, Runtime, StepBatch, StepResult
+from model.serving.runtime import Runtime, StepBatch, StepResult
+from model.serving.step_types import RECENT_ITEMS
 
 
 def play(
@@ -51,8 +52,8 @@ def pick(result: StepResult, kept: npt.NDArray[np.bool_]) -> StepResult:
 def recent_items(
     user: npt.NDArray[np.int64], item: npt.NDArray[np.int32], none: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """Return each event's last distinct items (n, RECENT), newest first, and whether it is a first event."""
-    recent = np.full((len(user), RECENT), none, np.int32)
+    """Return each event's last distinct items (n, RECENT_ITEMS), newest first, and whether it is a first event."""
+    recent = np.full((len(user), RECENT_ITEMS), none, np.int32)
     first = np.zeros(len(user), np.bool_)
     last: dict[int, list[int]] = {}
     for row, (who, what) in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
@@ -64,6 +65,6 @@ def recent_items(
             if what in seen:
                 seen.remove(what)
             seen.insert(0, what)
-            del seen[RECENT:]
+            del seen[RECENT_ITEMS:]
         recent[row, : len(seen)] = seen
     return recent, first

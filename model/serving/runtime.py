@@ -22,12 +22,11 @@ from model.network import torchscript
 from model.serving.cpu_step import CpuStep, column
 from model.serving.hidden_states import HiddenStates
 from model.serving.rounds import arrange
-from model.serving.step_types import RECENT, Backend, StepBatch, StepInputs, StepResult, empty
+from model.serving.step_types import RECENT_ITEMS, Backend, StepBatch, StepInputs, StepResult, empty
 from model.serving.torch_step import TorchStep
 
 __all__ = [
     "NOT_FINITE",
-    "RECENT",
     "HiddenStates",
     "ModelError",
     "Runtime",
@@ -200,7 +199,7 @@ class Runtime:
             price=np.full(m, np.nan, np.float32),
             quantity=np.ones(m, np.int32),
             windows=np.zeros((m, len(WINDOW_FEATURES)), np.float32),
-            recent=np.full((m, RECENT), self.none_item, np.int32),
+            recent=np.full((m, RECENT_ITEMS), self.none_item, np.int32),
             first=np.ones(m, np.bool_),
         )
 

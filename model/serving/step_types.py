@@ -12,7 +12,7 @@ from model.ranking.candidates import QUOTAS
 from model.serving.rounds import Arrangement
 
 #: How many of the user's last distinct items the ranking reads; more columns of `recent` do no harm.
-RECENT = len(QUOTAS)
+RECENT_ITEMS = len(QUOTAS)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from stream_app.kernels.memory import copy_bytes, pointer_to
 EVENT = np.dtype(
     [
         ("offset", "i8"),  # in its topic partition
-        ("received", "i8"),  # Unix ms, the record's Kafka timestamp
+        ("timestamp", "i8"),  # Unix ms, the record's Kafka timestamp
         ("ts", "i8"),  # Unix ms, the event's own time according to its sender
         ("time", "i8"),  # Unix ms, `ts`, or the time at which the record was first stored if that is earlier
         ("item_hash", "u8"),  # stable hash of item_id, 0 for none

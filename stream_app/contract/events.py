@@ -51,7 +51,7 @@ class BadRecord(msgspec.Struct, frozen=True):
     """Why a record is not an event: a stable reason code, the field, and what was expected."""
 
     record: Record
-    reason: str  #: one of `REASONS`
+    reason: str  #: one of `DEAD_LETTER_REASONS`
     field: str  #: a field of the contract, or "" for the whole value
     expected: str  #: what it should be, for people; never a quote from the record
     got: str = ""  #: what is wrong, as "ts is text"; never a quote from the record
@@ -73,7 +73,7 @@ class BadRecord(msgspec.Struct, frozen=True):
         return 2048 + len(r.value or b"") + len(r.key or b"") + headers
 
 
-REASONS = (
+DEAD_LETTER_REASONS = (
     "empty",  # no value at all
     "too_large",  # over 64 KiB
     "malformed",  # neither a JSON object nor a msgpack map

@@ -10,7 +10,7 @@ from stream_app.contract.events import BadRecord
 from stream_app.contract.received import RECEIVED_HEADER
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 
-ReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
+FlagReasonCode = Literal["unlikely_event", "click_rate", "many_items", "purchase_rate", "amount_jump"]
 FlagType = Literal["anomaly", "fraud"]
 #: Key, value and headers. aiokafka accepts headers only as a list.
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -52,10 +52,10 @@ class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     horizon_ms: int | None = None  #: of `purchase_probability`; left out where there is none
 
 
-class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class FlagReason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Why an event was flagged: a stable code, what was seen, what is usual, and the limit that it broke."""
 
-    code: ReasonCode
+    code: FlagReasonCode
     value: float
     expected: float  #: the usual value where the rule knows one, else the limit
     limit: float | None = (
@@ -73,7 +73,7 @@ class Flag(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     model: str
     kind: FlagType
     score: float  #: 0 to 1: one minus the share of ordinary events that look at least as odd
-    reasons: list[Reason]
+    reasons: list[FlagReason]
     degraded: bool = False  #: found by rules alone, since the model was in trouble
 
 

@@ -1,4 +1,4 @@
-"""The time at which a record was first stored. An event's own time counts only up to this time.
+"""The received time: when a record was first stored. An event's own time counts only up to this time.
 
 It is the record's Kafka timestamp, or the time in the header `foreclick.received` if that is earlier. Commands that
 copy records, such as `replay`, attach the header, so that a copy counts at the time of its original. A header can

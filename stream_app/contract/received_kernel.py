@@ -11,7 +11,7 @@ _lower = jit(lower)
 
 
 @jit
-def received(data, span):  # type: ignore[no-untyped-def]
+def received_time(data, span):  # type: ignore[no-untyped-def]
     """As `received_of`, for the record of a span; `data` is a pointer."""
     known = max(span.timestamp, UNKNOWN)
     if span.headers_bytes > 0:

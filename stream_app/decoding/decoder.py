@@ -121,9 +121,9 @@ class Decoder:
         records, events = self._decode_each(records, bad)
         if not records:
             return Events.concat([]), bad
-        stored = np.array([received_of(r) for r in records], np.int64)
-        columns = self._columns(topic_index, records, events, stored)
-        wrong = self._wrong(topic_index, records, events, columns.data, stored)
+        received = np.array([received_of(r) for r in records], np.int64)
+        columns = self._columns(topic_index, records, events, received)
+        wrong = self._wrong(topic_index, records, events, columns.data, received)
         if wrong:
             bad.extend(wrong.values())
             bad.sort(key=lambda b: b.record.offset)
@@ -174,12 +174,12 @@ class Decoder:
         topic_index: int,
         records: Sequence[Record],
         events: list[LenientFields],
-        stored: npt.NDArray[np.int64],
+        received: npt.NDArray[np.int64],
     ) -> Events:
         n = len(events)
         data = np.zeros(n, EVENT)
         data["offset"] = [r.offset for r in records]
-        data["received"] = [r.timestamp for r in records]
+        data["timestamp"] = [r.timestamp for r in records]
         data["ts"] = [e.ts for e in events]
         data["event_type"] = topic_index
         data["partition"] = records[0].partition
@@ -195,9 +195,9 @@ class Decoder:
         if self.correct_clock:
             times = (e.sent_at if isinstance(e, LenientTimedFields) else None for e in events)
             sent = np.array([-1 if t is None else t for t in times], np.int64)
-            corrected = (sent >= 0) & (stored != UNKNOWN)
-            data["ts"] = np.where(corrected, stored - (sent - data["ts"]), data["ts"])
-        data["time"] = np.where(stored == UNKNOWN, data["ts"], np.minimum(data["ts"], stored))
+            corrected = (sent >= 0) & (received != UNKNOWN)
+            data["ts"] = np.where(corrected, received - (sent - data["ts"]), data["ts"])
+        data["time"] = np.where(received == UNKNOWN, data["ts"], np.minimum(data["ts"], received))
         return Events.of(data, [e.user_id for e in events], [e.event_id for e in events])
 
     def _wrong(
@@ -206,7 +206,7 @@ class Decoder:
         records: Sequence[Record],
         events: list[LenientFields],
         data: npt.NDArray[np.void],
-        stored: npt.NDArray[np.int64],
+        received: npt.NDArray[np.int64],
     ) -> dict[int, BadRecord]:
         """Checks that need more than one field's type: ids in bytes, the key, required items, times."""
         wrong: dict[int, BadRecord] = {}
@@ -233,14 +233,14 @@ class Decoder:
         if topic_index != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
                 add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
-        self._wrong_times(data["ts"], data["time"], stored, add)
+        self._wrong_times(data["ts"], data["time"], received, add)
         return wrong
 
     def _wrong_times(
         self,
         times: npt.NDArray[np.int64],
         counted: npt.NDArray[np.int64],
-        stored: npt.NDArray[np.int64],
+        received: npt.NDArray[np.int64],
         add: Callable[[int, str, str, str, str], None],
     ) -> None:
         corrected = "ts, corrected by the sender's clock, "
@@ -259,8 +259,8 @@ class Decoder:
             got = f"ts lies {int(times[i]) - int(counted[i])} ms after the record's time"
             add(i, "future", "ts", f"at most {self.max_future_ms} ms", got)
         if self.max_past_ms:
-            for i in np.flatnonzero((stored != UNKNOWN) & (times + self.max_past_ms < stored)).tolist():
-                got = f"ts lies {int(stored[i]) - int(times[i])} ms before the record's time"
+            for i in np.flatnonzero((received != UNKNOWN) & (times + self.max_past_ms < received)).tolist():
+                got = f"ts lies {int(received[i]) - int(times[i])} ms before the record's time"
                 add(i, "past", "ts", f"at most {self.max_past_ms} ms", got)
 
 

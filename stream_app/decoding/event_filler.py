@@ -16,7 +16,7 @@ from stream_app.contract.events import (
     MIN_TS_MS,
 )
 from stream_app.contract.received import UNKNOWN
-from stream_app.contract.received_kernel import received
+from stream_app.contract.received_kernel import received_time
 from stream_app.contract.records import BROWSE
 from stream_app.decoding.json_scanner import (
     ABSENT,
@@ -110,17 +110,17 @@ def _event(  # type: ignore[no-untyped-def]
     ts = _whole(data, base, tokens[TS], MIN_TS_MS, MAX_TS_MS)
     if ts < 0:
         return -1
-    stored = received(data, span)
+    received = received_time(data, span)
     if correct_clock and not _none(tokens[SENT]):
         sent = _whole(data, base, tokens[SENT], 0, MAX_TS_MS)
         if sent < 0:
             return -1
-        if stored != UNKNOWN:
-            ts = stored - (sent - ts)
+        if received != UNKNOWN:
+            ts = received - (sent - ts)
     # If the correction overflowed 64 bits, the result is outside of these limits too.
-    if not MIN_TS_MS <= ts <= MAX_TS_MS or (stored != UNKNOWN and ts - max_future_ms > stored):
+    if not MIN_TS_MS <= ts <= MAX_TS_MS or (received != UNKNOWN and ts - max_future_ms > received):
         return -1
-    if max_past_ms > 0 and stored != UNKNOWN and ts + max_past_ms < stored:
+    if max_past_ms > 0 and received != UNKNOWN and ts + max_past_ms < received:
         return -1
     price = tokens[PRICE]
     e.price = np.nan
@@ -154,9 +154,9 @@ def _event(  # type: ignore[no-untyped-def]
         e.category_hash = _hash(data, base + category.at, category.size)
         e.category = find(categories, e.category_hash)
     e.offset = span.offset
-    e.received = span.timestamp
+    e.timestamp = span.timestamp
     e.ts = ts
-    e.time = ts if stored == UNKNOWN else min(ts, stored)
+    e.time = ts if received == UNKNOWN else min(ts, received)
     e.event_type = topic_index
     e.text_at = text_at
     e.user_bytes = user.size

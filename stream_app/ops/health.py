@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 
-class _HeldBack(NamedTuple):
+class _BehindOpenTransaction(NamedTuple):
     """Records that wait until a transaction of another producer ends."""
 
     partition: str
@@ -52,7 +52,7 @@ class Health:
         self._recovered = False
         self._model: str | None = "not loaded yet"  # why it cannot answer, None if it can
         self._oldest_ms: float | None = None
-        self._held: _HeldBack | None = None
+        self._behind_open_transaction: _BehindOpenTransaction | None = None
         self._split = 0  # users with events in more than one partition
         self._commits_fail: tuple[float, str] | None = None  # since when, why
         self._waits: dict[object, float] = {}  # since when something waits for the broker
@@ -90,9 +90,13 @@ class Health:
         """Sets the broker's time of the oldest unprocessed record, Unix ms; None if all are processed."""
         self._oldest_ms = append_ms
 
-    def set_held_back(self, partition: str = "", records: int = 0, seconds: float = 0.0) -> None:
+    def set_behind_open_transaction(
+        self, partition: str = "", records: int = 0, seconds: float = 0.0
+    ) -> None:
         """Sets the records that have waited longest for a transaction of another producer; by default none."""
-        self._held = _HeldBack(partition, records, seconds) if records else None
+        self._behind_open_transaction = (
+            _BehindOpenTransaction(partition, records, seconds) if records else None
+        )
 
     def set_split_users(self, users: int) -> None:
         """Sets the number of users with events in more than one partition. It does not affect readiness."""
@@ -187,9 +191,9 @@ class Health:
         return f"ok, but {self._split:,} users have events in more than one partition: use one partitioner"
 
     def _check_transactions(self) -> str:
-        if self._held is None:
+        if self._behind_open_transaction is None:
             return "ok"
-        place, records, seconds = self._held
+        place, records, seconds = self._behind_open_transaction
         said = f"an open transaction of another producer holds back {records:,} records of {place}, {seconds:.0f} s"
         if seconds * 1000 > self.max_age_ms:
             return (

@@ -158,8 +158,8 @@ class Metrics:
         self.lag = gauge(
             "consumer_lag_records", "Records of the input not yet processed.", "topic", "partition"
         )
-        self.held_back = gauge(
-            "held_back_records",
+        self.behind_open_transaction = gauge(
+            "behind_open_transaction_records",
             "Records that cannot be read yet, because a transaction of another producer is open.",
             "topic",
             "partition",
@@ -228,7 +228,7 @@ class Metrics:
         self.watermark_delay.remove_by_labels({"partition": str(partition)})
         for topic in topics:
             self.lag.remove_by_labels({"topic": topic, "partition": str(partition)})
-            self.held_back.remove_by_labels({"topic": topic, "partition": str(partition)})
+            self.behind_open_transaction.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def render(self) -> bytes:
         """The answer to a scrape, in Prometheus' text format (`CONTENT_TYPE`)."""

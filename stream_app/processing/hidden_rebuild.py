@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.serving.api import WINDOW_FEATURES, HiddenStates, Runtime, StepBatch
-from stream_app.state.row_layout import RECENT
+from stream_app.state.row_layout import LAST_EVENTS
 from stream_app.state.users import ItemIndex, Users
 
 USERS_AT_ONCE = 4096
@@ -31,9 +31,9 @@ def last_events(
     """The last events of the users in some slots; the events of each user are in their order."""
     rows = users.rows[slots]
     n = rows["events"]
-    age = np.arange(RECENT)[None, :]  # 0 is the oldest kept
-    kept = np.minimum(n, RECENT)[:, None]
-    place = (np.maximum(n - RECENT, 0)[:, None] + age) % RECENT
+    age = np.arange(LAST_EVENTS)[None, :]  # 0 is the oldest kept
+    kept = np.minimum(n, LAST_EVENTS)[:, None]
+    place = (np.maximum(n - LAST_EVENTS, 0)[:, None] + age) % LAST_EVENTS
     user, column = np.nonzero(age < kept)  # row by row: each user's events in order
     at = place[user, column]
     recent = rows["recent"][user, at]
@@ -50,5 +50,5 @@ def last_events(
         quantity=np.ascontiguousarray(recent["quantity"]),
         windows=np.zeros((m, len(WINDOW_FEATURES)), np.float32),
         recent=item[:, None],
-        first=(column == 0) & (n[user] <= RECENT),
+        first=(column == 0) & (n[user] <= LAST_EVENTS),
     )

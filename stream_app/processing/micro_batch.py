@@ -74,7 +74,7 @@ class StepOutput:
     already_applied: int = 0
     out_of_order: int = 0  # arrived after the merge had passed their time
     evicted: int = 0
-    probe: bool = False  # without events: it calls a model that failed, and releases the batches held back
+    probe: bool = False  # without events: it calls a model that failed, and releases the batches that wait
     degraded: int = 0  # events answered without the model
     hidden_resets: int = 0  # users whose hidden state contained NaN or infinity and was reset
     model_failures: int = 0

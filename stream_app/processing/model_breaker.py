@@ -23,7 +23,7 @@ A model fails when a step raises, returns NaN or infinity, or takes too long, an
                probe_succeeded            +---------+
 
 A probe serves three purposes: it calls the model again; it brings the pipeline to rest, so that another model can
-replace the failed one; and it releases batches that are held back. A probe that only releases batches begins in
+replace the failed one; and it releases batches that wait. A probe that only releases batches begins in
 CLOSED, and `probe_skipped` and `abandon_probe` lead back to CLOSED.
 
 The state thread asks `next_move` and begins probes. The model thread reports answers, failures and the end of a
@@ -124,7 +124,7 @@ class ModelBreaker:
             self.state = BreakerState.OPEN
 
     def begin_probe(self) -> None:
-        """OPEN to PROBING; from CLOSED only to release batches that are held back."""
+        """OPEN to PROBING; from CLOSED only to release batches that wait."""
         self._at_rest = False
         self.state = BreakerState.PROBING
 
@@ -150,7 +150,7 @@ class ModelBreaker:
         self.state = BreakerState.CLOSED if self.reason is None else BreakerState.OPEN
 
     def replaced(self) -> None:
-        """OPEN to CLOSED: another model took the place of the failed one. What is held back is due at once."""
+        """OPEN to CLOSED: another model took the place of the failed one. What waits is due at once."""
         self._recover()
         self._retry_at = self.now
         self.state = BreakerState.CLOSED

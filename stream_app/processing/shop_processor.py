@@ -16,7 +16,7 @@ from stream_app.contract.event_columns import Events
 from stream_app.contract.outputs import NO_HEADERS, Flag, Prediction, encoder
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable, stable_hash
-from stream_app.processing import rules, user_view
+from stream_app.processing import flag_rules, user_view
 from stream_app.processing.hidden_rebuild import rebuild_hidden
 from stream_app.processing.last_predictions import LastPredictions
 from stream_app.processing.micro_batch import AppliedBatch, Checkpoint, StepOutput
@@ -286,7 +286,7 @@ class ShopProcessor(Processor):
             (self._predictions, int(partitions[start]), messages.take(slice(start, end)))
             for start, end in pairwise(border)
         ]
-        found = rules.find(
+        found = flag_rules.find(
             self.settings.rules,
             self.users.flagged,
             batch.slots,

@@ -7,7 +7,7 @@ import numpy as np
 
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.decoding.name_table import NameTable
-from stream_app.state.row_layout import RECENT
+from stream_app.state.row_layout import LAST_EVENTS
 from stream_app.state.users import Users
 from stream_app.state.windows import FIRST_BUCKET, WINDOWS
 
@@ -27,8 +27,8 @@ def recent_events(row: np.void, items: NameTable, categories: NameTable) -> list
     """The last events, newest first. A name that this process has not seen is shown as "#" and its hash."""
     n = int(row["events"])
     shown = []
-    for number in range(n - 1, max(-1, n - 1 - RECENT), -1):
-        e = row["recent"][number % RECENT]
+    for number in range(n - 1, max(-1, n - 1 - LAST_EVENTS), -1):
+        e = row["recent"][number % LAST_EVENTS]
         price = float(e["price"])
         shown.append(
             {

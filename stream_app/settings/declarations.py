@@ -14,8 +14,8 @@ import msgspec
 from model.training.settings import TrainSettings
 from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
 from stream_app.settings.checks import FUTURE_MS
+from stream_app.settings.flag_rules import Rules
 from stream_app.settings.kafka import KafkaAccess
-from stream_app.settings.rules import Rules
 from stream_app.settings.sources import Field, Secret, make_field, moment_ms
 from stream_app.settings.sources import doc as _doc
 
@@ -176,7 +176,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     guarantee: Annotated[
         Literal["at_least_once", "exactly_once"],
         _doc(
-            "at_least_once: outputs may be duplicated after a failure, with the same id; exactly_once: "
+            "at_least_once: outputs may be repeated after a failure, with the same id; exactly_once: "
             "read-committed consumers see each output once. Both lose no output, and the state is exact"
         ),
     ] = "at_least_once"

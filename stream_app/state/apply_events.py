@@ -9,7 +9,7 @@ import numpy as np
 from stream_app.contract.records import PURCHASE
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.kernels.jit import jit as _jit
-from stream_app.state.row_layout import AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS
+from stream_app.state.row_layout import AMOUNTS, LAST_EVENTS, SEEDS, SESSION_GAP_MS
 from stream_app.state.windows import AMOUNT_WINDOW, BUCKET_MS, FIRST_BUCKET, WINDOWS
 
 # What became of an event.
@@ -52,7 +52,7 @@ def reset_row(row):  # type: ignore[no-untyped-def]
     row.count[:, :] = 0
     row.amount[:] = 0.0
     row.flagged[:] = 0
-    for i in range(RECENT):
+    for i in range(LAST_EVENTS):
         e = row.recent[i]
         e.ts = 0
         e.item_hash = 0
@@ -70,7 +70,7 @@ def _seen(row, checks, e):  # type: ignore[no-untyped-def]
 
     The id alone is not enough: each line of an order may carry the order's number, for example.
     """
-    for i in range(min(row.events, RECENT)):
+    for i in range(min(row.events, LAST_EVENTS)):
         r = row.recent[i]
         if r.event_hash != e.event_hash or r.kind != e.event_type or r.item_hash != e.item_hash:
             continue
@@ -133,7 +133,7 @@ def _smallest(amounts, n, place):  # type: ignore[no-untyped-def]
 def _distinct(row, checks):  # type: ignore[no-untyped-def]
     """A lower bound of the distinct recent items: an unknown check counts as any other check of the same hash."""
     distinct = 0
-    n = min(row.events, RECENT)
+    n = min(row.events, LAST_EVENTS)
     for i in range(n):
         item = row.recent[i].item_hash
         new = item != 0
@@ -172,9 +172,9 @@ def _features(row, checks, out):  # type: ignore[no-untyped-def]
 def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
     """The model's numbers of the last distinct items, newest first, padded with `none`."""
     found = 0
-    n = min(row.events, RECENT)
+    n = min(row.events, LAST_EVENTS)
     for back in range(n):
-        item = recent_item[(row.events - 1 - back) % RECENT]
+        item = recent_item[(row.events - 1 - back) % LAST_EVENTS]
         if item == none:
             continue
         known = False
@@ -194,8 +194,8 @@ def _seeds(row, recent_item, none, out):  # type: ignore[no-untyped-def]
 @_jit
 def apply(  # type: ignore[no-untyped-def]
     rows,  # (slots,) ROW, changed
-    recent_item,  # (slots, RECENT) int32, the model's number of each recent item that it knows, changed
-    recent_check,  # (slots, RECENT) uint32, the check of each recent item, changed
+    recent_item,  # (slots, LAST_EVENTS) int32, the model's number of each recent item that it knows, changed
+    recent_check,  # (slots, LAST_EVENTS) uint32, the check of each recent item, changed
     dirty,  # (slots,) bool, set where a row changed
     touched,  # (slots,) int64, number of the last micro-batch that touched the row, changed
     slots,  # (n,) int64
@@ -273,7 +273,7 @@ def apply(  # type: ignore[no-untyped-def]
             row.amounts[row.kept % AMOUNTS] = amount
             row.kept += 1
         _count(row, e.event_type, e.time, amount, late)
-        place = row.events % RECENT
+        place = row.events % LAST_EVENTS
         r = row.recent[place]
         r.ts = e.ts
         r.item_hash = e.item_hash

@@ -59,9 +59,9 @@ class Merge:
         """The next offset of a topic to be buffered."""
         return self._topics[topic_index].read
 
-    def oldest_received(self) -> int | None:
+    def oldest_timestamp(self) -> int | None:
         """Kafka timestamp of the oldest waiting record, Unix ms."""
-        heads = [int(t.chunks[0].data["received"][0]) for t in self._topics if t.size]
+        heads = [int(t.chunks[0].data["timestamp"][0]) for t in self._topics if t.size]
         return min(heads) if heads else None
 
     def take_out_of_order(self) -> int:

@@ -13,7 +13,7 @@ import xxhash
 
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.kernels.jit import jit
-from stream_app.state.row_layout import REASON_CODES, RECENT
+from stream_app.state.row_layout import FLAG_REASONS, LAST_EVENTS
 from stream_app.state.windows import BUCKET_MS, BUCKETS, WINDOWS
 
 #: What is wrong with a row, by the number that `wrong_rows` returns; 0 means nothing.
@@ -98,7 +98,7 @@ def _wrong(rows, slots, types, found):  # type: ignore[no-untyped-def]
                 wrong = _TIME
             if row.source[k] < -1:
                 wrong = _OFFSET
-        for k in range(len(REASON_CODES)):
+        for k in range(len(FLAG_REASONS)):
             if _time(row.flagged[k]):
                 wrong = _TIME
         for w in range(len(WINDOWS)):
@@ -114,7 +114,7 @@ def _wrong(rows, slots, types, found):  # type: ignore[no-untyped-def]
                 wrong = _AMOUNT
         if not row.spent >= 0:
             wrong = _AMOUNT
-        for n in range(RECENT):
+        for n in range(LAST_EVENTS):
             e = row.recent[n]
             if _time(e.ts):
                 wrong = _TIME

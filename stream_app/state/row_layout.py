@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from model.serving.api import LAST_EVENTS
-from stream_app.contract.outputs import ReasonCode
+from stream_app.contract.outputs import FlagReasonCode
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.state.evolve import ring
 from stream_app.state.format_2 import FORMAT_2
@@ -20,8 +20,6 @@ from stream_app.state.windows import AMOUNT_WINDOW, BUCKETS, WINDOW_FEATURES, WI
 FORMAT = 3
 FORMATS_READ = (2, 3)
 
-#: Last events stored per user: for deduplication, for look-ups, and to rebuild the hidden state for another model.
-RECENT = LAST_EVENTS
 #: Last amounts stored per user, to know what the user usually spends.
 AMOUNTS = 8
 #: Distinct items that the model gets as seeds of candidates, newest first.
@@ -30,7 +28,7 @@ SEEDS = 5
 SESSION_GAP_MS = 1_800_000
 
 #: Reasons of flags, in the order of the columns of `flagged`.
-REASON_CODES: tuple[ReasonCode, ...] = get_args(ReasonCode)
+FLAG_REASONS: tuple[FlagReasonCode, ...] = get_args(FlagReasonCode)
 
 RECENT_EVENT = np.dtype(
     [
@@ -65,8 +63,8 @@ def row_dtype(event_types: int) -> np.dtype[np.void]:
             ("spent", "f8"),
             ("kept", "i8"),  # how many of them were put into `amounts`
             ("amounts", "f4", (AMOUNTS,)),  # of the last purchases; number n is at n % AMOUNTS
-            ("flagged", "i8", (len(REASON_CODES),)),  # time of the last flag for each reason, 0 for none
-            ("recent", RECENT_EVENT, (RECENT,)),  # event number n is at n % RECENT
+            ("flagged", "i8", (len(FLAG_REASONS),)),  # time of the last flag for each reason, 0 for none
+            ("recent", RECENT_EVENT, (LAST_EVENTS,)),  # event number n is at n % LAST_EVENTS
         ],
         align=True,
     )
@@ -102,7 +100,7 @@ LAYOUT = Layout(
         "head": (tuple((name, 1) for name, _ in _RINGS),),
         "count": (_RINGS, _TYPES),
         "amount": (_RINGS,),
-        "flagged": (tuple((reason, 1) for reason in REASON_CODES),),
+        "flagged": (tuple((reason, 1) for reason in FLAG_REASONS),),
     },
     migrations={"recent": ring("recent", "events"), "amounts": ring("amounts", "kept")},
     first=FORMAT_2,

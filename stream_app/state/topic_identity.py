@@ -64,7 +64,7 @@ class StateAheadOfLog:
         self._since.clear()
 
 
-class HeldBackRecords:
+class RecordsBehindOpenTransaction:
     """Detects partitions whose records wait for the end of another producer's transaction."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from stream_app.state.errors import StateError
 from stream_app.state.layout import DescriptionError, Layout
 from stream_app.state.plausibility import Damaged, beyond, refusal, wrong_rows
 from stream_app.state.row_codec import gather, pack, told_apart
-from stream_app.state.row_layout import FORMATS_READ, LAYOUT, REASON_CODES, RECENT
+from stream_app.state.row_layout import FLAG_REASONS, FORMATS_READ, LAST_EVENTS, LAYOUT
 from stream_app.state.row_reader import Layouts, are_text, damaged_of, is_users, keys_of, why_of
 from stream_app.state.user_index import UserIndex, packed_keys
 
@@ -256,12 +256,12 @@ class Users(Rows):
         self.items = items
         self.hidden = hidden
         self.width = width  #: of the hidden state
-        self.recent_item = np.zeros((limit, RECENT), np.int32)
+        self.recent_item = np.zeros((limit, LAST_EVENTS), np.int32)
         #: Checks of the recent items. Only this process can compute them, so they are not in the changelog.
-        self.recent_check = np.zeros((limit, RECENT), np.uint32)
+        self.recent_check = np.zeros((limit, LAST_EVENTS), np.uint32)
         self.touched = np.zeros(limit, np.int64)
         #: Copied to the row at a checkpoint. The model thread writes it, while the state thread writes rows.
-        self.flagged = np.zeros((limit, len(REASON_CODES)), np.int64)
+        self.flagged = np.zeros((limit, len(FLAG_REASONS)), np.int64)
         self.fresh: list[
             npt.NDArray[np.int64]
         ] = []  #: slots whose hidden state still belongs to an earlier user

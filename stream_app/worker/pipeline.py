@@ -133,7 +133,7 @@ class Pipeline(Service):
         await self._ownership.stop_reading()
         async with self._turn:
             await self._drain()
-            standbys = self.context.consumer.copies - mine
+            standbys = self.context.consumer.standbys - mine
             to_read = await self._ownership.change(mine, standbys)
             self._backlog.forget()
             self._backlog.budget.share_by(len(mine) * len(self._index))

@@ -47,7 +47,7 @@ def acknowledged(context: WorkerContext, output: StepOutput | None, built: Seque
         context.metrics.outputs.labels(topic).inc(sum(b.size for b in batches))
     now_ms = time.time() * 1000
     for batch in output.batches if output is not None else ():
-        context.metrics.observe_latency(batch.events.data["received"], now_ms)
+        context.metrics.observe_latency(batch.events.data["timestamp"], now_ms)
 
 
 def warn_of_older_model(context: WorkerContext, partitions: Iterable[int]) -> None:
@@ -72,7 +72,7 @@ def gauges(context: WorkerContext) -> None:
     oldest: list[int] = []
     for partition in processor.partitions:
         merge = processor.merge(partition)
-        head = merge.oldest_received()
+        head = merge.oldest_timestamp()
         if head is not None:
             oldest.append(head)
         watermark = int(processor.watermark[partition])

@@ -14,7 +14,7 @@ import xxhash
 
 FORMAT = 3
 BUCKETS = (6, 10, 6, 24, 7)  # of the windows of 1 min, 10 min, 1 h, 24 h, 7 d
-RECENT = 20
+LAST_EVENTS = 20
 #: First byte of the key that describes a layout: [bytes of a row, [[name, at, type, bytes, axes, fields], ...]].
 LAYOUT_KEY = b"\xfe"
 #: Types as numpy names them, and as `struct` does.
@@ -107,8 +107,8 @@ def _windows(counts: tuple[int, ...], amounts: tuple[float, ...]) -> tuple[tuple
 
 def _recent(row: bytes, events: int, layout: Layout) -> tuple[tuple[int, int, float | None], ...]:
     found: list[tuple[int, int, float | None]] = []
-    for number in range(events - 1, max(-1, events - 1 - RECENT), -1):
-        e = layout.element(row, "recent", number % RECENT)
+    for number in range(events - 1, max(-1, events - 1 - LAST_EVENTS), -1):
+        e = layout.element(row, "recent", number % LAST_EVENTS)
         price = e["price"]
         found.append((e["kind"], e["ts"], None if price != price else price))  # NaN: none was given
     return tuple(found)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.changelog import BUCKETS, RECENT, User
+from tests.faults.changelog import BUCKETS, LAST_EVENTS, User
 from tests.faults.events import TOPICS, Event, Plan, closer
 
 WINDOWS_MS = (60_000, 600_000, 3_600_000, 86_400_000, 604_800_000)
@@ -82,7 +82,7 @@ def _user(events: Sequence[Event], source: dict[tuple[int, str], int]) -> User:
         purchases=m,
         spent=m * (m + 1) / 2,
         windows=tuple(_window(events, clock, w) for w in range(len(BUCKETS))),
-        recent=tuple((TOPICS.index(e.topic), e.ts, e.price) for e in reversed(events[-RECENT:])),
+        recent=tuple((TOPICS.index(e.topic), e.ts, e.price) for e in reversed(events[-LAST_EVENTS:])),
     )
 
 

@@ -335,7 +335,7 @@ async def test_transactions_of_other_producers(
     while time.monotonic() < held:
         assert len(reader.poll()) == 400, "something behind an open transaction was answered"
         await asyncio.sleep(0.05)
-    assert worker.metric("foreclick_held_back_records") == 400
+    assert worker.metric("foreclick_behind_open_transaction_records") == 400
     check = "an open transaction of another producer holds back 100 records of"
     wait_for("readiness to say so", lambda: worker.get("/health/ready")[0] == 503)
     assert check in worker.get("/health/ready")[1]["checks"]["transactions"]
@@ -346,6 +346,6 @@ async def test_transactions_of_other_producers(
     assert ts == Counter(json.loads(r.value or b"")["ts"] for r in records[400:])
     assert counts(worker) == {20}
     wait_for("readiness", worker.ready)
-    assert worker.metric("foreclick_held_back_records") == 0
+    assert worker.metric("foreclick_behind_open_transaction_records") == 0
     assert worker.stop() == 0
     reader.close()

@@ -37,12 +37,12 @@ class Broker:
         loop: Any,
         session_s: float,
         implicit: bool,
-        copies: bool,
+        standbys: bool,
     ) -> None:
-        """`implicit`: transactions are of the second form. `copies`: members copy the state of each other."""
+        """`implicit`: transactions are of the second form. `standbys`: members are standbys of each other."""
         self.partitions, self.implicit, self.schedule = partitions, implicit, schedule
         self.logs = {TopicPartition(t, p): Log(t, p) for t in topics for p in range(partitions)}
-        self.group = Group(partitions, session_s, loop.outside, loop.time, self._assign, copies)
+        self.group = Group(partitions, session_s, loop.outside, loop.time, self._assign, standbys)
         self.transactions = Transactions(self.logs, self.group, loop.outside, schedule.marker_s)
 
     def _assign(self, partitions: int, members: list[str]) -> dict[str, list[int]]:

@@ -31,10 +31,10 @@ class Group:
         later: Callable[..., None],
         now: Callable[[], float],
         assign: Callable[[int, list[str]], dict[str, list[int]]],
-        copies: bool,
+        standbys: bool,
     ) -> None:
-        """`assign(partitions, members)`: who gets which numbers. `copies`: members copy the state of each other."""
-        self._copies = copies
+        """`assign(partitions, members)`: who gets which numbers. `standbys`: members are standbys of each other."""
+        self._standbys = standbys
         self._partitions, self._session_s, self._later, self._now, self._assign = (
             partitions, session_s, later, now, assign,
         )  # fmt: skip
@@ -117,7 +117,7 @@ class Group:
             member.seen, member.partitions = self._now(), shares[name]
             assert joined is not None
             others = [p for p in range(self._partitions) if p not in shares[name]]
-            joined(0, name, self.generation, shares[name], others if self._copies else [])
+            joined(0, name, self.generation, shares[name], others if self._standbys else [])
 
     def _watch(self, name: str) -> None:
         member = self.members.get(name)

@@ -57,7 +57,7 @@ class Coordination:
 
     async def _join(self) -> bool:
         try:
-            code, name, generation, numbers, copies = await self._link.ask(
+            code, name, generation, numbers, standbys = await self._link.ask(
                 lambda reply: self._broker.group.join(self.member_id, lambda *all_: reply(all_)),
                 lambda _: (14, "", -1, [], []),
             )
@@ -73,7 +73,7 @@ class Coordination:
         self.member_id, self.generation = name, generation
         assigned = {TP(topic, p) for topic in self._topics for p in numbers}
         self._consumer.assign(assigned)
-        self._listener.consumer._thread.assignor.copies = copies
+        self._listener.consumer._thread.assignor.standbys = standbys
         await self._listener.on_partitions_assigned(assigned)
         return True
 
@@ -109,7 +109,7 @@ class _BaseThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.parent_loop = self.thread_loop = asyncio.get_running_loop()
         Service.__init__(self, beacon=beacon)
         self._consumer = self.app.sim_consumer
-        self.assignor: Any = SimpleNamespace(copies=[])  # as the transport's, of which only this is asked
+        self.assignor: Any = SimpleNamespace(standbys=[])  # as the transport's, of which only this is asked
         self.tp_last_committed_at: dict[TP, float] = {}
 
     def __post_init__(self) -> None: ...

@@ -7,7 +7,7 @@ from typing import Any
 
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNTS, RECENT, SEEDS, SESSION_GAP_MS
+from stream_app.state.row_layout import AMOUNTS, LAST_EVENTS, SEEDS, SESSION_GAP_MS
 from stream_app.state.windows import AMOUNT_WINDOW, WINDOWS
 from tests.stream_app.strategies import DAY
 
@@ -53,7 +53,7 @@ class NaiveUser:
 
     def features(self) -> list[float]:
         checks: dict[int, set[int]] = defaultdict(set)
-        for e, _ in self.past[-RECENT:]:
+        for e, _ in self.past[-LAST_EVENTS:]:
             checks[int(e["item_hash"])].add(int(e["item_check"]))
         checks.pop(0, None)
         items = sum(max(1, len(known - {0})) for known in checks.values())
@@ -61,7 +61,7 @@ class NaiveUser:
         return [*counts, self.window(AMOUNT_WINDOW)[-1], items]
 
     def seeds(self) -> list[int]:
-        newest = [int(e["item"]) for e, _ in reversed(self.past[-RECENT:]) if e["item"] < KNOWN]
+        newest = [int(e["item"]) for e, _ in reversed(self.past[-LAST_EVENTS:]) if e["item"] < KNOWN]
         return [*dict.fromkeys(newest), *[NONE] * SEEDS][:SEEDS]
 
 
@@ -90,7 +90,7 @@ class NaiveKernel:
         if user.past and before - user.clock > TTL:
             user.forget()
             said["fresh"] = 1
-        before_it = [x for x, _ in user.past[-RECENT:]]
+        before_it = [x for x, _ in user.past[-LAST_EVENTS:]]
         if e["event_hash"] and any(is_same(x, e) for x in before_it):
             return {**said, "status": kernel.DUPLICATE}
         late = bool(user.past) and time < user.clock - LATENESS

@@ -56,10 +56,10 @@ def _frame_end(body: bytes, at: int) -> int | None:
         if len(body) - at < 3:
             return None
         block = body[at] | body[at + 1] << 8 | body[at + 2] << 16
-        kind = block >> 1 & 3
-        if kind == _RESERVED:
+        block_type = block >> 1 & 3
+        if block_type == _RESERVED:
             raise ValueError("a zstd block of no known type")
-        at += 3 + (1 if kind == _RLE else block >> 3)
+        at += 3 + (1 if block_type == _RLE else block >> 3)
         if block & 1:
             break
     at += 4 * (descriptor >> 2 & 1)  # a checksum

@@ -66,7 +66,7 @@ class Exactness(msgspec.Struct, frozen=True):
     good: int
     answered: int  #: valid records with at least one answer
     repeated: int  #: answers beyond the first of a record
-    unasked: int  #: answers to invalid, repeated or unknown records
+    unasked: int  #: answers to invalid, duplicate or unknown records
 
     @property
     def exact(self) -> bool:

@@ -35,7 +35,7 @@ class Truth:
         self._start = np.cumsum(self._count) - self._count
         planted = {"bot": 1, "fraud": 2}
         self.planted = np.zeros(n, np.int8)  # (R,) index into PLANTED
-        self.repeat = np.zeros(n, np.bool_)  # (R,)
+        self.duplicate = np.zeros(n, np.bool_)  # (R,)
         self.reasons: Counter[str] = Counter()  #: malformed records by the reason code they must get
         self.late = 0
         self.malformed = malformed = np.zeros(n, np.bool_)  # (R,)
@@ -59,7 +59,7 @@ class Truth:
         self.user = np.full(n, -1, np.int32)  # (R,) index into `users`
         self.item = np.full(n, -1, np.int32)  # (R,) index into `items`, -1 for none
         self._name(rows, malformed)
-        self.good = ~malformed & ~self.repeat  # (R,) records that must have exactly one answer
+        self.good = ~malformed & ~self.duplicate  # (R,) records that must have exactly one answer
 
     def __len__(self) -> int:
         return len(self.good)
@@ -88,7 +88,7 @@ class Truth:
         return INPUT_TOPICS.index(topic) * partitions + partition
 
     def _name(self, rows: list[Record], malformed: npt.NDArray[np.bool_]) -> None:
-        """Number users and items, and mark records that repeat an earlier record of this traffic."""
+        """Number users and items, and mark the duplicates of an earlier record of this traffic."""
         json, packed = msgspec.json.Decoder(_Body), msgspec.msgpack.Decoder(_Body)
         users: dict[str, int] = {}
         items: dict[str, int] = {}
@@ -96,10 +96,10 @@ class Truth:
         for i in np.flatnonzero(~malformed).tolist():
             value = rows[i].value or b""
             body: Any = (json if value[:1] == b"{" else packed).decode(value)
-            # A repeat comes after its original in the same partition. If the original is older than this traffic,
-            # the worker has not seen it, so the repeat counts as new.
+            # A duplicate comes after its original in the same partition. If the original is older than this traffic,
+            # the worker has not seen it, so the duplicate counts as new.
             if body.event_id is not None:
-                self.repeat[i] = body.event_id in ids
+                self.duplicate[i] = body.event_id in ids
                 ids.add(body.event_id)
             self.user[i] = users.setdefault(body.user_id, len(users))
             if body.item_id is not None:

@@ -37,7 +37,7 @@ def verdict(watch: Watch) -> Verdict:
         exactness(truth.good, answers.times, answers.strangers),
         {reason: (truth.reasons[reason], watch.dead[reason]) for reason in reasons},
         (int((truth.malformed & answers.present).sum()), sum(watch.dead.values())),
-        (int((truth.repeat & answers.present).sum()), int(watch.worker.get("duplicates_total", 0))),
+        (int((truth.duplicate & answers.present).sum()), int(watch.worker.get("duplicates_total", 0))),
         (truth.late, int(watch.worker.get("late_events_total", 0))),
         flags,
     )

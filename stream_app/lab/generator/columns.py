@@ -15,7 +15,7 @@ ROW = np.dtype(
         ("time_s", "f8"),  # shop time since the start
         ("ts", "i8"),  # Unix ms, the event's own time
         ("append", "i8"),  # Unix ms, when the broker gets it
-        ("serial", "i8"),  # identifies the event; a repeat has the same number
+        ("serial", "i8"),  # identifies the event; a duplicate has the same number
         ("session", "i8"),
         ("order", "i8"),  # number within the session of a purchase's order, else -1
         ("late_ms", "i8"),  # how far `ts` was moved back
@@ -31,7 +31,7 @@ ROW = np.dtype(
         ("country", "i1"),
         ("maker", "i1"),  # SHOPPER, BOT or FRAUD
         ("fault", "i1"),  # index of the fault of a malformed record, -1 for a valid one
-        ("repeat", "?"),
+        ("duplicate", "?"),
         ("msgpack", "?"),
     ],
     align=True,

@@ -23,7 +23,7 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     Raises `GeneratorError` for impossible values.
     """
 
-    events: int = 100_000  #: records in all, including invalid and repeated ones
+    events: int = 100_000  #: records in all, including invalid and duplicate ones
     users: int = 5_000
     items: int = 5_000
     categories: int = 100

@@ -160,7 +160,7 @@ def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Genera
         )
         trouble.append_times(fresh, rng)
         trouble.make_late(fresh, settings, rng)
-        again = trouble.repeats(fresh, settings, rng)
+        again = trouble.duplicates(fresh, settings, rng)
         bad = trouble.malformed(fresh, serial + len(fresh), settings, rng)
         serial += len(fresh) + len(bad)
         waiting = np.concatenate([waiting, fresh, again, bad])
@@ -224,7 +224,7 @@ def _block(events: EventRows, encoder: EventEncoder, next_offset: Longs, partiti
 
 def _labels(events: EventRows, encoder: EventEncoder, partition: Ints, offset: Longs) -> list[Label]:
     faults = tuple(trouble.FAULTS)
-    planted = (events["maker"] > 0) | (events["late_ms"] > 0) | events["repeat"] | (events["fault"] >= 0)
+    planted = (events["maker"] > 0) | (events["late_ms"] > 0) | events["duplicate"] | (events["fault"] >= 0)
     index = np.flatnonzero(planted)
     some = events[index]
     labels = []
@@ -239,7 +239,7 @@ def _labels(events: EventRows, encoder: EventEncoder, partition: Ints, offset: L
                 kinds.append(("bot" if row["maker"] == BOT else "fraud", None))
             if row["late_ms"]:
                 kinds.append(("late", int(row["late_ms"])))
-            if row["repeat"]:
+            if row["duplicate"]:
                 kinds.append(("duplicate", None))
         topic = INPUT_TOPICS[row["event_type"]]
         place = (topic, int(partition[at]), int(offset[at]), user, event_id)

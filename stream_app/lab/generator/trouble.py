@@ -1,4 +1,4 @@
-"""What goes wrong between the shop and Kafka: late, repeated and malformed events."""
+"""What goes wrong between the shop and Kafka: late, duplicate and malformed events."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from stream_app.lab.generator.settings import GeneratorSettings
 
 #: By how much a late event is older than its neighbours in the stream, on average.
 LATE_MEAN_MS = 600_000.0
-_REPEAT_MEAN_MS = 2_000.0
+_AGAIN_MEAN_MS = 2_000.0
 
 #: Faults of malformed records, and the reason code that each gets in `dead-letters`.
 FAULTS = {
@@ -40,12 +40,12 @@ def make_late(events: EventRows, settings: GeneratorSettings, rng: np.random.Gen
     events["ts"][late] -= shift
 
 
-def repeats(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> EventRows:
+def duplicates(events: EventRows, settings: GeneratorSettings, rng: np.random.Generator) -> EventRows:
     """Return copies of some events, which arrive a little later."""
     share = _of_the_good(settings.duplicate_share, settings)
     copies = events[rng.random(len(events)) < share]
-    copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
-    copies["repeat"] = True
+    copies["append"] += 1 + rng.exponential(_AGAIN_MEAN_MS, len(copies)).astype(np.int64)
+    copies["duplicate"] = True
     return copies
 
 
@@ -55,7 +55,7 @@ def malformed(
     """Return records that break the contract, made from some events, as new events with numbers from `serial` on."""
     share = _of_the_good(settings.malformed_share, settings)
     copies = events[rng.random(len(events)) < share]
-    copies["append"] += 1 + rng.exponential(_REPEAT_MEAN_MS, len(copies)).astype(np.int64)
+    copies["append"] += 1 + rng.exponential(_AGAIN_MEAN_MS, len(copies)).astype(np.int64)
     copies["serial"] = serial + np.arange(len(copies))
     copies["fault"] = rng.integers(0, len(FAULTS), len(copies))
     return copies

@@ -11,8 +11,15 @@ from typing import Any
 
 import msgspec
 
-from stream_app.contract.events import MAX_ID_BYTES, MAX_PRICE, MAX_VALUE_BYTES, REASONS, Event, encode_json
-from stream_app.contract.outputs import Flag, ItemScore, NextEvent, Prediction, Reason, dead_letter
+from stream_app.contract.events import (
+    DEAD_LETTER_REASONS,
+    MAX_ID_BYTES,
+    MAX_PRICE,
+    MAX_VALUE_BYTES,
+    Event,
+    encode_json,
+)
+from stream_app.contract.outputs import Flag, FlagReason, ItemScore, NextEvent, Prediction, dead_letter
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
 from stream_app.decoding.decoder import Decoder
@@ -24,7 +31,7 @@ from stream_app.settings import Settings
 #: Version of the wire contract, not of the program.
 CONTRACT_VERSION = "1.1.0"
 _SCHEMAS = "#/components/schemas/{name}"
-_TYPES = (Event, Prediction, NextEvent, ItemScore, Flag, Reason)
+_TYPES = (Event, Prediction, NextEvent, ItemScore, Flag, FlagReason)
 _TS = 1_767_225_660_000
 
 Json = dict[str, Any]
@@ -91,7 +98,7 @@ def prediction_example() -> Prediction:
 
 def flag_example() -> Flag:
     """A flag with one reason."""
-    reasons = [Reason("click_rate", 61, 60, 60)]
+    reasons = [FlagReason("click_rate", 61, 60, 60)]
     return Flag("clicks-2-1099", "u17", _TS, None, "gru@1f2e3d4c", "anomaly", 0.99871, reasons)
 
 
@@ -186,7 +193,7 @@ def _schemas() -> Json:
         }
     found["Event"]["description"] = f"{texts.EVENT} At most {MAX_VALUE_BYTES} bytes."
     _take_what_the_decoder_takes(found["Event"]["properties"])
-    found["Reason"]["properties"]["code"]["description"] += _listed(texts.FLAG_REASONS)
+    found["FlagReason"]["properties"]["code"]["description"] += _listed(texts.FLAG_REASONS)
     return found
 
 
@@ -213,8 +220,8 @@ def _take_what_the_decoder_takes(properties: Json) -> None:
 def _dead_letter_headers(names: Mapping[str, str]) -> Json:
     properties: Json = {name: {"type": "string", "description": texts.HEADERS[name]} for name in names}
     reason = properties["foreclick.reason"]
-    reason["enum"] = list(REASONS)
-    reason["description"] += _listed({code: texts.DEAD_LETTER_REASONS[code] for code in REASONS})
+    reason["enum"] = list(DEAD_LETTER_REASONS)
+    reason["description"] += _listed({code: texts.DEAD_LETTER_REASONS[code] for code in DEAD_LETTER_REASONS})
     properties |= {name: {"type": "string", "description": text} for name, text in texts.MORE_HEADERS.items()}
     return {
         "type": "object",

@@ -10,7 +10,7 @@ three topics, so all producers must use the same partitioner.
 hold both. Outputs are JSON, or msgpack with `output_format = msgpack`.
 - An output has the key and the partition number of its source record. Outputs of one user are in the order \
 in which the worker processed that user's events.
-- After a crash, an output may be written again with the same `id`. Consumers drop duplicates by `id`.
+- After a crash, an output may be written again with the same `id`. Consumers drop repeats by `id`.
 - A null in an optional field counts as absent. An id may be an integer and then means its decimal string; the key \
 is then that string too. A number without a fraction (2.0, 1.76722566e12) counts as an integer. Fields that the \
 worker does not read (`session_id`, `order_id`, `list_id`, `query`, `position`, `currency`, `props`, and `sent_at` \
@@ -111,7 +111,7 @@ FIELDS = {
         "reasons": "Every limit that the event exceeded, at least one.",
         "degraded": "True if the model failed and only the rules were applied; absent if false.",
     },
-    "Reason": {
+    "FlagReason": {
         "code": "A stable code:",
         "value": "The observed value.",
         "expected": "The usual value if the rule knows one (`amount_jump`), otherwise the limit.",

@@ -68,7 +68,7 @@ def tabulate(path: Path, settings: Settings, progress: ReadProgress | None = Non
     for output in drive(processor, reader, progress):
         skipped.update(_reasons(processor.dead_letters()))
         if output is not None:
-            skipped.update(duplicate=output.duplicates, repeated_offset=output.already_applied)
+            skipped.update(duplicate=output.duplicates, already_applied=output.already_applied)
         for batch in output.batches if output else ():
             number = [users.setdefault(user, len(users)) for user in batch.events.user.tolist()]
             d = batch.events.data

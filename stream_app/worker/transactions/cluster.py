@@ -58,23 +58,23 @@ class Cluster:
         """Asks for the leaders again."""
         await self._client.force_metadata_update()
 
-    async def coordinator(self, kind: CoordinationType, key: str) -> int:
+    async def coordinator(self, coordinator_type: CoordinationType, key: str) -> int:
         """The node that coordinates a transactional id or a group. Raises NotSentError."""
-        node = self._coordinators.get((kind, key))
+        node = self._coordinators.get((coordinator_type, key))
         if node is None:
             try:
-                node = await self._client.coordinator_lookup(kind, key)
+                node = await self._client.coordinator_lookup(coordinator_type, key)
             except KafkaError as error:
                 if not error.retriable:
                     raise
                 await self.refresh()
                 raise NotSentError(f"no coordinator for {key} ({error!r})") from error
-            self._coordinators[kind, key] = node
+            self._coordinators[coordinator_type, key] = node
         return node
 
-    def forget_coordinator(self, kind: CoordinationType, key: str) -> None:
+    def forget_coordinator(self, coordinator_type: CoordinationType, key: str) -> None:
         """Forgets the coordinator of a key, because it has changed or cannot be reached."""
-        self._coordinators.pop((kind, key), None)
+        self._coordinators.pop((coordinator_type, key), None)
 
     async def ask(self, node: int, request: Any, *, of_coordinator: bool = False) -> Any:
         """Sends a request and returns the answer. Raises NotSentError or UnansweredError."""

@@ -273,7 +273,7 @@ class FencedProducer:
 
     async def _ask(
         self,
-        kind: CoordinationType,
+        coordinator_type: CoordinationType,
         key: str,
         request: Callable[[], Any],
         codes: Callable[[Any], Iterable[int]],
@@ -282,10 +282,10 @@ class FencedProducer:
         end = time.monotonic() + GIVE_UP_S
         while True:
             try:
-                node = await self._cluster.coordinator(kind, key)
+                node = await self._cluster.coordinator(coordinator_type, key)
                 answer = await self._cluster.ask(node, request(), of_coordinator=True)
             except NotSentError as error:
-                self._cluster.forget_coordinator(kind, key)
+                self._cluster.forget_coordinator(coordinator_type, key)
                 await self._patience(end, str(error))
                 continue
             wrong = set(codes(answer)) - {0}
@@ -294,7 +294,7 @@ class FencedProducer:
             for code in wrong:
                 _refuse(code, key)
             if wrong & _NO_COORDINATOR:
-                self._cluster.forget_coordinator(kind, key)
+                self._cluster.forget_coordinator(coordinator_type, key)
             await self._patience(end, ", ".join(map(name_of, wrong)))
 
     async def _patience(self, end: float, why: str) -> None:

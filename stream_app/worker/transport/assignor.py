@@ -13,19 +13,20 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
     """What a member reports when it joins: the partitions whose state it has."""
 
     partitions: list[int]
-    copies: list[int] = []  # partitions of other members for which it is a standby
+    standbys: list[int] = []  # partitions of other members for which it is a standby
 
 
 def balance(
     partitions: Iterable[int],
     owned: Mapping[str, Iterable[int]],
-    copied: Mapping[str, Iterable[int]] = MappingProxyType({}),
+    standby_of: Mapping[str, Iterable[int]] = MappingProxyType({}),
 ) -> dict[str, list[int]]:
     """The partitions of each member: distributed evenly, and with as few moves as an even distribution allows.
 
     `owned` names the partitions that each member had before. If two members claim the same partition, the one that
-    claims more partitions keeps it. The remaining partitions go first to members with a standby of them (`copied`),
-    as far as those have room. The largest and the smallest share differ by at most one partition.
+    claims more partitions keeps it. The remaining partitions go first to their standbys (`standby_of`: the partitions
+    that each member is a standby of), as far as those have room. The largest and the smallest share differ by at
+    most one partition.
     """
     members = sorted(owned)
     free = set(partitions)
@@ -43,7 +44,7 @@ def balance(
     for p in sorted(free):
         for member in sorted(members, key=lambda m: (len(result[m]), m)):
             have = len(result[member])
-            if p in copied.get(member, ()) and (have < least or (have == least and extra > 0)):
+            if p in standby_of.get(member, ()) and (have < least or (have == least and extra > 0)):
                 extra -= have == least
                 result[member].append(p)
                 free.discard(p)
@@ -58,7 +59,7 @@ def balance(
     return {member: sorted(result[member]) for member in members}
 
 
-def place_copies(
+def place_standbys(
     units: Mapping[str, Iterable[int]], each: int, near: Mapping[str, Iterable[int]]
 ) -> dict[str, list[int]]:
     """The standby partitions of each member: every partition gets `each` standbys, none of them on its owner.
@@ -66,7 +67,7 @@ def place_copies(
     `units`: the partitions that each member owns. `near`: the partitions whose state a member has already. Standbys
     are distributed evenly, but one stays where it is if that makes the shares differ by at most one.
     """
-    copies: dict[str, list[int]] = {member: [] for member in units}
+    standbys: dict[str, list[int]] = {member: [] for member in units}
     # Take one partition of each member in turn. Member by member, the last members would get too many standbys.
     turns = sorted(
         (turn, p, m) for m, partitions in units.items() for turn, p in enumerate(sorted(partitions))
@@ -74,11 +75,11 @@ def place_copies(
     for _, p, owner in turns:
         others = sorted(
             (m for m in units if m != owner),
-            key=lambda m: (len(copies[m]) - (p in near.get(m, ())), p not in near.get(m, ()), m),
+            key=lambda m: (len(standbys[m]) - (p in near.get(m, ())), p not in near.get(m, ()), m),
         )
         for member in others[:each]:
-            copies[member].append(p)
-    return {member: sorted(held) for member, held in copies.items()}
+            standbys[member].append(p)
+    return {member: sorted(held) for member, held in standbys.items()}
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):
@@ -92,12 +93,12 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
     name = "foreclick-copartitioned"
     version = 0
 
-    def __init__(self, copies: int = 0) -> None:
-        """`copies`: the number of standbys of each partition, fewer if the group has too few members."""
-        self._each = copies
+    def __init__(self, standby_replicas: int = 0) -> None:
+        """`standby_replicas`: the number of standbys of each partition, fewer if the group has too few members."""
+        self._each = standby_replicas
         self._owned: list[int] = []
         #: Partitions for which this member is to be a standby.
-        self.copies: list[int] = []
+        self.standbys: list[int] = []
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
@@ -113,9 +114,9 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
         every = set().union(*counts.values())
         # A member may claim anything: keep only partitions that exist.
         owned = {member: every.intersection(o.partitions) for member, o in said.items()}
-        copied = {member: every.intersection(o.copies) for member, o in said.items()}
-        units = balance(every, owned, copied)
-        copies = place_copies(units, self._each, copied)
+        standby_of = {member: every.intersection(o.standbys) for member, o in said.items()}
+        units = balance(every, owned, standby_of)
+        standbys = place_standbys(units, self._each, standby_of)
         owner = {p: member for member, partitions in units.items() for p in partitions}
         given: dict[str, list[tuple[str, list[int]]]] = {member: [] for member in members}
         for topic in topics:
@@ -125,7 +126,7 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
                 given[member].append((topic, sorted(p for p in at if at[p] == member)))
         return {
             member: ConsumerProtocolMemberAssignment(
-                self.version, given[member], msgspec.msgpack.encode(Owned([], copies[member]))
+                self.version, given[member], msgspec.msgpack.encode(Owned([], standbys[member]))
             )
             for member in members
         }
@@ -133,13 +134,13 @@ class CopartitionedAssignor(AbstractPartitionAssignor):
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this member sends when it joins."""
         return ConsumerProtocolMemberMetadata(
-            self.version, sorted(topics), msgspec.msgpack.encode(Owned(self._owned, self.copies))
+            self.version, sorted(topics), msgspec.msgpack.encode(Owned(self._owned, self.standbys))
         )
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Remembers what this member was assigned."""
         self._owned = sorted({p for _, partitions in assignment.assignment for p in partitions})
-        self.copies = sorted(_said(assignment.user_data).copies)
+        self.standbys = sorted(_said(assignment.user_data).standbys)
 
 
 def _said(user_data: bytes | None) -> Owned:

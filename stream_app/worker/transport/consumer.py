@@ -140,9 +140,9 @@ class BatchConsumer(driver.Consumer):
         return await self._thread.is_member()
 
     @property
-    def copies(self) -> set[int]:
+    def standbys(self) -> set[int]:
         """Partitions of other members for which this one is a standby."""
-        return set(self._thread.assignor.copies)
+        return set(self._thread.assignor.standbys)
 
     # --- flow
 

@@ -3,7 +3,7 @@
 import structlog
 from faust.types import TP
 
-from stream_app.state.topic_identity import HeldBackRecords, StateAheadOfLog, compare
+from stream_app.state.topic_identity import RecordsBehindOpenTransaction, StateAheadOfLog, compare
 from stream_app.worker.context import WorkerContext
 
 log = structlog.stdlib.get_logger(__name__)
@@ -14,13 +14,13 @@ class Positions:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._behind, self._held = StateAheadOfLog(), HeldBackRecords()
+        self._behind, self._held = StateAheadOfLog(), RecordsBehindOpenTransaction()
 
     def forget(self) -> None:
         """Forgets everything, because partitions have changed hands."""
         self._behind.forget()
         self._held.forget()
-        self._context.health.set_held_back()
+        self._context.health.set_behind_open_transaction()
 
     def look(self) -> None:
         """Logs the differences. Raises TopicError if a log ends before the state; call it about once a second.
@@ -39,10 +39,10 @@ class Positions:
                 end = consumer.log_end(tp)
                 self._behind.look(topic, partition, position, end)
                 waiting, seconds = self._held.look(topic, partition, end)
-                self._context.metrics.held_back.labels(topic, str(partition)).set(waiting)
+                self._context.metrics.behind_open_transaction.labels(topic, str(partition)).set(waiting)
                 if waiting and seconds >= longest[2]:
                     longest = f"{topic}-{partition}", waiting, seconds
-        self._context.health.set_held_back(*longest)
+        self._context.health.set_behind_open_transaction(*longest)
         self.compare()
 
     def compare(self) -> None:
