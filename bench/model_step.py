@@ -23,7 +23,7 @@ from model.artifact import model_folder as folders
 from model.artifact.model_folder import Content, StoredSettings
 from model.data.features import NUMERIC, Scale
 from model.data.vocabulary import Index, Vocabulary
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from model.network.network import Network, Shape
 from model.ranking import candidates
 from model.serving.cpu_step import CpuStep

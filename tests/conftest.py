@@ -24,7 +24,7 @@ LONGEST = (
     "integration/test_topic_trouble.py",
     "integration/test_worker.py",
     "integration/test_overload.py",
-    "integration/test_trouble.py",
+    "integration/test_start_and_stop.py",
     "integration/test_transport.py",
     "simulation/test_mutants.py",
     "simulation/test_schedules.py",

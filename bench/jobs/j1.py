@@ -14,7 +14,7 @@ from stream_app.decoding.name_table import NameTable
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import pointer_to
 from stream_app.processing.micro_batch import StepOutput
-from stream_app.processing.prediction_json import INTEGER_BYTES, literal, put, put_integer, put_text
+from stream_app.processing.prediction_json_kernel import INTEGER_BYTES, literal, put, put_integer, put_text
 from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
 from stream_app.state.layout import Layout, describe

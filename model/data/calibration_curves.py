@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 
 #: Window features for which a curve says how rare large values are.
 TAILS = ("clicks_1m", "distinct_items", "purchases_1h", "amount_24h")

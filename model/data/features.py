@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 
 GAP_BUCKETS = 48  # bucket 0: first event; bucket 47: a gap of at least 92 days
 HOURS = 24

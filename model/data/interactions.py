@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from model.data.window_features import AMOUNT_WINDOW, LAST_EVENTS, WINDOW_FEATURES, WINDOWS
+from model.data.windows import AMOUNT_WINDOW, LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 
 
 @dataclass(frozen=True)

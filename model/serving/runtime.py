@@ -17,7 +17,7 @@ from model.artifact.errors import NOT_FINITE
 from model.artifact.model_folder import Content, ModelError
 from model.data.calibration_curves import TAILS, Calibration
 from model.data.features import FeatureEncoder, Inputs
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from model.network import torchscript
 from model.serving.cpu_step import CpuStep, column
 from model.serving.hidden_states import HiddenStates

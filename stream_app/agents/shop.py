@@ -19,7 +19,7 @@ from stream_app.worker.context import WorkerContext
 from stream_app.worker.no_tables import NoTables
 from stream_app.worker.options import Topics, WorkerOptions
 from stream_app.worker.pipeline import Pipeline
-from stream_app.worker.transactions.partition_producers import PartitionProducers
+from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.transport.credentials import faust_credentials
 
 #: Faust's own commit timer and its watchdog are not needed: the pipeline commits after each checkpoint.

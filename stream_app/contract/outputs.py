@@ -1,4 +1,4 @@
-"""The output contract, version 1: predictions, flags and dead letters, and how a micro-batch of them is encoded."""
+"""The output contract, version 1: predictions, flags and dead letters, and how one of them is encoded."""
 
 from collections.abc import Callable
 from typing import Any, Literal

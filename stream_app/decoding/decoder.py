@@ -24,6 +24,7 @@ from stream_app.contract.events import (
 from stream_app.contract.received import UNKNOWN, received_of
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, Record
+from stream_app.decoding.dead_letter_texts import EXPECTED, MSGPACK_MAP, description, key_description
 from stream_app.decoding.event_filler import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.decoding.json_scanner import scan
 from stream_app.decoding.lenient import (
@@ -34,7 +35,6 @@ from stream_app.decoding.lenient import (
     fields_of,
 )
 from stream_app.decoding.name_table import NOT_YET, NameTable, stable_hash
-from stream_app.decoding.problem_texts import EXPECTED, MSGPACK_MAP, description, key_description
 from stream_app.kernels import item_checks as checks
 
 _VALUE = "a JSON object or a msgpack map"

@@ -20,7 +20,7 @@ from stream_app.contract.events import (
     Name,
     Timestamp,
 )
-from stream_app.decoding.problem_texts import EXPECTED, type_words
+from stream_app.decoding.dead_letter_texts import EXPECTED, type_words
 
 _EXACT = 2**53  # a double represents every integer up to here
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from model.serving.api import WINDOW_FEATURES
 from stream_app.contract.outputs import FlagReason, FlagType
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.state.row_layout import FLAG_REASONS
 
 _UNLIKELY, _CLICKS, _ITEMS, _PURCHASES, _AMOUNT = range(len(FLAG_REASONS))

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.serving.api import WINDOW_FEATURES, HiddenStates, Runtime, StepBatch
-from stream_app.state.row_layout import LAST_EVENTS
 from stream_app.state.users import ItemIndex, Users
+from stream_app.state.window_buckets import LAST_EVENTS
 
 USERS_AT_ONCE = 4096
 

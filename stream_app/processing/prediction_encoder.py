@@ -15,8 +15,8 @@ from stream_app.contract.event_columns import Events, text_bytes
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import ItemScore, NextEvent, Prediction, encoder, output_id
 from stream_app.contract.records import INPUT_TOPICS
-from stream_app.processing import prediction_json as json_kernel
-from stream_app.processing.prediction_json import DIGITS, ESCAPED, FIXED_BYTES, NUMBER_BYTES, literal
+from stream_app.processing import prediction_json_kernel as json_kernel
+from stream_app.processing.prediction_json_kernel import DIGITS, ESCAPED, FIXED_BYTES, NUMBER_BYTES, literal
 
 
 class PredictionEncoder:

@@ -7,9 +7,8 @@ import numpy as np
 
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.decoding.name_table import NameTable
-from stream_app.state.row_layout import LAST_EVENTS
 from stream_app.state.users import Users
-from stream_app.state.windows import FIRST_BUCKET, WINDOWS
+from stream_app.state.window_buckets import FIRST_BUCKET, LAST_EVENTS, WINDOWS
 
 
 def windows(row: np.void) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ May import `contract`, and `model.training.settings` for the table `[train]`. Kn
 """
 
 from stream_app.settings.declarations import DAY_MS, HORIZON_MS, Settings, fields
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.settings.loading import load_settings
 
 __all__ = ["DAY_MS", "HORIZON_MS", "Rules", "Settings", "fields", "load_settings"]

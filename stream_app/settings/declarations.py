@@ -14,7 +14,7 @@ import msgspec
 from model.training.settings import TrainSettings
 from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
 from stream_app.settings.checks import FUTURE_MS
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.settings.kafka import KafkaAccess
 from stream_app.settings.sources import Field, Secret, make_field, moment_ms
 from stream_app.settings.sources import doc as _doc

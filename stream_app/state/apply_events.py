@@ -9,8 +9,8 @@ import numpy as np
 from stream_app.contract.records import PURCHASE
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.kernels.jit import jit as _jit
-from stream_app.state.row_layout import AMOUNTS, LAST_EVENTS, SEEDS, SESSION_GAP_MS
-from stream_app.state.windows import AMOUNT_WINDOW, BUCKET_MS, FIRST_BUCKET, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, SEEDS, SESSION_GAP_MS
+from stream_app.state.window_buckets import AMOUNT_WINDOW, BUCKET_MS, FIRST_BUCKET, LAST_EVENTS, WINDOWS
 
 # What became of an event.
 APPLIED, LATE, DUPLICATE, ALREADY_APPLIED = range(4)

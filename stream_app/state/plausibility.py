@@ -13,8 +13,8 @@ import xxhash
 
 from stream_app.contract.events import MAX_TS_MS
 from stream_app.kernels.jit import jit
-from stream_app.state.row_layout import FLAG_REASONS, LAST_EVENTS
-from stream_app.state.windows import BUCKET_MS, BUCKETS, WINDOWS
+from stream_app.state.row_layout import FLAG_REASONS
+from stream_app.state.window_buckets import BUCKET_MS, BUCKETS, LAST_EVENTS, WINDOWS
 
 #: What is wrong with a row, by the number that `wrong_rows` returns; 0 means nothing.
 WRONG = (

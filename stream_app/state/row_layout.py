@@ -8,13 +8,12 @@ from typing import get_args
 
 import numpy as np
 
-from model.serving.api import LAST_EVENTS
 from stream_app.contract.outputs import FlagReasonCode
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.state.evolve import ring
 from stream_app.state.format_2 import FORMAT_2
 from stream_app.state.layout import Layout
-from stream_app.state.windows import AMOUNT_WINDOW, BUCKETS, WINDOW_FEATURES, WINDOWS
+from stream_app.state.window_buckets import AMOUNT_WINDOW, BUCKETS, LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 
 #: Of the changelog. 2: the row of `format_2` without a number. 3: the number of a layout comes first, see `layout`.
 FORMAT = 3

@@ -17,9 +17,10 @@ from stream_app.state.errors import StateError
 from stream_app.state.layout import DescriptionError, Layout
 from stream_app.state.plausibility import Damaged, beyond, refusal, wrong_rows
 from stream_app.state.row_codec import gather, pack, told_apart
-from stream_app.state.row_layout import FLAG_REASONS, FORMATS_READ, LAST_EVENTS, LAYOUT
+from stream_app.state.row_layout import FLAG_REASONS, FORMATS_READ, LAYOUT
 from stream_app.state.row_reader import Layouts, are_text, damaged_of, is_users, keys_of, why_of
 from stream_app.state.user_index import UserIndex, packed_keys
+from stream_app.state.window_buckets import LAST_EVENTS
 
 #: Key of the record with the state of the partition itself. A user_id has at least one byte.
 META_KEY = b""

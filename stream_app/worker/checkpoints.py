@@ -15,9 +15,9 @@ from stream_app.processing.micro_batch import Checkpoint
 from stream_app.worker.context import WorkerContext
 from stream_app.worker.errors import FencedError, ProducerLostError
 from stream_app.worker.options import CheckpointOptions
+from stream_app.worker.producers.partition_producers import PartitionProducers
+from stream_app.worker.producers.transactional_producer import Member
 from stream_app.worker.state_thread import StateThread
-from stream_app.worker.transactions.partition_producers import PartitionProducers
-from stream_app.worker.transactions.transactional_producer import Member
 from stream_app.worker.transport.producer import Built
 
 log = structlog.stdlib.get_logger(__name__)

@@ -20,10 +20,10 @@ from stream_app.worker.changelog_reader import ChangelogReader
 from stream_app.worker.context import WorkerContext
 from stream_app.worker.errors import ProducerLostError
 from stream_app.worker.options import WorkerOptions
+from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.standby import Standby
 from stream_app.worker.state_thread import StateThread
 from stream_app.worker.telemetry import warn_of_older_model
-from stream_app.worker.transactions.partition_producers import PartitionProducers
 
 log = structlog.stdlib.get_logger(__name__)
 

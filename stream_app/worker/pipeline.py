@@ -38,15 +38,15 @@ from stream_app.worker.errors import TopologyError
 from stream_app.worker.gather import both, in_pool
 from stream_app.worker.options import WorkerOptions
 from stream_app.worker.ownership import Ownership
+from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.state_thread import StateThread
-from stream_app.worker.transactions.partition_producers import PartitionProducers
 from stream_app.worker.transport.backlog import MANY_BYTES, Backlog, Budget
 from stream_app.worker.transport.consumer_thread import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer
 from stream_app.worker.turn_stages import Applied, BuiltFor, TurnStages
 from stream_app.worker.watches.minute_log import MinuteLog
 from stream_app.worker.watches.positions import Positions
-from stream_app.worker.watches.split_watch import SplitWatch
+from stream_app.worker.watches.split_user_watch import SplitWatch
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)

@@ -11,7 +11,7 @@ from stream_app.contract.events import BadRecord
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.processing.micro_batch import Outputs, StepOutput
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.transactions.partition_producers import PartitionProducers
+from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.transport.consumer_thread import FetchedBatch
 from stream_app.worker.transport.producer import BatchProducer, Built
 

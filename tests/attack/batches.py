@@ -5,7 +5,7 @@ import time
 from stream_app.kafka.record_batches.reader import HEADER_BYTES
 from tests.attack.worker import Attacked
 from tests.integration.harness import wait_for
-from tests.stream_app.raw import gzip, lz4, record, snappy, stored, varint, zstd
+from tests.stream_app.raw_batches import gzip, lz4, record, snappy, stored, varint, zstd
 
 ONE = record(0, b"k", b"v")
 

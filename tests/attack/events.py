@@ -4,8 +4,8 @@ import json
 import time
 
 from tests.attack.worker import Attacked
-from tests.stream_app.crafted import colliding, ending_alike
-from tests.stream_app.raw import record, stored, zstd
+from tests.stream_app.colliding_names import colliding, ending_alike
+from tests.stream_app.raw_batches import record, stored, zstd
 
 #: Events in one batch.
 PER_BATCH = 10_000

@@ -10,7 +10,7 @@ import psutil
 from stream_app.lab.broker import EmbeddedKafka
 from tests.fuzz.produce import RawProducer
 from tests.integration.harness import Reader, Start, Worker, make_topics, wait_for
-from tests.stream_app.raw import record, stored
+from tests.stream_app.raw_batches import record, stored
 
 #: Memory that a worker may take beside what it has idle, in bytes.
 MEMORY_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from aiokafka.record.util import calc_crc32c
 from stream_app.kafka.record_batches import reader as wire
 from tests.fuzz.mutate import mutate
 from tests.stream_app.batches import CODECS, T0, Part, batch, marker
-from tests.stream_app.raw import varint
+from tests.stream_app.raw_batches import varint
 
 CORPUS = 400
 #: Values of a header's fields that lie at a border.

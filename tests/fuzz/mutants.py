@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from stream_app.kafka.record_batches import reader as wire
 from tests.stream_app.batches import CODECS, T0, seal
-from tests.stream_app.raw import gzip, lz4, snappy, stored, varint, zstd
+from tests.stream_app.raw_batches import gzip, lz4, snappy, stored, varint, zstd
 
 FIELDS = ("lengths", "deltas", "counts", "headers", "framing", "tail")
 _COMPRESS: dict[str, Callable[..., bytes]] = {

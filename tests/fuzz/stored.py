@@ -32,7 +32,7 @@ from tests.fuzz.java_consumer import JavaConsumer, Log, Seen
 from tests.fuzz.mutants import FIELDS, Mutant, mutant
 from tests.fuzz.produce import RawProducer
 from tests.stream_app.batches import CODECS
-from tests.stream_app.raw import record, stored
+from tests.stream_app.raw_batches import record, stored
 
 PARTITIONS = 32
 PER_PARTITION = 24

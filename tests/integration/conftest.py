@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from stream_app.lab.broker import EmbeddedKafka
+from tests.integration.faust_member import Join, Member
 from tests.integration.harness import Start, from_scratch, workers
-from tests.integration.member import Join, Member
-from tests.integration.secure import PASSWORD, SecureKafka, secure_kafka
+from tests.integration.secure_broker import PASSWORD, SecureKafka, secure_kafka
 from tests.model.tiny import tiny_model
 
 

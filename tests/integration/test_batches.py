@@ -16,8 +16,8 @@ from stream_app.kafka.record_batches.builder import build
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.errors import IncompatibleAiokafka
 from stream_app.worker.transport.fetch_hook import install_fetch_hook
+from tests.integration.faust_member import Join, end_offset, in_order, make, send, until
 from tests.integration.harness import read_all
-from tests.integration.member import Join, end_offset, in_order, make, send, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

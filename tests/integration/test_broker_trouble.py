@@ -1,6 +1,6 @@
 """Whatever happens to the broker, the worker answers all, or stops with a sentence that says why.
 
-Restart and SIGKILL of the broker are in `test_trouble`, what happens to its topics in `test_topic_trouble`.
+Restart and SIGKILL of the broker are in `test_start_and_stop`, what happens to its topics in `test_topic_trouble`.
 """
 
 import asyncio

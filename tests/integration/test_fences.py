@@ -15,9 +15,10 @@ from stream_app.agents.shop import create_app
 from stream_app.contract.outputs import NO_HEADERS
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.worker.transactions.fenced_producer import FencedProducer
-from stream_app.worker.transactions.partition_producers import FENCE_KEY
+from stream_app.worker.producers.fenced_producer import FencedProducer
+from stream_app.worker.producers.partition_producers import FENCE_KEY
 from tests.integration.answered import ids
+from tests.integration.faust_member import Member, until
 from tests.integration.harness import (
     Reader,
     Start,
@@ -27,7 +28,6 @@ from tests.integration.harness import (
     settings_for,
     wait_for,
 )
-from tests.integration.member import Member, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 

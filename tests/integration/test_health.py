@@ -16,6 +16,7 @@ from stream_app.agents.shop import create_app
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.processing.shop_processor import ShopProcessor
+from tests.integration.faust_member import until
 from tests.integration.harness import (
     Reader,
     Start,
@@ -27,7 +28,6 @@ from tests.integration.harness import (
     settings_for,
     wait_for,
 )
-from tests.integration.member import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

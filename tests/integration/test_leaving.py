@@ -13,8 +13,8 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.transport.aiokafka_internals import stop_consumer
+from tests.integration.faust_member import Join, Member, make, until
 from tests.integration.harness import Start, clicks, make_topics, produce, wait_for
-from tests.integration.member import Join, Member, make, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

@@ -11,7 +11,7 @@ import pytest
 from stream_app.contract.partitioner import partitions_of
 from stream_app.contract.records import Record
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.state.windows import WINDOWS
+from stream_app.state.window_buckets import WINDOWS
 from tests.integration.answered import ids, ids_of
 from tests.integration.harness import Reader, Start, make_topics, produce, wait_for
 

@@ -13,7 +13,7 @@ from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker import changelog_reader as recovery
 from stream_app.worker.changelog_reader import ChangelogReader
 from stream_app.worker.errors import RecoveryError
-from tests.integration.member import make, send
+from tests.integration.faust_member import make, send
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 

@@ -12,9 +12,9 @@ from stream_app.agents.shop import create_app
 from stream_app.lab.broker import EmbeddedKafka
 from tests.faults.steps import END_TXN, PRODUCE
 from tests.integration.answered import ids, ids_of
+from tests.integration.faust_member import Member, until
 from tests.integration.harness import Reader, clicks, make_topics, produce, settings_for
 from tests.integration.holding import Holding, holding_before, kafka_for_a_proxy
-from tests.integration.member import Member, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -9,8 +9,8 @@ from stream_app.kafka.security import RightsError
 from stream_app.kafka.topics import require_topics
 from stream_app.lab.generator import GeneratorSettings, write
 from tests.integration.harness import Start, clicks, committed, make_topics, produce, wait_for
-from tests.integration.secure import PASSWORD, Right, SecureKafka
-from tests.integration.secured import answers_all, run, settings_of
+from tests.integration.secure_broker import PASSWORD, Right, SecureKafka
+from tests.integration.security_helpers import answers_all, run, settings_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -15,8 +15,8 @@ from stream_app.kafka.topics import check_topics, ensure_topics
 from stream_app.lab.generator import GeneratorSettings, write
 from stream_app.settings import Settings
 from tests.integration.harness import Start, clicks, make_topics, produce
-from tests.integration.secure import PASSWORD, Authority, SecureKafka, unsecured_token
-from tests.integration.secured import answers_all, run, settings_of
+from tests.integration.secure_broker import PASSWORD, Authority, SecureKafka, unsecured_token
+from tests.integration.security_helpers import answers_all, run, settings_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -8,11 +8,14 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.errors import ProducerLostError
-from stream_app.worker.transactions.fenced_producer import FencedProducer
-from stream_app.worker.transactions.partition_producers import FENCE_KEY
-from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
+from stream_app.worker.producers.fenced_producer import FencedProducer
+from stream_app.worker.producers.partition_producers import FENCE_KEY
+from stream_app.worker.producers.transactional_producer import Member, TransactionalProducer
 from tests.faults.steps import END_TXN, PRODUCE
-from tests.integration.bed import (
+from tests.integration.faust_member import make, numbers, until
+from tests.integration.harness import read_all
+from tests.integration.holding import Holding, holding_before, kafka_for_a_proxy
+from tests.integration.producer_bed import (
     IMPATIENT_MS,
     OPEN_MS,
     PATIENT_MS,
@@ -22,9 +25,6 @@ from tests.integration.bed import (
     messages,
     partition_producers,
 )
-from tests.integration.harness import read_all
-from tests.integration.holding import Holding, holding_before, kafka_for_a_proxy
-from tests.integration.member import make, numbers, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -16,8 +16,8 @@ from yarl import URL
 
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.transport import Transport
+from tests.integration.faust_member import Join, Member, end_offset, in_order, make, numbers, send, until
 from tests.integration.harness import committed, read_all
-from tests.integration.member import Join, Member, end_offset, in_order, make, numbers, send, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

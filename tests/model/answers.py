@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model.artifact.errors import ModelError
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from model.serving.runtime import Runtime, finite
 from model.serving.step_types import StepBatch
 

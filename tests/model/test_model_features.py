@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.data import features, vocabulary
 from model.data.vocabulary import Index
-from model.data.window_features import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
+from model.data.windows import LAST_EVENTS, WINDOW_FEATURES, WINDOWS
 from tests.model.tiny import tiny_interactions
 
 

@@ -11,9 +11,9 @@ from faust.types import TP
 from stream_app.worker.checkpoints import Checkpoints
 from stream_app.worker.errors import UnansweredError
 from stream_app.worker.pipeline import Pipeline
-from stream_app.worker.transactions import fenced_producer as fenced
-from stream_app.worker.transactions.partition_producers import PartitionProducers
-from stream_app.worker.transactions.transactional_producer import TransactionalProducer
+from stream_app.worker.producers import fenced_producer as fenced
+from stream_app.worker.producers.partition_producers import PartitionProducers
+from stream_app.worker.producers.transactional_producer import TransactionalProducer
 
 
 @contextmanager

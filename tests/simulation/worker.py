@@ -20,9 +20,9 @@ from stream_app.worker import changelog_reader as recovery
 from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry, turn_stages
 from stream_app.worker.context import WorkerContext
 from stream_app.worker.options import Topics, WorkerOptions
-from stream_app.worker.transactions import fenced_producer as fenced
-from stream_app.worker.transactions import partition_producers
-from stream_app.worker.transactions.partition_producers import PartitionProducers
+from stream_app.worker.producers import fenced_producer as fenced
+from stream_app.worker.producers import partition_producers
+from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.transport import consumer, consumer_thread, producer
 from tests.simulation.broker import Broker
 from tests.simulation.client import SimClient, SimProducer

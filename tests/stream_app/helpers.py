@@ -13,7 +13,7 @@ from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import Checkpoint, StepOutput
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.state.row_layout import ROW
 from stream_app.state.users import META_KEY
 from tests.stream_app.strategies import T0

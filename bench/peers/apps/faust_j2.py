@@ -12,8 +12,8 @@ import faust
 import numpy as np
 import torch
 
-from model.data.window_features import WINDOW_FEATURES
-from model.serving.runtime import RECENT, Runtime, StepBatch, StepResult
+from model.data.windows import WINDOW_FEATURES
+from model.serving.runtime import LAST_EVENTS, Runtime, StepBatch, StepResult
 
 BROKER, SOURCE, OUT = os.environ["BROKER"], os.environ["IN"], os.environ["OUT"]
 BATCH, WITHIN_S, WINDOW_S = 4_096, 0.05, 60
@@ -29,7 +29,7 @@ ROW = np.dtype(
         ("ts", "f8"),  # Unix s, of the last event
         ("window", "i8"),  # start, Unix s
         ("counts", "f4", 3),  # of the window, by event type
-        ("recent", "i4", RECENT),  # last distinct items
+        ("recent", "i4", LAST_EVENTS),  # last distinct items
         ("hidden", "f4", runtime.hidden),
     ]
 )
@@ -79,7 +79,7 @@ def advance(events: list[Click], slots: list[int], rows: list[np.ndarray]) -> St
     kind = np.array([PLACE[event.event_type] for event in events], np.int8)
     item = np.array([runtime.item_index(str(event.item_id)) for event in events], np.int32)
     gap_s, first = np.empty(m, np.float32), np.empty(m, np.bool_)
-    recent, counts = np.empty((m, RECENT), np.int32), np.empty((m, len(KINDS)), np.float32)
+    recent, counts = np.empty((m, LAST_EVENTS), np.int32), np.empty((m, len(KINDS)), np.float32)
     for i, event in enumerate(events):
         row = rows[slots[i]][0]
         start = int(event.ts // WINDOW_S) * WINDOW_S
@@ -91,7 +91,7 @@ def advance(events: list[Click], slots: list[int], rows: list[np.ndarray]) -> St
         gap_s[i] = -1.0 if first[i] else event.ts - row["ts"]
         row["ts"] = event.ts
         others = [known for known in row["recent"].tolist() if known != item[i]]
-        row["recent"] = [item[i], *others][:RECENT]
+        row["recent"] = [item[i], *others][:LAST_EVENTS]
         recent[i], counts[i] = row["recent"], row["counts"]
     windows = np.zeros((m, len(WINDOW_FEATURES)), np.float32)
     windows[:, : SPANS * len(KINDS)] = np.tile(counts, SPANS)

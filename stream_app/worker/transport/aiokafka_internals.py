@@ -22,7 +22,7 @@ from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from stream_app.worker.errors import IncompatibleAiokafka
-from stream_app.worker.transactions.transactional_producer import Member
+from stream_app.worker.producers.transactional_producer import Member
 
 __all__ = [
     "READ_COMMITTED", "Coordination", "FetchRequest", "FetchResult", "PartitionRecords", "batching_of", "builder_of",

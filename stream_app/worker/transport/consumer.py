@@ -15,7 +15,7 @@ from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
 
 from stream_app.state.topic_identity import LogEnd
-from stream_app.worker.transactions.transactional_producer import Member
+from stream_app.worker.producers.transactional_producer import Member
 from stream_app.worker.transport.aiokafka_internals import member_of
 from stream_app.worker.transport.consumer_thread import BatchConsumerThread, FetchedBatch
 

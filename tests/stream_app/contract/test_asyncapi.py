@@ -12,10 +12,10 @@ from stream_app.contract.events import DEAD_LETTER_REASONS, BadRecord, Event, en
 from stream_app.contract.outputs import Flag, FlagReasonCode, Prediction
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
+from stream_app.decoding.dead_letter_texts import EXPECTED
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable
-from stream_app.decoding.problem_texts import EXPECTED
-from stream_app.lab.pages import asyncapi
+from stream_app.lab.generated_docs import asyncapi
 from stream_app.settings import Settings
 
 PAGE = Path(__file__).parents[3] / "docs" / "asyncapi.json"
@@ -63,7 +63,7 @@ def required(kind: int) -> set[str]:
 def test_the_page_is_up_to_date() -> None:
     """`docs/asyncapi.json` is what the types say today."""
     assert PAGE.read_text() == asyncapi.page(), (
-        "run: python -m stream_app.lab.pages.asyncapi > docs/asyncapi.json"
+        "run: python -m stream_app.lab.generated_docs.asyncapi > docs/asyncapi.json"
     )
 
 

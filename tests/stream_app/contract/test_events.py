@@ -12,7 +12,7 @@ from stream_app.contract.events import (
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, CLICK, INPUT_TOPICS, PURCHASE
 from stream_app.decoding.name_table import stable_hash
-from tests.stream_app.contract import GOOD, reasons, record, without
+from tests.stream_app.contract_values import GOOD, reasons, record, without
 from tests.stream_app.strategies import T0, a_decoder
 
 CONTRACT: list[tuple[dict[str, Any], int, tuple[str, str] | None]] = [

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import CLICK
-from tests.stream_app.contract import GOOD, record, without
+from tests.stream_app.contract_values import GOOD, record, without
 from tests.stream_app.strategies import T0, a_decoder
 
 NOT_SAID = "ada@example.org"  # what a user is or did

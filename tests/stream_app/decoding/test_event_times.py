@@ -12,7 +12,7 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import CLICK
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable
-from tests.stream_app.contract import GOOD, reasons, record
+from tests.stream_app.contract_values import GOOD, reasons, record
 from tests.stream_app.strategies import T0, a_decoder
 
 

@@ -18,7 +18,7 @@ from stream_app.contract.events import (
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, CLICK, PURCHASE, Record
 from stream_app.decoding.name_table import stable_hash
-from tests.stream_app.contract import record
+from tests.stream_app.contract_values import record
 from tests.stream_app.strategies import FIELDS, T0, a_decoder, any_value, short_text
 
 

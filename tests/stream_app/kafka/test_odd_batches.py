@@ -21,7 +21,7 @@ from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.transport.fetch_hook import DEAD_LETTER_BYTES, dead_letters_of
 from tests.stream_app.batches import T0, TP, Parsed, Part, batch, parse, seal
-from tests.stream_app.raw import gzip, lz4, record, snappy, stored, varint, zstd
+from tests.stream_app.raw_batches import gzip, lz4, record, snappy, stored, varint, zstd
 
 
 def seen(parsed: Parsed | None) -> list[tuple[int, bytes | None, bytes | None]]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from stream_app.processing import flag_rules
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.state.apply_events import APPLIED_EVENT
 from stream_app.state.row_layout import FLAG_REASONS, ROW
 

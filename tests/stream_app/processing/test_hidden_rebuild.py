@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from model.serving.runtime import Runtime, StepBatch
 from model.training.export import export
 from stream_app.contract.events import encode_json
 from stream_app.contract.records import Record
 from stream_app.decoding.name_table import stable_hash
 from stream_app.processing.hidden_rebuild import rebuild_hidden
-from stream_app.settings.flag_rules import Rules
-from stream_app.state.row_layout import LAST_EVENTS, ROW
+from stream_app.settings.flag_limits import Rules
+from stream_app.state.row_layout import ROW
 from stream_app.state.users import META_KEY, ItemIndex
+from stream_app.state.window_buckets import LAST_EVENTS
 from tests.model.tiny import ITEMS, tiny_model, tiny_trained
 from tests.stream_app.helpers import SETTINGS, Worker
 from tests.stream_app.strategies import T0, Happening, cut, cuts, event_of, happenings, topics_of

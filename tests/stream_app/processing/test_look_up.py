@@ -10,7 +10,7 @@ import pytest
 
 from model.serving.runtime import Runtime
 from tests.model.tiny import tiny_model
-from tests.stream_app.shop import Shop, close
+from tests.stream_app.failing_shop import Shop, close
 
 LIMIT_S = 30.0
 

@@ -18,7 +18,7 @@ from stream_app.processing.model_breaker import LONGEST_WAIT_S
 from stream_app.processing.model_host import step_batch
 from stream_app.processing.shop_processor import ShopProcessor
 from tests.model.tiny import tiny_model, tiny_trained
-from tests.stream_app.shop import SETTINGS, Shop, break_down, click, close, ids
+from tests.stream_app.failing_shop import SETTINGS, Shop, break_down, click, close, ids
 
 HOLD = msgspec.structs.replace(SETTINGS, model_trouble="hold")
 LATER = 2 * LONGEST_WAIT_S  # seconds after which a probe is due, whatever was before

@@ -15,10 +15,10 @@ from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.decoding.name_table import stable_hash
 from stream_app.processing import shop_processor as engine_module
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from stream_app.state.row_layout import ROW
 from stream_app.state.users import META_KEY
-from tests.stream_app.crafted import colliding
+from tests.stream_app.colliding_names import colliding
 from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, state_keys, with_trouble
 from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
 

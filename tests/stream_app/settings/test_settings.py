@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.errors import ForeclickError, SettingsError
-from stream_app.lab.pages.settings_page import settings_page
+from stream_app.lab.generated_docs.settings_page import settings_page
 from stream_app.settings import DAY_MS, Settings, fields, load_settings
 from stream_app.settings.sources import Field, expected
 
@@ -272,5 +272,5 @@ def test_the_reference_page_is_up_to_date() -> None:
     """`docs/settings.md` is what the declarations say today."""
     page = Path(__file__).parents[3] / "docs" / "settings.md"
     assert page.read_text() == settings_page(), (
-        "run: python -m stream_app.lab.pages.settings_page > docs/settings.md"
+        "run: python -m stream_app.lab.generated_docs.settings_page > docs/settings.md"
     )

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.window_features import WINDOW_FEATURES
+from model.data.windows import WINDOW_FEATURES
 from stream_app.contract.event_columns import Events
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.decoding.name_table import NameTable
 from stream_app.processing import user_view
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNTS, LAST_EVENTS, OTHER_FEATURES, ROW, SEEDS
-from stream_app.state.windows import FIRST_BUCKET, WINDOWS
-from tests.stream_app.naive import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
+from stream_app.state.row_layout import AMOUNTS, OTHER_FEATURES, ROW, SEEDS
+from stream_app.state.window_buckets import FIRST_BUCKET, LAST_EVENTS, WINDOWS
+from tests.stream_app.naive_user import KNOWN, LATENESS, NONE, TTL, USERS, NaiveKernel, NaiveUser
 from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cuts, happenings
 
 

@@ -9,8 +9,8 @@ from stream_app.contract.outputs import NextEvent
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.state import apply_events as kernel
 from stream_app.state.row_layout import OTHER_FEATURES, row_dtype
-from stream_app.state.windows import FIRST_BUCKET, WINDOW_FEATURES, WINDOWS
-from tests.stream_app.naive import USERS, NaiveKernel
+from stream_app.state.window_buckets import FIRST_BUCKET, WINDOW_FEATURES, WINDOWS
+from tests.stream_app.naive_user import USERS, NaiveKernel
 from tests.stream_app.state.test_apply_events import Compiled, Rows, given_events, replays, slots_of
 from tests.stream_app.strategies import Happening, cut, cuts, happenings
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stream_app.contract.partitioner import partitions_of
 from stream_app.kernels.jit import jit
 from stream_app.kernels.memory import pointer_to
-from stream_app.worker.watches import split_users as split
-from stream_app.worker.watches.split_users import SplitUser, SplitUsers
+from stream_app.worker.watches import split_user_finder as split
+from stream_app.worker.watches.split_user_finder import SplitUser, SplitUsers
 from tests.stream_app.state.test_users import some_users
 
 PARTITIONS = 4

@@ -10,7 +10,7 @@ from stream_app.state import user_index as index_module
 from stream_app.state.errors import StateError
 from stream_app.state.row_codec import gather, numbers, pack, unpack
 from stream_app.state.user_index import UserIndex, packed_keys
-from tests.stream_app.crafted import colliding
+from tests.stream_app.colliding_names import colliding
 
 LIMIT = 12
 names = st.sampled_from([b"a", b"b", b"c", b"ab", b"abcdefgh", b"abcdefghi", "ü".encode(), b"x" * 128])

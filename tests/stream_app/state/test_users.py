@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from model.serving.hidden_states import HiddenStates
 from stream_app.contract.records import EVENT_TYPES
 from stream_app.decoding.name_table import stable_hash
-from stream_app.state.row_layout import FORMAT, LAST_EVENTS, ROW
+from stream_app.state.row_layout import FORMAT, ROW
 from stream_app.state.users import (
     META_KEY,
     ItemIndex,
@@ -21,6 +21,7 @@ from stream_app.state.users import (
     decode_meta,
     encode_meta,
 )
+from stream_app.state.window_buckets import LAST_EVENTS
 from tests.stream_app.helpers import Log, changelog
 
 WIDTH = 3

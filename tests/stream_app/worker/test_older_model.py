@@ -18,7 +18,7 @@ from stream_app.worker import telemetry
 from stream_app.worker.context import WorkerContext
 from stream_app.worker.options import Topics
 from tests.model.tiny import tiny_model
-from tests.stream_app.shop import Shop
+from tests.stream_app.failing_shop import Shop
 
 OLD, NEW = 1_790_000_000_000, 1_795_000_000_000
 

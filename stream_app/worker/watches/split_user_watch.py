@@ -3,7 +3,7 @@
 import structlog
 
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.watches.split_users import SplitUsers
+from stream_app.worker.watches.split_user_finder import SplitUsers
 
 log = structlog.stdlib.get_logger(__name__)
 

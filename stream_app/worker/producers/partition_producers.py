@@ -20,9 +20,9 @@ from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.worker.errors import ProducerError, ProducerLostError
 from stream_app.worker.gather import gather_all
 from stream_app.worker.options import ProducerOptions, Topics
-from stream_app.worker.transactions.cluster import Cluster
-from stream_app.worker.transactions.fenced_producer import FencedProducer, Written
-from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
+from stream_app.worker.producers.cluster import Cluster
+from stream_app.worker.producers.fenced_producer import FencedProducer, Written
+from stream_app.worker.producers.transactional_producer import Member, TransactionalProducer
 from stream_app.worker.transport.producer import Built, Message, columns_built, messages_built
 
 #: Codecs, as in the attributes of a record batch. Source: Kafka's protocol guide, "Record Batch".

@@ -23,8 +23,8 @@ from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsT
 
 from stream_app.kafka.protocol.transactions import ImplicitEndTxn, Produce, TxnOffsetCommit
 from stream_app.worker.errors import ProducerError, ProducerLostError, UnansweredError
-from stream_app.worker.transactions.cluster import GROUP, TRANSACTION, Cluster
-from stream_app.worker.transactions.fenced_producer import (
+from stream_app.worker.producers.cluster import GROUP, TRANSACTION, Cluster
+from stream_app.worker.producers.fenced_producer import (
     PRODUCE_TIMEOUT_MS,
     FencedProducer,
     Waiting,

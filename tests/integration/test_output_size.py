@@ -14,10 +14,10 @@ from stream_app.contract.outputs import Message
 from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.kafka.record_batches.truncation import cut_dead_letter
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.worker.transactions.partition_producers import FENCE_KEY
-from tests.integration.bed import Bed, partition_producers
+from stream_app.worker.producers.partition_producers import FENCE_KEY
+from tests.integration.faust_member import Join, make, until
 from tests.integration.harness import Reader, Start, clicks, make_topics, produce, read_all, wait_for
-from tests.integration.member import Join, make, until
+from tests.integration.producer_bed import Bed, partition_producers
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

@@ -16,7 +16,7 @@ from stream_app.contract.records import INPUT_TOPICS, Record
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
-from stream_app.settings.flag_rules import Rules
+from stream_app.settings.flag_limits import Rules
 from tests.model.tiny import ITEMS
 from tests.stream_app.helpers import Log, changelog
 

@@ -20,7 +20,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from stream_app.kafka.protocol.transactions import Produce
 from stream_app.worker.errors import NotSentError, ProducerError, ProducerLostError, UnansweredError
-from stream_app.worker.transactions.cluster import BACKOFF_S, TRANSACTION, Cluster, name_of
+from stream_app.worker.producers.cluster import BACKOFF_S, TRANSACTION, Cluster, name_of
 
 log = structlog.stdlib.get_logger(__name__)
 

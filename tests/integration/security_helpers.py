@@ -9,7 +9,7 @@ from typing import Any
 
 from stream_app.settings import Settings, load_settings
 from tests.integration.harness import Reader, Worker, clicks, committed, produce, wait_for
-from tests.integration.secure import SecureKafka
+from tests.integration.secure_broker import SecureKafka
 
 
 def settings_of(brokers: str, prefix: str, **more: Any) -> Settings:

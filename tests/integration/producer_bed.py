@@ -11,14 +11,14 @@ from confluent_kafka import IsolationLevel
 
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.options import ProducerOptions, Topics
-from stream_app.worker.transactions.cluster import Cluster
-from stream_app.worker.transactions.partition_producers import PartitionProducers
-from stream_app.worker.transactions.transactional_producer import Member, TransactionalProducer
+from stream_app.worker.producers.cluster import Cluster
+from stream_app.worker.producers.partition_producers import PartitionProducers
+from stream_app.worker.producers.transactional_producer import Member, TransactionalProducer
 from stream_app.worker.transport.aiokafka_internals import member_of
 from stream_app.worker.transport.producer import BATCH_BYTES, Message, messages_built
 from tests.faults.topics import ends
+from tests.integration.faust_member import make, until
 from tests.integration.harness import committed, read_all
-from tests.integration.member import make, until
 
 #: After which a client gives a request up, in ms: less where a test waits for that.
 PATIENT_MS, IMPATIENT_MS = 30_000, 2_500

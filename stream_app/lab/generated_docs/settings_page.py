@@ -1,6 +1,7 @@
 """The reference page of the settings, written from their declarations.
 
-`python -m stream_app.lab.pages.settings_page > docs/settings.md` writes it; a test fails when it is out of date.
+`python -m stream_app.lab.generated_docs.settings_page > docs/settings.md` writes it; a test fails when it is
+out of date.
 """
 
 import sys
@@ -21,7 +22,7 @@ An option has the name of its key, with dashes: `max_delay_ms` is `--max-delay-m
 Secrets have no key and no option. They come from their variable, or from the file that the next key names, which is
 how Docker and Kubernetes provide secrets.
 
-This page is generated from the code: `python -m stream_app.lab.pages.settings_page > docs/settings.md`.
+This page is generated from the code: `python -m stream_app.lab.generated_docs.settings_page > docs/settings.md`.
 
 | key in the file | variable | default | expected | what it sets |
 |---|---|---|---|---|

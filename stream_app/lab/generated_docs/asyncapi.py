@@ -1,7 +1,7 @@
 """The wire contract as an AsyncAPI 3.0 document, written from the types in the code.
 
-`python -m stream_app.lab.pages.asyncapi > docs/asyncapi.json` writes it; a test fails when it is out of date. It is
-JSON, which every AsyncAPI tool reads. Specification: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+`python -m stream_app.lab.generated_docs.asyncapi > docs/asyncapi.json` writes it; a test fails when it is out of
+date. It is JSON, which every AsyncAPI tool reads. Specification: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
 import json
@@ -25,7 +25,7 @@ from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPU
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable
 from stream_app.kafka.topics import topic_specs
-from stream_app.lab.pages import asyncapi_texts as texts
+from stream_app.lab.generated_docs import asyncapi_texts as texts
 from stream_app.settings import Settings
 
 #: Version of the wire contract, not of the program.

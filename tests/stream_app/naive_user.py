@@ -7,8 +7,8 @@ from typing import Any
 
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNTS, LAST_EVENTS, SEEDS, SESSION_GAP_MS
-from stream_app.state.windows import AMOUNT_WINDOW, WINDOWS
+from stream_app.state.row_layout import AMOUNTS, SEEDS, SESSION_GAP_MS
+from stream_app.state.window_buckets import AMOUNT_WINDOW, LAST_EVENTS, WINDOWS
 from tests.stream_app.strategies import DAY
 
 USERS = 4
