@@ -11,7 +11,7 @@ USERS_AT_ONCE = 4096
 
 
 def rebuild_hidden(
-    users: Users, slab: HiddenStates, runtime: Runtime, partition: int, categories: ItemIndex
+    users: Users, hidden_states: HiddenStates, runtime: Runtime, partition: int, categories: ItemIndex
 ) -> None:
     """Replays the last events of every user of a partition through the model.
 
@@ -21,8 +21,8 @@ def rebuild_hidden(
     slots = users.slots_of(partition)
     for start in range(0, len(slots), USERS_AT_ONCE):
         some = slots[start : start + USERS_AT_ONCE]
-        slab.reset(some)
-        runtime.rebuild(slab, last_events(users, runtime, some, categories))
+        hidden_states.reset(some)
+        runtime.rebuild(hidden_states, last_events(users, runtime, some, categories))
 
 
 def last_events(

@@ -19,9 +19,9 @@ class ModelHost:
     """A model and the hidden states of the users, advanced by one thread."""
 
     def __init__(
-        self, runtime: Runtime, slab: HiddenStates, users: Users, breaker: ModelBreaker, k: int
+        self, runtime: Runtime, hidden_states: HiddenStates, users: Users, breaker: ModelBreaker, k: int
     ) -> None:
-        self.runtime, self.slab = runtime, slab
+        self.runtime, self.hidden_states = runtime, hidden_states
         self._users, self._breaker, self._k = users, breaker, k
         ids = runtime.content.vocabulary.categories.ids
         self.categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
@@ -78,21 +78,21 @@ class ModelHost:
         return result
 
     def _step(self, batch: AppliedBatch, out: StepOutput) -> StepResult:
-        users, slab = self._users, self.slab
+        users, hidden_states = self._users, self.hidden_states
         users.make_room(int(batch.slots.max()) + 1)
         if self._breaker.enabled and self._breaker.hold:  # a step may fail half-way and is then repeated
             if batch.before is None:
                 slots = np.unique(batch.slots)
-                batch.before = slots, slab.read(slots)
+                batch.before = slots, hidden_states.read(slots)
             else:
-                slab.write(*batch.before)
+                hidden_states.write(*batch.before)
         if batch.rebuild is not None:
             users.make_room(int(batch.rebuild.slots.max(initial=0)) + 1)
-            slab.reset(batch.rebuild.slots)
-            self.runtime.rebuild(slab, batch.rebuild.events)
+            hidden_states.reset(batch.rebuild.slots)
+            self.runtime.rebuild(hidden_states, batch.rebuild.events)
         users.empty_hidden(batch.reset)
         step = step_batch(batch)
-        result = self.runtime.step(slab, step, self._k)
+        result = self.runtime.step(hidden_states, step, self._k)
         broken = ~finite(result)
         if broken.any():
             out.hidden_resets += self._reset_broken(step, result, broken)
@@ -105,8 +105,8 @@ class ModelHost:
         """
         slots = np.unique(step.slots[broken])
         theirs = np.isin(step.slots, slots)
-        self.slab.reset(slots)
-        again = self.runtime.step(self.slab, taken(step, theirs), self._k)
+        self.hidden_states.reset(slots)
+        again = self.runtime.step(self.hidden_states, taken(step, theirs), self._k)
         if not finite(again).all():
             raise ModelError(NOT_FINITE)
         for field in dataclasses.fields(result):

@@ -83,10 +83,10 @@ class ShopProcessor(Processor):
         limit = self.users.limit
         self.runtime = runtime
         self.label, self.created_ms = (runtime.label, runtime.created_ms) if runtime else (NO_MODEL, 0)
-        self.slab = self.users.hidden = (
+        self.hidden_states = self.users.hidden = (
             runtime.hidden_states(limit if runtime.device.type == "cpu" else 1024) if runtime else None
         )
-        self.width = self.users.width = self.slab.states.shape[1] if self.slab else 0
+        self.width = self.users.width = self.hidden_states.states.shape[1] if self.hidden_states else 0
         self.users.items = ItemIndex.build(
             [stable_hash(name) for name in runtime.item_ids] if runtime else [],
             runtime.none_item if runtime else 0,
@@ -98,8 +98,8 @@ class ShopProcessor(Processor):
         self._encoder = PredictionEncoder(runtime, self.settings.output_format, self.settings.topic_prefix)
         self._last = LastPredictions(limit, self.settings.k) if runtime else None
         self._model_host = (
-            ModelHost(runtime, self.slab, self.users, self.breaker, self.settings.k)
-            if runtime and self.slab
+            ModelHost(runtime, self.hidden_states, self.users, self.breaker, self.settings.k)
+            if runtime and self.hidden_states
             else None
         )
 
@@ -309,7 +309,7 @@ class ShopProcessor(Processor):
 
     def model_changed(self, partition: int) -> None:
         """Rebuilds hidden states from each user's last events: those of another model mean nothing to this one."""
-        if self.runtime is None or self.slab is None or self._model_host is None:
+        if self.runtime is None or self.hidden_states is None or self._model_host is None:
             return
         slots = self.users.slots_of(partition)
         # The next checkpoint names this model, so it must hold the states of all users as this model has them.
@@ -319,7 +319,7 @@ class ShopProcessor(Processor):
             self.breaker.enabled
         ):  # lazily, before each user's next event: start-up does not wait for all of them
             return
-        rebuild_hidden(self.users, self.slab, self.runtime, partition, self._model_host.categories)
+        rebuild_hidden(self.users, self.hidden_states, self.runtime, partition, self._model_host.categories)
         self.users.stale[slots] = False
 
     def checkpoint(self, number: int, generation: int) -> Checkpoint | None:

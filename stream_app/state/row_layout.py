@@ -2,6 +2,8 @@
 
 A field may be added or dropped: rows of other versions are read by field name (`evolve` says which changes need no
 further work, and which need a function in `LAYOUT.migrations`). `FORMAT` changes only with the encoding of values.
+Code that names fields one by one: `apply_events.reset_row` (an empty row), `plausibility` (which values are possible)
+and `processing.user_view` (what a look-up shows).
 """
 
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Record batches read in plain Python, as Kafka's Java consumer does it: what `reading.read` is compared with.
+"""Record batches read in plain Python, as Kafka's Java consumer does it: what `record_batches.reader.read` is compared with.
 
 It shares with it only the decompression and the numbers of the format.
 """

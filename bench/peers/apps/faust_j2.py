@@ -145,11 +145,11 @@ async def predict(stream: faust.Stream[Click]) -> None:
         slots = [slot_of.setdefault(event.user_id, len(slot_of)) for event in events]
         keys = [user.encode() for user in slot_of]
         rows = [np.frombuffer(users[key], ROW).copy() if key in users else fresh() for key in keys]
-        slab = runtime.hidden_states(len(rows))
+        hidden_states = runtime.hidden_states(len(rows))
         everyone = np.arange(len(rows))
-        slab.write(everyone, np.concatenate([row["hidden"] for row in rows]))
-        result = runtime.step(slab, advance(events, slots, rows))
-        for key, row, hidden in zip(keys, rows, slab.read(everyone), strict=True):
+        hidden_states.write(everyone, np.concatenate([row["hidden"] for row in rows]))
+        result = runtime.step(hidden_states, advance(events, slots, rows))
+        for key, row, hidden in zip(keys, rows, hidden_states.read(everyone), strict=True):
             row["hidden"] = hidden
             users[key] = row.tobytes()
         for event, prediction in zip(events, predictions(events, result), strict=True):

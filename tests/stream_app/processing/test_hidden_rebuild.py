@@ -160,7 +160,7 @@ def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
     vocabulary = runtime.content.vocabulary
     items = {stable_hash(name): number for number, name in enumerate(vocabulary.items.ids)}
     categories = {stable_hash(name): number for number, name in enumerate(vocabulary.categories.ids)}
-    slab = runtime.hidden_states(1)
+    hidden_states = runtime.hidden_states(1)
     n = int(row["events"])
     for number in range(max(0, n - LAST_EVENTS), n):
         e = row["recent"][number % LAST_EVENTS]
@@ -178,8 +178,8 @@ def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
             recent=np.array([[item]], np.int32),
             first=np.array([number == 0]),
         )
-        runtime.rebuild(slab, batch)
-    return slab.read(np.zeros(1, np.int64))[0]
+        runtime.rebuild(hidden_states, batch)
+    return hidden_states.read(np.zeros(1, np.int64))[0]
 
 
 busy = happenings(users=2, items=ITEMS + 3, max_size=70)  # more events than are kept
@@ -191,11 +191,11 @@ def test_rebuilt_states_are_those_of_the_last_events(runtime: Runtime, stream: l
     """Every user's last events, in their order, through the model with empty windows."""
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
     processor = worker.processor
-    assert processor.slab is not None
+    assert processor.hidden_states is not None
     rows = worker.rows()
     ids = runtime.content.vocabulary.categories.ids
     categories = ItemIndex.build([stable_hash(c) for c in ids], runtime.none_category)
-    rebuild_hidden(processor.users, processor.slab, runtime, 0, categories)
+    rebuild_hidden(processor.users, processor.hidden_states, runtime, 0, categories)
     for user, state in states(worker).items():
         assert np.allclose(state, by_hand(runtime, worker, user), atol=1e-5)
     assert worker.rows() == rows

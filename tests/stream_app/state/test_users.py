@@ -30,8 +30,8 @@ ITEMS = ItemIndex.build([stable_hash(f"i{i}") for i in range(4)], none=7)
 
 
 def some_users(width: int = WIDTH, limit: int = LIMIT) -> Users:
-    slab = HiddenStates(2, width, torch.device("cpu")) if width else None
-    return Users(limit, ITEMS, slab, width)
+    hidden_states = HiddenStates(2, width, torch.device("cpu")) if width else None
+    return Users(limit, ITEMS, hidden_states, width)
 
 
 def hidden(users: Users, slots: np.ndarray) -> np.ndarray:
