@@ -124,7 +124,9 @@ class Metrics:
 
         self.events = counter("events", "Valid events applied to the state.", "type")
         self.outputs = counter("outputs", "Records acknowledged by the broker.", "topic")
-        self.dead_letters = counter("dead_letters", "Invalid records written to the dead-letter topic.", "reason")
+        self.dead_letters = counter(
+            "dead_letters", "Invalid records written to the dead-letter topic.", "reason"
+        )
         self.cut_outputs = counter(
             "cut_outputs", "Dead letters and predictions shortened to the size limit of their topic.", "topic"
         )
