@@ -1,6 +1,6 @@
-"""Record batches read in plain Python, as Kafka's Java consumer does it: what `record_batches.reader.read` is compared with.
+"""Record batches read in plain Python, as Kafka's Java consumer reads them: the reference of `record_batches.reader`.
 
-It shares with it only the decompression and the numbers of the format.
+The two share only the decompression and the numbers of the format.
 """
 
 import struct
