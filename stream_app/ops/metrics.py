@@ -122,16 +122,18 @@ class Metrics:
         def gauge(name: str, doc: str, *labels: str) -> Gauge:
             return Gauge(f"foreclick_{name}", doc, labels, registry=registry)
 
-        self.events = counter("events", "Good events applied to the state.", "type")
+        self.events = counter("events", "Valid events applied to the state.", "type")
         self.outputs = counter("outputs", "Records acknowledged by the broker.", "topic")
-        self.dead_letters = counter("dead_letters", "Bad records moved to the dead-letter topic.", "reason")
+        self.dead_letters = counter(
+            "dead_letters", "Invalid records written to the dead-letter topic.", "reason"
+        )
         self.cut_outputs = counter(
             "cut_outputs", "Dead letters and predictions shortened to the size limit of their topic.", "topic"
         )
         self.duplicates = counter(
-            "duplicates", "Events dropped because their event_id or offset was known already."
+            "duplicates", "Events dropped: one of the user's last 20 has the same event_id, type and item."
         )
-        self.late = counter("late_events", "Events that arrived after the allowed lateness.")
+        self.late = counter("late_events", "Events more than lateness_ms behind their user's newest event.")
         self.out_of_order = counter(
             "out_of_order_events", "Events that arrived after the merge had passed their time."
         )

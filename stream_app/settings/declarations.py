@@ -221,7 +221,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lateness_ms: Annotated[
         int,
         _doc(
-            "how much older than its user's newest event an event may be and still count in its window",
+            "how much older than its user's newest event an event may be and still count in windows",
             "ms",
             ge=0,
             le=30 * DAY_MS,
@@ -275,7 +275,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     standby_replicas: Annotated[
         int,
         _doc(
-            "how many other workers keep a copy of a partition's state, for a fast takeover",
+            "how many other workers keep a copy of a partition's state, for a fast take-over",
             "workers",
             ge=0,
             le=10,

@@ -12,13 +12,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     clicks_1m: Annotated[int, doc("flag a user with more clicks than this within a minute", ge=1)] = 60
     distinct_items: Annotated[
-        int, doc("flag a user with more distinct items than this among the last 20 events", ge=1)
+        int, doc("flag a user with more different items than this among the last 20 events", ge=1)
     ] = 18
     purchases_1h: Annotated[int, doc("flag a user with more purchases than this within an hour", ge=1)] = 10
     amount_jump: Annotated[
         float,
         doc(
-            "flag a purchase of more than this many times the median of the user's last 8 purchases",
+            "flag a purchase of more than this many times the median of the user's last 8 amounts",
             "times",
             gt=1,
         ),

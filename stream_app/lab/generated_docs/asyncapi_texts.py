@@ -120,10 +120,9 @@ FIELDS = {
 }
 
 FLAG_REASONS = {
-    "unlikely_event": "the model gave the event a p-value of at most `rules.surprise_p`; value: the probability it "
-    "gave to the event's type",
+    "unlikely_event": "the model gave the event a p-value of at most `rules.surprise_p`; value: the p-value",
     "click_rate": "more clicks within a minute than `rules.clicks_1m`",
-    "many_items": "more distinct items among the last 20 events than `rules.distinct_items`",
+    "many_items": "more different items among the last 20 events than `rules.distinct_items`",
     "purchase_rate": "more purchases within an hour than `rules.purchases_1h`",
     "amount_jump": "an amount above `rules.amount_jump` times the user's usual amount; value: the amount, "
     "expected: the median of the last 8 amounts, limit: `rules.amount_jump` times that",
