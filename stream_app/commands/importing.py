@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -11,7 +11,6 @@ from stream_app.commands.output import Force, Json, progress_bar, show, whole_or
 from stream_app.commands.printable import printable
 from stream_app.contract import times
 from stream_app.contract.mapping import TopicMapping
-from stream_app.decoding.mapped import MappedEvent
 from stream_app.recordings.importers import SHOP_FORMATS, ShopRows, check_source, import_files
 from stream_app.recordings.importers.lines import Source
 from stream_app.recordings.output_paths import check_recording
@@ -112,7 +111,7 @@ def _dry_run(rows: ShopRows | None, files: list[Path], size: int | None, as_json
     if as_json:
         found = {
             "events": dict(rows.events), "skipped_types": dict(rows.skipped), "not_events": dict(rows.reasons),
-            "first": [{"type": each.event_type, **_given(each)} for each in rows.first],
+            "first": rows.first,
         }  # fmt: skip
         typer.echo(msgspec.json.encode(found).decode())
         return
@@ -123,19 +122,13 @@ def _dry_run(rows: ShopRows | None, files: list[Path], size: int | None, as_json
         typer.echo(printable(line))
 
 
-def _given(found: MappedEvent) -> dict[str, object]:
-    """The fields of an event that have a value."""
-    return {name: value for name, value in msgspec.structs.asdict(found.event).items() if value is not None}
-
-
-def _table(events: list[MappedEvent]) -> str:
+def _table(events: list[dict[str, Any]]) -> str:
     """The first events as they would be read, in columns as wide as their contents."""
-    shown = [_given(each) for each in events]
-    names = [name for name in _COLUMNS if any(name in each for each in shown)]
-    lines = [["time", "type", *names]]
-    for each, fields in zip(events, shown, strict=True):
-        time = datetime.fromtimestamp(each.event.ts / 1000, UTC).isoformat(timespec="milliseconds")
-        lines.append([time[:-6] + "Z", each.event_type, *(str(fields.get(name, "-")) for name in names)])
+    names = ["type", *(name for name in _COLUMNS if any(name in each for each in events))]
+    lines = [["time", *names]]
+    for each in events:
+        time = datetime.fromtimestamp(each["ts"] / 1000, UTC).isoformat(timespec="milliseconds")
+        lines.append([time[:-6] + "Z", *(str(each.get(name, "-")) for name in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines

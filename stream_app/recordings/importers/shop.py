@@ -12,7 +12,7 @@ import msgspec
 from stream_app.contract.events import MAX_VALUE_BYTES, encode_json
 from stream_app.contract.mapping import TopicMapping
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
-from stream_app.decoding.mapped import Invalid, MappedEvent, Skipped, map_value
+from stream_app.decoding.mapped import Invalid, Skipped, map_value
 from stream_app.recordings.errors import ImportFailed
 from stream_app.recordings.importers.lines import Row, Source
 
@@ -33,7 +33,9 @@ class ShopRows:
         self.skipped: Counter[str] = Counter()  #: events whose type the shop file does not use
         self.reasons: Counter[str] = Counter()  #: lines that are not events, by what is wrong
         self.events: Counter[str] = Counter()  #: by event type
-        self.first: list[MappedEvent] = []
+        self.first: list[
+            dict[str, Any]
+        ] = []  #: the first events: their type, and the fields that have a value
         self._format, self._mapping, self._keep = format_name, mapping, keep
 
     def rows(self, source: Source) -> Iterator[Row]:
@@ -71,7 +73,9 @@ class ShopRows:
                     continue
                 self.events[found.event_type] += 1
                 if len(self.first) < self._keep:
-                    self.first.append(found)
+                    fields = msgspec.structs.asdict(found.event)
+                    given = {name: value for name, value in fields.items() if value is not None}
+                    self.first.append({"type": found.event_type, **given})
                 yield Row(found.event.ts, _TOPIC_OF[found.event_type], found.event.user_id.encode(), body)
 
     def _bad(self, source: Source, path: Path, number: int, why: str, which: str = "") -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from html import escape
 
-from stream_app.contract.records import EVENT_TYPES
 from stream_app.recordings.inspection.measure import Report
 from stream_app.recordings.inspection.texts import sections
 
@@ -34,7 +33,7 @@ def page(report: Report) -> str:
         f"<h1>Data quality of {name}</h1>",
         *(f'<p class="warning">{escape(warning)}</p>' for warning in report.warnings),
         "<h2>Events per day (UTC)</h2>",
-        _legend(),
+        _legend(list(report.by_type)),
         _bars(list(report.by_day.values()), list(report.by_day)),
         "<h2>Events by hour of the day (UTC)</h2>",
         _bars([[n] for n in report.by_hour], [f"{hour:02d}" for hour in range(24)]),
@@ -45,10 +44,10 @@ def page(report: Report) -> str:
     return "\n".join(parts) + "\n</html>\n"
 
 
-def _legend() -> str:
+def _legend(names: Sequence[str]) -> str:
     marks = (
         f'<span style="color:{colour}">&#9632;</span> {name}'
-        for name, colour in zip(EVENT_TYPES, _COLOURS, strict=True)
+        for name, colour in zip(names, _COLOURS, strict=True)
     )
     return f"<p>{' &nbsp; '.join(marks)}</p>"
 
