@@ -40,7 +40,7 @@ from stream_app.lab.broker import EmbeddedKafka
 
 def check(run: Run, n: int) -> None:
     """Raise an error unless there is exactly one prediction for each of n events."""
-    _, ids = read_times(run.broker.bootstrap, run.settings.outputs[0], True)
+    _, ids = read_times(run.broker.bootstrap, run.topics.outputs["predictions"], True)
     assert len(set(ids)) == n, f"{len(set(ids))} different predictions for {n} events"
 
 

@@ -18,6 +18,7 @@ import psutil
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import load_settings
@@ -110,7 +111,8 @@ class Run:
             self.port = s.getsockname()[1]
         settings = {"brokers": broker.bootstrap, "topic_prefix": prefix, "group": f"{prefix}g", **more}
         self.settings = load_settings(env={}, options=settings)
-        asyncio.run(ensure_topics(self.settings))
+        self.topics = SHOP.of(self.settings)
+        asyncio.run(ensure_topics(self.settings, self.topics))
         self.folder, self.model, self.more, self.broker = folder, model, more, broker
         self.broker_stats = psutil.Process(broker.pid)
 
@@ -143,7 +145,9 @@ class Run:
 
     def done(self) -> float:
         """Return the number of predictions acknowledged so far."""
-        return self.metrics().get(f'foreclick_outputs_total{{topic="{self.settings.outputs[0]}"}}', 0)
+        return self.metrics().get(
+            f'foreclick_outputs_total{{topic="{self.topics.outputs["predictions"]}"}}', 0
+        )
 
     def wait(self, n: int, limit_s: float = 300) -> "Drained":
         """Wait until n predictions are acknowledged; return the figures."""

@@ -76,7 +76,7 @@ class Sampler:
     def take(self) -> dict[str, float]:
         """Take one sample."""
         now, metrics, stats = time.monotonic(), self._run.metrics(), self._run.stats
-        done = f'foreclick_outputs_total{{topic="{self._run.settings.outputs[0]}"}}'
+        done = f'foreclick_outputs_total{{topic="{self._run.topics.outputs["predictions"]}"}}'
         row = {
             "seconds": round(now - self._start, 1),
             "rss_mb": round(stats.memory_info().rss / 1e6, 2),
@@ -126,9 +126,9 @@ def soak(broker: EmbeddedKafka, folder: Path, args: argparse.Namespace) -> dict[
     """Run the whole measurement."""
     model = write_model(ITEMS, folder / "model")
     run = Run(broker, folder, PREFIX, model, partitions=PARTITIONS, guarantee=args.guarantee)
-    keep_little(broker.bootstrap, [*run.settings.inputs, *run.settings.outputs])
+    keep_little(broker.bootstrap, [*run.topics.inputs, *run.topics.outputs.values()])
     isolation = "read_committed" if args.guarantee == "exactly_once" else "read_uncommitted"
-    follower = Follower(broker.bootstrap, run.settings.outputs[0], isolation)
+    follower = Follower(broker.bootstrap, run.topics.outputs["predictions"], isolation)
     sender = Sender(broker.bootstrap, args.rate)
     run.start()
     try:

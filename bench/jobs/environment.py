@@ -5,65 +5,55 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream_app.agents.shop import app_around
 from stream_app.commands.worker import serve
+from stream_app.contract.topics import Topics
 from stream_app.kafka.topics import input_partitions
 from stream_app.ops.logging import setup_logging
 from stream_app.processing.processor import Processor
 from stream_app.settings import Settings
 
 
-class JobSettings(Settings, frozen=True):
-    """Settings of a worker that reads one topic, with the topics of a run."""
+class Job(NamedTuple):
+    """A run of the comparison, as its environment describes it."""
 
-    in_topic: str = ""
-    out_topic: str = ""
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The one input topic."""
-        return (self.in_topic,)
-
-    @property
-    def outputs(self) -> tuple[str, str, str]:
-        """Answers, flags and dead letters."""
-        return (self.out_topic, f"{self.group}-flags", f"{self.group}-dead-letters")
-
-    @property
-    def changelog(self) -> str:
-        """The topic of the state records."""
-        return f"{self.group}-state"
+    settings: Settings
+    topics: Topics
 
 
-def settings_of(environment: dict[str, str], **more: object) -> JobSettings:
-    """Return settings from BROKER, IN, OUT, RID and STATE, and from GUARANTEE and COMMIT_MS if they are given."""
+def job_of(environment: dict[str, str], **more: object) -> Job:
+    """Return the job from BROKER, IN, OUT, RID and STATE, and from GUARANTEE and COMMIT_MS if they are given."""
     if guarantee := environment.get("GUARANTEE"):
         more["guarantee"] = guarantee
     if commit_ms := environment.get("COMMIT_MS"):
         more["commit_interval_ms"] = int(commit_ms)
-    return JobSettings(
+    group = environment["RID"]
+    outputs = {
+        "predictions": environment["OUT"], "flags": f"{group}-flags", "dead-letters": f"{group}-dead-letters",
+    }  # fmt: skip
+    settings = Settings(
         brokers=(environment["BROKER"],),
-        group=environment["RID"],
-        in_topic=environment["IN"],
-        out_topic=environment["OUT"],
+        group=group,
         data_dir=Path(environment["STATE"]),
         web="",
         session_timeout_ms=6000,
         heartbeat_ms=1000,
         **more,  # type: ignore[arg-type]
     )
+    return Job(settings, Topics((environment["IN"],), outputs, f"{group}-state"))
 
 
-def make_topics(settings: JobSettings, partitions: int) -> None:
+def make_topics(job: Job, partitions: int) -> None:
     """Create the topics of the run if they do not exist yet."""
-    admin = AdminClient({"bootstrap.servers": settings.brokers[0]})
+    admin = AdminClient({"bootstrap.servers": job.settings.brokers[0]})
     compacted = {"cleanup.policy": "compact"}
-    wanted = [NewTopic(name, partitions, 1) for name in settings.outputs[1:]]
-    wanted.append(NewTopic(settings.changelog, partitions, 1, config=compacted))
+    wanted = [NewTopic(name, partitions, 1) for name in list(job.topics.outputs.values())[1:]]
+    wanted.append(NewTopic(job.topics.changelog, partitions, 1, config=compacted))
     for name, made in admin.create_topics(wanted).items():
         try:
             made.result(30)
@@ -73,23 +63,24 @@ def make_topics(settings: JobSettings, partitions: int) -> None:
 
 
 def run(
-    processor: Callable[[JobSettings, int], Processor],
-    warm_up: Callable[[JobSettings], None] | None = None,
+    processor: Callable[[Job, int], Processor],
+    warm_up: Callable[[Job], None] | None = None,
     **more: object,
 ) -> None:
-    """Run the worker until SIGTERM. `processor` makes a processor from the settings and the number of partitions."""
-    settings = settings_of(dict(os.environ), **more)
+    """Run the worker until SIGTERM. `processor` makes a processor from the job and the number of partitions."""
+    job = job_of(dict(os.environ), **more)
+    settings = job.settings
     setup_logging("info", "json")
     for library in ("faust", "mode", "aiokafka"):
         logging.getLogger(library).setLevel(logging.WARNING)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     async def work() -> None:
-        partitions = await input_partitions(settings)
-        await asyncio.to_thread(make_topics, settings, partitions)
+        partitions = await input_partitions(settings, job.topics)
+        await asyncio.to_thread(make_topics, job, partitions)
         if warm_up is not None:
-            await asyncio.to_thread(warm_up, settings)
-        app = app_around(settings, processor(settings, partitions), partitions=partitions)
+            await asyncio.to_thread(warm_up, job)
+        app = app_around(settings, processor(job, partitions), partitions=partitions)
         await serve(settings, app)
 
     asyncio.run(work())

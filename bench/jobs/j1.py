@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.jobs.environment import run
+from bench.jobs.environment import Job, run
 from bench.jobs.events import JobDecoder
 from stream_app.contract.event_columns import Events, text_bytes
 from stream_app.contract.message_columns import MessageColumns
@@ -16,7 +16,6 @@ from stream_app.kernels.memory import pointer_to
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.prediction_json_kernel import INTEGER_BYTES, literal, put, put_integer, put_text
 from stream_app.processing.processor import Processor
-from stream_app.settings import Settings
 from stream_app.state.layout import Layout, describe
 from stream_app.state.users import Rows
 
@@ -41,9 +40,11 @@ _FIXED = sum(map(len, (_EVENT_ID, _USER, _START, _CLICKS, _BROWSES, _PURCHASES))
 class Counts(Processor):
     """Counts each event once and answers with the counts of its window so far."""
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
-        rows = Rows(settings.resident_users, _layout())
-        super().__init__(settings, rows, JobDecoder(NameTable(lambda _: 0, 0), 0), partitions, "none")
+    def __init__(self, job: Job, partitions: int) -> None:
+        rows = Rows(job.settings.resident_users, _layout())
+        super().__init__(
+            job.settings, job.topics, rows, JobDecoder(NameTable(lambda _: 0, 0), 0), partitions, "none"
+        )
 
     def apply_batch(self, now: float, *, ended: bool = False) -> StepOutput | None:
         """Count one micro-batch and write the answers."""
@@ -63,7 +64,7 @@ class Counts(Processor):
             out.events += len(events)
             self.sequence[number] += len(events)
             if len(events):
-                out.columns.append((self.settings.outputs[0], number, _encode(events, counts)))
+                out.columns.append((self.topics.outputs["predictions"], number, _encode(events, counts)))
             encoded = time.perf_counter()
             out.seconds["state"] = out.seconds.get("state", 0.0) + counted - start
             out.seconds["encode"] = out.seconds.get("encode", 0.0) + encoded - counted

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.jobs.environment import JobSettings, run
+from bench.jobs.environment import Job, run
 from bench.jobs.events import JobDecoder
 from bench.model_step import write_model
 from model.serving.runtime import ModelError, Runtime
@@ -35,13 +35,15 @@ def runtime() -> Runtime:
         return Runtime.load(write_model(ITEMS, folder), device)
 
 
-def processor(settings: JobSettings, partitions: int) -> ShopProcessor:
+def processor(job: Job, partitions: int) -> ShopProcessor:
     """Return the product's processor, with the decoder of the comparison."""
     model = runtime()
     names = names_of(model)
     decoder = JobDecoder(names[0], model.none_category)
-    return ShopProcessor(settings, model, partitions=partitions, names=names, decoder=decoder)
+    return ShopProcessor(
+        job.settings, model, partitions=partitions, names=names, decoder=decoder, topics=job.topics
+    )
 
 
 if __name__ == "__main__":
-    run(processor, lambda settings: warm_up(Settings(), runtime()))
+    run(processor, lambda job: warm_up(Settings(), runtime()))

@@ -17,7 +17,7 @@ from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.settings import Settings
 from stream_app.worker.context import WorkerContext
 from stream_app.worker.no_tables import NoTables
-from stream_app.worker.options import Topics, WorkerOptions
+from stream_app.worker.options import WorkerOptions
 from stream_app.worker.pipeline import Pipeline
 from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.transport.credentials import faust_credentials
@@ -38,6 +38,7 @@ def create_app(settings: Settings, runtime: Runtime | None, *, partitions: int) 
 
 def app_around(settings: Settings, processor: Processor, *, partitions: int) -> faust.App:
     """The Faust app that drives a processor. The pipeline is at `app.pipeline`."""
+    topics = processor.topics
     app = faust.App(
         settings.group,
         broker=[URL(f"batch://{broker}") for broker in settings.brokers],
@@ -63,20 +64,19 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     )
     app.gather_s = settings.max_delay_ms / 1000  # these are for the transport
     app.standby_replicas = settings.standby_replicas
-    app.output_topics = settings.outputs if settings.guarantee == "at_least_once" else ()
+    app.output_topics = tuple(topics.outputs.values()) if settings.guarantee == "at_least_once" else ()
     metrics = Metrics()
-    predictions, _, dead_letters = settings.outputs
     app.size_limits = SizeLimits(
-        {predictions: cut_prediction, dead_letters: cut_dead_letter},
+        {topics.outputs["predictions"]: cut_prediction, topics.outputs["dead-letters"]: cut_dead_letter},
         lambda topic: metrics.cut_outputs.labels(topic).inc(),
     )
-    topics, options = Topics.of(settings), WorkerOptions.of(settings)
+    options = WorkerOptions.of(settings)
     app.health = Health(settings.ready_max_age_ms)
     context = WorkerContext(app, processor, metrics, app.health, topics)
     producers = PartitionProducers(options.producers, topics, app.size_limits)
     app.pipeline = pipeline = Pipeline(context, options, producers)
 
-    events = app.topic(*settings.inputs, key_serializer=None, value_serializer=None)
+    events = app.topic(*topics.inputs, key_serializer=None, value_serializer=None)
 
     @app.agent(events)
     async def process(stream: StreamT[Any]) -> None:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topic_problems import commands, merged
 from stream_app.kafka.topics import check_topics, ensure_topics
 from stream_app.settings import Settings
@@ -28,8 +29,9 @@ def topics(
 
     Exits with 1 where a worker could not run on them.
     """
-    made = asyncio.run(ensure_topics(settings, wait_s=wait_s)) if create else ()
-    problems = asyncio.run(check_topics(settings, wait_s=wait_s))
+    topics = SHOP.of(settings)
+    made = asyncio.run(ensure_topics(settings, topics, wait_s=wait_s)) if create else ()
+    problems = asyncio.run(check_topics(settings, topics, wait_s=wait_s))
     bad = any(each.fatal for each in problems)
     if as_json:
         result = {"ok": not bad, "created": made, "problems": [each._asdict() for each in problems]}
@@ -47,7 +49,7 @@ def topics(
         for command in mending:
             err.print(f"  {escape(command)}", highlight=False)
         if not bad:
-            names = ", ".join((*settings.inputs, *settings.outputs, settings.changelog))
+            names = ", ".join(topics.all)
             out.print(f"[green]ok[/] {escape(names)}", highlight=False)
     if bad:
         raise typer.Exit(1)

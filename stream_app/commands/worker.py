@@ -21,6 +21,7 @@ from aiokafka.errors import (
 
 from model.serving.api import choose_device
 from stream_app.agents.shop import create_app
+from stream_app.contract.topics import SHOP, Topics
 from stream_app.errors import ForeclickError
 from stream_app.kafka.topic_ids import input_ids, look
 from stream_app.kafka.topics import MESSAGE_BYTES, batch_limits, has_begun, input_partitions, require_topics
@@ -87,23 +88,24 @@ async def _run(settings: Settings) -> None:
         raise WorkerError(
             f"cannot make the data folder {settings.data_dir}: {error.strerror}; set FORECLICK_DATA_DIR"
         ) from error
-    problems = await require_topics(settings)
+    topics = SHOP.of(settings)
+    problems = await require_topics(settings, topics)
     for problem in problems:
         log.warning(problem.text, topic=problem.topic)
     if settings.model is None:
         await asyncio.to_thread(warm_up, settings, None)
-        await serve(settings, create_app(settings, None, partitions=await input_partitions(settings)))
+        await serve(settings, create_app(settings, None, partitions=await input_partitions(settings, topics)))
         return
     choose_device(settings.device)  # a missing device is a wrong setting, not a failure of the model
     runtime, missing = await asyncio.to_thread(try_model, settings)
-    if runtime is None and not await _may_start_without(settings):
+    if runtime is None and not await _may_start_without(settings, topics):
         raise WorkerError(
             f"{missing} The group {settings.group} has not committed anything yet, and events answered without the "
             "model are not answered again: set FORECLICK_START_WITHOUT_MODEL=true to start anyway"
         )
     if runtime is None:
         await asyncio.to_thread(warm_up, settings, None)
-    app = create_app(settings, runtime, partitions=await input_partitions(settings))
+    app = create_app(settings, runtime, partitions=await input_partitions(settings, topics))
     context = app.pipeline.context
     app.pipeline.processor.survive_trouble(missing or None)
     if runtime is not None:
@@ -117,18 +119,21 @@ async def _run(settings: Settings) -> None:
             await watch
 
 
-async def _may_start_without(settings: Settings) -> bool:
+async def _may_start_without(settings: Settings, topics: Topics) -> bool:
     """Whether a worker starts although its model cannot be used: with `hold` no event is answered without it."""
-    return settings.start_without_model or settings.model_trouble == "hold" or await has_begun(settings)
+    return (
+        settings.start_without_model or settings.model_trouble == "hold" or await has_begun(settings, topics)
+    )
 
 
 async def serve(settings: Settings, app: faust.App) -> None:
     """Runs a worker's app until SIGINT or SIGTERM. Raises WorkerError where it stops by itself."""
     app.pipeline.health.set_model(app.pipeline.processor.trouble)
     # Before it listens to signals: where the broker is gone, each of these tries for 10 s.
-    app.size_limits.learn(await batch_limits(settings))
-    topics = await look(settings)
-    app.pipeline.processor.topic_ids = input_ids(settings, topics)
+    topics = app.pipeline.context.topics
+    app.size_limits.learn(await batch_limits(settings, topics))
+    found = await look(settings, topics)
+    app.pipeline.processor.topic_ids = input_ids(topics, found)
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # objects of the libraries live until the end, so the garbage collector can skip them
@@ -139,8 +144,8 @@ async def serve(settings: Settings, app: faust.App) -> None:
     log.info(
         "worker starts", brokers=settings.bootstrap, group=settings.group, model=app.pipeline.processor.label
     )
-    app.service(TopicWatch(app.pipeline.context, app.pipeline.options.client, topics))
-    app.service(SizeWatch(app, app.size_limits, partial(batch_limits, settings)))
+    app.service(TopicWatch(app.pipeline.context, app.pipeline.options.client, found))
+    app.service(SizeWatch(app, app.size_limits, partial(batch_limits, settings, topics)))
     # The start waits for the broker, for as long as it is gone: a signal, or a crash, must be heard meanwhile.
     starting, signalled, crashed = map(asyncio.ensure_future, (app.start(), stop.wait(), app._crashed.wait()))
     await asyncio.wait([starting, signalled, crashed], return_when=asyncio.FIRST_COMPLETED)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import IncompatibleBrokerVersion
 
+from stream_app.contract.topics import Topics
 from stream_app.kafka.protocol.metadata import TopicIds
-from stream_app.kafka.topics import admin_client, topic_specs
+from stream_app.kafka.topics import admin_client
 from stream_app.settings import Settings
 
 _OK, _UNKNOWN_TOPIC, _LEADER_NOT_AVAILABLE = 0, 3, 5
@@ -20,23 +21,23 @@ class Topic(NamedTuple):
     partitions: int
 
 
-async def look(settings: Settings, *, wait_s: float = 10.0) -> dict[str, Topic | None]:
+async def look(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> dict[str, Topic | None]:
     """The current topics of a worker; empty if the broker is older than Kafka 2.8 and so has no topic ids.
 
     Raises BrokerUnreachable after `wait_s`.
     """
     async with admin_client(settings, wait_s) as client:
         try:
-            return await describe(client, [spec.name for spec in topic_specs(settings)])
+            return await describe(client, topics.all)
         except (NotImplementedError, IncompatibleBrokerVersion):
             return {}
 
 
-def input_ids(settings: Settings, found: Mapping[str, Topic | None]) -> list[bytes]:
+def input_ids(topics: Topics, found: Mapping[str, Topic | None]) -> list[bytes]:
     """The ids of the input topics, in their order; empty if any of them is unknown."""
-    topics = [found.get(name) for name in settings.inputs]
-    ids = [topic.id for topic in topics if topic is not None and any(topic.id)]
-    return ids if len(ids) == len(topics) else []
+    inputs = [found.get(name) for name in topics.inputs]
+    ids = [topic.id for topic in inputs if topic is not None and any(topic.id)]
+    return ids if len(ids) == len(inputs) else []
 
 
 async def describe(client: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Topic | None]:

@@ -17,6 +17,7 @@ from aiokafka.errors import (
     for_code,
 )
 
+from stream_app.contract.topics import Topics
 from stream_app.kafka.errors import TopicError
 from stream_app.kafka.security import explain, identity, kafka_options, require_rights
 from stream_app.kafka.security.refusals import refusal
@@ -61,65 +62,64 @@ class _Found(NamedTuple):
     unreadable: str  # why the configs could not be read, empty if they could
 
 
-def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
+def topic_specs(topics: Topics) -> tuple[TopicSpec, ...]:
     """All topics of a worker: the inputs, the outputs, then the changelog."""
     return (
-        *(TopicSpec(name, _APPEND_TIME) for name in settings.inputs),
+        *(TopicSpec(name, _APPEND_TIME) for name in topics.inputs),
         # With the broker's time in the outputs, anyone can measure the latency from the records alone.
-        *(TopicSpec(name, _APPEND_TIME) for name in settings.outputs),
-        TopicSpec(settings.changelog, _CHANGELOG),
+        *(TopicSpec(name, _APPEND_TIME) for name in topics.outputs.values()),
+        TopicSpec(topics.changelog, _CHANGELOG),
     )
 
 
-async def ensure_topics(settings: Settings, *, wait_s: float = 10.0) -> tuple[str, ...]:
+async def ensure_topics(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> tuple[str, ...]:
     """Creates the missing topics and waits until they have leaders; returns the names of the created ones.
 
     They get as many partitions as the existing topics have, or `settings.partitions` if none exists. Raises
     BrokerUnreachable after `wait_s`, TopicError if a topic cannot be created or an existing one does not fit.
     """
-    specs = topic_specs(settings)
+    specs = topic_specs(topics)
     async with admin_client(settings, wait_s) as admin:
         found = await _describe(admin, specs)
-        _refuse(_problems(settings, found), found)
-        made = await _create(admin, _missing(settings, found), wait_s)
+        _refuse(_problems(settings, topics, found), found)
+        made = await _create(admin, _missing(settings, topics, found), wait_s)
         # Somebody else may have created some of them at the same moment, with another number of partitions.
         found = await _describe(admin, specs)
-        _refuse(_problems(settings, found), found)
+        _refuse(_problems(settings, topics, found), found)
     return made
 
 
-async def check_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Problem]:
+async def check_topics(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> list[Problem]:
     """The problems with the topics; empty if they are as the worker needs them.
 
     Raises BrokerUnreachable if no broker answers within `wait_s`. Creates no topics, not even on a broker that
     creates topics automatically.
     """
     async with admin_client(settings, wait_s) as admin:
-        return _problems(settings, await _describe(admin, topic_specs(settings)))
+        return _problems(settings, topics, await _describe(admin, topic_specs(topics)))
 
 
-async def require_topics(settings: Settings, *, wait_s: float = 10.0) -> list[Problem]:
+async def require_topics(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> list[Problem]:
     """Raises TopicError with all problems that keep a worker from running; returns the others, which are advice.
 
     Raises RightsError if we lack rights that a worker needs on the topics.
     """
     async with admin_client(settings, wait_s):  # until a broker answers
         options = kafka_options(settings)
-        await require_rights(options, identity(settings.kafka), _needs(settings), settings.group)
-    problems = await check_topics(settings, wait_s=wait_s)
+        await require_rights(options, identity(settings.kafka), _needs(topics), settings.group)
+    problems = await check_topics(settings, topics, wait_s=wait_s)
     _refuse(problems)
     return problems
 
 
-async def batch_limits(settings: Settings, *, wait_s: float = 10.0) -> dict[str, int]:
+async def batch_limits(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> dict[str, int]:
     """The largest record batch, in bytes, of each topic that a worker writes, if the broker tells it.
 
     Raises BrokerUnreachable after `wait_s`.
     """
     async with admin_client(settings, wait_s) as admin:
-        found = await _describe(admin, topic_specs(settings))
-    written = (*settings.outputs, settings.changelog)
-    limits = {name: _limit(found[name].configs) for name in written if name in found}
+        found = await _describe(admin, topic_specs(topics))
+    limits = {name: _limit(found[name].configs) for name in topics.written if name in found}
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
@@ -137,14 +137,14 @@ def _limit(configs: Mapping[str, str]) -> int | None:
     )
 
 
-async def input_partitions(settings: Settings, *, wait_s: float = 10.0) -> int:
+async def input_partitions(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> int:
     """The number of partitions of each input topic. Raises BrokerUnreachable after `wait_s`."""
     async with admin_client(settings, wait_s) as admin:
-        (described,) = await admin.describe_topics([settings.inputs[0]])
+        (described,) = await admin.describe_topics([topics.inputs[0]])
         return len(described["partitions"])
 
 
-async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
+async def has_begun(settings: Settings, topics: Topics, *, wait_s: float = 10.0) -> bool:
     """Whether the group has committed offsets, so this is not its first start.
 
     True if the broker does not tell. Raises BrokerUnreachable after `wait_s`.
@@ -154,15 +154,15 @@ async def has_begun(settings: Settings, *, wait_s: float = 10.0) -> bool:
             found = await admin.list_consumer_group_offsets(settings.group)
         except KafkaError:
             return True
-    return any(each.topic in settings.inputs and at.offset >= 0 for each, at in found.items())
+    return any(each.topic in topics.inputs and at.offset >= 0 for each, at in found.items())
 
 
-def _needs(settings: Settings) -> Needs:
+def _needs(topics: Topics) -> Needs:
     """The operations on its topics that a worker needs."""
     return {
-        **dict.fromkeys(settings.inputs, (Operation.READ,)),
-        **dict.fromkeys(settings.outputs, (Operation.WRITE,)),
-        settings.changelog: (Operation.READ, Operation.WRITE),
+        **dict.fromkeys(topics.inputs, (Operation.READ,)),
+        **dict.fromkeys(topics.outputs.values(), (Operation.WRITE,)),
+        topics.changelog: (Operation.READ, Operation.WRITE),
     }
 
 
@@ -235,11 +235,11 @@ async def _describe(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> d
     }
 
 
-def _problems(settings: Settings, found: Mapping[str, _Found]) -> list[Problem]:
+def _problems(settings: Settings, topics: Topics, found: Mapping[str, _Found]) -> list[Problem]:
     """The problems with the topics `found`, in the order of `topic_specs`."""
     problems = []
     first = next(iter(found), "")
-    for spec in topic_specs(settings):
+    for spec in topic_specs(topics):
         topic = found.get(spec.name)
         if topic is None:
             problems.append(Problem(spec.name, missing([spec.name]), True, missing=True))
@@ -257,28 +257,30 @@ def _problems(settings: Settings, found: Mapping[str, _Found]) -> list[Problem]:
             )
             problems.append(Problem(spec.name, text, False))
         else:
-            problems.extend(_config_problems(settings, spec, found))
+            problems.extend(_config_problems(settings, topics, spec, found))
     return problems
 
 
-def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _Found]) -> list[Problem]:
+def _config_problems(
+    settings: Settings, topics: Topics, spec: TopicSpec, found: Mapping[str, _Found]
+) -> list[Problem]:
     configs = found[spec.name].configs
     policy = configs.get("cleanup.policy", "")
     problems = []
     takes = int(configs.get("max.message.bytes", MESSAGE_BYTES))
-    if spec.name == settings.changelog and takes < BATCH_BYTES:
+    if spec.name == topics.changelog and takes < BATCH_BYTES:
         text = (
             f"topic {spec.name} takes batches of at most {takes} bytes, and a worker under load sends some of "
             f"{BATCH_BYTES}: set max.message.bytes to {MESSAGE_BYTES}"
         )
         problems.append(Problem(spec.name, text, True))
-    elif spec.name in settings.outputs and takes < OUTPUT_BYTES:
+    elif spec.name in topics.outputs.values() and takes < OUTPUT_BYTES:
         text = (
             f"topic {spec.name} takes batches of at most {takes} bytes, too few for any output: "
             f"set max.message.bytes to {MESSAGE_BYTES}"
         )
         problems.append(Problem(spec.name, text, True))
-    if spec.name == settings.changelog:
+    if spec.name == topics.changelog:
         if policy != "compact":
             text = f"topic {spec.name} has cleanup.policy={policy}, which loses state: set it to compact"
             problems.append(Problem(spec.name, text, True))
@@ -289,9 +291,9 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
         )
         problems.append(Problem(spec.name, text, False, "cleanup.policy=delete"))
     if configs.get("message.timestamp.type") != "LogAppendTime":
-        problems.extend(_producers_time(settings, spec.name))
-    if spec.name == settings.topic("dead-letters"):
-        needed = _dead_letter_bytes(settings, found)
+        problems.extend(_producers_time(settings, topics, spec.name))
+    if spec.name == topics.outputs["dead-letters"]:
+        needed = _dead_letter_bytes(topics, found)
         if int(configs.get("max.message.bytes", MESSAGE_BYTES)) < needed:
             text = (
                 f"topic {spec.name} accepts no dead letter as large as the largest input record, so larger ones "
@@ -301,9 +303,9 @@ def _config_problems(settings: Settings, spec: TopicSpec, found: Mapping[str, _F
     return problems
 
 
-def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
+def _producers_time(settings: Settings, topics: Topics, topic: str) -> Iterator[Problem]:
     """The problem with a topic whose records have the time that their producers set."""
-    if topic not in settings.inputs:
+    if topic not in topics.inputs:
         text = (
             f"topic {topic} keeps the producer's time, so latency depends on our clock: set "
             "message.timestamp.type to LogAppendTime"
@@ -320,28 +322,28 @@ def _producers_time(settings: Settings, topic: str) -> Iterator[Problem]:
         yield Problem(topic, text, True)
 
 
-def _dead_letter_bytes(settings: Settings, found: Mapping[str, _Found]) -> int:
+def _dead_letter_bytes(topics: Topics, found: Mapping[str, _Found]) -> int:
     """Size of the largest dead letter: the largest input and its headers."""
-    inputs = (found[name].configs for name in settings.inputs if name in found)
+    inputs = (found[name].configs for name in topics.inputs if name in found)
     largest = max(
         (int(each.get("max.message.bytes", MESSAGE_BYTES)) for each in inputs), default=MESSAGE_BYTES
     )
     return largest + DEAD_LETTER_ROOM
 
 
-def _missing(settings: Settings, found: Mapping[str, _Found]) -> list[NewTopic]:
+def _missing(settings: Settings, topics: Topics, found: Mapping[str, _Found]) -> list[NewTopic]:
     """The topics to create in addition to those `found`, with as many partitions as those have."""
     partitions = next((each.partitions for each in found.values()), settings.partitions)
     # Three replicas survive the loss of a broker only if two of them must have each record.
     durable = {"min.insync.replicas": "2"} if settings.replication >= 3 else {}
-    room = {"max.message.bytes": str(_dead_letter_bytes(settings, found))}
-    topics = []
-    for spec in topic_specs(settings):
+    room = {"max.message.bytes": str(_dead_letter_bytes(topics, found))}
+    new = []
+    for spec in topic_specs(topics):
         if spec.name not in found:
-            extra = room if spec.name == settings.topic("dead-letters") else {}
+            extra = room if spec.name == topics.outputs["dead-letters"] else {}
             configs = {**spec.configs, **durable, **extra}
-            topics.append(NewTopic(spec.name, partitions, settings.replication, topic_configs=configs))
-    return topics
+            new.append(NewTopic(spec.name, partitions, settings.replication, topic_configs=configs))
+    return new
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: list[NewTopic], wait_s: float) -> tuple[str, ...]:

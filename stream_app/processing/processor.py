@@ -18,7 +18,7 @@ from stream_app.contract.events import BadRecord
 from stream_app.contract.message_columns import MessageColumns
 from stream_app.contract.outputs import dead_letter
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.contract.records import INPUT_TOPICS
+from stream_app.contract.topics import Topics
 from stream_app.processing.micro_batch import Checkpoint, Outputs, StepOutput
 from stream_app.settings import Settings
 from stream_app.state.errors import StateError
@@ -60,7 +60,7 @@ class EventDecoder(Protocol):
     """Turns records of one topic partition into columns."""
 
     def decode(self, topic_index: int, records: RecordColumns) -> tuple[Events, list[BadRecord]]:
-        """Events, and the records that are not events; never raises on bytes. `topic_index`: in `INPUT_TOPICS`."""
+        """Events, and the records that are not events; never raises on bytes. `topic_index`: among the inputs."""
 
 
 @dataclass(slots=True)
@@ -85,6 +85,7 @@ class Processor(ABC):
     def __init__(
         self,
         settings: Settings,
+        topics: Topics,
         users: Rows,
         decoder: EventDecoder,
         partitions: int,
@@ -93,6 +94,7 @@ class Processor(ABC):
     ) -> None:
         """`partitions`: how many the input topics have. `label` and `width`: of the model behind the rows."""
         self.settings = settings
+        self.topics = topics
         self.rows = users
         self.decoder = decoder
         self.label = label
@@ -147,7 +149,7 @@ class Processor(ABC):
             meta = decode_meta(value)
         except UnreadableMetaError as error:
             return None, str(error)
-        return meta, wrong_meta(meta.watermark, meta.sequence, meta.positions, len(self.settings.inputs))
+        return meta, wrong_meta(meta.watermark, meta.sequence, meta.positions, len(self.topics.inputs))
 
     def beyond(self, partition: int, ends: Sequence[int]) -> list[Damaged]:
         """Users whose rows include records that the inputs do not have; `skip_damaged_state` forgets them.
@@ -170,7 +172,7 @@ class Processor(ABC):
         p = self._partitions[partition]
         meta = p.meta
         if meta is not None:
-            check_ids(self.settings.inputs, meta.topic_ids, self.topic_ids)
+            check_ids(self.topics.inputs, meta.topic_ids, self.topic_ids)
         p.restored = p.fresh = True
         if meta is None:
             return
@@ -259,7 +261,7 @@ class Processor(ABC):
 
     def bad_bytes(self, partition: int) -> list[int]:
         """Approximate memory, for each topic, of bad records whose dead letters were not taken yet."""
-        held = [0] * len(INPUT_TOPICS)
+        held = [0] * len(self.topics.inputs)
         for topic_index, bad in self._partitions[partition].bad:
             held[topic_index] += bad.held_bytes
         return held
@@ -279,7 +281,7 @@ class Processor(ABC):
                 (topic_index, b) for topic_index, b in p.bad if b.record.offset >= positions[topic_index]
             ]
             if passed:
-                out[self.settings.outputs[2], number] = [dead_letter(b) for b in passed]
+                out[self.topics.outputs["dead-letters"], number] = [dead_letter(b) for b in passed]
         return out
 
     @abstractmethod

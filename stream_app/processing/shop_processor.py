@@ -14,6 +14,7 @@ import numpy.typing as npt
 from model.serving.api import WINDOW_FEATURES, Runtime, StepResult
 from stream_app.contract.event_columns import Events
 from stream_app.contract.outputs import NO_HEADERS, Flag, Prediction, encoder
+from stream_app.contract.topics import SHOP, Topics
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.processing import flag_rules, user_view
@@ -47,8 +48,9 @@ class ShopProcessor(Processor):
         publish: bool = True,
         slots: int | None = None,
         decoder: EventDecoder | None = None,
+        topics: Topics | None = None,
     ) -> None:
-        """`partitions`: how many the input topics have. `decoder`: replaces the decoder of the input contract.
+        """`partitions`: how many the input topics have. `decoder` and `topics`: in place of those of the contract.
 
         Training passes the rest: `names` number items and categories differently, `publish=False` makes no
         outputs, and `slots` limits the number of users instead of the settings.
@@ -67,11 +69,11 @@ class ShopProcessor(Processor):
             max_past_ms=settings.max_past_ms,
             correct_clock=settings.correct_clock,
         )
-        super().__init__(settings, self.users, decoder, partitions, NO_MODEL)
+        super().__init__(settings, topics or SHOP.of(settings), self.users, decoder, partitions, NO_MODEL)
         self._batch = 0
         self._publishes = publish
         self._encode = encoder(settings.output_format)
-        self._predictions, self._flags, _ = settings.outputs
+        self._predictions, self._flags = self.topics.outputs["predictions"], self.topics.outputs["flags"]
         self.breaker = ModelBreaker(
             hold=settings.model_trouble == "hold", slow_s=settings.model_slow_ms / 1000
         )

@@ -12,7 +12,6 @@ from typing import Annotated, Literal, get_origin
 import msgspec
 
 from model.training.settings import TrainSettings
-from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
 from stream_app.settings.checks import FUTURE_MS
 from stream_app.settings.flag_limits import Rules
 from stream_app.settings.kafka import KafkaAccess
@@ -336,21 +335,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def model_not_before_ms(self) -> int:
         """`model_not_before` in Unix ms, 0 for any time."""
         return moment_ms(self.model_not_before) or 0
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Full names of the input topics. Of events with the same time, the merge takes the first topic's first."""
-        return tuple(map(self.topic, INPUT_TOPICS))
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Full names of predictions, flags and dead letters."""
-        return tuple(map(self.topic, OUTPUT_TOPICS))
-
-    @property
-    def changelog(self) -> str:
-        """Full name of the compacted topic that holds the state of the users."""
-        return self.topic(f"{self.group}-users-changelog")
 
     @property
     def web_address(self) -> tuple[str, int] | None:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import faust
 
+from stream_app.contract.topics import Topics
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.processing.processor import Processor
-from stream_app.worker.options import Topics
 from stream_app.worker.transport.consumer import BatchConsumer
 
 

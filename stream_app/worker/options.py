@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from stream_app.kafka.security import kafka_options
@@ -11,25 +10,6 @@ from stream_app.settings import Settings
 #: Share of the session timeout that the checkpoint at a revoke may take. The group waits for this worker no longer
 #: than the session timeout, and the worker learns of the rebalance up to one heartbeat after it has begun.
 REVOKE_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Topics:
-    """The topics of a worker."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]  #: predictions, flags, dead letters
-    changelog: str
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Topics":
-        """The topics that these settings name."""
-        return cls(settings.inputs, settings.outputs, settings.changelog)
-
-    @cached_property
-    def index(self) -> Mapping[str, int]:
-        """The index of each input topic."""
-        return {name: index for index, name in enumerate(self.inputs)}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.jobs.environment import settings_of
+from bench.jobs.environment import job_of
 from bench.jobs.events import JobDecoder
 from bench.jobs.j1 import Counts
 from stream_app.contract.record_columns import RecordColumns
@@ -71,7 +71,7 @@ def plain_counts(records: list[Record]) -> list[dict[str, Any]]:
 def job(tmp_path: Path) -> Counts:
     """J1 of one partition, outside Kafka."""
     environment = {"BROKER": "127.0.0.1:1", "IN": "in", "OUT": "out", "RID": "r", "STATE": str(tmp_path)}
-    made = Counts(settings_of(environment, resident_users=100, max_batch=7), 1)
+    made = Counts(job_of(environment, resident_users=100, max_batch=7), 1)
     made.assign(0, [0])
     return made
 

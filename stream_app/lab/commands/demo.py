@@ -115,7 +115,8 @@ def _steps(plan: Plan, settings: Settings, steps: Steps, held: Started, fresh: b
         shutil.rmtree(plan.broker, ignore_errors=True)  # its records belong to an earlier demo
         held.broker.start(progress=step.waiting)
         options = {"brokers": held.broker.bootstrap, "group": "demo", "partitions": plan.partitions}
-        made = asyncio.run(ensure_topics(load_settings(env={}, options=options)))
+        own = load_settings(env={}, options=options)
+        made = asyncio.run(ensure_topics(own, SHOP.of(own)))
         step.note(f"on {held.broker.bootstrap}, {len(made)} topics")
 
     # Imported here and not above: torch takes seconds to load, and --help should be fast.

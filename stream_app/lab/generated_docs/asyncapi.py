@@ -22,6 +22,7 @@ from stream_app.contract.events import (
 from stream_app.contract.outputs import Flag, FlagReason, ItemScore, NextEvent, Prediction, dead_letter
 from stream_app.contract.record_columns import RecordColumns
 from stream_app.contract.records import BROWSE, EVENT_TYPES, INPUT_TOPICS, OUTPUT_TOPICS, Record
+from stream_app.contract.topics import SHOP
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable
 from stream_app.kafka.topics import topic_specs
@@ -40,7 +41,7 @@ Json = dict[str, Any]
 def document() -> Json:
     """The AsyncAPI document as plain data; it names the topics as the defaults of the settings do."""
     settings = Settings()
-    inputs, outputs = settings.inputs, settings.outputs
+    topics = SHOP.of(settings)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -57,7 +58,7 @@ def document() -> Json:
             name: _channel(topic, message, settings)
             for name, topic, message in zip(
                 (*INPUT_TOPICS, *OUTPUT_TOPICS),
-                (*inputs, *outputs),
+                (*topics.inputs, *topics.outputs.values()),
                 (*EVENT_TYPES, "prediction", "flag", "dead-letter"),
                 strict=True,
             )
@@ -114,7 +115,7 @@ def dead_letter_example() -> tuple[Json, Json]:
 
 
 def _channel(topic: str, message: str, settings: Settings) -> Json:
-    configs = {spec.name: spec.configs for spec in topic_specs(settings)}[topic]
+    configs = {spec.name: spec.configs for spec in topic_specs(SHOP.of(settings))}[topic]
     return {
         "address": topic,
         "description": texts.CHANNELS[message],

@@ -16,10 +16,11 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream_app.contract.message_columns import MessageColumns
+from stream_app.contract.topics import Topics
 from stream_app.kafka.record_batches.size_limits import SizeLimits
 from stream_app.worker.errors import ProducerError, ProducerLostError
 from stream_app.worker.gather import gather_all
-from stream_app.worker.options import ProducerOptions, Topics
+from stream_app.worker.options import ProducerOptions
 from stream_app.worker.producers.cluster import Cluster
 from stream_app.worker.producers.fenced_producer import FencedProducer, Written
 from stream_app.worker.producers.transactional_producer import Member, TransactionalProducer
@@ -40,7 +41,7 @@ class PartitionProducers:
         self._options, self.sizes = options, sizes or SizeLimits()
         self.transactional = options.transactional
         self._changelog = topics.changelog
-        self._topics = [topics.changelog, *(topics.outputs if options.transactional else ())]
+        self._topics = [topics.changelog, *(topics.outputs.values() if options.transactional else ())]
         self._codec = CODECS[options.compression]
         self._cluster: Cluster | None = None
         self._producers: dict[int, FencedProducer] = {}

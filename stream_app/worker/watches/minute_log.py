@@ -52,7 +52,7 @@ class MinuteLog:
 
     def _counted(self) -> tuple[float, float, float]:
         metrics = self._context.metrics
-        flags = _total(metrics.outputs, topic=self._context.topics.outputs[1])
+        flags = _total(metrics.outputs, topic=self._context.topics.outputs["flags"])
         return _total(metrics.events), flags, _total(metrics.dead_letters)
 
 

@@ -43,7 +43,7 @@ class TopicWatch(Service):
         super().__init__(loop=context.app.loop, beacon=context.app.beacon)
         self._app, self._client, self._first = context.app, client, first
         topics = context.topics
-        self._names = [*topics.inputs, *topics.outputs, topics.changelog]
+        self._names = topics.all
         self._kept = frozenset([*topics.inputs, topics.changelog])
 
     @Service.task
