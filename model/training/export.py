@@ -42,7 +42,7 @@ def check_target(folder: Path, sign_key: Path | None = None) -> None:
         parent = next(each for each in place.parents if each.exists())
         if not parent.is_dir():
             raise ModelError(
-                f"{folder} cannot be made, {parent} is a file: choose another path for the model."
+                f"{folder} cannot be made, since {parent} is a file: choose another path for the model."
             )
         for target in (parent, place) if place.is_dir() else (parent,):
             _try(target)

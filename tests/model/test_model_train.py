@@ -96,7 +96,7 @@ def test_what_nothing_can_be_learned_from_is_refused_in_words() -> None:
         (DATA.take(np.array([0])), "1 events are too few"),
         (moment, r"have the same time \(2026-01-01 00:01:00\+00:00\)"),
         (alone, "has one event only"),
-        (few, "too few to train on, at least 200 are needed"),
+        (few, "followed by another event of their user, and training needs at least 200"),
     ):
         with pytest.raises(TrainingError, match=says):
             train.train(data, SETTINGS)

@@ -127,7 +127,9 @@ def read_labels(path: Path) -> list[Label]:
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.MsgspecError as error:
-        raise RecordingError(f"{path} is not a file of labels as generate writes it: {error}") from error
+        raise RecordingError(
+            f"{path} is not a file of labels written by `foreclick generate`: {error}"
+        ) from error
 
 
 def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Generator) -> Iterator[EventRows]:

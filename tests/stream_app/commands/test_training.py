@@ -102,7 +102,7 @@ def sessions(path: Path, rows: list[tuple[int, int, int]]) -> Path:
         ),
         (
             [(1, i % 3 + 1, 1_767_225_660 + i) for i in range(6)],
-            "are too few to train on, at least 200 are needed",
+            "followed by another event of their user, and training needs at least 200",
         ),
     ],
 )
