@@ -122,7 +122,7 @@ def test_a_lost_prediction(predictions: list[Record], inputs: Inputs) -> None:
 
 def test_a_repeated_prediction(predictions: list[Record], inputs: Inputs) -> None:
     """A repeat is found where none may be, and one of other content everywhere."""
-    assert "came again" in problems([*predictions, predictions[3]], inputs, once=True)
+    assert "was repeated" in problems([*predictions, predictions[3]], inputs, once=True)
     other = replace(predictions[3], v=predictions[3].v.replace(b"}", b', "model": "m"}'))
     assert "with other content" in problems([*predictions, other], inputs)
 
@@ -171,7 +171,7 @@ def test_state(inputs: Inputs) -> None:
     for wrong in (replace(u, events=9), replace(u, spent=5.0), replace(u, recent=u.recent[1:]), None):
         users = {**truth, "u2": wrong} if wrong else {n: user for n, user in truth.items() if n != "u2"}
         assert len(check_state(State(users, {}), PLAN, inputs)) == 1
-    assert check_state(State({**truth, "u77": u}, {}), PLAN, inputs) == ["state of u77, whom nobody sent"]
+    assert check_state(State({**truth, "u77": u}, {}), PLAN, inputs) == ["state of u77, who has no events"]
 
 
 def test_positions(inputs: Inputs) -> None:
