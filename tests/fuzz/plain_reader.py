@@ -1,4 +1,4 @@
-"""Reads record batches in plain Python like Kafka's Java consumer: the reference for `reading.read`.
+"""Record batches read in plain Python, as Kafka's Java consumer does it: what `reading.read` is compared with.
 
 The two share only the decompression and the constants of the format.
 """

@@ -1,6 +1,6 @@
 """Whatever happens to the broker, the worker answers all events, or stops with a clear message.
 
-Restart and SIGKILL of the broker are in `test_trouble`, changes of its topics in `test_topic_trouble`.
+Restart and SIGKILL of the broker are in `test_trouble`, what happens to its topics in `test_topic_trouble`.
 """
 
 import asyncio

@@ -247,7 +247,7 @@ def test_a_million_users_through_one_processor() -> None:
 
 
 async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """An event a year ahead is a dead letter and moves no watermark; one a year behind is late; others are unchanged."""
+    """An event a year ahead is a dead letter and moves no watermark; one a year behind is late; others are fine."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, max_batch=512).wait_ready(90)
     now, records = now_ms() - 250_000, []

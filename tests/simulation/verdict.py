@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from stream_app.contract.records import INPUT_TOPICS
-from tests.faults.changelog import BUCKETS, RECENT, User, read_state
+from tests.faults.changelog import BUCKETS, LAST_EVENTS, User, read_state
 from tests.faults.checker import differences
 from tests.faults.truth import WINDOWS_MS
 from tests.simulation.records import CLOSER, Sent
@@ -204,7 +204,7 @@ def _user(events: list[Sent]) -> User:
         purchases=len(spent),
         spent=float(sum(spent)),
         windows=tuple(_window(events, clock, w) for w in range(len(BUCKETS))),
-        recent=tuple((INPUT_TOPICS.index(e.topic), e.ts, e.price) for e in reversed(events[-RECENT:])),
+        recent=tuple((INPUT_TOPICS.index(e.topic), e.ts, e.price) for e in reversed(events[-LAST_EVENTS:])),
     )
 
 
