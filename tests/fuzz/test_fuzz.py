@@ -152,7 +152,7 @@ ROW = msgspec.msgpack.encode(["clicks", 0, 0, 0, None, None, []])
 @pytest.mark.parametrize(
     "what, body, count",
     [
-        ("a name that is no text", packed(b"\x91" + ROW.replace(b"clicks", b"\xff" * 6)), 1),
+        ("a name that is not text", packed(b"\x91" + ROW.replace(b"clicks", b"\xff" * 6)), 1),
         ("fewer records than its head says", packed(b"\x91" + ROW), 2),
         ("a size that nothing has", b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**62) + b"\x01\0\0", 1),
         ("arrays without end", packed(b"\x91" * 100_000), 1),

@@ -126,7 +126,7 @@ class Holding:
                 frame = await read_frame(reader)
                 key = asked.pop(frame[:4])
                 await self._pass(key, True)
-                with contextlib.suppress(OSError):  # the client may be gone
+                with contextlib.suppress(OSError):  # the client may have disconnected
                     await write_frame(to, frame)
         to.transport.abort()  # so that the client notices that the broker has left
 

@@ -132,7 +132,7 @@ async def test_columns_in_transactions(kafka: EmbeddedKafka, prefix: str, join: 
                 await producer.commit_transaction()
                 wanted += values
     end = end_offset(kafka.bootstrap, topic)
-    await until("the position behind the last marker", lambda: member.consumer.done.get(TP(topic, 0)) == end)
+    await until("the position after the last marker", lambda: member.consumer.done.get(TP(topic, 0)) == end)
     assert member.values() == wanted
     assert in_order(member.batches)
 

@@ -138,7 +138,7 @@ async def test_leader_change(start: Start, tmp_path: Path) -> None:
         nodes[2].kill()
         produce(nodes.bootstrap, prefix, records[3000:6000])
         nodes[2].start()
-        wait_for("all replicas to be in step", lambda: in_step(nodes, f"{prefix}clicks") == {3})
+        wait_for("all replicas to be in sync", lambda: in_step(nodes, f"{prefix}clicks") == {3})
         nodes[3].stop()
         produce(nodes.bootstrap, prefix, records[6000:])
         reader = Reader(nodes.bootstrap, f"{prefix}predictions")

@@ -164,7 +164,7 @@ def _with_records(path: Path, predictions: dict[str, Prediction]) -> Iterator[tu
             yield found, r
 
 
-# --- one sender beside others
+# --- one sender with others
 
 
 @contextmanager
@@ -206,7 +206,7 @@ async def test_one_event_ahead_does_not_stop_its_topic(
         began = time.monotonic()
         for n in range(100):
             produce(kafka.bootstrap, prefix, [event(f"c{n}", "clicks", now_ms() - 50, 0)])
-        wait_for("the clicks behind it", lambda: len(_of(reader.poll(), "clicks")) >= 101, 90)
+        wait_for("the clicks after it", lambda: len(_of(reader.poll(), "clicks")) >= 101, 90)
         assert time.monotonic() - began < 100
         wait_for("no lag to be left", lambda: lag(worker) < 20, 30)
         assert worker.ready()

@@ -128,7 +128,7 @@ async def test_a_worker_that_was_thought_dead(
     reader.close()
     wait_for("the last commit", lambda: second.metric("foreclick_consumer_lag_records") == 0)
     frozen.process.send_signal(signal.SIGCONT)
-    wait_for("the frozen one to give up", lambda: frozen.process.poll() is not None)
+    wait_for("the frozen worker to end", lambda: frozen.process.poll() is not None)
     assert frozen.process.returncode == 1
     assert "it stood still for" in frozen.text()
     second.kill()

@@ -40,5 +40,5 @@ async def test_a_deleted_user_is_unknown_after_a_restart(
     assert second.get("/users/u1-2/")[1]["events"] == 10
     produce(kafka.bootstrap, prefix, clicks(400))
     wait_for("the new events", lambda: second.get("/users/u1-2/")[1]["events"] == 20)
-    wait_for("the user to begin again", lambda: second.get("/users/u1-1/")[1]["events"] == 10)
+    wait_for("the user to start again", lambda: second.get("/users/u1-1/")[1]["events"] == 10)
     assert second.stop() == 0

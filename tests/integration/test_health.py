@@ -81,12 +81,12 @@ async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
             reader.close()
             bad = Record("clicks", 0, 10, 0, b"u", b"no JSON", ())
             await asyncio.to_thread(produce, broker.bootstrap, "p-", [bad])
-            await until("the record to have come", stands.is_set)
+            await until("the record to have arrived", stands.is_set)
             await asyncio.to_thread(broker.kill)
             free.set()
-            await until("the probe to say it", lambda: "broker" in health.ready()[1]["commits"], 20)
+            await until("the probe to report it", lambda: "broker" in health.ready()[1]["commits"], 20)
             await asyncio.to_thread(broker.start)
-            await until("the app to be well", lambda: health.ready()[0], 60)
+            await until("the app to be healthy", lambda: health.ready()[0], 60)
         finally:
             free.set()
             await app.stop()
@@ -111,11 +111,11 @@ async def test_commits_that_hang(start: Start, tmp_path: Path) -> None:
             status, body = worker.get("/health/ready")
             return status == 503 and "waiting for the broker" in body["checks"]["commits"]
 
-        wait_for("the probe to say that commits hang", hangs, 30)
+        wait_for("the probe to report that commits hang", hangs, 30)
         assert worker.get("/health/live")[0] == 200
         broker.start()
         worker.wait_ready(90)
-        wait_for("the lag to go", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 90)
+        wait_for("the lag to disappear", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 90)
         assert worker.stop() == 0
 
 

@@ -42,7 +42,11 @@ async def test_a_missing_model_degrades_until_it_comes(
     assert "FORECLICK_START_WITHOUT_MODEL" in log
     options = {"model": folder, "start_without_model": True}
     worker = start(tmp_path / "w", kafka.bootstrap, prefix, rules_clicks_1m=3, **options)
-    wait_for("the worker to say why", lambda: f"There is no model at {folder}" in check(worker, "model"), 90)
+    wait_for(
+        "the worker to report the reason",
+        lambda: f"There is no model at {folder}" in check(worker, "model"),
+        90,
+    )
     produce(kafka.bootstrap, prefix, records[:400])
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     first = said(reader.read_until("degraded predictions", lambda m: len(m) >= 400))
@@ -85,7 +89,9 @@ async def test_a_damaged_model_holds_events_up(
     produce(kafka.bootstrap, prefix, records)
     settings = {"model": folder, "model_trouble": "hold", "ready_max_age_ms": 500}
     worker = start(tmp_path / "w", kafka.bootstrap, prefix, **settings)
-    wait_for("the worker to say why", lambda: "is damaged (candidates.npz" in check(worker, "model"), 90)
+    wait_for(
+        "the worker to report the reason", lambda: "is damaged (candidates.npz" in check(worker, "model"), 90
+    )
     wait_for("records to wait", lambda: "the oldest unprocessed record" in check(worker, "age"), 60)
     assert worker.get("/health/live")[0] == 200
     assert worker.metric("foreclick_events_total") == 0
@@ -95,7 +101,9 @@ async def test_a_damaged_model_holds_events_up(
     done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
     assert max(done) <= 0, done
     again = start(tmp_path / "w", kafka.bootstrap, prefix, **settings)
-    wait_for("the worker to say why", lambda: "is damaged (candidates.npz" in check(again, "model"), 90)
+    wait_for(
+        "the worker to report the reason", lambda: "is damaged (candidates.npz" in check(again, "model"), 90
+    )
     shutil.copy(model / "candidates.npz", folder / "candidates.npz")
     predictions = said(reader.read_until("all predictions", lambda m: len(m) >= 800, 90))
     again.wait_ready(60)
@@ -122,5 +130,5 @@ async def test_a_restart_goes_on_without_its_model_and_a_wrong_horizon_stops_it(
     wait_for("the events", lambda: first.metric("foreclick_events_total") == 40, 30)
     assert first.stop() == 0
     again = start(tmp_path / "w", kafka.bootstrap, prefix, model=tmp_path / "gone")
-    wait_for("the worker to say why", lambda: "There is no model" in check(again, "model"), 90)
+    wait_for("the worker to report the reason", lambda: "There is no model" in check(again, "model"), 90)
     assert again.stop() == 0

@@ -207,7 +207,7 @@ async def test_logs_are_json(
     worker = start_from_scratch(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
     produce(kafka.bootstrap, prefix, clicks(100))
     wait_for("the events", lambda: worker.metric("foreclick_events_total") == 100)
-    wait_for("the line that says where it is", lambda: f"http://127.0.0.1:{worker.port}/" in worker.text())
+    wait_for("the line with the place", lambda: f"http://127.0.0.1:{worker.port}/" in worker.text())
     assert worker.stop() == 0
     lines = [json.loads(line) for line in worker.text().splitlines()]
     assert all({"level", "logger", "timestamp", "message"} <= set(line) for line in lines)

@@ -107,7 +107,7 @@ def lag_gone(worker: Worker, records: int, limit_s: float = 90.0) -> None:
         )
         return passed >= records and worker.metric("foreclick_consumer_lag_records") == 0
 
-    wait_for(f"{records} records to be passed", done, limit_s, 0.25)
+    wait_for(f"{records} records to be processed", done, limit_s, 0.25)
     worker.wait_ready(30)
     assert worker.metric("foreclick_rebalances_total") == 1, "a heartbeat was missed"
 
@@ -262,7 +262,7 @@ async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start
     assert worker.metric("foreclick_late_events_total") == 1960
     assert worker.metric("foreclick_evictions_total") == 0, "a wrong clock made the worker forget a user"
     delay = "foreclick_watermark_delay_seconds"
-    wait_for("the gauges, set once a second", lambda: not np.isnan(worker.metric(delay)), 10)
+    wait_for("the gauges, which are set once per second", lambda: not np.isnan(worker.metric(delay)), 10)
     assert worker.metric(delay) / PARTITIONS > 0
     shown = worker.get("/users/u0/")[1]
     assert shown["events"] == 50

@@ -70,7 +70,7 @@ def admin(kafka: EmbeddedKafka) -> AdminClient:
 def delete(admin: AdminClient, topic: str) -> None:
     """Delete a topic and wait until it no longer exists."""
     admin.delete_topics([topic])[topic].result(20)
-    wait_for("the topic to be gone", lambda: topic not in admin.list_topics(timeout=20).topics)
+    wait_for("the topic to be deleted", lambda: topic not in admin.list_topics(timeout=20).topics)
 
 
 def make(admin: AdminClient, topic: str) -> None:
@@ -337,7 +337,7 @@ async def test_transactions_of_other_producers(
         await asyncio.sleep(0.05)
     assert worker.metric("foreclick_behind_open_transaction_records") == 400
     check = "an open transaction of another producer holds back 100 records of"
-    wait_for("readiness to say so", lambda: worker.get("/health/ready")[0] == 503)
+    wait_for("readiness to report it", lambda: worker.get("/health/ready")[0] == 503)
     assert check in worker.get("/health/ready")[1]["checks"]["transactions"]
     sender.commit_transaction(30)
     answers = reader.read_until("the rest", lambda m: len(m) >= 800)

@@ -97,7 +97,7 @@ async def test_a_late_end_ends_another_transaction_of_its_epoch(bed: Bed, gate: 
         await bed.settled(cluster, member())
         assert bed.end() == begin.offset
         gate.let_go()
-        await until("the late EndTxn to end what is open", lambda: bed.end() > begin.offset + 9)
+        await until("the late EndTxn to end the open transaction", lambda: bed.end() > begin.offset + 9)
         assert await asyncio.to_thread(bed.values) == numbers(20)
 
 
@@ -173,7 +173,7 @@ async def test_a_late_write_opens_no_transaction(
         await first.initialise()
         gate.hold_next(PRODUCE)
         late = first.queue(bed.tp, batch([b"late"]))
-        await until("the batch to be on its way", gate.held.is_set)
+        await until("the batch to be in flight", gate.held.is_set)
         await second.initialise()
         await second.commit([(bed.tp, batch([b"good"]))], bed.offsets(1), member())
         gate.let_go()
@@ -216,7 +216,7 @@ async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedK
         await asyncio.gather(*await first.send_built(bed.topic, 0, first.build(messages([b"old"]))))
         gate.hold_next(PRODUCE)
         (late,) = await first.send_built(bed.topic, 0, first.build(messages([b"late"])))
-        await until("the record to be on its way", gate.held.is_set)
+        await until("the record to be in flight", gate.held.is_set)
         await second.open([0])
         await asyncio.gather(*await second.send_built(bed.topic, 0, second.build(messages([b"new"]))))
         gate.let_go()

@@ -126,7 +126,7 @@ async def test_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> No
     await until("all committed records", lambda: len(member.values()) >= len(wanted))
     # The log ends with the records of an aborted transaction and its marker.
     end = end_offset(kafka.bootstrap, topic)
-    await until("the position behind the last marker", lambda: member.consumer.done.get(tp) == end)
+    await until("the position after the last marker", lambda: member.consumer.done.get(tp) == end)
     assert member.consumer.end_of(tp) == end
     assert member.values() == wanted
     assert in_order(member.batches)

@@ -174,7 +174,7 @@ async def test_golden_with_a_second_worker_that_comes_and_goes(
     total = len(expected.predictions)
     reader.read_until("a first part", lambda m: len(m) > total * 0.1)
     second = start(tmp_path, kafka.bootstrap, prefix, **slow).wait_ready()
-    wait_for("the first worker to go on with fewer partitions", first.ready)
+    wait_for("the first worker to continue with fewer partitions", first.ready)
     assert second.stop() == 0
     reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     assert first.stop() == 0
@@ -316,7 +316,7 @@ async def test_poison_in_the_middle_of_each_topic(
     worker = start(tmp_path, kafka.bootstrap, prefix)
     good = 3 * (60 - len(poison))
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    reader.read_until("predictions of the good ones", lambda m: len(m) >= good)
+    reader.read_until("predictions of the valid events", lambda m: len(m) >= good)
     assert worker.stop() == 0
     assert len(reader.read_to_end()) == good
     reader.close()

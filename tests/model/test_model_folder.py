@@ -62,7 +62,7 @@ def test_a_file_beside_a_model_is_never_removed(trained: Trained, tmp_path: Path
 
 
 def test_a_link_to_a_model_stays_a_link(trained: Trained, tmp_path: Path) -> None:
-    """The model behind the link is replaced, as `ln -s shop-3 shop` wants it."""
+    """The target of a link is replaced, as for `ln -s shop-3 shop`, and the link stays."""
     export(trained, tmp_path / "shop-3", "old")
     (tmp_path / "shop").symlink_to("shop-3")
     export(trained, tmp_path / "shop", "new")

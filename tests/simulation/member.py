@@ -20,7 +20,7 @@ _BACKOFF_S = 0.1
 
 
 class Coordination:
-    """aiokafka's group coordinator: heartbeats, and a rebalance whenever the group asks for one."""
+    """aiokafka's group coordinator: heartbeats, and a rebalance whenever the group requires one."""
 
     def __init__(
         self, broker: Broker, link: Link, consumer: SimConsumer, topics: tuple[str, ...], listener: Any

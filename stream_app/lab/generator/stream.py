@@ -82,7 +82,7 @@ def generate(settings: GeneratorSettings) -> Iterator[Block]:
 def write(
     settings: GeneratorSettings, path: Path, on_progress: Callable[[int], None] = lambda _: None
 ) -> Summary:
-    """Write the traffic to `path` and its labels beside it (`S.labels.jsonl`).
+    """Write the traffic to `path` and its labels next to it (`S.labels.jsonl`).
 
     `on_progress` gets the number of records so far. Raises `RecordingError` if a file cannot be written.
     """

@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_nothing_of_a_run(
 
 
 def test_labels_of_somebody_else_stay(tmp_path: Path) -> None:
-    """`generate` writes labels beside its recording, and replaces only its own."""
+    """`generate` writes labels next to its recording, and replaces only its own."""
     (tmp_path / "a.labels.jsonl").write_text("mine")
     args = ("generate", "--out", tmp_path / "a.stream", "--events", 500, "--users", 20, "--items", 200)
     command(1, *args)
@@ -104,7 +104,7 @@ def test_any_terminal_takes_what_we_print(tmp_path: Path, encoding: str) -> None
     assert started("run", "--help", PYTHONIOENCODING=encoding).returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody unknown")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an unknown user")
 def test_without_a_home_no_folder_is_made_here(tmp_path: Path) -> None:
     """For an unknown user without HOME, numba's code goes to a folder of the process, which is removed at its end."""
     script = (

@@ -82,7 +82,7 @@ def compiled(folder: Path) -> list[str]:
     return sorted(f"{name}-{rest.partition('.')[2]}" for name, _, rest in names)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["beside the sources", "NUMBA_CACHE_DIR"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["next to the sources", "NUMBA_CACHE_DIR"])
 def test_a_change_of_a_called_kernel_is_seen(tree: Path, elsewhere: bool, tmp_path: Path) -> None:
     """With a warm cache, an edit of a called kernel or of a constant two files away changes the result.
 

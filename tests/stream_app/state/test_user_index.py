@@ -61,9 +61,7 @@ class Table(RuleBasedStateMachine):
 
 TestTable = Table.TestCase
 TestTable.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestTable.__doc__ = (
-    "Whoever comes and goes in whichever order, everyone is found at the slot they were given."
-)
+TestTable.__doc__ = "In any order of adding and removing, each user is found at its slot."
 
 
 def test_the_buffer_of_names_is_bounded() -> None:
@@ -146,7 +144,7 @@ def test_rows_come_back(
     data, ends = pack(table, slots, behind[slots], number)
     for i, slot in enumerate(slots.tolist()):
         filled = sum(word != 0 for word in rows[slot][0])
-        assert ends[i + 1] - ends[i] == 2 + 2 + 8 * filled + width + 2  # number, bitmap, zeros behind
+        assert ends[i + 1] - ends[i] == 2 + 2 + 8 * filled + width + 2  # number, bitmap, zeros after it
     other = np.full(max(1, n), -1, np.int64).repeat(11).view(ROW)
     data.flags.writeable = False
     sizes = np.diff(ends).astype(np.int32)
