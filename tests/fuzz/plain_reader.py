@@ -1,6 +1,6 @@
 """Record batches read in plain Python, as Kafka's Java consumer does it: what `reading.read` is compared with.
 
-The two share only the decompression and the constants of the format.
+It shares with it only the decompression and the numbers of the format.
 """
 
 import struct

@@ -70,7 +70,7 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
         if busy * 1.5 > self.users:
             raise GeneratorError(
                 f"{self.users} users cannot make {self.events} events in {self.seconds:.0f} s: "
-                f"use at least {int(busy * 1.5) + 1} users or a longer span"
+                f"take at least {int(busy * 1.5) + 1} users or a longer span"
             )
 
     @property

@@ -62,7 +62,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["generate", "--out", "a.stream", "--force", "--start", "soon"],
             'the start must be "now" or look like',
         ),
-        (["generate", "--out", "a.stream", "--force", "--users", "5", "--span", "9"], "use at least"),
+        (["generate", "--out", "a.stream", "--force", "--users", "5", "--span", "9"], "take at least"),
         (["import", "other", "a.csv", "--out", "a.stream", "--force"], "take one of taobao, yoochoose"),
         (["import", "taobao", "none.csv", "--out", "a.stream"], "cannot read none.csv: No such file"),
         (

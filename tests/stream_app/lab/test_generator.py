@@ -287,7 +287,7 @@ def test_span_start_and_compression(compression: float) -> None:
         ({"events": 0}, "events must be 1 or more"),
         ({"late_share": 1.5}, "between 0 and 1"),
         ({"items": 5, "categories": 6}, "cannot fill"),
-        ({"users": 10, "span_s": 10.0}, "use at least"),
+        ({"users": 10, "span_s": 10.0}, "take at least"),
         ({"bot_share": 0.8, "malformed_share": 0.2}, "less than a tenth"),
         ({"time_compression": 0.0}, "time compression"),
     ],
