@@ -54,7 +54,10 @@ COMMANDS = {
     ),
     "worker": Entry(f"{_HERE}.worker", "worker", "Process events from Kafka into predictions and flags."),
     "topics": Entry(f"{_HERE}.topics", "topics", "Create or check all topics."),
-    "import": Entry(f"{_HERE}.recordings", "import_", "Convert a public data set to a recording."),
+    "import": Entry(f"{_HERE}.importing", "import_", "Convert files of events to a recording."),
+    "inspect": Entry(
+        f"{_HERE}.inspect", "inspect", "Show what a recording holds, and what is wrong with it."
+    ),
     "generate": Entry(
         f"{_LAB}.generate", "generate", "Generate a recording of synthetic, labelled shop traffic.", "lab"
     ),

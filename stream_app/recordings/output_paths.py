@@ -44,6 +44,21 @@ def check_outputs(outs: Iterable[Path], inputs: Iterable[Path], *, force: bool =
         )
 
 
+def check_page(out: Path, inputs: Iterable[Path], beginning: str, *, force: bool = False) -> None:
+    """Check that a page may be written: there is no file, one of ours that begins like this, or `force`.
+
+    Raises TargetError otherwise.
+    """
+    check_inputs(out, inputs)
+    if not _is_filled(out) or force:
+        return
+    with out.open("rb") as file:
+        if file.read(len(beginning.encode())) != beginning.encode():
+            raise TargetError(
+                f"{out} exists and is not a report: choose another path, or replace it with --force"
+            )
+
+
 def check_inputs(out: Path, inputs: Iterable[Path]) -> None:
     """Raise TargetError if `out` is one of the inputs (under any name) or not a plain file."""
     try:

@@ -12,5 +12,15 @@ from stream_app.recordings.importers.assemble import (
     check_source,
     import_files,
 )
+from stream_app.recordings.importers.shop import SHOP_FORMATS, ShopRows
 
-__all__ = ["FORMATS", "PACKAGES", "ImportFailed", "ImportStats", "check_source", "import_files"]
+__all__ = [
+    "FORMATS",
+    "PACKAGES",
+    "SHOP_FORMATS",
+    "ImportFailed",
+    "ImportStats",
+    "ShopRows",
+    "check_source",
+    "import_files",
+]

@@ -17,6 +17,7 @@ from stream_app.contract.times import Spread
 from stream_app.recordings.errors import ImportFailed
 from stream_app.recordings.importers import complete_journey, taobao, yoochoose
 from stream_app.recordings.importers.lines import Row, Source
+from stream_app.recordings.importers.shop import SHOP_FORMATS, ShopRows
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 #: The function that converts a line to an event, by the name of the format.
@@ -51,12 +52,14 @@ def import_files(
     partitions: int = 4,
     on_progress: Callable[[int], None] = lambda _: None,
     sort_rows: int = SORT_ROWS,
+    shop: ShopRows | None = None,
 ) -> ImportStats:
     """Write the events of all files to the recording `out`, in the order of their times.
 
     Events of the same time keep the order of files and lines. A record's timestamp is the event's time, its
     key is the user. `on_progress` gets the bytes read so far. Bad lines are counted and never end the import. A
-    format of `PACKAGES` takes no files; then `on_progress` gets the number of events so far.
+    format of `PACKAGES` takes no files; then `on_progress` gets the number of events so far. `shop`: the mapping of
+    a format of `SHOP_FORMATS`, which also holds afterwards what was skipped.
 
     Raises `ImportFailed` for an unknown format, an unreadable file, files without a single good line, or a package
     that is not installed, and `RecordingError` if `out` cannot be written.
@@ -65,7 +68,9 @@ def import_files(
     if partitions < 1:
         raise ImportFailed(f"a topic needs at least one partition, not {partitions}")
     source = Source(list(files), on_progress)
-    if format_name in PACKAGES:
+    if shop is not None:
+        rows = shop.rows(source)
+    elif format_name in PACKAGES:
         rows = _counted(PACKAGES[format_name].rows(), source)
     else:
         row_of = FORMATS[format_name]
@@ -79,6 +84,8 @@ def import_files(
             raise ImportFailed(
                 f"{', '.join(names)}: none of {source.lines} lines is of format {format_name}{why}"
             )
+        if shop is not None and not shop.events:
+            raise ImportFailed(f"{', '.join(names)}: no line is an event: {'; '.join(shop.summary())}")
         metadata = {"made_by": "import", "format": format_name, "files": names}
         spread = Spread()
         with RecordingWriter(out, dict.fromkeys(INPUT_TOPICS, partitions), metadata) as writer:
@@ -98,13 +105,12 @@ def check_source(format_name: str, files: Sequence[Path]) -> None:
     """Raise `ImportFailed` for an unknown format, for files that the format does not take, if files are missing, and
     for a package that is not installed.
     """
-    if format_name not in FORMATS and format_name not in PACKAGES:
-        raise ImportFailed(
-            f"there is no format {format_name!r}: take one of {', '.join((*FORMATS, *PACKAGES))}"
-        )
+    known = (*SHOP_FORMATS, *FORMATS, *PACKAGES)
+    if format_name not in known:
+        raise ImportFailed(f"there is no format {format_name!r}: take one of {', '.join(known)}")
     if format_name in PACKAGES and files:
         raise ImportFailed(f"{format_name} is read from an installed package: leave {files[0]} out")
-    if format_name in FORMATS and not files:
+    if format_name not in PACKAGES and not files:
         raise ImportFailed(f"{format_name} needs files: name those of the data set")
     if format_name in PACKAGES:
         PACKAGES[format_name].require()

@@ -50,6 +50,14 @@ class Source:
 
         Empty lines, a header line and a byte order mark are skipped.
         """
+        for number, line in enumerate(self.raw_lines(path), 1):
+            text = line.rstrip(b"\r\n")
+            if text and not (number == 1 and _HEADER.fullmatch(text)):
+                self.lines += 1
+                yield number, text
+
+    def raw_lines(self, path: Path) -> Iterator[bytes]:
+        """Yield all lines of a file with their ends, without a byte order mark; the caller counts them in `lines`."""
         try:
             with path.open("rb") as raw:
                 packed = raw.read(2) == _GZIP
@@ -57,12 +65,7 @@ class Source:
                 for number, line in enumerate(_unpacked(raw, packed), 1):
                     if not number % 10_000:
                         self.on_progress(self._bytes + raw.tell())
-                    text = line.rstrip(b"\r\n")
-                    if number == 1:
-                        text = text.removeprefix(_BOM)
-                    if text and not (number == 1 and _HEADER.fullmatch(text)):
-                        self.lines += 1
-                        yield number, text
+                    yield line.removeprefix(_BOM) if number == 1 else line
                 self._bytes += raw.tell()
         except (OSError, EOFError, zlib.error) as error:
             raise ImportFailed(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -63,7 +63,10 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             'the start must be "now" or look like',
         ),
         (["generate", "--out", "a.stream", "--force", "--users", "5", "--span", "9"], "take at least"),
-        (["import", "other", "a.csv", "--out", "a.stream", "--force"], "take one of taobao, yoochoose"),
+        (
+            ["import", "other", "a.csv", "--out", "a.stream", "--force"],
+            "take one of jsonl, csv, taobao, yoochoose",
+        ),
         (["import", "taobao", "none.csv", "--out", "a.stream"], "cannot read none.csv: No such file"),
         (
             ["import", "yoochoose", "a.csv", "--out", "a.stream", "--force"],

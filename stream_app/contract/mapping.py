@@ -1,0 +1,89 @@
+"""How a topic of a shop is read: which values of its own records are the fields of our events."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
+from typing import Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+from stream_app.contract.paths import Path, Step
+
+#: Fields of an event that a shop file can fill.
+MAPPED_FIELDS = (
+    "user_id", "ts", "event_id", "item_id", "category_id", "price", "quantity", "session_id", "order_id",
+    "list_id", "query", "currency",
+)  # fmt: skip
+REQUIRED_FIELDS = ("user_id", "ts")
+#: Fields that hold numbers; text with a number counts as one.
+NUMBERS = ("price", "quantity")
+
+TimeFormat = Literal["ms", "s", "us", "iso8601"]
+TIME_FORMATS: tuple[TimeFormat, ...] = ("ms", "s", "us", "iso8601")
+
+#: Milliseconds per unit of a time that is a number.
+_UNIT_MS = {"ms": 1.0, "s": 1000.0, "us": 0.001}
+_ZONE_WORD = re.compile(r"\s*(?:UTC|GMT)$")
+
+
+class EventTypes(NamedTuple):
+    """Where the type of an event comes from."""
+
+    #: Alternatives, the first that is present counts; empty if all events of the topic have the type `always`.
+    paths: tuple[Path, ...]
+    #: The event type (click, browse, purchase) by the shop's own name of it; "" means that the event is skipped.
+    names: Mapping[str, str]
+    #: For names that are not in `names`: skipped and counted, or invalid.
+    others: Literal["skip", "dead_letter"] = "skip"
+    always: str = ""
+
+
+class TopicMapping(NamedTuple):
+    """One topic of a shop file."""
+
+    topic: str
+    #: For each field the alternatives; the first that is present and not null counts.
+    fields: Mapping[str, tuple[Path, ...]]
+    types: EventTypes
+    time: TimeFormat = "ms"
+    #: Of ISO 8601 times without a zone; None refuses them.
+    zone: ZoneInfo | None = None
+
+    @property
+    def lines(self) -> tuple[Step, ...] | None:
+        """The steps to the array of which each element is an event; None if a record is one event."""
+        paths = (path for paths in (*self.fields.values(), self.types.paths) for path in paths)
+        return next((path.lines for path in paths if path.lines is not None), None)
+
+
+def unix_ms(value: object, format_: TimeFormat, zone: tzinfo | None) -> int:
+    """Return a time of the shop in Unix ms, rounded down. Raises ValueError that says what is wrong, no quote."""
+    if format_ == "iso8601":
+        if not isinstance(value, str):
+            raise ValueError("is not text, expected an ISO 8601 time such as 2026-03-01T12:00:00Z")
+        return _iso_ms(value, zone)
+    if isinstance(value, str):
+        try:
+            value = float(value) if not value.strip().lstrip("-").isdigit() else int(value)
+        except ValueError:
+            raise ValueError("is text that is not a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > 1e19:  # noqa: PLR0124
+        raise ValueError("is not a number")
+    if isinstance(value, int):  # exact where a float is not
+        return {"ms": value, "s": value * 1000, "us": value // 1000}[format_]
+    return int(value * _UNIT_MS[format_] // 1)
+
+
+def _iso_ms(text: str, zone: tzinfo | None) -> int:
+    plain, words = _ZONE_WORD.subn("", text.strip())
+    try:
+        time = datetime.fromisoformat(plain)
+    except ValueError:
+        raise ValueError("is not an ISO 8601 time such as 2026-03-01T12:00:00Z") from None
+    if words and time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    if time.tzinfo is None:
+        if zone is None:
+            raise ValueError('has no time zone: add `zone = "UTC"` or the zone of the shop to the shop file')
+        time = time.replace(tzinfo=zone)
+    days = time.astimezone(UTC).replace(tzinfo=None) - datetime(1970, 1, 1)
+    return days.days * 86_400_000 + days.seconds * 1000 + days.microseconds // 1000
