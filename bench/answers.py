@@ -51,7 +51,7 @@ def delays(
     gone = np.full(len(appended), np.iinfo(np.int64).max)
     for records in outputs:
         if not _first_answers(records.data, records.spans, start, gone):
-            raise ValueError("an answer names an event that is not there")
+            raise ValueError("an answer names an event that does not exist")
     missing = gone == np.iinfo(np.int64).max
     return appended, np.where(missing, -1, gone - appended)
 

@@ -1,4 +1,4 @@
-"""What every test may ask for: a real Kafka, topic names, the third-party data; and the order of the files."""
+"""Fixtures for every test (a real Kafka, topic names, the third-party data), and the order of the files."""
 
 import os
 import uuid
@@ -10,12 +10,12 @@ from hypothesis import settings
 
 from stream_app.lab.broker import EmbeddedKafka
 
-# No test fails since the machine is busy with something else.
+# No test should fail because the machine has other load.
 settings.register_profile("foreclick", deadline=None)
 settings.load_profile("foreclick")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-#: The files that take longest, longest first. They start first, so that at the end no process waits for one of them.
+#: The slowest files, the slowest first. They start first, so that at the end no process waits for one of them.
 LONGEST = (
     "faults/test_faults.py",
     "integration/test_takeovers.py",
@@ -38,13 +38,13 @@ LONGEST = (
     "integration/test_model_trouble.py",
     "integration/test_idle.py",
 )
-#: All tests that were found, before those of the other tier are left out.
+#: All collected tests, including those of the other tier, which are then left out.
 FOUND = pytest.StashKey[list[pytest.Item]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the longest files first; the order of all others stays."""
+    """Put the slowest files first; the order of the others does not change."""
     place = {Path(__file__).parent / name: n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
     config.stash[FOUND] = list(items)
@@ -52,14 +52,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """One broker for the whole run. Tests that stop or kill a broker start one of their own."""
+    """One broker for the whole run. Tests that stop or kill a broker start their own."""
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 
 @pytest.fixture
 def prefix() -> str:
-    """A prefix for topics and groups that no other test has."""
+    """A prefix for topics and groups that no other test uses."""
     return f"t{uuid.uuid4().hex[:8]}-"
 
 

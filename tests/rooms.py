@@ -1,7 +1,7 @@
 """Counts imports between rooms: `python -m tests.rooms`.
 
-A room is the first folder below a package, or a file that stands alone at the package's top. An import counts once
-for each file and foreign room of the same package, wherever in the file it stands.
+A room is a folder directly below a package, or a single file at the top of the package. An import counts once per
+file and other room of the same package, wherever it is in the file.
 """
 
 import ast
@@ -14,14 +14,14 @@ PACKAGES = ("stream_app", "model")
 
 
 class Folder(NamedTuple):
-    """What lies directly in a folder: its Python files, and their lines."""
+    """The Python files directly in a folder, and their lines."""
 
     files: int
     lines: int
 
 
 def modules(package: str) -> dict[str, Path]:
-    """All modules of a package by their dotted names."""
+    """Return all modules of a package by their dotted names."""
     found = {}
     for path in (ROOT / package).rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -30,12 +30,12 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def room(module: str) -> str:
-    """The room of a module, as `stream_app.kafka`; the package itself is a room of its own."""
+    """Return the room of a module, such as `stream_app.kafka`; the package itself is also a room."""
     return ".".join(module.split(".")[:2])
 
 
 def imported(module: str, path: Path) -> set[str]:
-    """Dotted names of all that a file imports, a name from a module as `module.name`."""
+    """Return the dotted names of everything that a file imports; a name from a module is `module.name`."""
     names = set()
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -49,7 +49,7 @@ def imported(module: str, path: Path) -> set[str]:
 
 
 def imports(package: str) -> Counter[tuple[str, str]]:
-    """How many files of one room import another, by both rooms."""
+    """Return how many files of one room import another room, by both rooms."""
     found = modules(package)
     arrows: Counter[tuple[str, str]] = Counter()
     for module, path in found.items():
@@ -61,7 +61,7 @@ def imports(package: str) -> Counter[tuple[str, str]]:
 
 
 def folders(package: str) -> dict[str, Folder]:
-    """Every folder with Python files, by its path from the root."""
+    """Return every folder with Python files, by its path from the root."""
     paths: dict[str, list[Path]] = {}
     for path in modules(package).values():
         paths.setdefault(str(path.parent.relative_to(ROOT)), []).append(path)
@@ -75,14 +75,14 @@ def folders(package: str) -> dict[str, Folder]:
 
 
 def rooms(package: str) -> tuple[list[str], list[str]]:
-    """The folders at the top of a package, and the files that stand alone there."""
+    """Return the folders at the top of a package, and the single files there."""
     top = {module.split(".")[1] for module in modules(package) if "." in module}
     inside = {name for name in top if (ROOT / package / name).is_dir()}
     return sorted(inside), sorted(top - inside)
 
 
 def main() -> None:
-    """Prints for each package its rooms, its imports between them, and the rooms that import each other most."""
+    """Print for each package its rooms, the imports between them, and the pairs of rooms with the most imports."""
     for package in PACKAGES:
         inside, alone = rooms(package)
         arrows = imports(package)

@@ -56,7 +56,7 @@ def main(source: Path, target: Path) -> None:
         1, 2, figsize=(11, 1.6 + 0.34 * len(rows)), sharey=True, layout="constrained"
     )
     bars(left, rows, "events_s", "events per second, from a backlog", log=False)
-    bars(right, rows, "cpu_us", "CPU of the system for an event, microseconds (log scale)", log=True)
+    bars(right, rows, "cpu_us", "CPU of the system per event, microseconds (log scale)", log=True)
     left.invert_yaxis()  # the right chart shares this axis
     left.set_yticks(range(len(rows)), [row["label"] for row in rows])
     roles = {row["role"] for row in rows}

@@ -86,7 +86,7 @@ class Workers:
         text = _ESCAPES.sub("", self.log.read_text(errors="replace")) if self.log.exists() else ""
         lines = [line.strip() for line in text.splitlines() if any(map(str.isalpha, line))]
         telling = [line for line in lines if "Error" in line or "Exception" in line]
-        return (telling or lines or ["it said nothing"])[-1][:LONGEST]
+        return (telling or lines or ["no output"])[-1][:LONGEST]
 
     def kill(self) -> None:
         """Send SIGKILL to all of them, so nothing is flushed."""

@@ -126,7 +126,7 @@ def _crash_row(result: Result) -> CrashRow:
     head: dict[str, Any] = {"system": result.system, "label": result.label, "events": result.events}
     verdict, crash = result.verdict, result.crash
     if result.failure or verdict is None or crash is None:
-        why = result.failure or "it was never killed: fewer than half of the outputs came"
+        why = result.failure or "it was never killed: fewer than half of the outputs arrived"
         return CrashRow(**head, exact=False, counts=f"failed: {why}")
     wrong = msgspec.structs.replace(verdict, missing=0, repeated=0).faults()
     return CrashRow(

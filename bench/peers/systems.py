@@ -129,7 +129,7 @@ _BYTEWAX: _Common = {
     "install": _python("bytewax"),
     "before": _bytewax_store,
     "shares_state": True,
-    "remark": "keeps one current window a user",
+    "remark": "keeps one current window per user",
 }
 _STREAMS: _Common = {
     "commands": _late(lambda: java.prepare("KafkaStreamsJob").command),
@@ -170,7 +170,7 @@ SYSTEMS = (
     System(
         "pathway", "Pathway, 1 thread", _script("pathway", "pathway_j1.py"), _python("pathway"),
         answers="changes", env={"PATHWAY_THREADS": "1"}, crash=False,
-        remark="publishes changed counts only, not one record an event",
+        remark="publishes changed counts only, not one record per event",
     ),
     System(
         "librdkafka", "librdkafka loop, no state", _script("loops", "loop_librdkafka.py"), _python("loops"),
@@ -199,7 +199,7 @@ def chosen(names: str | None, job: Job, crash: bool, extra: tuple[str, ...] = ()
     else:
         wanted = [name.strip() for name in names.split(",") if name.strip()]
         if wrong := [name for name in wanted if name not in known]:
-            raise BenchError(f"there is no system {wrong[0]!r} for {job}: choose of {', '.join(known)}")
+            raise BenchError(f"there is no system {wrong[0]!r} for {job}: choose one of {', '.join(known)}")
         found = [known[name] for name in wanted]
     return [*found, *(_named(text, job) for text in extra)]
 

@@ -49,7 +49,7 @@ class Topics:
                 return sum(future.result(LIMIT_S).offset for future in found.values())
             except KafkaException as error:
                 if time.monotonic() > end:
-                    raise BenchError(f"the topic {name} cannot be asked for its length: {error}") from error
+                    raise BenchError(f"the length of the topic {name} cannot be read: {error}") from error
             time.sleep(0.05)
             self._admin = self._client()  # the old client may have cached that the topic did not exist
 
@@ -77,7 +77,7 @@ class Topics:
                 if messages:
                     heard = time.monotonic()
                 elif time.monotonic() > heard + SILENCE_S:
-                    raise BenchError(f"reading {name} stood still for {SILENCE_S:.0f} s")
+                    raise BenchError(f"reading {name} made no progress for {SILENCE_S:.0f} s")
                 for message in messages:
                     if (error := message.error()) is None:
                         yield Output(message.key(), message.value(), message.timestamp()[1])

@@ -35,7 +35,7 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
     for name, index in (("items", vocabulary.items), ("categories", vocabulary.categories)):
         _require(index.buckets >= 1, f"{name} share {index.buckets} buckets, at least 1 is needed")
         _require(index.size <= MOST_NUMBERS, f"{index.size} {name} are more than {MOST_NUMBERS}")
-        _require(_distinct(index), f"one of the {name} stands twice in the vocabulary")
+        _require(_distinct(index), f"one of the {name} occurs twice in the vocabulary")
 
 
 def check_settings(
@@ -114,7 +114,7 @@ def check_weights(step: torch.jit.ScriptModule, shape: Shape) -> None:
         wanted |= {"reference_items": (hidden, references), "reference_bias": (references,)}
         for name, size in wanted.items():
             weight = getattr(step, name)
-            _require(isinstance(weight, torch.Tensor), f"{name} is no tensor")
+            _require(isinstance(weight, torch.Tensor), f"{name} is not a tensor")
             _require(weight.layout == torch.strided, f"{name} is stored as {weight.layout}")
             _require(weight.dtype == torch.float32, f"{name} holds {weight.dtype}, not torch.float32")
             _require(tuple(weight.shape) == size, f"{name} has the shape {tuple(weight.shape)}, not {size}")

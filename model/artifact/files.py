@@ -57,9 +57,9 @@ def check_archive(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(content) + UNPACKED_BYTES:
-                raise ValueError("an archive that unpacks to much more than it is")
+                raise ValueError("an archive that unpacks to much more than its own size")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"an archive that is not whole: {error}") from error
+        raise ValueError(f"an incomplete archive: {error}") from error
     if damaged is not None:
-        raise ValueError(f"an archive that is not whole: {damaged}")
+        raise ValueError(f"an incomplete archive: {damaged} is damaged")

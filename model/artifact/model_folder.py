@@ -241,13 +241,13 @@ def _manifest(folder: Path, written: bytes) -> Manifest:
 def _require_wanted(folder: Path, manifest: Manifest, wanted: Wanted) -> None:
     if wanted.name and manifest.name != wanted.name:
         raise ModelError(
-            f"The model at {folder} has the name {manifest.name!r}, and {wanted.name!r} is wanted: take the right "
-            "one, or change FORECLICK_MODEL_NAME."
+            f"The model at {folder} has the name {manifest.name!r}, not {wanted.name!r}: use the right one, or "
+            "change FORECLICK_MODEL_NAME."
         )
     if manifest.created_ms < wanted.not_before_ms:
         made = _iso(manifest.created_ms) if manifest.created_ms else "at an unknown time"
         raise ModelError(
-            f"The model at {folder} was made {made}, before {_iso(wanted.not_before_ms)}: take a newer one, or "
+            f"The model at {folder} was made {made}, before {_iso(wanted.not_before_ms)}: use a newer one, or "
             "change FORECLICK_MODEL_NOT_BEFORE."
         )
 

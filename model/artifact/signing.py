@@ -64,7 +64,7 @@ def verify(folder: Path, manifest: bytes, keys_file: Path) -> None:
         signature = read_file(folder, SIGNATURE)
     except FileNotFoundError:
         raise ModelError(
-            f"The model at {folder} is not signed, and {keys_file} was given to check it by: take one that was "
+            f"The model at {folder} is not signed, but must be signed with a key in {keys_file}: use one that was "
             "trained with `foreclick train --sign-key`."
         ) from None
     for key in keys:

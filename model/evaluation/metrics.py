@@ -1,6 +1,6 @@
 """Metric functions for lists of items, and the standard ones from scikit-learn.
 
-Ties always count against the model: an item with the same score as others is placed behind all of them. GRU4Rec
+Ties always count against the model: an item with the same score as others is placed after all of them. GRU4Rec
 calls this mode "conservative": it never gives a better figure than any other way to break ties.
 """
 

@@ -234,7 +234,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ModelError(f"The device {name!r} is not one torch knows: use auto, cpu or cuda.") from error
+        raise ModelError(f"torch knows no device {name!r}: use auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"This machine offers no CUDA device ({name!r} was asked for): use auto or cpu.")
+        raise ModelError(f"This machine offers no CUDA device, but {name!r} was requested: use auto or cpu.")
     return device

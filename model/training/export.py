@@ -30,7 +30,7 @@ def export(trained: Trained, folder: Path, name: str = "foreclick", sign_key: Pa
 def check_target(folder: Path, sign_key: Path | None = None) -> None:
     """Raise ModelError if `export` could not write a model to `folder`, before hours of training are spent.
 
-    It writes a file beside the folder, or where the folder will be created, and removes it again.
+    It writes a file next to the folder, or where the folder will be created, and removes it again.
     """
     if sign_key is not None:
         signing.private_key(sign_key)
@@ -42,7 +42,7 @@ def check_target(folder: Path, sign_key: Path | None = None) -> None:
         parent = next(each for each in place.parents if each.exists())
         if not parent.is_dir():
             raise ModelError(
-                f"{folder} cannot be made, {parent} is a file: choose another path for the model."
+                f"{folder} cannot be made, since {parent} is a file: choose another path for the model."
             )
         for target in (parent, place) if place.is_dir() else (parent,):
             _try(target)

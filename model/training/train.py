@@ -116,13 +116,13 @@ def _check(data: Interactions, early: Interactions, settings: TrainSettings) -> 
         )
     if not learnable:
         raise TrainingError(
-            f"Each of the {users:,} users has one event only, and a model learns what comes after an event: "
+            f"Each of the {users:,} users has one event only, but a model learns what comes after an event: "
             "record more traffic, with one user_id for all events of a visit."
         )
     if learnable < settings.min_events:
         raise TrainingError(
-            f"{learnable:,} events that another event of their user follows are too few to train on, at least "
-            f"{settings.min_events:,} are needed (without the latest {len(data) - len(early):,} events, which are "
+            f"Only {learnable:,} events are followed by another event of their user, and training needs at least "
+            f"{settings.min_events:,} (without the latest {len(data) - len(early):,} events, which are "
             f"held out): record more traffic first, or lower min_events."
         )
 

@@ -1,5 +1,5 @@
-"""Attacks on a real worker, which must live, answer the good events behind each, and stay within its memory.
+"""Attacks on a real worker: it must survive, answer the valid events after each attack, and stay within its memory.
 
-`python -m tests.attack` runs them all on the embedded broker. Each is one function of an `Attacked` worker; they
-stand in lists by what they are aimed at, so that others can be added beside them.
+`python -m tests.attack` runs all of them on the embedded broker. Each attack is a function of an `Attacked` worker;
+the lists `ALL` of `batches` and `events` group them by target.
 """

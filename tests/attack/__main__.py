@@ -13,12 +13,12 @@ from tests.integration.harness import workers
 
 
 def main() -> None:
-    """The command."""
+    """Run the chosen attacks."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     named = {attack.__name__: attack for attack in (*batches.ALL, *events.ALL)}
-    parser.add_argument("attacks", nargs="*", metavar="attack", help=f"only these: {', '.join(named)}")
+    parser.add_argument("attacks", nargs="*", metavar="attack", help=f"attacks to run: {', '.join(named)}")
     parser.add_argument(
-        "--limited", action="store_true", help="with 1 GB of address space beside the idle worker's"
+        "--limited", action="store_true", help="allow 1 GB of address space more than the idle worker has"
     )
     options = parser.parse_args()
     chosen = options.attacks or list(named)
@@ -29,7 +29,7 @@ def main() -> None:
             began = time.monotonic()
             attack(it)
             print(
-                f"{attack.__name__}: held, {time.monotonic() - began:.1f} s, peak {it.peak() >> 20} MB",
+                f"{attack.__name__}: passed, {time.monotonic() - began:.1f} s, peak {it.peak() >> 20} MB",
                 flush=True,
             )
         it.close()

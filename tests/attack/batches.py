@@ -1,4 +1,4 @@
-"""Batches that the broker stores and that once stopped every worker of a group, or filled its memory."""
+"""Batches that the broker stores, and that once stopped every worker of a group or filled its memory."""
 
 import time
 
@@ -17,7 +17,7 @@ def a_long_bad_record(it: Attacked) -> None:
 
 
 def odd_shapes(it: Attacked) -> None:
-    """Batches that Kafka's own consumer reads, or passes over in part."""
+    """Batches that Kafka's own consumer reads, or skips in part."""
     for what, batch in {
         "an offset delta of more than 32 bits": stored(
             record(0, b"k", b"v", delta=b"\x80\x80\x80\x80\x10"), 1
@@ -26,9 +26,9 @@ def odd_shapes(it: Attacked) -> None:
         "an offset delta beyond the batch": stored(record(2**31 - 1, b"k", b"v"), 1),
         "an offset delta below zero": stored(record(-1, b"k", b"v"), 1),
         "an offset twice": stored(ONE + ONE, 2),
-        "bytes behind a gzip member": stored(gzip(ONE) + b"7 bytes", 1, 1),
+        "bytes after a gzip member": stored(gzip(ONE) + b"7 bytes", 1, 1),
         "a wrong checksum of an lz4 frame": stored(lz4(ONE, flags=0x64) + b"abcd", 1, 3),
-        "bytes behind a snappy block": stored(snappy(ONE) + b"abc", 1, 2),
+        "bytes after a snappy block": stored(snappy(ONE) + b"abc", 1, 2),
         "headers with long numbers": stored(record(0, b"k", b"v", tail=b"\x02\x82\x80\x80\x80\x70h\x01"), 1),
     }.items():
         it.send(batch)
@@ -36,7 +36,7 @@ def odd_shapes(it: Attacked) -> None:
 
 
 def unreadable_batches(it: Attacked) -> None:
-    """Batches that Kafka's own consumer refuses: dead letters hold their bytes."""
+    """Batches that Kafka's own consumer refuses: dead letters contain their bytes."""
     second = record(1, b"k", b"v")
     batches = [
         stored(f(ONE + b"\x03" + second[1:]), 2, codec)
@@ -47,9 +47,9 @@ def unreadable_batches(it: Attacked) -> None:
     it.answers("unreadable batches")
     letters = it.dead_letters("unreadable")
     for batch in batches:
-        # The broker changes fields of the header: the offset, the time, the checksum with it.
+        # The broker changes fields of the header: the offset, the time, and so the checksum.
         assert any(letter[HEADER_BYTES:] == batch[HEADER_BYTES:] for letter in letters), (
-            "no dead letter holds a batch"
+            "no dead letter contains the batch"
         )
 
 
@@ -84,7 +84,7 @@ def an_honest_large_batch(it: Attacked) -> None:
 
 
 def large_beside_small(it: Attacked) -> None:
-    """30,000 clicks in batches that expand to 15 MB each, beside 300 browses in batches of one: all are processed."""
+    """30,000 clicks in batches that expand to 15 MB each, and 300 browses in batches of one: all are processed."""
     per_batch, now, before = 10_000, int(time.time() * 1000), it.events()
     for start in range(0, 30_000, per_batch):
         value = b'{"user_id":"u%d","ts":%d,"item_id":"i1","query":"' + b"q" * 1400 + b'"}'
@@ -99,7 +99,7 @@ def large_beside_small(it: Attacked) -> None:
 
 
 def many_headers(it: Attacked) -> None:
-    """Bad records whose headers take two bytes each: half a million in each of 60, then a million in one."""
+    """Invalid records with headers of two bytes each: half a million in each of 60 records, then a million in one."""
     half, million = (varint(n) + b"\0\1" * n for n in (500_000, 1_000_000))
     it.send(stored(zstd(b"".join(record(i, b"mallory", b"?", tail=half) for i in range(60))), 60, 4))
     it.answers("60 records of 500,000 headers")
@@ -110,7 +110,7 @@ def many_headers(it: Attacked) -> None:
     for dropped, letters in ((b"500000", 61), (b"1000000", 1)):
         header = ("foreclick.headers.dropped", dropped)
         wait_for(
-            "a dead letter of each",
+            "a dead letter for each",
             lambda header=header, n=letters: len(it.outputs("dead-letters", header)) == n,
         )
 

@@ -1,4 +1,4 @@
-"""Events in good form that once stopped, blinded or slowed down other users."""
+"""Valid events that once stopped or slowed down the events of other users, or hid other flags."""
 
 import json
 import time
@@ -17,7 +17,7 @@ def _click(user: bytes, ts: int, item: bytes, number: int = 0) -> bytes:
 
 
 def _clicks(it: Attacked, users: list[bytes], items: list[bytes]) -> float:
-    """Sends a click of each user on each item; seconds until all were processed."""
+    """Send one click per user and item; return the seconds until all were processed."""
     now, before, n = int(time.time() * 1000), it.events(), len(users)
     batches = []
     for start in range(0, n, PER_BATCH):
@@ -31,7 +31,7 @@ def _clicks(it: Attacked, users: list[bytes], items: list[bytes]) -> float:
 
 
 def long_names(it: Attacked) -> None:
-    """2,000 clicks on items with names of 60 kB, then 50,000 on items with names as long as they may be."""
+    """2,000 clicks on items with names of 60 kB, then 50,000 on items with names of the largest length allowed."""
     now = int(time.time() * 1000)
     for start in range(0, 2_000, 100):
         body = [_click(b"m", now, b"%060000d" % (start + i), i) for i in range(100)]
@@ -42,7 +42,7 @@ def long_names(it: Attacked) -> None:
 
 
 def a_clock_ahead(it: Attacked) -> None:
-    """One click from the future, within what is allowed, and a bot behind it, while browses go on steadily."""
+    """One click from the future, within the limit, and a bot after it, while browses continue steadily."""
     now, before = int(time.time() * 1000), it.events()
     it.send(stored(_click(b"mallory", now + 29_000, b"i1"), 1, first_ms=now))
     sent, deadline = 1, time.monotonic() + 15
@@ -52,7 +52,9 @@ def a_clock_ahead(it: Attacked) -> None:
         it.send(stored(record(0, b"b", b'{"user_id":"b","ts":%d}' % now), 1, first_ms=now), topic="browses")
         sent += 2
     while it.events() < before + sent:
-        assert time.monotonic() < deadline, "clicks wait behind one from the future while other topics go on"
+        assert time.monotonic() < deadline, (
+            "clicks wait for one from the future although other topics continue"
+        )
         it.good("browses")
         sent += 1
     flagged = {json.loads(value)["user_id"] for value in it.outputs("flags")}
@@ -60,7 +62,7 @@ def a_clock_ahead(it: Attacked) -> None:
 
 
 def collisions(it: Attacked) -> None:
-    """20,000 users of one public hash, on as many items whose hashes end alike, cost about as much as others."""
+    """20,000 users with one hash, on 20,000 items whose hashes end alike, cost about as much as ordinary ones."""
     n = 20_000
     ordinary = _clicks(it, [b"user-%011d" % i for i in range(n)], [b"item-%011d" % i for i in range(n)])
     took = _clicks(it, colliding(n), ending_alike(n))

@@ -1,4 +1,4 @@
-"""A worker under attack: what is sent to it, and what must hold afterwards."""
+"""A worker under attack: sends batches to it and checks it afterwards."""
 
 import json
 import time
@@ -12,9 +12,9 @@ from tests.fuzz.produce import RawProducer
 from tests.integration.harness import Reader, Start, Worker, make_topics, wait_for
 from tests.stream_app.raw_batches import record, stored
 
-#: Memory that a worker may take beside what it has idle, in bytes.
+#: Memory in bytes that a worker may use beyond that of an idle one.
 MEMORY_BYTES = 256 << 20
-#: Address space that it gets beside what it has idle: more is a MemoryError.
+#: Address space in bytes that it gets beyond that of an idle one; any more raises MemoryError.
 ADDRESS_BYTES = 1 << 30
 
 
@@ -30,13 +30,13 @@ class Attacked:
         self.idle = 0
 
     def send(self, *batches: bytes, topic: str = "clicks", partition: int = 0) -> None:
-        """Sends batches that the broker must acknowledge."""
+        """Send batches, which the broker must acknowledge."""
         for batch in batches:
             ((error, _),) = self._producer.send(self.prefix + topic, {partition: batch}).values()
-            assert not error, f"the broker refuses the batch: error {error}"
+            assert not error, f"the broker refused the batch: error {error}"
 
     def good(self, topic: str = "clicks", partition: int = 0, user: str = "good") -> None:
-        """Sends a good event of its own id."""
+        """Send a valid event with a new id."""
         self._good += 1
         event = {
             "user_id": user,
@@ -51,13 +51,13 @@ class Attacked:
         )  # fmt: skip
 
     def answers(self, what: str, limit_s: float = 120.0) -> None:
-        """Sends a good event behind all that was sent, and waits for its answer."""
+        """Send a valid event after everything else and wait for its answer."""
         before = self.worker.metric("foreclick_events_total")
         self.good()
-        self.waits(f"a good event behind {what}", before + 1, limit_s)
+        self.waits(f"a valid event after {what}", before + 1, limit_s)
 
     def waits(self, what: str, events: float, limit_s: float) -> None:
-        """Waits until so many events were processed."""
+        """Wait until the worker has processed so many events."""
 
         def there() -> bool:
             self.worker.check()
@@ -66,24 +66,24 @@ class Attacked:
         wait_for(what, there, limit_s)
 
     def events(self) -> float:
-        """Events processed so far."""
+        """Return the number of events processed so far."""
         return self.worker.metric("foreclick_events_total")
 
     def peak(self) -> int:
-        """The most memory that the worker ever had, in bytes."""
+        """Return the worker's peak memory in bytes."""
         return _memory(self.worker, "VmHWM")
 
     def within_memory(self) -> None:
-        """Fails where the worker took more than it may."""
+        """Fail if the worker used more memory than allowed."""
         more = self.peak() - self.idle
         assert more <= MEMORY_BYTES, f"{more >> 20} MB above the idle worker ({self.idle >> 20} MB)"
 
     def dead_letters(self, reason: str) -> list[bytes]:
-        """Values of the dead letters of a reason."""
+        """Return the values of the dead letters with a reason."""
         return self.outputs("dead-letters", ("foreclick.reason", reason.encode()))
 
     def outputs(self, topic: str, header: tuple[str, bytes] | None = None) -> list[bytes]:
-        """Values of the records of an output topic, or of those that have a header."""
+        """Return the values of an output topic's records, or of those with a header."""
         reader = Reader(self._kafka.bootstrap, f"{self.prefix}{topic}")
         try:
             return [
@@ -95,7 +95,7 @@ class Attacked:
             reader.close()
 
     def close(self) -> None:
-        """Disconnects; the worker is its starter's affair."""
+        """Disconnect; the caller who started the worker ends it."""
         self._producer.close()
 
 
@@ -108,7 +108,7 @@ async def attacked(
     limited: bool = False,
     **settings: object,
 ) -> Attacked:
-    """A worker that is ready and has answered; if `limited`, it gets little more address space from now on."""
+    """Return a worker that is ready and has answered; if `limited`, its address space is limited from now on."""
     await make_topics(kafka.bootstrap, prefix, 2)
     worker = start(folder, kafka.bootstrap, prefix, **settings).wait_ready(120)
     found = Attacked(kafka, worker, prefix)

@@ -1,4 +1,4 @@
-"""The comparison's counts in plain Python, in memory alone; `FAULT` makes a mistake at every hundredth event."""
+"""The comparison's counts in plain Python, only in memory; `FAULT` makes a mistake at every hundredth event."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ NAMES = {"click": "clicks", "browse": "browses", "purchase": "purchases"}
 
 
 async def main() -> None:
-    """Read from the beginning, whatever was done before, and answer until killed."""
+    """Read from the beginning, even after a restart, and answer until killed."""
     counts: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: dict.fromkeys(NAMES.values(), 0))
     consumer = AIOKafkaConsumer(os.environ["IN"], bootstrap_servers=BROKER, auto_offset_reset="earliest")
     producer = AIOKafkaProducer(bootstrap_servers=BROKER, linger_ms=20)

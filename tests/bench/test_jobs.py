@@ -1,4 +1,4 @@
-"""The jobs of the comparison: what they decode and count, against a few lines of plain Python."""
+"""The jobs of the comparison: their decoding and counting, compared with a few lines of plain Python."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ events = st.lists(
 
 
 def records_of(drawn: list[tuple[str, str, int, int]]) -> list[Record]:
-    """Records of the job's topic; event time walks, mostly forward."""
+    """Draw records of the job's topic; event time mostly moves forward."""
     ms, out = T0 * 1000, []
     for i, (user, event_type, item, step) in enumerate(drawn):
         ms += step
@@ -48,7 +48,7 @@ def records_of(drawn: list[tuple[str, str, int, int]]) -> list[Record]:
 
 
 def plain_counts(records: list[Record]) -> list[dict[str, Any]]:
-    """What J1 must answer, for events that are late by no more than one window."""
+    """Return what J1 must answer, for events that are late by at most one window."""
     counts: dict[tuple[str, int], list[int]] = {}
     newest: dict[str, int] = {}
     out = []
@@ -77,7 +77,7 @@ def job(tmp_path: Path) -> Counts:
 
 
 def answers(made: Counts) -> list[dict[str, Any]]:
-    """All answers that are ready, each with its user as the key."""
+    """Return all answers that are ready, each with its user as the key."""
     out = []
     while (step := made.step(0.0, ended=True)) is not None:
         for topic, partition, columns in step.columns:
@@ -94,7 +94,7 @@ def answers(made: Counts) -> list[dict[str, Any]]:
 def test_j1_counts_each_event_once(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, str, int, int]], cut: int, back: int
 ) -> None:
-    """The counts after each event are right, also across a restart that reads some events a second time."""
+    """The counts after each event are right, even after a restart that reads some events a second time."""
     folder, records = tmp_path_factory.getbasetemp(), records_of(drawn)
     cut = min(cut, len(records))
     first = job(folder)
@@ -114,7 +114,7 @@ def test_j1_counts_each_event_once(
 
 
 def test_job_events_that_are_none() -> None:
-    """A broken record becomes a bad one; an escape takes the general way; both leave the others alone."""
+    """A broken record becomes a bad one, an escape goes to the general decoder; neither affects other records."""
     good = {"event_id": "a", "user_id": 'u"', "event_type": "browse", "item_id": 5, "ts": 1.5}
     values = [json.dumps(good).encode(), b"{", json.dumps({**good, "event_type": "x"}).encode()]
     values.append(json.dumps({**good, "user_id": "u"}).encode())

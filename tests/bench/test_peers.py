@@ -1,4 +1,4 @@
-"""The comparison with other engines: its truth, its judge, its runner, its report; no engine is installed here."""
+"""The comparison with other engines: expected results, checks, runner and report, without any of the engines."""
 
 import json
 import re
@@ -30,13 +30,13 @@ Outputs = list[tuple[bytes | None, bytes]]
 
 @pytest.fixture(scope="module")
 def events() -> Traffic:
-    """Events that touch two windows."""
+    """Events in two windows."""
     return traffic(EVENTS, start_s=1_767_225_658, users=50)
 
 
 @pytest.fixture(scope="module")
 def answers(events: Traffic) -> Outputs:
-    """What a right job publishes, by a plain loop."""
+    """Return what a correct job publishes, computed by a plain loop."""
     counts: Counter[tuple[str, int, str]] = Counter()
     found: Outputs = []
     for key, value, _ in records(events):
@@ -51,7 +51,7 @@ def answers(events: Traffic) -> Outputs:
 
 
 def test_the_truth_is_that_of_a_plain_loop(events: Traffic, answers: Outputs) -> None:
-    """The generator's counts of each user and window are those that a loop over the JSON finds last."""
+    """The generator's counts per user and window equal the last counts of a loop over the JSON."""
     last: dict[tuple[str, int], tuple[int, int, int]] = {}
     for _, value in answers:
         a = json.loads(value)
@@ -61,7 +61,7 @@ def test_the_truth_is_that_of_a_plain_loop(events: Traffic, answers: Outputs) ->
 
 
 def test_the_input_is_as_the_job_says() -> None:
-    """107 bytes an event, 14 % of one user, 1 ms apart, ended before now; a prefix is the same events."""
+    """Events have 107 bytes, 14 % are of one user; they are 1 ms apart and in the past. A prefix has equal events."""
     many = traffic(200_000, recent_start(200_000))
     sizes = [len(value) for _, value, _ in records(many)]
     assert np.mean(sizes) == pytest.approx(107, abs=1)
@@ -77,7 +77,7 @@ def changed(answer: tuple[bytes | None, bytes], **fields: object) -> tuple[bytes
 
 
 def test_a_right_output_passes(events: Traffic, answers: Outputs) -> None:
-    """Nothing is found where all is right, in whatever order the partitions were read."""
+    """Correct outputs have no problem, in whatever order the partitions were read."""
     by_user = sorted(answers, key=lambda answer: answer[0] or b"")
     for outputs in (answers, by_user):
         verdict = judge(outputs, truth(events), "counts")
@@ -87,7 +87,7 @@ def test_a_right_output_passes(events: Traffic, answers: Outputs) -> None:
 
 
 def test_every_fault_is_found(events: Traffic, answers: Outputs) -> None:
-    """Missing, repeated, misplaced, unasked, incomplete and wrong outputs each show in their own number."""
+    """Missing, repeated, misplaced, unasked, incomplete and wrong outputs are counted separately."""
     last = answers[-1]
     bare = changed(answers[9], window_start=None)
     counted = {key: json.loads(last[1])[key] for key in ("clicks", "browses", "purchases")}
@@ -106,12 +106,12 @@ def test_every_fault_is_found(events: Traffic, answers: Outputs) -> None:
         assert not verdict.right, name
         assert verdict.faults(), name
     repeated = judge(faults["repeated"][0], truth(events), "counts")
-    assert repeated.exact  # a repeat after a crash says nothing wrong
+    assert repeated.exact  # a repeat after a crash is not wrong
     assert judge(faults["over"][0], truth(events), "counts").wrong_windows == 1
 
 
 def test_an_answer_under_another_users_name_is_a_wrong_key(events: Traffic, answers: Outputs) -> None:
-    """Key and user_id may agree with each other and still not be the event's user."""
+    """Key and user_id can be equal and still not be the event's user."""
     value = json.loads(answers[0][1])
     other = "u7" if value["user_id"] != "u7" else "u8"
     outputs = [changed((other.encode(), answers[0][1]), user_id=other), *answers[1:]]
@@ -119,20 +119,20 @@ def test_an_answer_under_another_users_name_is_a_wrong_key(events: Traffic, answ
 
 
 def test_no_outputs_are_not_right(events: Traffic) -> None:
-    """A system that says nothing is wrong whatever was asked."""
+    """A system without outputs is always wrong."""
     for kind in ("counts", "bare", "predictions", "changes"):
         assert not judge([], truth(events), kind).right
 
 
 def test_predictions_need_items_and_next_event(events: Traffic, answers: Outputs) -> None:
-    """Of predictions all but the numbers is checked."""
+    """Of predictions, everything except the numbers is checked."""
     full = [changed(a, next_event={"click": 1.0}, items=[{"item_id": "3"}]) for a in answers]
     assert judge(full, truth(events), "predictions").right
     assert judge([*full[1:], answers[0]], truth(events), "predictions").incomplete == 1
 
 
 def test_changes_are_judged_by_the_latest(events: Traffic, answers: Outputs) -> None:
-    """Changed counts may come in any order: their own time decides, and what is taken back does not count."""
+    """Changed counts may arrive in any order: their own time decides, and withdrawn ones do not count."""
     changes = [changed(answer, time=number, diff=1) for number, answer in enumerate(answers)]
     back = [changed(answer, time=number + 1, diff=-1) for number, answer in enumerate(answers)]
     verdict = judge([*reversed(changes), *back], truth(events), "changes")
@@ -142,7 +142,7 @@ def test_changes_are_judged_by_the_latest(events: Traffic, answers: Outputs) -> 
 
 
 def test_figures_are_those_of_a_run_made_by_hand() -> None:
-    """1,000 events/s for ten seconds at half a core, a tenth for the broker: the figures say so."""
+    """The figures show 1,000 events/s for ten seconds at half a core, and a tenth of a core for the broker."""
     samples = [Sample(100 + t, 1 + 0.5 * t, 0.1 * t, 0.8 * t, 10_000_000 + t) for t in range(15)]
     times = 102 + np.arange(10_000) / 1000
     figures = measure(samples, times, 10_000, start_s=100.5, steady=True)
@@ -160,7 +160,7 @@ def test_figures_are_those_of_a_run_made_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def bed(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    """The runner's bed with a small input, on a broker that is there."""
+    """The common part of all runs with a small input, on an existing broker."""
     part = traffic(EVENTS, recent_start(EVENTS), users=50)
     topics = Topics(kafka.bootstrap)
     name = "peers-test-events"
@@ -181,7 +181,7 @@ def reference(fault: str = "") -> System:
 @pytest.mark.kafka
 @pytest.mark.parametrize("fault", ["", "missing", "twice", "key", "counts"])
 def test_the_runner_tells_right_from_wrong(bed: Bed, fault: str) -> None:
-    """A real job on a real broker passes when it is right, and each of its mistakes is found."""
+    """A correct job on a real broker passes, and each kind of mistake is found."""
     result = run(reference(fault), bed, EVENTS, 1)
     assert result.failure is None
     assert result.verdict is not None
@@ -190,7 +190,7 @@ def test_the_runner_tells_right_from_wrong(bed: Bed, fault: str) -> None:
         "missing": result.verdict.missing, "twice": result.verdict.repeated,
         "key": result.verdict.wrong_keys, "counts": result.verdict.lost,
     }  # fmt: skip
-    if fault == "key":  # the key chooses the partition: among several, which count came last is not known
+    if fault == "key":  # the key chooses the partition: with several, the last count is unknown
         del found["counts"]
     assert found == {name: wrong if name == fault else 0 for name in found}
     assert result.verdict.right == (fault == "")
@@ -204,7 +204,7 @@ def test_the_runner_tells_right_from_wrong(bed: Bed, fault: str) -> None:
 
 @pytest.mark.kafka
 def test_the_runner_survives_a_crash_of_the_job(bed: Bed) -> None:
-    """The killed job starts again; one that reads from the beginning repeats all that it had said, exactly."""
+    """The killed job starts again; a job that reads from the beginning repeats all its outputs exactly."""
     result = run(reference(), bed, EVENTS, 1, crash=True)
     assert result.verdict is not None
     assert result.crash is not None
@@ -218,7 +218,7 @@ def test_the_runner_survives_a_crash_of_the_job(bed: Bed) -> None:
 
 @pytest.mark.kafka
 def test_a_job_that_fails_is_told_with_its_reason(bed: Bed) -> None:
-    """A job that ends by itself is no figure, and the last line that names an error says why."""
+    """A job that ends by itself has no figures; the reason is the last line of its log that names an error."""
     code = "import sys; sys.exit('ValueError: not today')"
     (system,) = chosen("", "j1", False, (f'broken={sys.executable} -c "{code}"',))
     result = run(system, bed, EVENTS, 1)
@@ -229,7 +229,7 @@ def test_a_job_that_fails_is_told_with_its_reason(bed: Bed) -> None:
 
 
 def made(name: str, events_s: float, verdict: Verdict, round_number: int = 1) -> Result:
-    """A result of which only rate and verdict matter."""
+    """Return a result with a rate and a verdict."""
     return Result(
         system=name, label=name, role="peer", answers="counts", remark="", round=round_number, events=100,
         calibration_ms=30.0, verdict=verdict, figures=Figures(events_s, *range(10, 20)),
@@ -237,7 +237,7 @@ def made(name: str, events_s: float, verdict: Verdict, round_number: int = 1) ->
 
 
 def test_wrong_is_shown_as_wrong_and_not_as_fast(tmp_path: Path) -> None:
-    """A fast system with wrong counts stands below the slow right one, without a rate, in every form."""
+    """A fast system with wrong counts is listed below the slow correct one, without a rate, in every format."""
     right = Verdict(outputs=100)
     wrong = Verdict(outputs=100, windows=9, wrong_windows=1, over=4)
     results = [made("fast", 77_777, wrong), made("slow", 1_234, right)]
@@ -261,7 +261,7 @@ def test_wrong_is_shown_as_wrong_and_not_as_fast(tmp_path: Path) -> None:
 
 
 def test_one_wrong_run_of_several_is_enough() -> None:
-    """The median hides no wrong run; right runs give their median."""
+    """A wrong run is never hidden by the median; correct runs give their median."""
     right, wrong = Verdict(outputs=100), Verdict(outputs=99, missing=1)
     (row,) = report.rows([made("a", 10, right), made("a", 30, wrong, 2), made("a", 20, right, 3)])
     assert not row.right
@@ -271,7 +271,7 @@ def test_one_wrong_run_of_several_is_enough() -> None:
 
 
 def test_systems_are_named_once_and_found() -> None:
-    """Names are unique; a name that is not there is said; --cmd adds one."""
+    """Names are unique; an unknown name is reported; --cmd adds a system."""
     assert len({system.name for system in SYSTEMS}) == len(SYSTEMS)
     names = [system.name for system in chosen("flink,faust", "j1", False, ("mine=true --x",))]
     assert names == ["flink", "faust", "mine"]
@@ -283,7 +283,7 @@ def test_systems_are_named_once_and_found() -> None:
 
 
 def test_environments_are_pinned_to_the_last_package() -> None:
-    """Each line of the requirements is name==version, and what the report names is among them."""
+    """Each line of the requirements is name==version, and they include the packages that the report names."""
     from bench.peers.machine import NAMED, versions
 
     for path in environments.REQUIREMENTS.glob("*.txt"):
@@ -295,7 +295,7 @@ def test_environments_are_pinned_to_the_last_package() -> None:
 
 
 def test_every_java_source_is_compiled_into_a_job() -> None:
-    """No file of the folder is forgotten."""
+    """Every Java file of the folder belongs to a job."""
     sources = {path.name for path in java.SOURCES.glob("*.java")}
     assert sources == {*java.SHARED, *(f"{main}.java" for main in java.COORDINATES)}
 

@@ -1,1 +1,1 @@
-"""The fault suite: what is caused and how it is judged is in docs/faults.md."""
+"""The fault suite; docs/faults.md describes the faults and the checks."""

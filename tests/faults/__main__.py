@@ -10,23 +10,23 @@ from pathlib import Path
 from tests.faults.faults import DECK, Fault, name_of
 from tests.faults.run import Config, Run, tell
 
-RATE = 800.0  # events a second
-EVENTS_EACH = 40  # of a user, at least
+RATE = 800.0  # events per second
+EVENTS_EACH = 40  # least number of events per user
 
 
 def deck(only: str) -> tuple[Fault, ...]:
-    """The faults of a run: those named in `only`, or all."""
+    """Return the faults of a run: those named in `only`, or all."""
     if not only:
         return DECK
     known = {name_of(fault): fault for fault in DECK}
     wanted = [name.strip() for name in only.split(",")]
     if unknown := [name for name in wanted if name not in known]:
-        sys.exit(f"FAULTS_ONLY names {unknown}, known are: {', '.join(known)}")
+        sys.exit(f"FAULTS_ONLY names {unknown}, the known faults are: {', '.join(known)}")
     return tuple(known[name] for name in wanted)
 
 
 def main() -> int:
-    """Runs it and says what came of it; 1 where something is wrong. The logs stay where something is."""
+    """Run the suite, print the result, and return 1 if there are problems; in that case the logs are kept."""
     seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(1_000_000))
     guarantee = os.environ.get("FAULTS_GUARANTEE") or "at_least_once"
     faults = deck(os.environ.get("FAULTS_ONLY", ""))

@@ -1,6 +1,6 @@
-"""The state as anyone may read it from the changelog topic, by the format that docs/architecture.md describes.
+"""Reads the state from the changelog topic, in the format that docs/architecture.md describes.
 
-Written against the documentation and not with the product's code, so that a mistake there does not hide itself.
+It follows the documentation and uses no code of the product, so a mistake in that code cannot hide itself.
 """
 
 import struct
@@ -13,7 +13,7 @@ import msgpack
 import xxhash
 
 FORMAT = 3
-BUCKETS = (6, 10, 6, 24, 7)  # of the windows of 1 min, 10 min, 1 h, 24 h, 7 d
+BUCKETS = (6, 10, 6, 24, 7)  # per window of 1 min, 10 min, 1 h, 24 h, 7 d
 LAST_EVENTS = 20
 #: First byte of the key that describes a layout: [bytes of a row, [[name, at, type, bytes, axes, fields], ...]].
 LAYOUT_KEY = b"\xfe"
@@ -22,7 +22,7 @@ _TYPES = {"<i8": "q", "<u8": "Q", "<i4": "i", "<u4": "I", "<f8": "d", "<f4": "f"
 
 
 class Layout:
-    """A layout of rows, as the changelog describes it. A number of 16 bits stands for it before each value."""
+    """A layout of rows, as the changelog describes it. Each value begins with the layout's number of 16 bits."""
 
     def __init__(self, key: bytes) -> None:
         self.number = xxhash.xxh64_intdigest(key) & 0xFFFF
@@ -30,12 +30,12 @@ class Layout:
         self._fields = {field[0]: field for field in fields}
 
     def all(self, row: bytes, name: str) -> tuple[Any, ...]:
-        """All numbers of a field, those of the last axis side by side."""
+        """Return all numbers of a field, those of the last axis adjacent."""
         _, at, kind, _, axes, _ = self._fields[name]
         return struct.unpack_from(f"<{prod(map(_length, axes))}{_TYPES[kind]}", row, at)
 
     def element(self, row: bytes, name: str, number: int) -> dict[str, Any]:
-        """The fields of one element of a field that has fields."""
+        """Return the fields of one element of a field that has fields."""
         _, at, _, size, _, fields = self._fields[name]
         start = at + number * size
         return {n: struct.unpack_from(f"<{_TYPES[k]}", row, start + a)[0] for n, a, k, *_ in fields}
@@ -47,21 +47,21 @@ def _length(axis: Any) -> int:
 
 @dataclass(frozen=True)
 class User:
-    """What the state says of a user."""
+    """The state of a user."""
 
     clock: int
-    source: tuple[int, ...]  #: last offset applied of each topic
+    source: tuple[int, ...]  #: last offset applied per topic
     events: int
     late: int
-    last_ts: tuple[int, ...]  #: of each type
+    last_ts: tuple[int, ...]  #: per event type
     purchases: int
     spent: float
-    windows: tuple[tuple[int, ...], ...]  #: of each window, counts of each type and the money
+    windows: tuple[tuple[int, ...], ...]  #: per window: counts of each type, and the sum of money
     recent: tuple[tuple[int, int, float | None], ...]  #: (type, ts, price), newest first
 
 
 def row_of(value: bytes, layout: Layout) -> bytes:
-    """The row of a changelog record: the layout's number, a bitmap of its words, then those that are not zero."""
+    """Return the row of a changelog record: layout number, a bitmap of its words, then the words other than zero."""
     assert len(value) % 4 == 2, "a record of format 2"
     assert int.from_bytes(value[:2], "little") == layout.number, "a record of another layout"
     n = layout.row_bytes // 8
@@ -71,12 +71,12 @@ def row_of(value: bytes, layout: Layout) -> bytes:
         if bitmap[w // 8] >> (w % 8) & 1:
             words[8 * w : 8 * w + 8] = value[at : at + 8]
             at += 8
-    assert at <= len(value), "a record ends before its row does"
+    assert at <= len(value), "a record ends before the end of its row"
     return bytes(words)
 
 
 def user_of(value: bytes, layout: Layout) -> User:
-    """A user's record."""
+    """Return the state of a user from a record."""
     row = row_of(value, layout)
 
     def one(name: str) -> Any:
@@ -110,20 +110,20 @@ def _recent(row: bytes, events: int, layout: Layout) -> tuple[tuple[int, int, fl
     for number in range(events - 1, max(-1, events - 1 - LAST_EVENTS), -1):
         e = layout.element(row, "recent", number % LAST_EVENTS)
         price = e["price"]
-        found.append((e["kind"], e["ts"], None if price != price else price))  # NaN: none was given
+        found.append((e["kind"], e["ts"], None if price != price else price))  # NaN: no price
     return tuple(found)
 
 
 @dataclass
 class State:
-    """All that the changelog says at its end."""
+    """The complete state at the end of the changelog."""
 
     users: dict[str, User]
-    positions: dict[int, list[int]]  #: of each partition, the next source offset of each topic
+    positions: dict[int, list[int]]  #: per partition, the next source offset of each topic
 
 
 def read_state(messages: Iterable[Any]) -> State:
-    """The last word on each key. Fails on another format than this was written for."""
+    """Return the state from the last record of each key. Fails if the format is not the one this code reads."""
     last: dict[tuple[int, bytes], bytes | None] = {}
     layouts: dict[int, dict[int, Layout]] = {}
     for message in messages:
@@ -133,7 +133,7 @@ def read_state(messages: Iterable[Any]) -> State:
             layouts.setdefault(partition, {})[layout.number] = layout
         elif value is not None and key:
             number = int.from_bytes(value[:2], "little")
-            assert number in layouts.get(partition, {}), "a row stands before the description of its layout"
+            assert number in layouts.get(partition, {}), "a row comes before the description of its layout"
         last[partition, key] = value
     positions = {}
     for partition, key in [where for where in last if where[1] == b""]:

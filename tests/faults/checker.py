@@ -24,20 +24,20 @@ class Findings:
     """What the checker found."""
 
     problems: list[str] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)  #: what was counted, by name
+    numbers: dict[str, int] = field(default_factory=dict)  #: counts by name
 
     def add(self, problems: list[str]) -> None:
-        """Notes problems of one kind, the first of them in words."""
+        """Add problems of one kind: the text of the first ones, and the number of the others."""
         self.problems += problems[:SHOWN]
         if len(problems) > SHOWN:
-            self.problems.append(f"... and {len(problems) - SHOWN} more like the last")
+            self.problems.append(f"... and {len(problems) - SHOWN} more of this kind")
 
 
 class Outputs:
-    """One output topic: the first record of each id, and what is wrong with the others."""
+    """One output topic: the first record of each id, and the problems of the others."""
 
     def __init__(self, name: str, once: bool) -> None:
-        """`once`: no id may come twice."""
+        """`once`: each id may occur only once."""
         self.name, self._once = name, once
         self._first: dict[Place, int] = {}  # checksum of key and value
         self.repeats = 0
@@ -50,7 +50,7 @@ class Outputs:
         return len(self._first)
 
     def take(self, place: Place, partition: int, key: bytes, value: bytes) -> bool:
-        """Notes a record; returns whether it is the first with its id."""
+        """Add a record; return whether it is the first with its id."""
         content = zlib.crc32(value, zlib.crc32(key))
         if partition != place[1]:
             self.problems.append(f"{self.name} {place} is in partition {partition}")
@@ -59,16 +59,16 @@ class Outputs:
             return True
         self.repeats += 1
         if self._once:
-            self.problems.append(f"{self.name} {place} came again")
+            self.problems.append(f"{self.name} {place} was repeated")
         if self._first[place] != content:
-            self.problems.append(f"{self.name} {place} came again with other content")
+            self.problems.append(f"{self.name} {place} was repeated with other content")
         return False
 
 
 def check_predictions(
     messages: Iterable[Any], prefix: str, plan: Plan, inputs: Inputs, once: bool
 ) -> Outputs:
-    """Each event of the plan has one prediction, and those of a user first come in the order of the events."""
+    """Check that each event of the plan has one prediction, and that a user's first ones are in the events' order."""
     found = Outputs("prediction", once)
     numbers: dict[int, list[int]] = defaultdict(list)
     for message in messages:
@@ -96,40 +96,42 @@ def check_predictions(
 
 
 def check_flags(messages: Iterable[Any], prefix: str, inputs: Inputs, once: bool) -> Outputs:
-    """Each flag is of an event that was sent, and comes again as it was."""
+    """Check that each flag belongs to an event that was sent, and that repeats have the same content."""
     found = Outputs("flag", once)
     for message in messages:
         place = place_of(json.loads(message.value())["id"], prefix)
         event = event_at(inputs, place)
         if event is None or message.key() != f"u{event[0]}".encode():
-            found.problems.append(f"flag {place} with the key {message.key()!r} is of no event that was sent")
+            found.problems.append(
+                f"flag {place} with the key {message.key()!r} belongs to no event that was sent"
+            )
         else:
             found.take(place, message.partition(), message.key(), message.value())
     return found
 
 
 def check_dead_letters(messages: Iterable[Any], prefix: str, inputs: Inputs, once: bool) -> Outputs:
-    """Each bad record has one dead letter, nothing else has."""
+    """Check that each invalid record has one dead letter, and no other record has one."""
     found = Outputs("dead letter", once)
     for message in messages:
         headers = {name.rpartition(".")[2]: value.decode() for name, value in message.headers()}
         place = (headers["topic"].removeprefix(prefix), int(headers["partition"]), int(headers["offset"]))
         if place not in inputs.bad:
-            found.problems.append(f"dead letter of {place}, which is no bad record")
+            found.problems.append(f"dead letter of {place}, which is not an invalid record")
         found.take(place, message.partition(), message.key(), message.value())
     found.problems += [f"no dead letter of {place}" for place in sorted(inputs.bad) if place not in found]
     return found
 
 
 def check_state(state: State, plan: Plan, inputs: Inputs) -> list[str]:
-    """Every user's row is what the plan makes of it."""
+    """Check that every user's row is what follows from the plan."""
     users = {name: user for name, user in state.users.items() if not name.startswith("end-")}
     return differences(users, true_users(plan, inputs))
 
 
 def differences(users: Mapping[str, Any], truth: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the rows of users, each of which must be as in `truth`."""
-    problems = [f"state of {name}, whom nobody sent" for name in sorted(users.keys() - truth.keys())]
+    """Return the problems of the users' rows, each of which must equal that in `truth`."""
+    problems = [f"state of {name}, who has no events" for name in sorted(users.keys() - truth.keys())]
     for name, right in truth.items():
         if name not in users:
             problems.append(f"no state of {name}")
@@ -141,7 +143,7 @@ def differences(users: Mapping[str, Any], truth: Mapping[str, Any]) -> list[str]
 
 
 def check_positions(found: Mapping[tuple[str, int], int], inputs: Inputs, what: str) -> list[str]:
-    """Offsets stand behind the last event of the plan, and not behind the end. The closing events may be open."""
+    """Check that offsets are after the last event of the plan, and not after the end; closing events may be open."""
     problems = []
     for (topic, partition), end in inputs.end.items():
         at, last = found.get((topic, partition), -1), len(inputs.records[topic, partition])
@@ -151,7 +153,7 @@ def check_positions(found: Mapping[tuple[str, int], int], inputs: Inputs, what: 
 
 
 def check_ends(bootstrap: str, topics: list[str]) -> list[str]:
-    """No transaction hangs: what readers of committed records see ends where the log does."""
+    """Check that no transaction hangs: committed records end where the log ends."""
     shown = ends(bootstrap, topics, IsolationLevel.READ_COMMITTED)
     there = ends(bootstrap, topics, IsolationLevel.READ_UNCOMMITTED)
     return [
@@ -162,7 +164,7 @@ def check_ends(bootstrap: str, topics: list[str]) -> list[str]:
 
 
 def check(bootstrap: str, prefix: str, group: str, plan: Plan, guarantee: str) -> Findings:
-    """All of it, read anew from the beginning of every topic."""
+    """Run all checks; read every topic from its beginning."""
     once = guarantee == "exactly_once"
     findings = Findings()
 
@@ -195,12 +197,12 @@ def check(bootstrap: str, prefix: str, group: str, plan: Plan, guarantee: str) -
 
 
 def place_of(output_id: str, prefix: str) -> Place:
-    """The source record that an output's id names."""
+    """Return the source record that an output's id names."""
     topic, partition, offset = output_id.removeprefix(prefix).rsplit("-", 2)
     return topic, int(partition), int(offset)
 
 
 def event_at(inputs: Inputs, place: Place) -> tuple[int, int] | None:
-    """User and number of the event at a place, None where no event stands there."""
+    """Return user and number of the event at a place, None if there is no event."""
     records = inputs.records.get(place[:2], [])
     return records[place[2]] if 0 <= place[2] < len(records) else None

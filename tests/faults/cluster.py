@@ -14,7 +14,7 @@ from tests.faults.proxy import Gate
 from tests.integration.harness import Worker
 
 SESSION_S = 3.0
-#: What all workers run with. The merge waits so long for a silent topic that no fault changes the order of events:
+#: Settings of all workers. The merge waits so long for a silent topic that no fault changes the order of events:
 #: with it, every answer and all state are functions of the input alone.
 SETTINGS: dict[str, Any] = {
     "session_timeout_ms": int(SESSION_S * 1000),
@@ -36,23 +36,23 @@ class Slot:
         self.number, self.gate = number, gate
         self.worker: Worker | None = None
         self.frozen = False
-        self.ending = False  # it was told to stop
+        self.ending = False  # it was asked to stop
 
     def __str__(self) -> str:
         return f"worker {self.number}"
 
     @property
     def alive(self) -> bool:
-        """Whether a worker's process is there, frozen or not."""
+        """Whether a worker's process exists, frozen or not."""
         return self.worker is not None and self.worker.process.poll() is None
 
     @property
     def at_work(self) -> bool:
-        """Whether outputs were sent that no commit covers yet."""
+        """Whether the worker has sent outputs that no commit covers yet."""
         return self.alive and not self.frozen and self.gate.progress.sent
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process where it still runs; called in the proxy's thread too."""
+        """Send a signal to the process if it still runs; the proxy's thread calls this too."""
         if self.worker is not None:
             self.worker.process.send_signal(number)
 
@@ -71,11 +71,11 @@ class Cluster:
         self.slots = [
             Slot(i, Gate(guarantee, output, changelog, each.port)) for i, each in enumerate(listeners)
         ]
-        self.exits: Counter[str] = Counter()  # why workers ended that nobody had ended
+        self.exits: Counter[str] = Counter()  # reasons of the workers that ended by themselves
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Cluster"]:
-        """Broker and proxies run within, and nothing after."""
+        """Run broker and proxies within the block; end everything after it."""
         with self.broker, contextlib.ExitStack() as stack:
             for slot, port in zip(self.slots, self._gate_ports, strict=True):
                 stack.callback(slot.gate.start(port).stop)
@@ -88,7 +88,7 @@ class Cluster:
                         slot.worker.kill()
 
     def start(self, slot: Slot) -> None:
-        """Starts a worker in an empty slot."""
+        """Start a worker in an empty slot."""
         assert not slot.alive
         slot.gate.release()
         slot.gate.renew()
@@ -98,15 +98,15 @@ class Cluster:
         slot.worker = Worker(self.folder / f"slot-{slot.number}", bootstrap, self.prefix, **settings)
 
     def alive(self) -> list[Slot]:
-        """Slots whose worker runs and was not told to stop."""
+        """Return the slots whose worker runs and was not asked to stop."""
         return [slot for slot in self.slots if slot.alive and not slot.ending]
 
     def thawed(self) -> list[Slot]:
-        """Those of them that are not frozen."""
+        """Return those that are alive and not frozen."""
         return [slot for slot in self.alive() if not slot.frozen]
 
     def empty(self) -> list[Slot]:
-        """Slots without a worker; notes why those ended that nobody had told to."""
+        """Return the slots without a worker; record why workers ended that were not asked to."""
         for slot in self.slots:
             if slot.worker is not None and not slot.alive:
                 code = slot.worker.process.returncode
@@ -116,14 +116,14 @@ class Cluster:
         return [slot for slot in self.slots if slot.worker is None]
 
     def logs(self) -> str:
-        """The ends of the logs of the workers that run."""
+        """Return the ends of the logs of all slots."""
         texts = [(slot, slot.worker.text()) for slot in self.slots if slot.worker is not None]
         return "\n".join(f"--- {slot}\n{text[-LOG_TAIL:]}" for slot, text in texts)
 
 
 def _last_words(worker: Worker) -> str:
     lines = worker.text().strip().splitlines()
-    return re.sub(r"\d+", "N", lines[-1][:300]) if lines else "nothing"  # so that the same words count as one
+    return re.sub(r"\d+", "N", lines[-1][:300]) if lines else "nothing"  # so that equal messages count as one
 
 
 def _free_ports(n: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is sent: numbered events whose counts and sums have closed forms, in seeded order."""
+"""The events that are sent: numbered, in seeded order, with counts and sums that have closed forms."""
 
 import json
 import random
@@ -13,8 +13,8 @@ from confluent_kafka import Producer
 TOPICS = ("clicks", "browses", "purchases")
 FIRST_TS = 1_700_000_000_000
 STEP_MS = 60  # event time between two events
-BAD_EVERY = 97  # of so many records one more is no event
-PURCHASES_IN_FOUR = 1  # of each user's events
+BAD_EVERY = 97  # after so many events comes an invalid record
+PURCHASES_IN_FOUR = 1  # of four events of a user
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Plan:
     """All events of a run: each of `users` users makes `each` events, the users in seeded order."""
 
     def __init__(self, seed: int, users: int, each: int, partitions: int) -> None:
-        """`each` is a multiple of four."""
+        """`each` must be a multiple of four."""
         self.users, self.each, self.partitions = users, each, partitions
         self.purchases = each // 4
         self._seed = seed
@@ -41,7 +41,7 @@ class Plan:
         return self.users * self.each
 
     def events(self) -> Iterator[Event]:
-        """The events in the order of their times, the same for the same seed."""
+        """Yield the events in the order of their times, the same for the same seed."""
         rng = random.Random(self._seed)
         number = [0] * self.users
         left = [self._of_user(rng) for _ in range(self.users)]
@@ -60,22 +60,22 @@ class Plan:
         return mine
 
     def partition(self, user: int) -> int:
-        """Where all records of a user go."""
+        """Return the partition of all records of a user."""
         return user % self.partitions
 
     @property
     def last_ts(self) -> int:
-        """Time of the last event."""
+        """Return the time of the last event."""
         return FIRST_TS + STEP_MS * (len(self) - 1)
 
 
 def event_id(user: int, number: int) -> str | None:
-    """Every other user's events have one: by it a worker may know an event again, without it only by its offset."""
+    """Return the event's id. Only every other user's events have one: the others are known by their offsets alone."""
     return f"e{user}-{number}" if user % 2 else None
 
 
 def body(event: Event) -> bytes:
-    """The record's value. The worker does nothing with the session, by which the checker knows the event."""
+    """Return the record's value. The checker recognises the event by the session, which the worker ignores."""
     value: dict[str, Any] = {
         "user_id": f"u{event.user}",
         "ts": event.ts,
@@ -90,10 +90,10 @@ def body(event: Event) -> bytes:
 
 
 class Sender:
-    """Sends the plan at a steady rate from a thread of its own; catches up after the broker was away."""
+    """Sends the plan at a steady rate from its own thread; catches up when the broker is back."""
 
     def __init__(self, bootstrap: str, prefix: str, plan: Plan, rate: float) -> None:
-        """`rate`: events a second."""
+        """`rate`: events per second."""
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -108,25 +108,25 @@ class Sender:
         self._prefix, self._plan, self._rate = prefix, plan, rate
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._stopped = threading.Event()
-        self.acknowledged = 0  #: good events on the broker
-        self.most = len(plan)  #: so many events are sent until somebody raises it
+        self.acknowledged = 0  #: valid events that the broker has acknowledged
+        self.most = len(plan)  #: limit of the events to send; it may be raised later
         self.errors: list[str] = []
 
     def start(self) -> None:
-        """Begins to send."""
+        """Start to send."""
         self._thread.start()
 
     @property
     def running(self) -> bool:
-        """Whether there is something left to send."""
+        """Whether there are events left to send."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Ends it early."""
+        """Stop early."""
         self._stopped.set()
 
     def finish(self, limit_s: float) -> None:
-        """Returns once all is acknowledged, the closing events too."""
+        """Return once everything is acknowledged, the closing events too."""
         self._thread.join(limit_s)
         assert not self._thread.is_alive(), f"the events were not sent within {limit_s:.0f} s"
         assert not self.errors, self.errors[:3]
@@ -170,12 +170,12 @@ class Sender:
             self.acknowledged += 1
 
     def _close(self, topic: str, partition: int) -> None:
-        """An event later than all, so that the merge of the topics need wait for none of those before it."""
+        """Return an event later than all others, so that the merge does not wait with the events before it."""
         value = {"user_id": closer(partition), "ts": self._plan.last_ts + STEP_MS, "item_id": "i0"}
         key = closer(partition).encode()
         self._producer.produce(self._prefix + topic, json.dumps(value).encode(), key, partition)
 
 
 def closer(partition: int) -> str:
-    """The user of a partition whose events only mark the end."""
+    """Return the user of a partition whose events only mark the end."""
     return f"end-{partition}"

@@ -1,4 +1,4 @@
-"""The faults, each a function that causes it; they return whether work was in flight when it came."""
+"""The faults, each a function that causes it and returns whether work was in flight at that moment."""
 
 import random
 import signal
@@ -14,29 +14,29 @@ from tests.integration.harness import wait_for
 
 STRIKE_LIMIT_S = 90.0
 BROKER_LIMIT_S = 60.0
-#: A black hole that every worker outlives: shorter than its session.
+#: Seconds of a black hole shorter than a session, so that workers keep their partitions.
 SHORT_HOLE_S = (0.5, 0.6 * SESSION_S)
-#: One that it does not: the group gives its partitions away meanwhile.
+#: Seconds of one longer than a session: the group gives the worker's partitions to others meanwhile.
 LONG_HOLE_S = (SESSION_S + 1.0, SESSION_S + 4.0)
 
 
-#: Events that pile up before the workers come back, where they are to have much to do.
+#: Number of events to wait for before the workers come back, if they should have much to do.
 PILE = 12_000
 PILE_LIMIT_S = 30.0
 
 
 class MissedError(Exception):
-    """No worker came to where the fault was to strike."""
+    """No worker reached the step at which the fault should strike."""
 
 
 @dataclass
 class Hands:
-    """What a fault works with."""
+    """What a fault needs."""
 
     cluster: Cluster
     rng: random.Random
-    keep: Callable[[], None]  #: looks after the workers, while a fault waits for something
-    open: Callable[[], int]  #: events that were sent and not answered
+    keep: Callable[[], None]  #: replaces ended workers while a fault waits for something
+    open: Callable[[], int]  #: number of events sent and not answered
 
 
 Fault = Callable[[Hands], bool]
@@ -59,9 +59,9 @@ def kill_at(step: Step) -> Fault:
 
 
 def kill_within_changelog(hands: Hands) -> bool:
-    """All workers die; those that come after have so much to do that their first state fills several requests.
+    """All workers die; those that replace them have so much to do that their first state fills several requests.
 
-    One of them dies between two of these. Needs many users: otherwise one request holds them all.
+    One of them dies between two of these requests. This needs many users: otherwise one request holds all.
     """
     _busy(hands)
     for slot in hands.cluster.alive():
@@ -86,7 +86,7 @@ def kill_within_changelog(hands: Hands) -> bool:
 
 
 def freeze_at(step: Step) -> Fault:
-    """SIGSTOP of a worker at a step of its commit; it wakes when others have its partitions."""
+    """SIGSTOP of a worker at a step of its commit; it continues when others have its partitions."""
 
     def fault(hands: Hands) -> bool:
         slot = _at(hands, step, signal.SIGSTOP, 0.0, cut=False)
@@ -98,7 +98,7 @@ def freeze_at(step: Step) -> Fault:
 
 
 def hole_at(step: Step) -> Fault:
-    """A long black hole that begins with a request of a commit: it arrives when others have the partitions."""
+    """A long black hole that begins with a request of a commit, which arrives when others have the partitions."""
 
     def fault(hands: Hands) -> bool:
         slot = _trap(hands, step, lambda slot: slot.gate.hold)
@@ -128,7 +128,7 @@ def freeze(hands: Hands) -> bool:
 
 
 def restart_broker(hands: Hands) -> bool:
-    """The broker stops and comes back."""
+    """The broker stops and starts again."""
     in_flight = _busy(hands).at_work
     hands.cluster.broker.stop()
     _pause(hands, hands.rng.uniform(0.0, 2.0))
@@ -137,7 +137,7 @@ def restart_broker(hands: Hands) -> bool:
 
 
 def kill_broker(hands: Hands) -> bool:
-    """The broker is killed and comes back."""
+    """The broker is killed and starts again."""
     in_flight = _busy(hands).at_work
     hands.cluster.broker.kill()
     _pause(hands, hands.rng.uniform(0.0, 2.0))
@@ -162,27 +162,27 @@ def reset_all(hands: Hands) -> bool:
 
 
 def short_hole(hands: Hands) -> bool:
-    """A worker and the broker hear nothing of each other for less than a session; what was sent arrives late."""
+    """Worker and broker are cut off for less than a session; requests sent meanwhile arrive late."""
     return _hole(hands, SHORT_HOLE_S, lost=False)
 
 
 def short_hole_lost(hands: Hands) -> bool:
-    """The same, and what was sent is lost with the connections."""
+    """Worker and broker are cut off for less than a session; requests sent meanwhile are lost."""
     return _hole(hands, SHORT_HOLE_S, lost=True)
 
 
 def long_hole(hands: Hands) -> bool:
-    """For longer than a session: others have its partitions by the time that what it sent arrives."""
+    """A black hole longer than a session: the worker's requests arrive when others have its partitions."""
     return _hole(hands, LONG_HOLE_S, lost=False)
 
 
 def long_hole_lost(hands: Hands) -> bool:
-    """For longer than a session, and what was sent is lost; what it still has queued is sent afterwards."""
+    """A black hole longer than a session that loses the requests; the worker sends its queued ones afterwards."""
     return _hole(hands, LONG_HOLE_S, lost=True)
 
 
 def slow(hands: Hands) -> bool:
-    """Each request and each answer of a worker takes longer."""
+    """Each request of a worker, and each answer, takes longer."""
     slot = _busy(hands)
     in_flight = slot.at_work
     slot.gate.slow(hands.rng.uniform(0.02, 0.2))
@@ -192,7 +192,7 @@ def slow(hands: Hands) -> bool:
 
 
 def join(hands: Hands) -> bool:
-    """One more worker starts, or the last to have a free place."""
+    """One more worker starts; without a free slot, a worker is stopped."""
     empty = hands.cluster.empty()
     if not empty:
         return leave(hands)
@@ -202,7 +202,7 @@ def join(hands: Hands) -> bool:
 
 
 def leave(hands: Hands) -> bool:
-    """A worker is told to stop."""
+    """A worker gets SIGTERM."""
     slot = _busy(hands)
     in_flight = slot.at_work
     slot.ending = True
@@ -216,32 +216,32 @@ OTHERS: tuple[Fault, ...] = (
     kill, kill_within_changelog, freeze, restart_broker, kill_broker, reset, reset_all, short_hole, short_hole_lost,
     slow, join, leave,
 )  # fmt: skip
-#: Late writes of a worker that others take for dead.
+#: Late writes of a worker that the group considers dead.
 LONG_HOLES = (
     long_hole,
     long_hole_lost,
     *(hole_at(step) for step in (Step.OUTPUTS, Step.CHANGELOG, Step.OFFSETS)),
 )
-#: Two of each kill at a step for one of each other.
+#: Each kill at a step twice, each other fault once.
 DECK = (*KILLS, *KILLS, *FREEZES, *LONG_HOLES, *OTHERS)
 
 
 def name_of(fault: Fault) -> str:
-    """The fault's name in a report."""
+    """Return the fault's name for a report."""
     return fault.__name__.replace("_", " ")
 
 
 def deal(rng: random.Random, deck: tuple[Fault, ...], first: tuple[Fault, ...] = ()) -> Iterator[Fault]:
-    """Faults without end: `first`, then the whole deck in seeded order, again and again."""
+    """Yield faults without end: `first`, then the whole deck in seeded order, again and again."""
     yield from first
     yield from chain.from_iterable(iter(lambda: rng.sample(deck, len(deck)), None))
 
 
-# --- what they share
+# --- shared by the faults
 
 
 def _busy(hands: Hands) -> Slot:
-    """A worker that has sent outputs which no commit covers yet."""
+    """Return a worker that has sent outputs that no commit covers yet."""
 
     def found() -> list[Slot]:
         hands.keep()
@@ -254,7 +254,7 @@ def _busy(hands: Hands) -> Slot:
 
 
 def _at(hands: Hands, step: Step, number: signal.Signals, wait_s: float, *, cut: bool) -> Slot:
-    """Sends a signal to a worker at a step of its commit."""
+    """Send a signal to a worker at a step of its commit."""
     return _trap(hands, step, lambda slot: lambda: slot.signal(number), wait_s, cut)
 
 
@@ -265,7 +265,7 @@ def _trap(
     wait_s: float = 0.0,
     cut: bool = False,
 ) -> Slot:
-    """Strikes a worker at a step of its commit; another worker where it comes to no commit."""
+    """Strike a worker at a step of its commit; if it reaches none in time, strike another worker."""
     end = time.monotonic() + STRIKE_LIMIT_S
     while time.monotonic() < end:
         slot = _busy(hands)
@@ -274,7 +274,7 @@ def _trap(
         if trap.sprung.wait(5.0):
             return slot
         slot.gate.disarm()
-    raise MissedError(f"no worker came to {step.value} within {STRIKE_LIMIT_S:.0f} s")
+    raise MissedError(f"no worker reached {step.value} within {STRIKE_LIMIT_S:.0f} s")
 
 
 def _sleep_and_wake(hands: Hands, slot: Slot) -> None:
@@ -298,6 +298,6 @@ def _hole(hands: Hands, seconds: tuple[float, float], *, lost: bool) -> bool:
 
 
 def _pause(hands: Hands, seconds: float) -> None:
-    """Time goes by; the workers are looked after."""
+    """Wait, and replace workers that have ended."""
     end = time.monotonic() + seconds
     wait_for("a pause to end", lambda: hands.keep() or time.monotonic() >= end, seconds + 30.0)

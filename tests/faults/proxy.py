@@ -1,4 +1,4 @@
-"""A TCP proxy between one worker and its broker, which can hold, slow and cut, and strikes at a step of a commit."""
+"""A TCP proxy between a worker and its broker that can hold, slow and cut connections, or act at a commit's step."""
 
 import asyncio
 import contextlib
@@ -13,25 +13,25 @@ from tests.faults.steps import Frame, Progress, Step, passes, read_request
 
 T = TypeVar("T")
 _CALL_LIMIT_S = 10.0
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends a reset
 
 
 class Trap:
-    """Set for one step of a commit; `strike` is called in the proxy's thread when it is reached."""
+    """A trap for one step of a commit; the proxy's thread calls `strike` when the step is reached."""
 
     def __init__(self, step: Step, strike: Callable[[], None], wait_s: float = 0.0, cut: bool = True) -> None:
-        """`cut`: nothing passes after the strike. `wait_s`: from a step that lets its frame pass to the strike, and
-        for how long an answer is withheld.
+        """`cut`: nothing passes after the strike. `wait_s`: seconds from a step that lets its frame pass to the
+        strike, and for which an answer is withheld.
         """
         self.step, self.strike, self.wait_s, self.cut = step, strike, wait_s, cut
         self.sprung = threading.Event()
 
 
 class Gate:
-    """The proxy of one worker's slot. Its methods may be called in any thread."""
+    """The proxy of one worker's slot. Any thread may call its methods."""
 
     def __init__(self, guarantee: str, output: str, changelog: str, upstream: int) -> None:
-        """`upstream`: port of the broker's listener for this gate. `output`, `changelog`: names of topics."""
+        """`upstream`: port of the broker's listener for this gate; `output`, `changelog`: names of topics."""
         self.upstream = upstream
         self.port = 0
         self.progress = Progress(guarantee)
@@ -44,48 +44,48 @@ class Gate:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def start(self, port: int) -> "Gate":
-        """Listens on 127.0.0.1:`port`."""
+        """Listen on 127.0.0.1:`port`."""
         self.port = port
         self._thread.start()
         self._do(self._listen())
         return self
 
     def stop(self) -> None:
-        """Cuts what is connected and ends the thread."""
+        """Cut all connections and end the thread."""
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_LIMIT_S)
         assert not self._thread.is_alive(), "the proxy's thread did not end"
         self._loop.close()
 
-    # --- what it does to the connections
+    # --- effects on the connections
 
     def hold(self) -> None:
-        """A black hole: connections stay, nothing passes either way."""
-        self._open.clear()  # wakes nobody, so it is safe in any thread
+        """Start a black hole: connections stay open, but nothing passes either way."""
+        self._open.clear()  # wakes no waiter, so it is safe in any thread
 
     def release(self) -> None:
-        """Ends `hold` and `slow`; what was held passes, late."""
+        """End `hold` and `slow`; held frames pass, late."""
         self._loop.call_soon_threadsafe(self._release)
 
     def slow(self, delay_s: float) -> None:
-        """Each frame takes so much longer, until `release`."""
+        """Delay each frame by so many seconds, until `release`."""
         self._delay_s = delay_s
 
     def reset(self) -> None:
-        """Resets all connections; new ones are served."""
+        """Reset all connections; new ones are served."""
         self._loop.call_soon_threadsafe(self._reset)
 
     def renew(self) -> None:
-        """For another worker: no commit is under way, no trap set."""
+        """Prepare for another worker: no commit in progress, no trap."""
         self._loop.call_soon_threadsafe(self._renew)
 
     def arm(self, trap: Trap) -> None:
-        """Sets a trap in place of the last one."""
+        """Set a trap in place of the last one."""
         self._trap = trap
 
     def disarm(self) -> None:
-        """Takes the trap away."""
+        """Remove the trap."""
         self._trap = None
 
     # --- in the proxy's thread
@@ -101,7 +101,7 @@ class Gate:
         self._server.close()
         self._release()
         self._reset()
-        while self._links:  # the caller's limit is ours
+        while self._links:  # the caller limits the time
             await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +111,7 @@ class Gate:
             await self._open.wait()
             await link.run()
         except OSError:
-            pass  # the broker is down, or a side went away: so does the link
+            pass  # the broker is down, or one side closed: the link ends too
         finally:
             self._links.discard(link)
             link.close()
@@ -130,7 +130,7 @@ class Gate:
         self._reset()
 
     async def pass_on(self, frame: Frame) -> bool:
-        """Returns when a frame may pass; False where it never may."""
+        """Return True when a frame may pass, False if it never may."""
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         await self._open.wait()
@@ -160,12 +160,12 @@ class Gate:
         trap.sprung.set()
 
     def read(self, body: bytes) -> Frame:
-        """What a request is."""
+        """Return what is known of a request."""
         return read_request(body, *self._names)
 
 
 class _Link:
-    """One connection of the worker, and the one to the broker that belongs to it."""
+    """One connection of the worker, and its connection to the broker."""
 
     def __init__(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._gate = gate
@@ -187,12 +187,12 @@ class _Link:
             await asyncio.gather(*ways, return_exceptions=True)
 
     def close(self) -> None:
-        """Both sides see the end that a process gives its connections when it dies."""
+        """Close both sides as a process that dies does."""
         for _, writer in self._sides():
             writer.transport.abort()
 
     def reset(self) -> None:
-        """Both sides see a reset connection."""
+        """Reset both sides."""
         for _, writer in self._sides():
             if (sock := writer.get_extra_info("socket")) is not None:
                 with contextlib.suppress(OSError):
@@ -220,12 +220,12 @@ class _Link:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """A request or an answer of Kafka's protocol, without its length."""
+    """Read a request or an answer of Kafka's protocol, without its length."""
     size = int.from_bytes(await reader.readexactly(4), "big")
     return await reader.readexactly(size)
 
 
 async def write_frame(writer: asyncio.StreamWriter, body: bytes) -> None:
-    """Sends one, with its length."""
+    """Write a request or an answer with its length."""
     writer.write(len(body).to_bytes(4, "big") + body)
     await writer.drain()

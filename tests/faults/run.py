@@ -1,4 +1,4 @@
-"""One run: events flow, faults come by a seeded schedule, all is healed, the checker compares."""
+"""One run: events flow, faults strike by a seeded schedule, all faults end, the checker compares."""
 
 import asyncio
 import random
@@ -16,71 +16,71 @@ from tests.faults.topics import Seen, committed, read_topic
 from tests.faults.truth import read_inputs
 from tests.integration.harness import make_topics, wait_for
 
-STALL_LIMIT_S = 120.0  # no new prediction for so long while some are due: the workers are stuck
+STALL_LIMIT_S = 120.0  # without a new prediction for so long while some are due, the workers are stuck
 HEAL_LIMIT_S = 180.0
-LOOKED_UP = 40  # users
+LOOKED_UP = 40  # number of users
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run does; the same one sends the same events and deals the same faults in the same order."""
+    """The settings of a run; the same settings give the same events, and the same faults in the same order."""
 
     seed: int
     seconds: float
     guarantee: str = "at_least_once"
-    rate: float = 800.0  #: events a second
+    rate: float = 800.0  #: events per second
     users: int = 400
     partitions: int = 4
-    slots: int = 3  #: places for workers; two at least are taken
+    slots: int = 3  #: slots for workers; at least two are used
     deck: tuple[Fault, ...] = DECK
-    first: tuple[Fault, ...] = ()  #: these before the others
-    gap_s: tuple[float, float] = (0.5, 3.0)  #: between two faults
+    first: tuple[Fault, ...] = ()  #: faults that come before the others
+    gap_s: tuple[float, float] = (0.5, 3.0)  #: seconds between two faults
 
     @property
     def plan(self) -> Plan:
-        """The events."""
+        """Return the events."""
         each = max(4, 4 * round(self.rate * self.seconds / self.users / 4))
         return Plan(self.seed, self.users, each, self.partitions)
 
 
 @dataclass
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     findings: Findings = field(default_factory=Findings)
-    counted: Counter[str] = field(default_factory=Counter)  #: faults that found work in flight, by kind
-    idle: Counter[str] = field(default_factory=Counter)  #: those that did not, or came to nothing
+    counted: Counter[str] = field(default_factory=Counter)  #: faults that struck work in flight, by kind
+    idle: Counter[str] = field(default_factory=Counter)  #: faults that did not, or had no effect
     exits: Counter[str] = field(
         default_factory=Counter
-    )  #: workers that ended by themselves, by their last words
-    started: int = 0  #: workers
-    healed_s: float = 0.0  #: from the last event to the last answer
+    )  #: workers that ended by themselves, by the last line of their logs
+    started: int = 0  #: number of workers
+    healed_s: float = 0.0  #: seconds from the last event to the last answer
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong; nothing, if all is well."""
+        """Return all problems; none if the run passed."""
         return self.findings.problems
 
 
 class Run:
-    """A run under way."""
+    """A run in progress."""
 
     def __init__(self, config: Config, folder: Path, prefix: str, say: Say) -> None:
-        """`folder`: of the broker and of the workers' logs. `prefix`: of the topics. `say`: told of each fault."""
+        """`folder` gets the broker and the logs, `prefix` is that of the topics, `say` gets a line per fault."""
         self.config, self.say = config, say
         self.result = Result()
         self._plan = config.plan
         self._prefix = prefix
         self._rng = random.Random(config.seed + 1)
         self._cluster = Cluster(folder, prefix, config.guarantee, config.slots)
-        self._progress = (0, 0.0)  # predictions seen, and since when no more
+        self._progress = (0, 0.0)  # number of predictions, and the time of the last new one
         self._seen: Seen | None = None
         self._sender: Sender | None = None
         self._start = 0.0
 
     def run(self) -> Result:
-        """All of it."""
+        """Run from start to end and return the result."""
         cluster, config = self._cluster, self.config
         with cluster.running():
             bootstrap = cluster.broker.bootstrap
@@ -104,7 +104,7 @@ class Run:
                 self._sender.stop()
                 self._seen.stop()
             self.result.findings.problems += self._stop_workers()
-            self.say("reading all topics anew")
+            self.say("reading all topics")
             found = check(bootstrap, self._prefix, cluster.group, self._plan, config.guarantee)
             self.result.findings.problems += found.problems
             self.result.findings.numbers = {"events": len(self._plan), **found.numbers}
@@ -118,7 +118,9 @@ class Run:
         hands = Hands(self._cluster, self._rng, self._keep, self._open)
         for fault in deal(self._rng, self.config.deck, self.config.first):
             self._wait(self._rng.uniform(*self.config.gap_s))
-            if self._rng.random() < 0.5:  # the other half comes while the last one is not overcome
+            if (
+                self._rng.random() < 0.5
+            ):  # otherwise the next fault strikes while the last one still has effects
                 self._catch_up()
             if not self._sender.running:
                 break
@@ -128,7 +130,7 @@ class Run:
             except MissedError:
                 in_flight = False
             if not in_flight and not self._sender.running:
-                break  # there is nothing left to be at work on
+                break  # no events are left to process
             (self.result.counted if in_flight else self.result.idle)[name] += 1
             self._note(f"{name}{'' if in_flight else ': nothing was in flight'}")
 
@@ -137,7 +139,7 @@ class Run:
         wait_for("time to pass", lambda: self._keep() or time.monotonic() >= end, seconds + 60)
 
     def _open(self) -> int:
-        """Events that were sent and not answered."""
+        """Return the number of events sent and not answered."""
         assert self._sender is not None and self._seen is not None
         return self._sender.acknowledged - self._seen.count
 
@@ -156,7 +158,7 @@ class Run:
         self.say(f"{now:7.1f} s  {self._seen.count:>9,} answered, {self._open():>7,} open  {text}")
 
     def _keep(self) -> None:
-        """Sees to it that two workers run, and that answers come."""
+        """Keep at least two workers running; fail if no answers arrive."""
         assert self._seen is not None and self._sender is not None
         empty = self._cluster.empty()
         while empty and len(self._cluster.alive()) < 2:
@@ -167,13 +169,13 @@ class Run:
         if count != self._progress[0] or count == self._sender.acknowledged:
             self._progress = (count, now)
         assert not self._start or now - self._progress[1] < STALL_LIMIT_S, (
-            f"no new prediction came for {STALL_LIMIT_S:.0f} s, {self._sender.acknowledged - count} are due"
+            f"no new prediction for {STALL_LIMIT_S:.0f} s while some are due: {self._sender.acknowledged - count}"
         )
 
     # --- the end
 
     def _heal(self) -> None:
-        """No more faults: what is unseen falls to zero, and offsets reach the last event."""
+        """End all faults and wait until every event has its answer and offsets reach the last event."""
         assert self._sender is not None and self._seen is not None
         cluster, seen = self._cluster, self._seen
         for slot in cluster.slots:
@@ -196,12 +198,12 @@ class Run:
 
         wait_for("the last offsets to be committed", offsets_behind_it, 60.0, 0.2)
         try:
-            wait_for("look-ups to say what they must", self._looked_up, 30.0, 0.5)
-        except AssertionError as error:  # the checker tells more
+            wait_for("look-ups to show the right counts", self._looked_up, 30.0, 0.5)
+        except AssertionError as error:  # the checker gives more details
             self.result.findings.problems.append(str(error))
 
     def _looked_up(self) -> bool:
-        """Whether the workers' pages say of some users how many events they made, one worker for each."""
+        """Whether, for some users, the page of exactly one worker shows the right number of events."""
         self._keep()
         asked = random.Random(self.config.seed).sample(range(self._plan.users), LOOKED_UP)
         return all(self._look_up(f"u{user}") == [self._plan.each] for user in asked)
@@ -213,7 +215,7 @@ class Run:
             try:
                 status, page = slot.worker.get(f"/users/{user}/")
             except OSError:
-                continue  # it is only starting, or has just ended
+                continue  # it is still starting, or has just ended
             if status == 200:
                 found.append(page["events"])
         return found
@@ -222,7 +224,7 @@ class Run:
         problems = []
         for slot in self._cluster.alive():
             assert slot.worker is not None
-            slot.worker.wait_ready(HEAL_LIMIT_S)  # one that starts only now cannot stop cleanly yet
+            slot.worker.wait_ready(HEAL_LIMIT_S)  # a worker that is still starting cannot stop cleanly
             code = slot.worker.stop()
             if code:
                 problems.append(f"{slot} ended with {code} at the end:\n{slot.worker.text()[-2000:]}")
@@ -230,7 +232,7 @@ class Run:
 
 
 def tell(result: Result) -> str:
-    """The result in words."""
+    """Return the result as text."""
     numbers = ", ".join(f"{n:,} {name}" for name, n in result.findings.numbers.items())
     lines = [
         f"{result.counted.total()} faults with work in flight, {result.idle.total()} that do not count",
@@ -243,5 +245,5 @@ def tell(result: Result) -> str:
     if result.problems:
         lines += [f"{len(result.problems)} problems:", *result.problems]
     else:
-        lines.append("state, outputs and offsets are as they must be")
+        lines.append("state, outputs and offsets are correct")
     return "\n".join(lines)

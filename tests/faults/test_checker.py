@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find, and the proxy knows what it sees."""
+"""The checker finds each kind of problem, and the proxy recognises requests."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ PLAN = Plan(seed=3, users=4, each=8, partitions=2)
 
 @dataclass(frozen=True)
 class Record:
-    """A record as librdkafka hands it over."""
+    """A record in librdkafka's form."""
 
     of: str
     at: tuple[int, int]  # partition, offset
@@ -59,7 +59,7 @@ class Record:
 
 
 def sent() -> list[Record]:
-    """The input topics after the plan was sent, with a bad record and a closing one in each partition."""
+    """Return the input topics after the plan was sent, with an invalid and a closing record per partition."""
     ends: dict[tuple[str, int], int] = {}
     records = []
 
@@ -79,13 +79,13 @@ def sent() -> list[Record]:
 
 @pytest.fixture
 def inputs() -> Inputs:
-    """Those topics, read."""
+    """Those topics as `Inputs`."""
     return read_inputs(sent(), "p-")
 
 
 @pytest.fixture
 def predictions(inputs: Inputs) -> list[Record]:
-    """One prediction for each event, in the order of the events."""
+    """Return one prediction per event, in the order of the events."""
     place = {
         event: (topic, partition, offset)
         for (topic, partition), records in inputs.records.items()
@@ -104,31 +104,31 @@ def predictions(inputs: Inputs) -> list[Record]:
 
 
 def problems(predictions: list[Any], inputs: Inputs, once: bool = False) -> str:
-    """What the checker says of the predictions."""
+    """Return the checker's problems of the predictions."""
     return "\n".join(check_predictions(predictions, "p-", PLAN, inputs, once).problems)
 
 
 def test_predictions_as_they_must_be(predictions: list[Record], inputs: Inputs) -> None:
-    """Nothing is wrong with one prediction for each event, nor with a repeat of the same content."""
+    """One prediction per event is correct, and so is a repeat with the same content."""
     assert problems(predictions, inputs, once=True) == ""
     assert problems([*predictions, predictions[3]], inputs) == ""
 
 
 def test_a_lost_prediction(predictions: list[Record], inputs: Inputs) -> None:
-    """One that is missing is found, in the middle and at the end."""
+    """A missing prediction is found, in the middle and at the end."""
     assert "count, sum, least and most" in problems(predictions[:-1], inputs)
     assert "was answered after" in problems(predictions[1:], inputs)
 
 
 def test_a_repeated_prediction(predictions: list[Record], inputs: Inputs) -> None:
-    """A repeat is found where none may be, and one of other content everywhere."""
-    assert "came again" in problems([*predictions, predictions[3]], inputs, once=True)
+    """A repeat is found where none is allowed, and one with other content always."""
+    assert "was repeated" in problems([*predictions, predictions[3]], inputs, once=True)
     other = replace(predictions[3], v=predictions[3].v.replace(b"}", b', "model": "m"}'))
     assert "with other content" in problems([*predictions, other], inputs)
 
 
 def test_a_prediction_out_of_its_place(predictions: list[Record], inputs: Inputs) -> None:
-    """Two of a user in the wrong order are found, as are a wrong partition, key, id."""
+    """Two predictions of a user in the wrong order are found, and so are a wrong partition, key or id."""
     first, second = [i for i, p in enumerate(predictions) if p.k == b"u1"][:2]
     swapped = list(predictions)
     swapped[first], swapped[second] = swapped[second], swapped[first]
@@ -141,7 +141,7 @@ def test_a_prediction_out_of_its_place(predictions: list[Record], inputs: Inputs
 
 
 def test_flags_and_dead_letters(predictions: list[Record], inputs: Inputs) -> None:
-    """A flag of nothing, a dead letter that is missing, one too many, and one twice are found."""
+    """A flag without an event is found, and a missing, a superfluous and a repeated dead letter."""
     assert not check_flags(predictions[:3], "p-", inputs, once=True).problems
     assert check_flags([predictions[0]] * 2, "p-", inputs, once=True).problems
     assert check_flags([replace(predictions[0], k=b"u9")], "p-", inputs, once=False).problems
@@ -163,7 +163,7 @@ def _letter(place: tuple[str, int, int]) -> Record:
 
 
 def test_state(inputs: Inputs) -> None:
-    """An event that was lost, or applied twice, is found, as are users too few and too many."""
+    """An event that was lost or applied twice is found, and so are missing and unknown users."""
     truth = true_users(PLAN, inputs)
     assert truth["u2"].spent == 3.0 and truth["u2"].events == 8, "two purchases of 1 and 2 among eight events"
     assert not check_state(State(dict(truth), {}), PLAN, inputs)
@@ -171,11 +171,11 @@ def test_state(inputs: Inputs) -> None:
     for wrong in (replace(u, events=9), replace(u, spent=5.0), replace(u, recent=u.recent[1:]), None):
         users = {**truth, "u2": wrong} if wrong else {n: user for n, user in truth.items() if n != "u2"}
         assert len(check_state(State(users, {}), PLAN, inputs)) == 1
-    assert check_state(State({**truth, "u77": u}, {}), PLAN, inputs) == ["state of u77, whom nobody sent"]
+    assert check_state(State({**truth, "u77": u}, {}), PLAN, inputs) == ["state of u77, who has no events"]
 
 
 def test_positions(inputs: Inputs) -> None:
-    """An offset before the last event of the plan is found, and one behind the end."""
+    """An offset before the last event of the plan is found, and one after the end."""
     right = {where: len(records) for where, records in inputs.records.items()}
     assert not check_positions(right, inputs, "offset")
     assert not check_positions(inputs.end, inputs, "offset"), "the closing events may be open"
@@ -185,13 +185,13 @@ def test_positions(inputs: Inputs) -> None:
 
 
 def test_the_changelog_is_read_as_it_is_written() -> None:
-    """The suite's own reader finds in a record what the product put into it."""
+    """The suite's own reader reads from a record what the product wrote."""
     rows = np.zeros(1, ROW)
     row = rows[0]
     row["clock"], row["events"], row["late"], row["purchases"], row["spent"] = FIRST_TS, 2, 1, 1, 7.0
     row["source"], row["last_ts"] = (5, -1, 9), (FIRST_TS, 0, FIRST_TS - STEP_MS)
     row["count"][0] = (1, 0, 2)  # in the window of one minute
-    row["count"][-1] = (3, 0, 0)  # in that of seven days
+    row["count"][-1] = (3, 0, 0)  # in the window of seven days
     row["amount"][-1] = 7.0
     row["recent"]["price"] = np.nan
     row["recent"][0]["ts"], row["recent"][0]["kind"], row["recent"][0]["price"] = FIRST_TS, 2, 7.0
@@ -217,7 +217,7 @@ def test_the_plan_has_closed_forms() -> None:
 
 
 def test_requests() -> None:
-    """A request is known by its bytes: a commit, the end of a transaction, one that aborts."""
+    """A request is recognised by its bytes: a commit, the end of a transaction, an abort."""
     offsets = OffsetCommitRequest_v2("g", 1, "m", 0, [("t", [(0, 5, "")])])
     assert read_request(_bytes(offsets), b"p-predictions", b"p-log").key == OFFSET_COMMIT
     for commits in (True, False):
@@ -232,7 +232,7 @@ def _bytes(request: Any) -> bytes:
 
 
 def commit() -> Iterator[tuple[Frame, set[Step]]]:
-    """The frames of a commit at least once, and the steps that each reaches."""
+    """Return the frames of a commit under at_least_once, and the steps that each reaches."""
     frame = Frame(PRODUCE, True, False, False, True, False)
     yield frame, set()
     yield replace(frame, answer=True), set()
@@ -247,7 +247,7 @@ def commit() -> Iterator[tuple[Frame, set[Step]]]:
 
 
 def test_steps_of_a_commit() -> None:
-    """Each frame of a commit reaches its steps, and none does where no output was acknowledged since the last."""
+    """Each frame of a commit reaches its steps; none does if no output was acknowledged since the last commit."""
     progress = Progress("at_least_once")
     for _ in range(2):
         assert [progress.take(frame) for frame, _ in commit()] == [steps for _, steps in commit()]

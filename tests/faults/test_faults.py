@@ -1,4 +1,4 @@
-"""The short run of the fault suite, one for each guarantee, and seeds that once failed."""
+"""Short runs of the fault suite, one per guarantee, and seeds that once failed."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("FAULTS_SEED") or 5)
 SECONDS = float(os.environ.get("FAULTS_SECONDS") or 45)
-#: What a short run causes, in this order: each step of a commit and one of every other kind.
+#: The faults of a short run, in this order: one at each step of a commit, and one of every other kind.
 SHORT = (
     *KILLS,
     join,
@@ -46,32 +46,32 @@ SHORT = (
 
 
 def run(config: Config, folder: Path) -> None:
-    """One run, with what it did on the screen where it fails."""
+    """Do one run; its steps are printed if it fails."""
     print(f"FAULTS_SEED={config.seed} FAULTS_SECONDS={config.seconds:g} FAULTS_GUARANTEE={config.guarantee}")
     result = Run(config, folder, "f-", print).run()
     print(tell(result))
     assert not result.problems, "\n".join(result.problems)
     missing = {name_of(kill) for kill in KILLS} - result.counted.keys()
-    assert not missing, f"work was in flight at none of {missing}"
+    assert not missing, f"no work was in flight at {missing}"
 
 
 def short(guarantee: str) -> Config:
-    """The run that is part of all tests."""
+    """Return the settings of the run that is part of all tests."""
     return Config(SEED, SECONDS, guarantee, first=SHORT, gap_s=(0.2, 1.0))
 
 
 def test_short_run_at_least_once(tmp_path: Path) -> None:
-    """Under one fault of each kind no event is lost, none applied twice, and outputs repeat only as they were."""
+    """With one fault of each kind, no event is lost or applied twice, and repeats have the same content."""
     run(short("at_least_once"), tmp_path)
 
 
 def test_short_run_exactly_once(tmp_path: Path) -> None:
-    """The same; who reads committed records sees each output once."""
+    """The same with exactly_once; a reader of committed records sees each output once."""
     run(short("exactly_once"), tmp_path)
 
 
 def test_seed_11_a_late_state_record(tmp_path: Path) -> None:
-    """A state record that was on its way for longer than a session does not lie over the one of the next owner."""
+    """A state record delayed for longer than a session does not overwrite that of the next owner."""
     result = Run(Config(11, 20, deck=(hole_at(Step.OUTPUTS),)), tmp_path, "f-", print).run()
-    assert result.counted, "no hole came: the test shows nothing"
+    assert result.counted, "no hole occurred: the test proves nothing"
     assert not result.problems, "\n".join(result.problems)

@@ -1,4 +1,4 @@
-"""The proxy before a real broker: all that a client does goes through it, and it can hold, cut and strike."""
+"""The proxy in front of a real broker: everything that a client does goes through it; it can hold, cut and strike."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """A broker with a second way in, and two topics."""
+    """A broker with a second listener, and two topics."""
     with kafka_for_a_proxy(tmp_path_factory.mktemp("kafka")) as broker:
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
         for future in admin.create_topics([NewTopic(name, 1, 1) for name in ("predictions", "log")]).values():
@@ -30,7 +30,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 @pytest.fixture
 def gate(broker: EmbeddedKafka) -> Iterator[Gate]:
-    """The proxy before that way in."""
+    """The proxy in front of that listener."""
     listener = broker.listeners[0]
     gate = Gate("at_least_once", "predictions", "log", listener.port).start(listener.advertised)
     yield gate
@@ -38,7 +38,7 @@ def gate(broker: EmbeddedKafka) -> Iterator[Gate]:
 
 
 class Client:
-    """A producer that knows the proxy's address only."""
+    """A producer that knows only the proxy's address."""
 
     def __init__(self, gate: Gate) -> None:
         self.producer = Producer(
@@ -60,7 +60,7 @@ class Client:
 
 
 def test_all_goes_through_the_proxy(broker: EmbeddedKafka, gate: Gate) -> None:
-    """The broker names the proxy's port to those that come by it, and its own to the others."""
+    """The broker gives the proxy's port to clients of the proxy, and its own port to the others."""
     through = AdminClient({"bootstrap.servers": f"127.0.0.1:{gate.port}"}).list_topics(timeout=20)
     assert [b.port for b in through.brokers.values()] == [gate.port]
     around = AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(timeout=20)
@@ -68,7 +68,7 @@ def test_all_goes_through_the_proxy(broker: EmbeddedKafka, gate: Gate) -> None:
 
 
 def test_a_black_hole(gate: Gate) -> None:
-    """Nothing passes while it lasts, and what was sent arrives once it ends, also after a reset."""
+    """Nothing passes during a hold; requests sent meanwhile arrive when it ends, even after a reset."""
     client = Client(gate)
     client.send("predictions")
     client.wait(1)
@@ -90,7 +90,7 @@ def test_a_black_hole(gate: Gate) -> None:
 
 
 def test_a_trap(broker: EmbeddedKafka, gate: Gate) -> None:
-    """A trap strikes when the state record of a commit with outputs in it comes, which then never arrives."""
+    """A trap strikes at the state record of a commit with outputs, which then never arrives."""
     struck: list[float] = []
 
     def strike() -> None:
@@ -109,12 +109,12 @@ def test_a_trap(broker: EmbeddedKafka, gate: Gate) -> None:
     assert trap.sprung.wait(10) and len(struck) == 1
     assert [m.value() for m in read_topic(broker.bootstrap, "log")] == [b"without outputs before it"]
     gate.release()
-    client.wait(3)  # the trap is gone
+    client.wait(3)  # the trap is no longer set
     assert len(struck) == 1
 
 
 def test_further_listeners_in_the_settings() -> None:
-    """Without them the broker's settings stay as they were; with them each is listened on and advertised."""
+    """Without further listeners the broker's settings do not change; with them, each is opened and advertised."""
     plain = server_properties("data", 9092, 9093)
     assert "advertised" not in plain and "inter.broker.listener.name" not in plain
     lines = server_properties("data", 9092, 9093, listeners=[Listener("A", 1, 2)]).splitlines()

@@ -1,4 +1,4 @@
-"""Topics as any consumer sees them: librdkafka, nothing of the product."""
+"""Reads topics as any consumer sees them, with librdkafka and no code of the product."""
 
 import contextlib
 import re
@@ -10,12 +10,12 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 LIMIT_S = 30.0
-_QUIET_POLLS = 60  # of a second each, without a record before reading gives up
+_QUIET_POLLS = 60  # polls of one second without a record before reading fails
 _ID = re.compile(rb'"id":"[^"]*?([a-z]+)-(\d+)-(\d+)"')
 
 
 def consumer(bootstrap: str, isolation: str, **more: Any) -> Consumer:
-    """A consumer outside any group."""
+    """Return a consumer outside any group."""
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -31,13 +31,13 @@ def consumer(bootstrap: str, isolation: str, **more: Any) -> Consumer:
 
 
 def partitions_of(reader: Consumer, topic: str) -> list[TopicPartition]:
-    """All partitions of a topic, from their beginning."""
+    """Return all partitions of a topic, from their beginning."""
     found = reader.list_topics(topic, timeout=LIMIT_S).topics[topic].partitions
     return [TopicPartition(topic, p, 0) for p in found]
 
 
 def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> Iterator[Any]:
-    """All records of a topic that the isolation level shows at present, those of a partition in their order."""
+    """Yield all records of a topic that the isolation level shows now, those of a partition in order."""
     with contextlib.closing(consumer(bootstrap, isolation, **{"enable.partition.eof": True})) as reader:
         partitions = partitions_of(reader, topic)
         reader.assign(partitions)
@@ -46,7 +46,7 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
         while left:
             messages = reader.consume(5000, timeout=1.0)
             quiet = 0 if messages else quiet + 1
-            assert quiet < _QUIET_POLLS, f"no record of {topic} came for {quiet} s, partitions {left}"
+            assert quiet < _QUIET_POLLS, f"no record of {topic} for {quiet} s, partitions left: {left}"
             for message in messages:
                 if (error := message.error()) is None:
                     yield message
@@ -57,7 +57,7 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
 
 
 def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int) -> dict[str, list[int]]:
-    """The committed offsets of a group by topic and partition, -1001 where there is none."""
+    """Return the committed offsets of a group by topic and partition, -1001 if there is none."""
     asked = [TopicPartition(topic, p) for topic in topics for p in range(partitions)]
     with contextlib.closing(consumer(bootstrap, "read_committed", **{"group.id": group})) as reader:
         found: dict[str, list[int]] = {}
@@ -67,7 +67,7 @@ def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int
 
 
 def ends(bootstrap: str, topics: Iterable[str], isolation: IsolationLevel) -> dict[tuple[str, int], int]:
-    """The end offset of each partition as the isolation level shows it."""
+    """Return the end offset of each partition at the isolation level."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     known = admin.list_topics(timeout=LIMIT_S).topics
     asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
@@ -76,7 +76,7 @@ def ends(bootstrap: str, topics: Iterable[str], isolation: IsolationLevel) -> di
 
 
 class Seen:
-    """Counts the predictions that have come, repeats once, from a thread of its own."""
+    """Counts the predictions in the topic, without repeats, in its own thread."""
 
     def __init__(self, bootstrap: str, topic: str, isolation: str) -> None:
         self._consumer = consumer(bootstrap, isolation)
@@ -88,12 +88,12 @@ class Seen:
         self.repeats = 0
 
     def start(self) -> "Seen":
-        """Begins to read."""
+        """Start to read."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stopped.set()
         self._thread.join(LIMIT_S)
         assert not self._thread.is_alive(), "the reader of the predictions did not end"
@@ -102,7 +102,7 @@ class Seen:
     def _run(self) -> None:
         while not self._stopped.is_set():
             for message in self._consumer.consume(1000, timeout=0.1):
-                # An error is the broker that is away: the checker at the end reads what this count is of.
+                # An error means that the broker is down: the checker reads the topic again at the end.
                 if message.error() is None and not message.key().startswith(b"end-"):
                     self._take(message.value())
 

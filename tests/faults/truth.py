@@ -1,4 +1,4 @@
-"""What must be there at the end, worked out from the plan alone."""
+"""What the topics must contain at the end, computed from the plan alone."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,17 @@ WINDOWS_MS = (60_000, 600_000, 3_600_000, 86_400_000, 604_800_000)
 
 @dataclass
 class Inputs:
-    """The input topics as a plain consumer finds them."""
+    """The input topics as a plain consumer reads them."""
 
-    #: Of each topic and partition, by offset: the event's user and number, None where the record is no event.
+    #: Per topic and partition, by offset: user and number of the event, None if the record is not an event.
     records: dict[tuple[str, int], list[tuple[int, int] | None]] = field(default_factory=dict)
-    #: Offset behind the last record that is not a closing one.
+    #: The offset after the last record that is not a closing event.
     end: dict[tuple[str, int], int] = field(default_factory=dict)
     bad: set[tuple[str, int, int]] = field(default_factory=set)
 
 
 def read_inputs(messages: Iterable[Any], prefix: str) -> Inputs:
-    """Where each event of the plan stands."""
+    """Return the place of each event of the plan."""
     found = Inputs()
     for message in messages:
         topic, partition, offset = message.topic().removeprefix(prefix), message.partition(), message.offset()
@@ -45,7 +45,7 @@ def read_inputs(messages: Iterable[Any], prefix: str) -> Inputs:
 
 
 def closed_forms(plan: Plan, numbers: dict[int, list[int]], what: str) -> list[str]:
-    """What is wrong with the numbers of each user's events: they are 0 to n - 1, each once, in any order."""
+    """Return the problems of the numbers of each user's events: they must be 0 to n - 1, each once, in any order."""
     n = plan.each
     right = (n, n * (n - 1) // 2, 0, n - 1)
     problems = []
@@ -58,7 +58,7 @@ def closed_forms(plan: Plan, numbers: dict[int, list[int]], what: str) -> list[s
 
 
 def true_users(plan: Plan, inputs: Inputs) -> dict[str, User]:
-    """The state of each user once all events of the plan were applied, each once and in their order."""
+    """Return the state of each user after all events of the plan, each applied once and in order."""
     source: dict[tuple[int, str], int] = {}
     for (topic, _), records in inputs.records.items():
         for offset, place in enumerate(records):
@@ -87,7 +87,7 @@ def _user(events: Sequence[Event], source: dict[tuple[int, str], int]) -> User:
 
 
 def _window(events: Sequence[Event], clock: int, w: int) -> tuple[int, ...]:
-    """Counts of each type and the money in the last buckets, the one of the user's clock included."""
+    """Return the counts per type and the money in the last buckets, up to and including that of the user's clock."""
     width = WINDOWS_MS[w] // BUCKETS[w]
     inside = [e for e in events if e.ts // width > clock // width - BUCKETS[w]]
     return (*(sum(e.topic == topic for e in inside) for topic in TOPICS), sum(e.price or 0 for e in inside))

@@ -1,1 +1,1 @@
-"""Fuzzing of all that reads bytes which others wrote: `python -m tests.fuzz.run --help`, and docs/fuzzing.md."""
+"""Fuzzers of all code that reads bytes from outside: `python -m tests.fuzz.run --help`, and docs/fuzzing.md."""

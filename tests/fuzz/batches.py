@@ -1,4 +1,4 @@
-"""The reader of record batches against a plain one, on fetches of any bytes."""
+"""Compares the reader of record batches with a plain one, on fetches of arbitrary bytes."""
 
 from collections import Counter
 from typing import Any
@@ -25,13 +25,13 @@ FIELDS = (
 
 
 class BatchesTarget:
-    """One round is some thousand fetches; those that are not compressed lie beside a forbidden page."""
+    """One round is some thousand fetches; those that are not compressed lie next to a forbidden page."""
 
     def __init__(self) -> None:
         self._guarded = GuardedBuffer(1 << 20)
 
     def round(self, seed: str, number: int) -> Counter[Any]:
-        """Outcomes of one round by kind; raises AssertionError where the two readers differ."""
+        """Return the outcomes of one round by kind. Raises AssertionError if the two readers differ."""
         fetches = Fetches(seed)
         outcomes: Counter[Any] = Counter()
         for _ in range(PER_ROUND):
@@ -39,7 +39,7 @@ class BatchesTarget:
         return outcomes
 
     def one(self, fetch: Fetch, at_end: bool) -> tuple[Any, ...]:
-        """What a fetch came to, whether it was compressed, how many records were seen."""
+        """Return the outcome of a fetch, whether it was compressed, and how many records were read."""
         wanted = read(fetch.raw, fetch.position, fetch.check_crcs, fetch.committed, fetch.aborted)
         raw: Any = fetch.raw
         if wanted is not None and not wanted.compressed and not wanted.aside:
@@ -73,7 +73,7 @@ def part(parsed: Parsed, at: int, size: int) -> bytes | None:
 
 
 def inside(parsed: Parsed) -> bool:
-    """Whether all that the columns point to lies in the buffer, and offsets rise below the next position."""
+    """Whether the columns point only into the buffer, and offsets rise and stay below the next position."""
     size = len(parsed.data)
     ok = True
     for name in ("key", "value", "headers"):

@@ -1,4 +1,4 @@
-"""The decoder's compiled way against its general one, on records of any bytes."""
+"""Compares the compiled decoder with the general one, on records of arbitrary bytes."""
 
 import zlib
 from collections import Counter
@@ -28,13 +28,13 @@ def _index(name: str) -> int:
 
 def _decoder(correct_clock: bool) -> Decoder:
     names = (NameTable(_index, 0, limit=3000), NameTable(_index, 0, limit=3000))
-    # A limit for the past too, in one of the two.
+    # One of the two has a limit for the past too.
     past = 0 if correct_clock else 200_000
     return Decoder(*names, max_future_ms=300_000, max_past_ms=past, correct_clock=correct_clock)
 
 
 class DecoderTarget:
-    """One round is one call for some thousand records, which lie before or behind a forbidden page."""
+    """One round is one call for some thousand records, which lie before or after a forbidden page."""
 
     def __init__(self) -> None:
         self._input = GuardedBuffer(8 << 20)
@@ -42,7 +42,7 @@ class DecoderTarget:
         self._decoders = [(_decoder(correct), _decoder(correct)) for correct in (False, True)]
 
     def round(self, seed: str, number: int) -> Counter[Any]:
-        """Outcomes of one round by kind; raises AssertionError where the two ways differ."""
+        """Return the outcomes of one round by kind. Raises AssertionError if the two decoders differ."""
         values = Values(seed)
         pairs = values.some(PER_ROUND)
         topic_index = number % 3
@@ -72,7 +72,7 @@ class DecoderTarget:
         )
 
     def _fill_guarded(self, decoder: Decoder, topic_index: int, columns: RecordColumns) -> int:
-        """`fill` once more with a text that ends at a forbidden page; returns how many events it made."""
+        """Call `fill` again with a text that ends at a forbidden page; return how many events it filled."""
         tokens, good = scan(columns, FIELDS)
         sizes = np.where(good[:, None], tokens["size"][:, [USER, EVENT_ID]], 0)
         text = self._text.last(int(sizes.clip(0, MAX_VALUE_BYTES).sum()))
@@ -87,7 +87,7 @@ class DecoderTarget:
 
 
 def compare(events: Events, wanted: Events, records: Sequence[Record]) -> None:
-    """Fails with the first record of which the two say different things."""
+    """Fail with the first record on which the two differ."""
     if events.data.tobytes() == wanted.data.tobytes() and events.text.tobytes() == wanted.text.tobytes():
         return
     assert events.data["offset"].tolist() == wanted.data["offset"].tolist()
@@ -95,4 +95,4 @@ def compare(events: Events, wanted: Events, records: Sequence[Record]) -> None:
     for row, other, (user, event_id, user2, event_id2) in zip(events.data, wanted.data, ids, strict=True):
         same = row.tobytes() == other.tobytes() and (user, event_id) == (user2, event_id2)
         assert same, (records[int(row["offset"]) // 3], row, other)
-    raise AssertionError("the texts differ beside the ids")
+    raise AssertionError("the texts differ outside the ids")

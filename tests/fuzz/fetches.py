@@ -1,4 +1,4 @@
-"""Bytes of fetch responses: record batches as a broker, a damaged one or a hostile one sends them."""
+"""Bytes of fetch responses: record batches as sent by an intact, a damaged or a hostile broker."""
 
 import random
 import struct
@@ -12,7 +12,7 @@ from tests.stream_app.batches import CODECS, T0, Part, batch, marker
 from tests.stream_app.raw_batches import varint
 
 CORPUS = 400
-#: Values of a header's fields that lie at a border.
+#: Values of a header's fields at the limits.
 _EDGES = (-(2**31), -2, -1, 0, 1, 2, 7, 8, 48, 49, 50, 60, 61, 2**16, 2**31 - 1)
 _LONG_EDGES = (-(2**63), -1, 0, 1, 2**31, 2**62, 2**62 + 1, 2**63 - 1)
 _INTS = (wire.LENGTH_AT, wire.LAST_DELTA_AT, wire.COUNT_AT)
@@ -27,7 +27,7 @@ _VARINTS = [
 
 
 class Fetch:
-    """One input: the bytes, and what the consumer knows besides."""
+    """One input: the bytes, and what else the consumer knows."""
 
     __slots__ = ("aborted", "check_crcs", "committed", "position", "raw")
 
@@ -52,7 +52,7 @@ class Fetches:
         self._corpus = _corpus()
 
     def one(self) -> Fetch:
-        """The next one: some batches in a row, in seven of eight cases damaged."""
+        """Return the next fetch: some batches, damaged in seven of eight cases."""
         draw = self._draw
         base = draw.choice((0, 0, 5, 1 << 40))
         start = base
@@ -97,7 +97,7 @@ class Fetches:
                 bad[wire.HEADER_BYTES :] = mutate(bytes(bad[wire.HEADER_BYTES :]), draw)
             if draw.random() < 0.7:
                 break
-        if draw.random() < 0.8:  # else the length is wrong where bytes came or went
+        if draw.random() < 0.8:  # otherwise the length stays wrong after added or removed bytes
             length = struct.unpack_from(">i", bad, wire.LENGTH_AT)[0]
             if length == len(raw) - wire.AFTER_LENGTH:
                 struct.pack_into(">i", bad, wire.LENGTH_AT, len(bad) - wire.AFTER_LENGTH)
@@ -108,7 +108,7 @@ class Fetches:
 
 @cache
 def _corpus() -> list[tuple[bytes, int]]:
-    """Well-formed batches that begin at 0, and how many offsets each takes; the same in every round."""
+    """Return well-formed batches that begin at 0, and how many offsets each has; the same in every round."""
     draw = random.Random(1)
     made = []
     for i in range(CORPUS):

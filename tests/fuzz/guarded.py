@@ -1,4 +1,4 @@
-"""Memory that ends at a page which nobody may touch: a read or write one byte too far ends the process."""
+"""Memory that ends at a page without access: a read or write one byte too far ends the process."""
 
 import ctypes
 import mmap
@@ -10,7 +10,7 @@ _PROT_NONE = 0
 
 
 class GuardedBuffer:
-    """`size` bytes and somewhat more, with a forbidden page before and behind them. Linux."""
+    """At least `size` bytes, with a forbidden page before and after them. Linux only."""
 
     def __init__(self, size: int) -> None:
         page = mmap.PAGESIZE
@@ -25,15 +25,15 @@ class GuardedBuffer:
         self._room = self._all[page : page + self.size]
 
     def last(self, size: int) -> npt.NDArray[np.uint8]:
-        """The last `size` bytes: behind them is the forbidden page."""
+        """Return the last `size` bytes: the forbidden page follows them."""
         return self._room[self.size - size :]
 
     def first(self, size: int) -> npt.NDArray[np.uint8]:
-        """The first `size` bytes: before them is the forbidden page."""
+        """Return the first `size` bytes: the forbidden page precedes them."""
         return self._room[:size]
 
     def holding(self, data: bytes, at_end: bool = True) -> npt.NDArray[np.uint8]:
-        """A read-only array of these bytes, good until the next call."""
+        """Return a read-only array of these bytes, valid until the next call."""
         view = self.last(len(data)) if at_end else self.first(len(data))
         view[:] = np.frombuffer(data, np.uint8)
         view = view[:]

@@ -1,10 +1,10 @@
-"""Fuzzing led by coverage, with atheris (libFuzzer for Python), which is installed for it by hand.
+"""Fuzzing guided by coverage, with atheris (libFuzzer for Python), which must be installed by hand.
 
     python -m tests.fuzz.guided batches -max_total_time=600
     python -m tests.fuzz.guided recordings -runs=1000000
 
-Coverage is that of the plain reader of record batches and of the reader of recordings, which are Python; each input
-of the first goes through the compiled reader too. Options behind the name are libFuzzer's.
+The coverage is that of the plain reader of record batches and of the reader of recordings, which are Python; each
+input of the first goes through the compiled reader too. Options after the name are libFuzzer's.
 """
 
 import sys
@@ -15,7 +15,7 @@ import atheris
 
 from stream_app.kafka.record_batches import reader as wire
 
-wire.parse(b"", 0)  # compiled while nothing is instrumented
+wire.parse(b"", 0)  # compiled before the instrumentation
 
 with atheris.instrument_imports(include=["tests.fuzz.plain_reader", "stream_app.recordings"]):
     from tests.fuzz.batches import BatchesTarget
@@ -32,7 +32,7 @@ class GuidedBatches:
         self._target = BatchesTarget()
 
     def __call__(self, data: bytes) -> None:
-        """Both readers must agree. Checksums are not looked at: no guess would make one."""
+        """Require that both readers agree. Checksums are ignored, since no guess would find one."""
         if data:
             bits, raw = data[0], data[1:]
             aborted = [(7, 0), (8, 3)] if bits & 2 else []
@@ -40,7 +40,7 @@ class GuidedBatches:
 
     @staticmethod
     def seeds() -> list[bytes]:
-        """Where to begin."""
+        """Return the inputs to begin with."""
         fetches = Fetches("seeds")
         return [b"\x03" + fetches.one().raw for _ in range(SEEDS)]
 
@@ -52,18 +52,18 @@ class GuidedRecordings:
         self._file = File()
 
     def __call__(self, data: bytes) -> None:
-        """An error of our own, or records."""
+        """Require one of our own errors, or records."""
         self._file.hold(data)
         check(self._file.path, None, twice=True)
 
     @staticmethod
     def seeds() -> list[bytes]:
-        """Heads; libFuzzer finds no checksum, so what follows on them is left to the other fuzzer."""
+        """Return heads only; libFuzzer finds no checksum, so the other fuzzer tests what follows them."""
         return [head for head, _ in corpus()]
 
 
 def main() -> None:
-    """The command."""
+    """Run libFuzzer on one target."""
     name, options = sys.argv[1], sys.argv[2:]
     make = {"batches": GuidedBatches, "recordings": GuidedRecordings}[name]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Kafka's own Java consumer, from the embedded broker's jars, in a process of its own: what it reads of a log.
+"""Kafka's own Java consumer, from the embedded broker's jars, in its own process: returns what it reads of a log.
 
 JPype calls it in the Java that runs the embedded broker, so no compiler of Java is needed.
 """
@@ -17,14 +17,14 @@ _LIMIT_S = 120.0
 
 
 class Log(NamedTuple):
-    """What a consumer makes of a partition."""
+    """What a consumer read of a partition."""
 
     records: list[Seen]
-    refused: list[tuple[int, str]]  # the position at which it threw, and what
+    refused: list[tuple[int, str]]  # the position of each exception, and the exception
 
 
 class JavaConsumer:
-    """Reads partitions from their beginning; passes over a batch that it refuses."""
+    """Reads partitions from their beginning; skips a batch that it refuses."""
 
     def __init__(self, bootstrap: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -33,7 +33,7 @@ class JavaConsumer:
         self._process.start()
 
     def read(self, topic: str, begins: dict[int, list[int]]) -> dict[int, Log]:
-        """Of each partition all up to its end; `begins`: where its batches begin, for going on behind one."""
+        """Return the records of each partition. `begins`: where batches begin, to continue after a refused one."""
         self._pipe.send((topic, begins))
         if not self._pipe.poll(_LIMIT_S * len(begins)):
             raise AssertionError("the Java consumer does not answer")
@@ -44,7 +44,7 @@ class JavaConsumer:
         return found
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._pipe.close()
         self._process.join(5)
         if self._process.is_alive():
@@ -72,7 +72,7 @@ def _serve(pipe: Connection, bootstrap: str) -> None:
             return
         try:
             pipe.send({partition: reader.read(topic, partition, at) for partition, at in begins.items()})
-        except Exception as error:  # told to whoever asked
+        except Exception as error:  # sent to the caller
             pipe.send(f"{type(error).__name__}: {error}")
 
 
@@ -83,7 +83,7 @@ class _Reader:
         self._list = jpype.JClass("java.util.List")
         self._wait = jpype.JClass("java.time.Duration").ofMillis(200)
         self._consumer = self._make(500)
-        # What it throws that is no KafkaException takes the records before it along: then one at a time.
+        # An exception other than KafkaException loses the records before it: then read one record at a time.
         self._careful = self._make(1)
 
     def _make(self, most: int) -> Any:
@@ -99,7 +99,7 @@ class _Reader:
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
             "max.poll.records": str(most),
-            "fetch.max.wait.ms": "5",  # a fetch at the end of one partition holds up the next one
+            "fetch.max.wait.ms": "5",  # a fetch at the end of one partition delays the next one
         }.items():
             settings.put(name, value)
         return self._jpype.JClass("org.apache.kafka.clients.consumer.KafkaConsumer")(settings)
@@ -123,12 +123,12 @@ class _Reader:
     def _until_it_throws(
         self, consumer: Any, place: Any, at: int, end: int, deadline: float, log: Log
     ) -> tuple[int, str]:
-        """Where it stands in the end, and what it threw."""
+        """Return the final position, and the exceptions."""
         consumer.assign(self._list.of(place))
         consumer.seek(place, self._jpype.JLong(at))
         while int(consumer.position(place)) < end:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{place} stands at {consumer.position(place)} of {end}")
+                raise TimeoutError(f"{place} is at {consumer.position(place)} of {end}")
             try:
                 log.records.extend(_seen(record) for record in consumer.poll(self._wait))
             except self._jpype.JException as error:

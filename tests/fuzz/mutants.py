@@ -1,4 +1,4 @@
-"""Record batches of which one field is wrong, unusual, or written in an unusual way; with a right checksum."""
+"""Record batches with a correct checksum in which one field is wrong, unusual, or written in an unusual way."""
 
 import random
 import struct
@@ -20,7 +20,7 @@ _COMPRESS: dict[str, Callable[..., bytes]] = {
 
 
 class Mutant(NamedTuple):
-    """A batch and what is odd about it."""
+    """A batch and its odd field."""
 
     codec: str
     field: str
@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
 
 
 def mutant(draw: random.Random, codec: str, field: str) -> Mutant:
-    """A batch of up to three records."""
+    """Return a batch of up to three records."""
     n = draw.randrange(1, 4)
     odd = draw.randrange(n)
     parts = [_record(draw, i, field if i == odd else "") for i in range(n)]
@@ -49,23 +49,23 @@ def mutant(draw: random.Random, codec: str, field: str) -> Mutant:
 
 
 def _written(draw: random.Random, x: int, odd: bool) -> bytes:
-    """A number of 32 bits, if `odd` so that a reader may take it for another one or for none."""
+    """Return a varint of 32 bits; if `odd`, readers may decode it differently or refuse it."""
     if not odd or draw.random() < 0.2:
         return varint(x)
     bits = (x << 1 ^ x >> 31) & 0xFFFFFFFF
     what = draw.randrange(8)
-    if what < 3:  # longer than it has to be
+    if what < 3:  # longer than necessary
         size = draw.randrange(2, 6)
         whole = bytearray((bits >> 7 * i & 0x7F) | 0x80 for i in range(size - 1))
         return bytes(whole) + bytes([bits >> 7 * (size - 1) & 0x7F]) if bits >> 7 * size == 0 else varint(x)
-    if what < 7:  # bits that fall off
+    if what < 7:  # bits beyond the 32nd
         whole = bytearray((bits >> 7 * i & 0x7F) | 0x80 for i in range(4))
         return bytes(whole) + bytes([bits >> 28 | draw.randrange(8) << 4])
     return varint(draw.choice((-(2**31), -2, -1, 0, 1, x - 1, x + 1, 2**31 - 1, 2**31, 2**40)))
 
 
 def _record(draw: random.Random, number: int, field: str) -> bytes:
-    """A record; of its fields those of `field` may be odd."""
+    """Return a record; the fields that `field` names may be odd."""
     lengths, deltas = field == "lengths", field == "deltas"
 
     def part(data: bytes | None) -> bytes:
@@ -111,7 +111,7 @@ def _some(draw: random.Random) -> bytes | None:
 
 
 def _framed(draw: random.Random, codec: str, parts: list[bytes], field: str) -> bytes:
-    """The records compressed: if their framing is to be odd, in several blocks, frames or members."""
+    """Return the records compressed; an odd framing has several blocks, frames or members."""
     body = b"".join(parts)
     if field != "framing":
         return _COMPRESS[codec](body)
@@ -157,7 +157,7 @@ def _framed(draw: random.Random, codec: str, parts: list[bytes], field: str) -> 
 
 
 def _tailed(draw: random.Random, codec: str, body: bytes) -> bytes:
-    """With something behind the end, or with less."""
+    """Return the bytes with some added at the end, or removed."""
     more = draw.randbytes(draw.choice((1, 2, 3, 3, 4, 7, 18, 27, 60)))
     what = draw.randrange(10)
     if what == 0:
@@ -172,7 +172,7 @@ def _tailed(draw: random.Random, codec: str, body: bytes) -> bytes:
 
 
 def _header(draw: random.Random, raw: bytearray) -> None:
-    """Fields of the batch's header that a producer is free to fill."""
+    """Return fields of the batch's header that a producer may choose."""
     what = draw.randrange(6)
     if what == 0:
         struct.pack_into(">q", raw, 0, draw.choice((-1, 5, 2**62, 2**63 - 1)))

@@ -1,8 +1,8 @@
-"""Damage to bytes: what a broken disk, a cut connection or an enemy does to them."""
+"""Damage to bytes, as by a broken disk, a cut connection or an attacker."""
 
 import random
 
-#: Bytes that mean something to JSON, msgpack, varints or text.
+#: Bytes with a meaning in JSON, msgpack, varints or text.
 TELLING = bytes([0, 1, 0x1F, 0x20, 0x22, 0x2C, 0x2D, 0x2E, 0x30, 0x39, 0x3A, 0x45, 0x5B, 0x5C, 0x5D, 0x65,
                  0x7B, 0x7D, 0x7F, 0x80, 0x81, 0x8F, 0x90, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xC4, 0xC6, 0xCA,
                  0xCB, 0xCF, 0xD3, 0xD9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xED, 0xF0, 0xF4, 0xF5, 0xFE,
@@ -10,7 +10,7 @@ TELLING = bytes([0, 1, 0x1F, 0x20, 0x22, 0x2C, 0x2D, 0x2E, 0x30, 0x39, 0x3A, 0x4
 
 
 def mutate(data: bytes, draw: random.Random, other: bytes = b"") -> bytes:
-    """One change: a bit, a byte, a cut, a piece taken out, doubled, moved in from `other`, or filled."""
+    """Return the bytes with one change: a bit, a byte, a cut, or a piece removed, doubled, filled, or from `other`"""
     n = len(data)
     if not n:
         return TELLING[: draw.randrange(4)]

@@ -16,12 +16,12 @@ from stream_app.kafka.record_batches.compression import pieces
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 
-#: Offset, time, key, value, headers as they are packed (none: nothing).
+#: Offset, time, key, value, headers in packed form (empty without headers).
 Seen = tuple[int, int, bytes | None, bytes | None, bytes]
 
 
 class Read(NamedTuple):
-    """What a consumer sees."""
+    """What a consumer reads."""
 
     records: list[Seen]
     next: int
@@ -48,13 +48,13 @@ class _Header(NamedTuple):
 
 
 class _Malformed(Exception):
-    """Bytes that are no record."""
+    """These bytes are not a record."""
 
 
 def read(
     raw: bytes, position: int, check_crcs: bool, committed: bool, aborted: Sequence[tuple[int, int]]
 ) -> Read | None:
-    """What must be read of any bytes; None where a batch is of an older format."""
+    """Return what must be read of any bytes; None if a batch has an older format."""
     batches, damaged = _split(raw, check_crcs)
     if batches is None:
         return None
@@ -99,7 +99,7 @@ def read(
 
 
 def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | None, bool]:
-    """Headers and bodies of the batches before the first that is cut off or damaged; None where one is older."""
+    """Return headers and bodies of the batches before the first incomplete or damaged one; None if one is older."""
     batches = []
     at = 0
     while len(raw) - at >= wire.AFTER_LENGTH:
@@ -111,7 +111,7 @@ def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | 
             return batches, True
         (magic,) = struct.unpack_from(">B", raw, at + wire.MAGIC_AT)
         if magic < wire.MAGIC:
-            # Its checksum stands before the magic byte and covers all from there.
+            # Its checksum precedes the magic byte and covers everything from there on.
             fits = struct.pack(">I", zlib.crc32(raw[at + 16 : end])) == raw[at + 12 : at + 16]
             return (None, False) if fits else (batches, True)
         if magic > wire.MAGIC or end - at < wire.HEADER_BYTES:
@@ -127,7 +127,7 @@ def _split(raw: bytes, check_crcs: bool) -> tuple[list[tuple[_Header, bytes]] | 
 
 
 def _control(header: _Header, body: bytes, committed: bool, gone: set[int]) -> str:
-    """Whether a batch has `records`, is one that no consumer sees (`skip`), or `odd`; ends transactions."""
+    """Return whether a batch has `records`, is invisible to consumers (`skip`), or is `odd`; end transactions."""
     control = bool(header.attributes & wire.CONTROL)
     if committed and control:
         if header.attributes & wire.CODEC_MASK or header.count <= 0:
@@ -146,21 +146,21 @@ def _control(header: _Header, body: bytes, committed: bool, gone: set[int]) -> s
 
 
 def _plain(header: _Header, body: bytes) -> tuple[bytes, bool]:
-    """The records uncompressed, as far as that goes, and whether it went to the end."""
+    """Return the records uncompressed as far as possible, and whether that reached the end."""
     kind = header.attributes & wire.CODEC_MASK
     if not kind:
         return body, True
     parts = []
     try:
         for piece in pieces(kind, body):
-            parts.append(piece)  # noqa: PERF402 - what came before an error counts
+            parts.append(piece)  # noqa: PERF402 - pieces before an error count
     except (CorruptRecordException, UnsupportedCodecError):
         return b"".join(parts), False
     return b"".join(parts), True
 
 
 def _records(header: _Header, body: bytes, ended: bool) -> tuple[list[tuple[int, Seen]], bool]:
-    """Offset delta and record for each that is one, and whether all are."""
+    """Return offset delta and record of each valid record, and whether all are valid."""
     found: list[tuple[int, Seen]] = []
     at = 0
     for i in range(header.count):
@@ -190,13 +190,13 @@ def _number(data: bytes, at: int, end: int, size: int = 32) -> tuple[int, int]:
         at += 1
         bits |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            bits &= 2**size - 1  # what is beyond falls off
+            bits &= 2**size - 1  # further bits are dropped
             return (bits >> 1) ^ -(bits & 1), at
     raise _Malformed
 
 
 def _part(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
-    """A part of a record, None for none, and where it ends."""
+    """Return a part of a record (None if absent), and where it ends."""
     size, at = _number(data, at, end)
     if size > end - at:
         raise _Malformed
@@ -204,7 +204,7 @@ def _part(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
 
 
 def _record(data: bytes, at: int) -> tuple[tuple[int, Seen], int]:
-    """Offset delta and record, its time as a delta, and where it ends."""
+    """Return offset delta and record (its time as a delta), and where it ends."""
     length, at = _number(data, at, len(data))
     end = at + length
     if length < 1 or end > len(data):

@@ -1,4 +1,4 @@
-"""Sends record batches as they are, by Produce v7: what any client with Write on a topic can send."""
+"""Sends record batches unchanged with Produce v7, as any client with the right Write on a topic can."""
 
 import socket
 import struct
@@ -14,7 +14,7 @@ class RawProducer:
         self._socket = socket.create_connection(self._address, 60)
 
     def send_each(self, topic: str, batches: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
-        """As `send`; where the broker hangs up, each alone, to find the one (error -1) for which it does."""
+        """Like `send`; if the broker closes the connection, send each batch alone to find the cause (error -1)."""
         try:
             return self.send(topic, batches)
         except ConnectionError:
@@ -28,7 +28,7 @@ class RawProducer:
             return found
 
     def send(self, topic: str, batches: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
-        """A batch for each of some partitions, in one request; of each the broker's error code and base offset."""
+        """Send a batch to each partition in one request; return the error code and base offset of each."""
         body = struct.pack(">hhi", 0, 7, 1) + _text("raw") + struct.pack(">hhi", -1, 1, 30_000)
         body += struct.pack(">i", 1) + _text(topic) + struct.pack(">i", len(batches))
         body += b"".join(struct.pack(">ii", p, len(batch)) + batch for p, batch in batches.items())
@@ -39,7 +39,7 @@ class RawProducer:
         found = {}
         for _ in batches:
             partition, error, offset = struct.unpack_from(">ihq", answer, at)
-            at += 4 + 2 + 8 + 8 + 8  # and the time of the append, the start of the log
+            at += 4 + 2 + 8 + 8 + 8  # also the append time and the start of the log
             found[partition] = (error, offset)
         return found
 

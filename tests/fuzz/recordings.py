@@ -1,4 +1,4 @@
-"""The reader of recordings on files of any bytes: records that were written, or an error that says what is wrong."""
+"""Tests the reader of recordings on arbitrary bytes: it returns records that were written, or a clear error."""
 
 import os
 import random
@@ -32,18 +32,18 @@ class File:
         self.path = Path(f"/proc/self/fd/{self._number}")
 
     def hold(self, data: bytes) -> None:
-        """Replaces what is in it."""
+        """Replace the content."""
         os.ftruncate(self._number, 0)
         os.pwrite(self._number, data, 0)
 
     def close(self) -> None:
-        """Frees the memory."""
+        """Free the memory."""
         os.close(self._number)
 
 
 @cache
 def corpus() -> tuple[tuple[bytes, tuple[list[Record], ...]], ...]:
-    """Heads of recordings, and the records of the blocks behind them."""
+    """Return heads of recordings, and the records of the blocks after them."""
     draw = random.Random(1)
     made = []
     for n in range(40):
@@ -71,7 +71,7 @@ class RecordingsTarget:
         self._compress = zstandard.ZstdCompressor(level=1)
 
     def round(self, seed: str, number: int) -> Counter[Any]:
-        """Outcomes of one round by kind; raises AssertionError where records come that nobody wrote."""
+        """Return the outcomes of one round by kind. Raises AssertionError if a record was never written."""
         draw = random.Random(seed)
         outcomes: Counter[Any] = Counter()
         file = File()
@@ -88,7 +88,7 @@ class RecordingsTarget:
         return outcomes
 
     def _one(self, draw: random.Random) -> tuple[bytes, list[Record] | None]:
-        """A file, and the records that may come out of it; None where checksums were made to fit other bytes."""
+        """Return a file and the records that it may give; None if checksums were computed for changed bytes."""
         head, blocks = draw.choice(corpus())
         truth: list[Record] | None = [record for block in blocks for record in block]
         parts = [head] if draw.random() < 0.93 else [_bad_head(head, draw)]
@@ -113,7 +113,7 @@ class RecordingsTarget:
         return data, truth
 
     def _bad_block(self, body: bytes, count: int, draw: random.Random) -> bytes:
-        """A block whose checksum fits what is wrong in it: its rows, their compression, its length or its count."""
+        """Return a block with a mistake in its rows, compression, length or count, and a matching checksum."""
         where = draw.randrange(4)
         if where == 0:
             body = mutate(body, draw)
@@ -137,8 +137,8 @@ class RecordingsTarget:
 
 
 def _declared(packed: bytes, size: int) -> bytes:
-    """A zstd frame that says another size of its content, in eight bytes. Source: RFC 8878, section 3.1.1.1."""
-    single = packed[4] & 0x20  # then no window is told
+    """Return a zstd frame with a wrong content size of eight bytes. Source: RFC 8878, section 3.1.1.1."""
+    single = packed[4] & 0x20  # then there is no window size
     old = (1 if single else 0, 2, 4, 8)[packed[4] >> 6]
     window = b"" if single else packed[5:6]
     flags = bytes([packed[4] & 0x3F | 0xC0])
@@ -149,7 +149,7 @@ _NESTED = [b"\x91" * 5000 + b"\x01", b"\xdd\x00\x00\x00\x01" * 3000, b"\x81\xa1a
 
 
 def _bad_head(head: bytes, draw: random.Random) -> bytes:
-    """A head whose checksum fits what is wrong in it."""
+    """Return a head with a mistake and a matching checksum."""
     body = mutate(head[layout.HEAD.size :], draw)
     if draw.random() < 0.02:
         nested = draw.choice(_NESTED)
@@ -159,7 +159,7 @@ def _bad_head(head: bytes, draw: random.Random) -> bytes:
 
 
 def check(path: Path, truth: list[Record] | None, twice: bool) -> tuple[str, ...]:
-    """What reading the file came to; fails where records come that are not the first of `truth`."""
+    """Return the outcome of reading the file; fail if its records are not the first ones of `truth`."""
     try:
         reader = RecordingReader(path)
     except RecordingError as error:
@@ -173,7 +173,7 @@ def check(path: Path, truth: list[Record] | None, twice: bool) -> tuple[str, ...
         ended = type(error).__name__
         assert getattr(error, "records", None) == len(records)
     if truth is not None:
-        assert records == truth[: len(records)], "records that nobody wrote"
+        assert records == truth[: len(records)], "records that were never written"
         assert ended != "whole" or records == truth, "records are missing without an error"
     if twice:
         lenient = RecordingReader(path, strict=False)

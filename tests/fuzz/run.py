@@ -1,7 +1,7 @@
 """Runs one fuzzer: `python -m tests.fuzz.run decoder --inputs 10000000 --seed 1`.
 
-Prints JSON with what came of how many inputs. A difference, an error or a crash names the round; `--round N` runs
-that one alone, with the same inputs.
+Prints JSON with the number of inputs per outcome. A difference, an error or a crash names the round; `--round N` runs
+only that round, with the same inputs.
 """
 
 import argparse
@@ -20,12 +20,12 @@ TARGETS = {
     "batches": (batches.BatchesTarget, batches.PER_ROUND),
     "recordings": (recordings.RecordingsTarget, recordings.PER_ROUND),
 }
-#: Address space of the process: a length that is believed ends in MemoryError and not in a dead machine.
+#: Address space of the process: a wrong length that is trusted then ends in MemoryError and not in a full machine.
 LIMIT_BYTES = 6 << 30
 
 
 def fuzz(name: str, seed: int, rounds: range, show: bool = False) -> Counter[Any]:
-    """Outcomes of all inputs of these rounds by kind. Raises AssertionError with the round that found something."""
+    """Return the outcomes of all inputs of these rounds by kind. Raises AssertionError with the failing round."""
     make, per_round = TARGETS[name]
     target = make()
     outcomes: Counter[Any] = Counter()
@@ -42,12 +42,12 @@ def fuzz(name: str, seed: int, rounds: range, show: bool = False) -> Counter[Any
 
 
 def main() -> None:
-    """The command."""
+    """Run one fuzzer and print the outcomes."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description=__doc__)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--inputs", type=int, default=10_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--round", type=int, help="this round alone")
+    parser.add_argument("--round", type=int, help="run only this round")
     options = parser.parse_args()
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))

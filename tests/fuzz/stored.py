@@ -1,14 +1,14 @@
-"""What the broker stores, read by Kafka's Java consumer and by ours: `python -m tests.fuzz.stored --accepted 100000`.
+"""Stored batches, read by Kafka's Java consumer and by ours: `python -m tests.fuzz.stored --accepted 100000`.
 
-Each mutant goes to a real broker. Of those that it acknowledges, a good record follows on each. Then both consumers
-read the log. What must hold:
+Each mutant goes to a real broker. After each one that it acknowledges comes a valid record. Then both consumers read
+the log, and these rules must hold:
 
-- the good record behind each mutant is read by us;
-- what the Java consumer delivers, we deliver with the same offset, time, key, value and headers;
-- what we set aside, the Java consumer refuses or skips something of.
+- our consumer reads the valid record after each mutant;
+- it delivers what the Java consumer delivers, with the same offset, time, key, value and headers;
+- of each batch that it sets aside, the Java consumer refuses or skips something.
 
-One exception is counted ("renumbered"): batches that are not compressed, with an offset delta beyond the batch. There
-the Java consumer gives a record the offset of another one and skips what follows; we keep the broker's offsets.
+One exception is counted ("renumbered"): uncompressed batches with an offset delta beyond the batch. There the Java
+consumer gives a record the offset of another one and skips what follows; ours keeps the broker's offsets.
 """
 
 import argparse
@@ -38,14 +38,14 @@ PARTITIONS = 32
 PER_PARTITION = 24
 GOOD = stored(record(0, b"good", b"behind"), 1)
 
-LOST = "read, lost to Java behind one renumbered"
+LOST = "read; skipped by Java after a renumbered one"
 
 #: Codec and field.
 Kind = tuple[str, str]
 
 
 class Round:
-    """Mutants in the partitions of one topic, and what became of them."""
+    """Mutants in the partitions of one topic, and their outcomes."""
 
     def __init__(self, bootstrap: str, draw: random.Random, kinds: list[Kind]) -> None:
         self.topic = f"fuzz-{uuid.uuid4().hex[:10]}"
@@ -57,7 +57,7 @@ class Round:
         self.accepted: Counter[Kind] = Counter()
 
     def produce(self, producer: RawProducer) -> None:
-        """Sends them, each with a good record behind it."""
+        """Send them, each followed by a valid record."""
         admin = AdminClient({"bootstrap.servers": self._bootstrap})
         config = {"message.timestamp.before.max.ms": str(2**62), "message.timestamp.after.max.ms": str(2**62)}
         admin.create_topics([NewTopic(self.topic, PARTITIONS, 1, config=config)])[self.topic].result(60)
@@ -86,14 +86,14 @@ class Round:
                 self.begins[p].append(offset)
 
     def delete(self) -> None:
-        """Makes room on the disk."""
+        """Delete the topic, to free the disk."""
         admin = AdminClient({"bootstrap.servers": self._bootstrap})
         admin.delete_topics([self.topic])[self.topic].result(60)
 
     def compare(
         self, java: dict[int, Log], ours: dict[int, tuple[list[Seen], list[tuple[int, int]]]]
     ) -> Counter[str]:
-        """What came of the batches, by kind; raises AssertionError where something must not be so."""
+        """Return the outcomes of the batches by kind. Raises AssertionError if a rule is broken."""
         outcomes: Counter[str] = Counter()
         for p in range(PARTITIONS):
             records, aside = ours[p]
@@ -101,9 +101,11 @@ class Round:
             assert list(mine) == sorted(mine) and len(mine) == len(records), "offsets must rise"
             theirs: dict[int, list[Seen]] = {}
             for seen in java[p].records:
-                theirs.setdefault(seen[0], []).append(seen)  # a delta beyond its batch makes an offset twice
+                theirs.setdefault(seen[0], []).append(
+                    seen
+                )  # with a delta beyond its batch, an offset occurs twice
             lost = self.behind[p] - mine.keys()
-            assert not lost, f"good records at {sorted(lost)} are missing"
+            assert not lost, f"valid records at {sorted(lost)} are missing"
             beyond = False
             for first, m in self.stored[p]:
                 set_aside = (first, first + m.records - 1) in aside
@@ -116,7 +118,7 @@ class Round:
                     theirs,
                 )
                 outcomes[outcome] += 1
-            # A record that Java gives an offset of its own has another one here, or is in a batch that was set aside.
+            # A record that Java renumbers has another offset here, or is in a batch that was set aside.
             moved = [seen for found in theirs.values() for seen in found if mine.get(seen[0]) != seen]
             elsewhere = {seen[1:] for seen in records}
             unknown = [seen for seen in moved if seen[1:] not in elsewhere]
@@ -139,7 +141,7 @@ class Round:
         assert not by_the_broker or all(o not in theirs or mine.get(o) for o in offsets), shown
         if aside:
             assert refused or not all(equal), shown
-            return "set aside behind some records" if any(read) else "set aside"
+            return "set aside after some records" if any(read) else "set aside"
         assert whole and not refused, shown
         if all(equal):
             return "read by both"
@@ -149,7 +151,7 @@ class Round:
 
 
 async def read_ours(bootstrap: str, topic: str) -> dict[int, tuple[list[Seen], list[tuple[int, int]]]]:
-    """Records of each partition, and the offsets of each batch that was set aside."""
+    """Return the records of each partition, and the offsets of each batch that was set aside."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
@@ -167,7 +169,7 @@ async def read_ours(bootstrap: str, topic: str) -> dict[int, tuple[list[Seen], l
             consumer.seek(place, 0)
         deadline = time.monotonic() + 120
         while any([await consumer.position(place) < ends[place] for place in places]):
-            assert time.monotonic() < deadline, "our consumer does not come to the end"
+            assert time.monotonic() < deadline, "our consumer does not reach the end"
             pieces: dict[TopicPartition, list[RecordColumns]] = await consumer.getmany(timeout_ms=200)
             for place, (columns, *_) in pieces.items():
                 records, aside = found[place.partition]
@@ -190,7 +192,7 @@ def fuzz(
     seconds: float = 0.0,
     show: bool = False,
 ) -> dict[str, object]:
-    """Rounds until so many mutants were accepted, and `each` of a kind, or so much time has passed."""
+    """Run rounds until so many mutants were accepted, `each` of every kind, and so many seconds have passed."""
     sent: Counter[Kind] = Counter()
     taken: Counter[Kind] = Counter()
     outcomes: Counter[str] = Counter()
@@ -201,7 +203,7 @@ def fuzz(
         while (rare := [k for k in kinds if taken[k] < each]) or taken.total() < accepted or (
             time.monotonic() - start < seconds
         ):  # fmt: skip
-            # The rarer a kind was accepted up to now, the more of it is sent.
+            # The fewer of a kind were accepted so far, the more of it are sent.
             least = sorted(kinds, key=lambda kind: taken[kind])[: len(kinds) // 2] if number % 2 else kinds
             one = Round(bootstrap, random.Random(f"{seed}-{number}"), rare or least)
             one.produce(producer)
@@ -225,10 +227,12 @@ def fuzz(
 
 
 def main() -> None:
-    """The command."""
+    """Run rounds and print the outcomes."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.stored", description=__doc__)
     parser.add_argument("--accepted", type=int, default=100_000)
-    parser.add_argument("--each", type=int, default=0, help="of each codec and field, at the least")
+    parser.add_argument(
+        "--each", type=int, default=0, help="least number of accepted mutants per codec and field"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as kafka:

@@ -1,4 +1,4 @@
-"""A short run of each fuzzer, and by name what the long ones found."""
+"""A short run of each fuzzer, and a test for each problem that the long runs found."""
 
 import itertools
 import signal
@@ -30,14 +30,14 @@ _KINDS = {"decoder": 18, "batches": 15, "recordings": 12}
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_short_run(name: str) -> None:
-    """Thousands of damaged inputs: both ways agree, nothing beside the buffers is touched, all outcomes occur."""
+    """With thousands of damaged inputs both readers agree, only the buffers are accessed, and all outcomes occur."""
     outcomes = fuzz(name, 0, range(_ROUNDS[name]))
     assert outcomes.total() == _ROUNDS[name] * TARGETS[name][1]
     assert len(outcomes) >= _KINDS[name], outcomes
 
 
 def test_one_byte_too_far_ends_the_process() -> None:
-    """What the fuzzers rely on: a kernel that reads one byte behind or before its buffer does not survive it."""
+    """The fuzzers rely on this: a kernel that reads one byte before or after its buffer crashes."""
     program = """
 import numba
 from stream_app.kernels.hashing import xxh64
@@ -61,7 +61,7 @@ hashed(buffer.holding(b"abc", AT_END), AT, 3)
 
 
 def test_minus_zero_is_a_price_of_zero() -> None:
-    """`-0` had another sign in the compiled way than in the general one."""
+    """`-0` had another sign in the compiled decoder than in the general one."""
     for text in (b"-0", b"-0.0", b"0", b"-0e5"):
         value = b'{"user_id":"u","ts":1e11,"item_id":"i","price":%b}' % text
         record = Record("clicks", 0, 0, T0, b"u", value)
@@ -75,7 +75,7 @@ def test_minus_zero_is_a_price_of_zero() -> None:
 
 @pytest.mark.parametrize("correct_clock", [False, True])
 def test_broker_times_at_the_ends_of_their_range(correct_clock: bool) -> None:
-    """Times of records from the least to the greatest of 64 bits overflow nothing: not far ahead of it is good."""
+    """Record times from the least to the greatest of 64 bits never overflow: events too far ahead stay invalid."""
     first = MIN_TS_MS
     ends = (-(2**63), -(2**63) + 300_000, -1, 0, first, 2**62, 2**63 - 300_000, 2**63 - 1)
     times = (
@@ -101,7 +101,7 @@ def test_broker_times_at_the_ends_of_their_range(correct_clock: bool) -> None:
             i
             for i, (time, text) in enumerate(cases)
             if time <= 0
-            or msgspec.json.decode(b"{%b}" % text)["ts"] <= time + 300_000  # 0 and less is no time
+            or msgspec.json.decode(b"{%b}" % text)["ts"] <= time + 300_000  # 0 and less is not a time
         ]
         assert events.data["offset"].tolist() == good
     assert ((events.data["ts"] >= first) & (events.data["ts"] < 2**50)).all()
@@ -111,7 +111,7 @@ def test_broker_times_at_the_ends_of_their_range(correct_clock: bool) -> None:
 
 
 def test_headers_that_are_counted_and_not_there() -> None:
-    """A record that counts one header and ends there was taken, and its dead letter would have raised IndexError."""
+    """A record with a count of one header and no header was accepted, and its dead letter raised IndexError."""
     record = bytes([0, 0, 0, 1, 2, ord("v"), 2])
     whole = bytearray(batch([Part(0, T0, b"", b"")])[: wire.HEADER_BYTES] + bytes([2 * len(record)]) + record)
     struct.pack_into(">i", whole, wire.LENGTH_AT, len(whole) - wire.AFTER_LENGTH)
@@ -122,7 +122,7 @@ def test_headers_that_are_counted_and_not_there() -> None:
 
 
 def test_a_damaged_format_byte_is_not_an_older_format() -> None:
-    """No checksum of format 2 covers it: the batch is corrupt, and the one before it is delivered."""
+    """No checksum of format 2 covers the format byte: the batch is corrupt, but the one before it is delivered."""
     first, second = batch([Part(0, T0, b"k", b"v")]), bytearray(batch([Part(0, T0, b"k", b"v")], 1))
     for magic in (0, 1, 3, 0x82):
         second[wire.MAGIC_AT] = magic
@@ -136,7 +136,7 @@ def test_a_damaged_format_byte_is_not_an_older_format() -> None:
 
 
 def recording(path: Path, body: bytes, count: int, head: bytes = b"") -> Path:
-    """A file whose checksums are right, whatever is in it."""
+    """Return a file with any content and correct checksums."""
     end = layout.block(layout.END, b"", count)
     path.write_bytes((head or layout.head({"clicks": 1}, {})) + layout.block(layout.BLK, body, count) + end)
     return path
@@ -152,14 +152,14 @@ ROW = msgspec.msgpack.encode(["clicks", 0, 0, 0, None, None, []])
 @pytest.mark.parametrize(
     "what, body, count",
     [
-        ("a name that is no text", packed(b"\x91" + ROW.replace(b"clicks", b"\xff" * 6)), 1),
+        ("a name that is not text", packed(b"\x91" + ROW.replace(b"clicks", b"\xff" * 6)), 1),
         ("fewer records than its head says", packed(b"\x91" + ROW), 2),
         ("a size that nothing has", b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**62) + b"\x01\0\0", 1),
         ("arrays without end", packed(b"\x91" * 100_000), 1),
     ],
 )
 def test_blocks_that_nobody_wrote(what: str, body: bytes, count: int, tmp_path: Path) -> None:
-    """A block with a right checksum and a wrong content ends in the error for that, not in one of a library."""
+    """A block with a correct checksum and wrong content raises our error, not one of a library."""
     path = recording(tmp_path / "a.stream", body, count)
     with pytest.raises(DamagedRecording):
         list(RecordingReader(path))
@@ -172,7 +172,7 @@ def test_blocks_that_nobody_wrote(what: str, body: bytes, count: int, tmp_path: 
     "topics", [b"\x81\xa6\xff\xff\xff\xff\xff\xff\x01", b"\x81\xa1a" + b"\x91" * 100_000]
 )
 def test_heads_that_nobody_wrote(topics: bytes, tmp_path: Path) -> None:
-    """The same for the head."""
+    """A head with a correct checksum and wrong content raises our error."""
     head = layout.head({"clicks": 1}, {})
     body = b"\x82\xa6topics\x80\xa8metadata" + topics
     checksum = layout.xxhash.xxh3_64_intdigest(body)

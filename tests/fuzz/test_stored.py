@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_what_the_broker_stores_is_read_as_java_reads_it(kafka: EmbeddedKafka) -> None:
-    """A minute of mutants: what Java's consumer delivers we deliver, what we set aside it refuses or skips too."""
+    """A minute of mutants: ours delivers what Java's consumer does; Java's refuses or skips what ours sets aside."""
     pytest.importorskip("jpype", reason="JPype runs Kafka's own consumer: install the extra `dev`")
     from tests.fuzz.stored import fuzz
 
@@ -24,7 +24,7 @@ def test_what_the_broker_stores_is_read_as_java_reads_it(kafka: EmbeddedKafka) -
 
 
 async def test_attacks_on_a_worker(kafka: EmbeddedKafka, prefix: str) -> None:
-    """Batches of odd shapes, unreadable ones and bombs: the worker lives, answers, and keeps to its memory."""
+    """The worker survives odd and unreadable batches and bombs, answers, and keeps its memory limit."""
     with (
         TemporaryDirectory() as folder,
         workers() as start,
@@ -35,7 +35,7 @@ async def test_attacks_on_a_worker(kafka: EmbeddedKafka, prefix: str) -> None:
 
 
 async def test_the_smallest_budget_stops_no_topic(kafka: EmbeddedKafka, prefix: str) -> None:
-    """Beside a topic with batches of megabytes stands one with small ones: both are processed to their ends."""
+    """A topic with batches of megabytes and one with small batches are both processed completely."""
     small = {"buffer_bytes": 1 << 20, "buffered_records": 1000}
     with (
         TemporaryDirectory() as folder,

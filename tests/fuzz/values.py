@@ -1,4 +1,4 @@
-"""Values of input records: events, nearly events, and damaged ones, in JSON and msgpack."""
+"""Values of input records: events, almost valid events and damaged ones, in JSON and msgpack."""
 
 import json
 import random
@@ -53,7 +53,7 @@ _JSON_VALUES = (
 )
 
 
-#: A value for each field that holds the contract.
+#: A valid value for each field.
 _GOOD: dict[str, list[object]] = {
     "user_id": ["u"], "ts": [T0, T0 + 1, 0], "item_id": ["i", "ü", 7, -7, 2**63],
     "category_id": ["c", "", 7, -7, None], "event_id": ["e", "", "a" * 128, 5, None],
@@ -130,16 +130,16 @@ class Values:
         self._last = b'{"user_id":"u","ts":1}'
 
     def some(self, n: int) -> list[tuple[bytes | None, bytes | None]]:
-        """The next n."""
+        """Return the next n."""
         return [self._one() for _ in range(n)]
 
     def times(self, n: int) -> list[int]:
-        """Times (n,) at which the broker took them: most of them near the events' own, some at their limits."""
+        """Return append times (n,): most of them close to the events' own times, some at the limits."""
         far = (0, -1, T0 - 300_000, 2**63 - 1, 2**63 - 300_000, -(2**63), -(2**63) + 300_000)
         return self._draw.choices((T0 + 100_000,) * 60 + far, k=n)
 
     def headers(self, n: int) -> list[Headers]:
-        """Headers (n,) of records: mostly none, else such as say when a record was first stored, or nearly."""
+        """Return headers (n,) of records: mostly none, otherwise valid or almost valid received times."""
         draw = self._draw
         return [
             tuple(
@@ -189,7 +189,7 @@ class Values:
         return key, b"{%b}" % b",".join(pieces)
 
     def _number(self) -> bytes:
-        """A number of any length, point and exponent."""
+        """Return a number of any length, with any point and exponent."""
         draw = self._draw
         digits = b"%d" % draw.getrandbits(draw.randrange(1, 66))
         point = draw.randrange(len(digits) + 3)
@@ -214,7 +214,7 @@ class Values:
         return key, draw.choice(heads) + b"".join(pieces)
 
     def _rare(self, value: bytes) -> tuple[bytes | None, bytes | None]:
-        """What costs too much to be frequent: no value, the limit of sizes, deep nesting, thousands of digits."""
+        """Return a costly value: none, one at the limit of sizes, deep nesting, or thousands of digits."""
         draw = self._draw
         pad = MAX_VALUE_BYTES - len(value) - 7 + draw.randrange(-2, 3)
         depth = draw.randrange(1, 30_000)

@@ -1,4 +1,4 @@
-"""What the tests of trouble ask again and again: whether every record has its answer, once."""
+"""Shared checks of the tests of trouble: whether every record has its answer, once."""
 
 import json
 from collections import Counter
@@ -7,22 +7,22 @@ from typing import Any
 from stream_app.contract.records import Record
 from tests.integration.harness import Reader, Worker, wait_for
 
-#: Partitions of each topic, as `make_topics` and `clicks` have them.
+#: Number of partitions of each topic, the same as in `make_topics` and `clicks`.
 PARTITIONS = 4
 
 
 def ids_of(records: list[Record], prefix: str) -> set[str]:
-    """The prediction ids that the records must get."""
+    """Return the prediction ids that the records must get."""
     return {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
 
 
 def ids(messages: list[Any]) -> Counter[str]:
-    """How often each prediction id is there."""
+    """Return how often each prediction id occurs."""
     return Counter(json.loads(m.value())["id"] for m in messages)
 
 
 def idle(worker: Worker, events: int) -> None:
-    """Returns once the worker has processed so many events, and nothing waits."""
+    """Return once the worker has processed so many events, and no event waits."""
     wait_for(
         f"{events} events",
         lambda: (
@@ -33,13 +33,13 @@ def idle(worker: Worker, events: int) -> None:
 
 
 def counts(worker: Worker, users: int = 40) -> set[int]:
-    """Events of each user in the state, as `clicks` names them."""
+    """Return the number of events in the state of each user, with the names of `clicks`."""
     names = [f"u{p}-{n}" for p in range(PARTITIONS) for n in range(users // PARTITIONS)]
     return {worker.get(f"/users/{name}/")[1]["events"] for name in names}
 
 
 def sentence(worker: Worker, limit_s: float = 60.0) -> str:
-    """What a worker that cannot start says for a person: its last line, with exit code 1 and no traceback."""
+    """Return the error message of a worker that cannot start: its last line, with exit code 1 and no traceback."""
     code, text = worker.wait_end(limit_s)
     assert code == 1, text[-3000:]
     assert "Traceback" not in text, text[-3000:]
@@ -49,7 +49,7 @@ def sentence(worker: Worker, limit_s: float = 60.0) -> str:
 
 
 def last_words(worker: Worker) -> str:
-    """The sentence of a worker that stops by itself, with exit code 1."""
+    """Return the error message of a worker that stops by itself, with exit code 1."""
     code, text = worker.wait_end()
     assert code == 1, text[-3000:]
     last = text.strip().splitlines()[-1]
@@ -58,7 +58,7 @@ def last_words(worker: Worker) -> str:
 
 
 def all_answered(reader: Reader, records: list[Record], prefix: str) -> Counter[str]:
-    """Waits until every record has its prediction; returns how often each came."""
+    """Wait until every record has its prediction; return how often each occurs."""
     wanted = ids_of(records, prefix)
     found = ids(reader.read_until("all predictions", lambda m: len(ids(m)) >= len(wanted)))
     assert set(found) == wanted

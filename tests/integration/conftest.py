@@ -1,4 +1,4 @@
-"""Workers and a model for the tests that run the whole of it."""
+"""Workers and a model for the tests that run the whole product."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,14 +15,14 @@ from tests.model.tiny import tiny_model
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts workers that are ended with the test, each forked from a process in which all is loaded."""
+    """Starts workers, each forked from a process in which everything is loaded; ends them with the test."""
     with workers() as starter:
         yield starter
 
 
 @pytest.fixture
 def start_from_scratch() -> Iterator[Start]:
-    """The same, each in a Python of its own: where start, signals, memory or the log as a user sees it are tested."""
+    """Starts workers, each in its own Python, for tests of start, signals, memory or the log as a user sees it."""
     with workers(from_scratch) as starter:
         yield starter
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def join(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Join]:
-    """Starts members; those that are left are stopped with the test."""
+    """Starts members; stops the remaining ones with the test."""
     started: list[Member] = []
 
     async def start(group: str, *topics: str, bootstrap: str = "", **settings: Any) -> Member:
@@ -59,7 +59,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
 
 @pytest.fixture
 def password_file(tmp_path: Path) -> Path:
-    """As a secret is mounted."""
+    """Write the password to a file, like a mounted secret."""
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
     return file

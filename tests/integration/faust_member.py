@@ -1,4 +1,4 @@
-"""A small Faust app on the transport, and a few things to feed it with."""
+"""A small Faust app on the transport, and functions that give it records."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from stream_app.worker.transport import BatchConsumer, BatchProducer, FetchedBat
 
 
 class Member:
-    """A small Faust app of one agent that keeps what it is given and, if it is to, moves `done` behind it."""
+    """A small Faust app with one agent that keeps the records it gets and, on request, advances `done` after them."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Member:
         return self.app.producer
 
     def values(self) -> list[bytes]:
-        """Values of all records, in the order of their coming."""
+        """Return the values of all records in the order of arrival."""
         return [r.value for batch in self.batches for r in batch.records]
 
     def settled(self) -> bool:
-        """Whether the last rebalance is over and records may come."""
+        """Whether the last rebalance is over, so that records may arrive."""
         if self.app.crash_reason is not None:
             raise self.app.crash_reason
         return self.app.started and not self.app.rebalancing and self.consumer.flow_active
@@ -82,7 +82,7 @@ Join = Callable[..., Awaitable[Member]]
 
 
 async def until(what: str, condition: Callable[[], Any], limit_s: float = 40.0) -> None:
-    """Returns once `condition` is true; fails with what was waited for."""
+    """Return once `condition` is true; after the time limit, fail and name `what`."""
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"waited {limit_s:.0f} s for {what}"
@@ -90,7 +90,7 @@ async def until(what: str, condition: Callable[[], Any], limit_s: float = 40.0) 
 
 
 def make(bootstrap: str, *topics: str, partitions: int = 1, **config: str) -> None:
-    """Makes topics."""
+    """Create topics."""
     config = {name.replace("_", "."): value for name, value in config.items()}
     new = [NewTopic(topic, partitions, 1, config=config) for topic in topics]
     admin = AdminClient({"bootstrap.servers": bootstrap})
@@ -99,7 +99,7 @@ def make(bootstrap: str, *topics: str, partitions: int = 1, **config: str) -> No
 
 
 def send(bootstrap: str, topic: str, values: Iterable[bytes], partition: int = 0, **config: Any) -> None:
-    """Appends records to one partition and waits until they are there."""
+    """Append records to one partition and wait until they are acknowledged."""
     producer = Producer({"bootstrap.servers": bootstrap, **config})
     for value in values:
         producer.produce(topic, value, partition=partition)
@@ -107,7 +107,7 @@ def send(bootstrap: str, topic: str, values: Iterable[bytes], partition: int = 0
 
 
 def end_offset(bootstrap: str, topic: str) -> int:
-    """The end of partition 0, as the broker says it."""
+    """Return the end of partition 0 as the broker gives it."""
     admin, tp = AdminClient({"bootstrap.servers": bootstrap}), TopicPartition(topic, 0)
     return admin.list_offsets({tp: OffsetSpec.latest()})[tp].result(20).offset
 
@@ -117,7 +117,7 @@ def numbers(n: int, start: int = 0) -> list[bytes]:
 
 
 def in_order(batches: Iterable[FetchedBatch], *, may_go_back: bool = False) -> bool:
-    """Whether each batch begins where the one before of its partition ended, and its offsets rise."""
+    """Whether each batch begins where the previous one of its partition ended, with rising offsets."""
     at: dict[TP, int] = {}
     for b in batches:
         offsets = [r.offset for r in b.records]

@@ -1,7 +1,7 @@
-"""Workers that are forked from a process in which all is loaded and compiled: one starts in a tenth of a second.
+"""Workers forked from a process in which everything is loaded and compiled: one starts in a tenth of a second.
 
-What runs is `foreclick worker` as a command, with its settings from the environment; only the import of Python and of
-the libraries is left out.
+Each runs the command `foreclick worker` with its settings from the environment; only the start of Python and the
+import of the libraries are left out.
 """
 
 import importlib
@@ -18,13 +18,13 @@ _CONTEXT.set_forkserver_preload(["tests.integration.warm"])
 
 
 def _work(words: list[str], env: dict[str, str], log: str, constants: dict[str, Any]) -> None:
-    """What the process does: the command, with its output in the log."""
+    """Run the command in the new process, with its output in the log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.clear()
     os.environ.update(env)
-    importlib.import_module("tests.integration.warm")  # as the process that forks has done, if all is well
+    importlib.import_module("tests.integration.warm")  # the forking process has normally done this already
     for place, value in constants.items():
         module, _, name = place.rpartition(".")
         known = importlib.import_module(module)
@@ -36,12 +36,12 @@ def _work(words: list[str], env: dict[str, str], log: str, constants: dict[str, 
 
 
 class ForkedProcess:
-    """A command of `foreclick` in a forked process; what tests use of `subprocess.Popen`."""
+    """A command of `foreclick` in a forked process, with the part of `subprocess.Popen` that tests use."""
 
     def __init__(
         self, words: list[str], env: Mapping[str, str], log: Path, constants: Mapping[str, Any] | None = None
     ) -> None:
-        """`constants`: other values of constants, by module and name, such as a time that would be waited for."""
+        """`constants`: other values of constants, by module and name, such as a shorter waiting time."""
         given = (words, dict(env), str(log), dict(constants or {}))
         self._process = _CONTEXT.Process(target=_work, args=given, daemon=True)
         self._process.start()
@@ -50,22 +50,22 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, -N after signal N; None while it runs."""
+        """Return the exit code, -N after signal N; None while the process runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """The exit code; None while the process runs."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has ended. Raises TimeoutExpired."""
+        """Wait for the end and return the exit code. Raises TimeoutExpired."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("foreclick", timeout or 0.0)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """A signal, where it still runs."""
+        """Send a signal if the process still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 

@@ -1,4 +1,4 @@
-"""A worker as a process, and a Kafka client that shares no code with it (librdkafka)."""
+"""A worker process, and a Kafka client that shares no code with it (librdkafka)."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ from tests.integration.forked import ForkedProcess
 
 
 def free_port() -> int:
-    """A port of the loopback address that was free a moment ago."""
+    """Return a port of the loopback address that is free at this moment."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
 def wait_for(what: str, condition: Callable[[], Any], limit_s: float = 60.0, every_s: float = 0.05) -> Any:
-    """The first true value of `condition`; fails with what was waited for after `limit_s`."""
+    """Wait for a true value of `condition` and return it; after `limit_s` seconds, fail and name `what`."""
     end = time.monotonic() + limit_s
     while True:
         value = condition()
@@ -45,12 +45,12 @@ def wait_for(what: str, condition: Callable[[], Any], limit_s: float = 60.0, eve
 
 #: A process with its exit code, signals and `wait`.
 Process = subprocess.Popen[bytes] | ForkedProcess
-#: Starts a process: the words after `foreclick`, its environment, the file of its output.
+#: Starts a process from the words after `foreclick`, its environment, and the file for its output.
 Launch = Callable[[list[str], Mapping[str, str], Path], Process]
 
 
 def from_scratch(words: list[str], env: Mapping[str, str], log: Path) -> Process:
-    """A command of `foreclick` in a Python of its own, as a user starts it: seconds pass until all is loaded."""
+    """Start a command of `foreclick` in its own Python, as a user does; loading takes seconds."""
     with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-c", "from stream_app.cli import main; main()", *words],
@@ -61,7 +61,7 @@ def from_scratch(words: list[str], env: Mapping[str, str], log: Path) -> Process
 
 
 class Worker:
-    """`foreclick worker` in a process of its own."""
+    """`foreclick worker` in its own process."""
 
     def __init__(
         self, folder: Path, bootstrap: str, prefix: str, launch: Launch = ForkedProcess, **settings: Any
@@ -82,7 +82,7 @@ class Worker:
         self.process = launch(["worker"], {**os.environ, **env}, self.log)
 
     def get(self, path: str) -> tuple[int, Any]:
-        """Status and body of a page (JSON decoded where it is JSON)."""
+        """Return status and body of a page, JSON decoded."""
         url = f"http://127.0.0.1:{self.port}{path}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -93,7 +93,7 @@ class Worker:
         return status, json.loads(body) if "json" in kind else body.decode()
 
     def ready(self) -> bool:
-        """Whether the readiness probe says so."""
+        """Whether the readiness probe succeeds."""
         self.check()
         try:
             return self.get("/health/ready")[0] == 200
@@ -101,17 +101,17 @@ class Worker:
             return False
 
     def check(self) -> None:
-        """Fails with the log where the worker has ended."""
+        """Fail with the log if the worker has ended."""
         if self.process.poll() is not None:
             raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.text()[-4000:]}")
 
     def wait_ready(self, limit_s: float = 60.0) -> "Worker":
-        """Returns once the worker is ready."""
+        """Return once the worker is ready."""
         wait_for("the worker to be ready", self.ready, limit_s)
         return self
 
     def wait_end(self, limit_s: float = 60.0) -> tuple[int, str]:
-        """Exit code and log of a worker that is to end by itself."""
+        """Wait until the worker ends by itself; return exit code and log."""
         try:
             return self.process.wait(limit_s), self.text()
         except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ class Worker:
             ) from None
 
     def metric(self, name: str, /, **labels: str) -> float:
-        """The sum of a metric over its series that have these labels; NaN where there is none."""
+        """Return the sum of a metric over the series with these labels; NaN if there are none."""
         values = []
         for line in self.get("/metrics")[1].splitlines():
             series, _, value = line.rpartition(" ")
@@ -129,16 +129,16 @@ class Worker:
         return sum(values) if values else math.nan
 
     def text(self) -> str:
-        """The log so far."""
+        """Return the log so far."""
         return self.log.read_text()
 
     def kill(self) -> None:
-        """SIGKILL: no last words."""
+        """Send SIGKILL, so that nothing is committed or logged."""
         self.process.kill()
         self.process.wait(10)
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -149,13 +149,13 @@ class Worker:
         return self.process.returncode
 
 
-#: Starts a worker with what `Worker` takes.
+#: Starts a worker with the arguments of `Worker`.
 Start = Callable[..., Worker]
 
 
 @contextlib.contextmanager
 def workers(launch: Launch = ForkedProcess) -> Iterator[Start]:
-    """Starts workers; ends those that are left."""
+    """Start workers; end the remaining ones after the block."""
     started: list[Worker] = []
 
     def start(*args: Any, **settings: Any) -> Worker:
@@ -171,18 +171,18 @@ def workers(launch: Launch = ForkedProcess) -> Iterator[Start]:
 
 
 def settings_for(bootstrap: str, prefix: str, **more: Any) -> Settings:
-    """The settings of `Worker`."""
+    """Return the settings of `Worker`."""
     options = {"brokers": bootstrap, "topic_prefix": prefix, "group": f"{prefix}group", **more}
     return load_settings(env={}, options=options)
 
 
 async def make_topics(bootstrap: str, prefix: str, partitions: int = 4) -> None:
-    """All topics of a worker."""
+    """Create all topics of a worker."""
     await ensure_topics(settings_for(bootstrap, prefix, partitions=partitions))
 
 
 def produce(bootstrap: str, prefix: str, records: Iterable[Record]) -> int:
-    """Sends records to their partitions, in order; returns how many. Fails where one is not acknowledged."""
+    """Send records to their partitions, in order; return how many. Fails if one is not acknowledged."""
     failed: list[str] = []
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True})
     count = 0
@@ -203,7 +203,7 @@ def produce(bootstrap: str, prefix: str, records: Iterable[Record]) -> int:
 
 
 def clicks(n: int, users: int = 40, partitions: int = 4, topic: str = "clicks") -> list[Record]:
-    """Good events, one a second, of users in turn; as many in each partition."""
+    """Return valid events, one per second, of users in turn; the same number in each partition."""
     offsets = [0] * partitions
     records = []
     for i in range(n):
@@ -236,7 +236,7 @@ class Reader:
         self.messages: list[Any] = []
 
     def poll(self) -> list[Any]:
-        """Whatever has come, added to `messages`."""
+        """Add all records that have arrived to `messages`, and return it."""
         for message in self._consumer.consume(5000, timeout=0.1):
             if message.error():
                 assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
@@ -245,12 +245,12 @@ class Reader:
         return self.messages
 
     def read_until(self, what: str, enough: Callable[[list[Any]], bool], limit_s: float = 90.0) -> list[Any]:
-        """Messages once `enough` of them are there."""
+        """Return the messages once `enough` accepts them."""
         wait_for(what, lambda: enough(self.poll()), limit_s, 0.0)
         return self.messages
 
     def read_to_end(self, limit_s: float = 60.0) -> list[Any]:
-        """All messages up to the present end."""
+        """Return all messages up to the present end."""
         ends = {p.partition: self._consumer.get_watermark_offsets(p, timeout=20)[1] for p in self._partitions}
 
         def done(_: list[Any]) -> bool:
@@ -265,13 +265,13 @@ class Reader:
 
 
 def read_all(bootstrap: str, topic: str) -> list[Any]:
-    """All messages of a topic."""
+    """Return all messages of a topic."""
     with contextlib.closing(Reader(bootstrap, topic)) as reader:
         return reader.read_to_end()
 
 
 def committed(bootstrap: str, group: str, topics: Iterable[str], partitions: int = 4) -> dict[str, list[int]]:
-    """The committed offsets of a group, -1001 where there is none."""
+    """Return the committed offsets of a group, -1001 if there is none."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
     try:
         asked = [TopicPartition(t, p) for t in topics for p in range(partitions)]

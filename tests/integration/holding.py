@@ -1,4 +1,4 @@
-"""A proxy that holds one request, or one answer, until it is told to let it go; it lives in the test's own loop."""
+"""A proxy in the test's own loop that holds one request, or one answer, until the test releases it."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,12 @@ from stream_app.lab.broker import EmbeddedKafka, Listener
 from stream_app.lab.broker.ports import free_port
 from tests.faults.proxy import read_frame, write_frame
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends a reset
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends a reset
 
 
 @contextlib.contextmanager
 def kafka_for_a_proxy(folder: Path) -> Iterator[EmbeddedKafka]:
-    """A broker with a second listener, which advertises the address of a proxy before it."""
+    """A broker with a second listener that advertises the address of a proxy."""
     port = free_port()
     listener = Listener("SLOT0", free_port(besides=port), port)
     with EmbeddedKafka(folder, listeners=[listener]) as broker:
@@ -25,7 +25,7 @@ def kafka_for_a_proxy(folder: Path) -> Iterator[EmbeddedKafka]:
 
 @contextlib.asynccontextmanager
 async def holding_before(broker: EmbeddedKafka) -> AsyncIterator["Holding"]:
-    """The proxy before the second listener of `kafka_for_a_proxy`."""
+    """The proxy in front of the second listener of `kafka_for_a_proxy`."""
     listener = broker.listeners[0]
     holding = Holding(listener.port)
     await holding.start(listener.advertised)
@@ -36,13 +36,13 @@ async def holding_before(broker: EmbeddedKafka) -> AsyncIterator["Holding"]:
 
 
 class Holding:
-    """Holds one frame, and with it what would follow on its connection. All else passes.
+    """Holds one frame, and so the frames after it on its connection. Everything else passes.
 
-    What is held still arrives where the client has given its connection up meanwhile: networks can be slow.
+    A held frame still arrives if the client has closed its connection meanwhile: networks can be slow.
     """
 
     def __init__(self, upstream: int) -> None:
-        """`upstream`: port of the broker's listener for this proxy."""
+        """`upstream` is the port of the broker's listener for this proxy."""
         self._upstream = upstream
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,16 +50,16 @@ class Holding:
         self._next: tuple[int, bool] | None = None
         self._key = -1
         self._go = asyncio.Event()
-        self.held = asyncio.Event()  #: it has come and is held
-        self.answered = asyncio.Event()  #: the broker has answered such a request since it was let go
+        self.held = asyncio.Event()  #: set when the frame has arrived and is held
+        self.answered = asyncio.Event()  #: set when the broker has answered such a request after the release
 
     async def start(self, port: int) -> None:
-        """Listens on 127.0.0.1:`port`."""
+        """Listen on 127.0.0.1:`port`."""
         self.port = port
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
 
     async def stop(self) -> None:
-        """Cuts all connections."""
+        """Cut all connections."""
         self._server.close()
         self._go.set()
         self.reset()
@@ -69,17 +69,17 @@ class Holding:
         await self._server.wait_closed()
 
     def hold_next(self, key: int, *, answer: bool = False) -> None:
-        """The next request with this key, or the answer to it, is held."""
+        """Hold the next request with this key, or the answer to it."""
         for event in (self.held, self.answered, self._go):
             event.clear()
         self._key, self._next = key, (key, answer)
 
     def let_go(self) -> None:
-        """What is held goes where it was going."""
+        """Forward the held frame."""
         self._go.set()
 
     def reset(self) -> None:
-        """Resets all connections, both sides; what is held is lost. New ones are served."""
+        """Reset both sides of all connections; a held frame is lost. New connections are served."""
         for writer in [each for each in self._writers if not each.is_closing()]:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
@@ -97,7 +97,7 @@ class Holding:
         ]
         try:
             await ways[0]
-            if asked:  # the client went away and has not seen all answers: they are still to come
+            if asked:  # the client has left, and some answers are still to come
                 await ways[1]
         finally:
             for way in ways:
@@ -126,9 +126,9 @@ class Holding:
                 frame = await read_frame(reader)
                 key = asked.pop(frame[:4])
                 await self._pass(key, True)
-                with contextlib.suppress(OSError):  # the client may be gone
+                with contextlib.suppress(OSError):  # the client may have disconnected
                     await write_frame(to, frame)
-        to.transport.abort()  # so that the client sees that the broker is gone
+        to.transport.abort()  # so that the client notices that the broker has left
 
     async def _pass(self, key: int, answer: bool) -> None:
         if self._next == (key, answer):

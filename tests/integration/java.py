@@ -1,4 +1,4 @@
-"""Compiles and runs a Java program beside the jars of the embedded broker; a JDK is not required."""
+"""Compiles and runs a Java program with the jars of the embedded broker; no JDK is required."""
 
 import hashlib
 import os
@@ -22,13 +22,13 @@ _ECJ_SHA256 = "c786468c65e906498e7e36ece4e0d04c6d3dd34c9a61b34a3a5b512801911a82"
 
 
 def class_path(classes: Path) -> str:
-    """The compiled classes, and all jars of the embedded broker: Kafka's clients and Jackson are among them."""
+    """Return the class path: the compiled classes and all jars of the embedded broker (Kafka's clients, Jackson)."""
     found = install()
     return os.pathsep.join([str(classes), *(str(found.folder / jar) for jar in found.jars)])
 
 
 def compile_java(source: Path, classes: Path) -> None:
-    """Compiles one file into a folder: with the machine's own `javac`, or with Eclipse's compiler."""
+    """Compile one file into a folder, with the machine's own `javac` or with Eclipse's compiler."""
     javac = shutil.which("javac")
     compiler = [javac, "--release", RELEASE] if javac else [*_ecj(), "-source", RELEASE, "-target", RELEASE]
     done = subprocess.run(
@@ -42,7 +42,7 @@ def compile_java(source: Path, classes: Path) -> None:
 
 
 def run_java(classes: Path, main: str, *words: str, stdout: Path, stderr: Path) -> "subprocess.Popen[bytes]":
-    """Starts a compiled program in the Java that runs the embedded broker."""
+    """Start a compiled program in the Java that runs the embedded broker."""
     with stdout.open("wb") as out, stderr.open("wb") as err:
         return subprocess.Popen(
             [java_executable(), "-cp", class_path(classes), main, *words],
@@ -53,7 +53,7 @@ def run_java(classes: Path, main: str, *words: str, stdout: Path, stderr: Path) 
 
 
 def _ecj() -> list[str]:
-    """The command of Eclipse's compiler, fetched once into the cache of the embedded broker."""
+    """Return the command of Eclipse's compiler, which is fetched once into the cache of the embedded broker."""
     jar = cache_dir() / _ECJ
     with file_lock(jar.with_suffix(".lock")):
         if not jar.exists():

@@ -1,4 +1,4 @@
-"""What the tests of the fenced producers share: topics, clients of both forms of the protocol, what readers see."""
+"""Shared by the tests of the fenced producers: topics, clients of both forms of the protocol, what readers see."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -20,18 +20,18 @@ from tests.faults.topics import ends
 from tests.integration.faust_member import make, until
 from tests.integration.harness import committed, read_all
 
-#: After which a client gives a request up, in ms: less where a test waits for that.
+#: Time in ms after which a client gives up a request; shorter if a test waits for that.
 PATIENT_MS, IMPATIENT_MS = 30_000, 2_500
-OPEN_MS = 60_000  # a transaction that nobody ends
+OPEN_MS = 60_000  # a transaction that no producer ends
 
 
 class Bed:
-    """Topics of a test, and what it looks at them with."""
+    """Topics of a test, and the means to look at them."""
 
     def __init__(self, broker: EmbeddedKafka, prefix: str) -> None:
         self.bootstrap = broker.bootstrap
         self.source, self.topic, self.group = f"{prefix}in", f"{prefix}out", f"{prefix}group"
-        make(self.bootstrap, self.source, partitions=2)  # something for each of two members
+        make(self.bootstrap, self.source, partitions=2)  # one partition for each of two members
         make(self.bootstrap, self.topic, partitions=2)
         self.tp, self.other = TopicPartition(self.topic, 0), TopicPartition(self.topic, 1)
 
@@ -39,15 +39,15 @@ class Bed:
         return {TopicPartition(self.source, 0): offset}
 
     def committed(self) -> int:
-        """The group's offset."""
+        """Return the group's offset."""
         return committed(self.bootstrap, self.group, [self.source], 2)[self.source][0]
 
     def values(self) -> list[bytes]:
-        """What a reader of committed records finds in partition 0."""
+        """Return what a reader of committed records finds in partition 0."""
         return [m.value() for m in read_all(self.bootstrap, self.topic) if m.partition() == 0]
 
     def end(self, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED) -> int:
-        """The end of partition 0; of committed records: where the first transaction begins that is open."""
+        """Return the end of partition 0; for committed records, that is the start of the first open transaction."""
         return ends(self.bootstrap, [self.topic], isolation)[self.topic, 0]
 
     def hangs(self) -> bool:
@@ -56,7 +56,7 @@ class Bed:
 
     @contextlib.asynccontextmanager
     async def member(self) -> AsyncIterator[Callable[[], Member]]:
-        """A member of the group; what it is called with each generation."""
+        """Provide a member of the group, as a function that returns its current identity in the group."""
         consumer = AIOKafkaConsumer(
             self.source,
             bootstrap_servers=self.bootstrap,
@@ -72,9 +72,9 @@ class Bed:
             await consumer.stop()
 
     async def settled(self, cluster: Cluster, member: Member) -> None:
-        """Returns when the end of an earlier transaction, if there was one to come, has come.
+        """Return when the end of an earlier transaction, if one was still to come, has arrived.
 
-        The coordinator sends the ends of transactions in their order.
+        The coordinator sends the ends of transactions in order.
         """
         later = TransactionalProducer(cluster, f"{self.topic}-later", OPEN_MS)
         await later.initialise()
@@ -88,11 +88,11 @@ class Bed:
 
 @contextlib.asynccontextmanager
 async def client(port: int, topic: str, implicit: bool, timeout_ms: int) -> AsyncIterator[Cluster]:
-    """A client that speaks one of the two forms of the protocol."""
+    """Return a client that uses one of the two forms of the protocol."""
     cluster = Cluster(AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=timeout_ms))
     await cluster.start([topic])
     try:
-        assert cluster.implicit, "Kafka 4 speaks the second form"
+        assert cluster.implicit, "Kafka 4 supports the second form"
         cluster.implicit = implicit
         yield cluster
     finally:
@@ -103,7 +103,7 @@ async def client(port: int, topic: str, implicit: bool, timeout_ms: int) -> Asyn
 async def partition_producers(
     bed: Bed, port: int, transactional: bool, topic: str = ""
 ) -> AsyncIterator[PartitionProducers]:
-    """The partition producers of a worker whose changelog is the topic of the test, or another one."""
+    """Return the partition producers of a worker whose changelog is the topic of the test, or another one."""
     made = PartitionProducers(
         ProducerOptions(bed.group, "none", OPEN_MS, transactional), Topics((), (), topic or bed.topic)
     )
@@ -119,7 +119,7 @@ def messages(values: Iterable[bytes]) -> list[Message]:
 
 
 def batch(values: Sequence[bytes], transactional: bool = True) -> Any:
-    """One record batch."""
+    """Return one record batch."""
     made = messages_built(
         lambda: BatchBuilder(BATCH_BYTES, 0, is_transactional=transactional), messages(values)
     )

@@ -1,4 +1,4 @@
-"""A broker with TLS, logins and rights, with certificates of its own making."""
+"""A broker with TLS, logins and rights, which makes its own certificates."""
 
 import base64
 import datetime as dt
@@ -32,7 +32,7 @@ from stream_app.lab.broker import EmbeddedKafka, Listener
 from stream_app.lab.broker.ports import free_port
 from tests.stream_app.certificates import Pair
 
-#: With all that could take a log's masking apart: spaces, quotes, separators.
+#: It contains everything that could break the masking in the log: spaces, quotes, separators.
 PASSWORD = "hunter2, 'open) sesame\" =%41}"
 SUPER_USERS = ("ANONYMOUS", "CN=worker", "alice", "oscar")
 MODULES = "org.apache.kafka.common.security"
@@ -51,7 +51,7 @@ class Authority:
         self.cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, password: bytes = b"", address: str = "127.0.0.1") -> Pair:
-        """A certificate with the common name `name`; its key with a password if given."""
+        """Return a certificate with the common name `name`; its key has a password if one is given."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         pair = Pair(self._folder / f"{name}-cert.pem", self._folder / f"{name}-key.pem")
@@ -91,7 +91,7 @@ class Authority:
 
 
 class SecureKafka:
-    """A broker that is plain on `plain` for the test itself, and asks for more on its other ports."""
+    """A broker without security on `plain`, for the test itself, and with security on its other ports."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder / "certificates")
@@ -100,7 +100,7 @@ class SecureKafka:
         store = folder / "certificates" / "store.pem"
         store.write_bytes(server.key.read_bytes() + server.cert.read_bytes())
         ports = [free_port() for _ in range(3)]
-        #: Ports that ask for a certificate; for a login over TLS; for a login in the clear.
+        #: Ports that require a certificate, a login over TLS, and a login without TLS.
         self.tls, self.login, self.clear = (f"127.0.0.1:{port}" for port in ports)
         self.broker = EmbeddedKafka(
             folder / "data",
@@ -137,16 +137,16 @@ class SecureKafka:
 
     @property
     def plain(self) -> str:
-        """The port without anything, whose clients may do all."""
+        """The address without security, whose clients have all rights."""
         return self.broker.bootstrap
 
     @cached_property
     def admin(self) -> AdminClient:
-        """A client that may do all."""
+        """Return a client with all rights."""
         return AdminClient({"bootstrap.servers": self.plain, "log_level": 0})
 
     def add_user(self, name: str, password: str = PASSWORD) -> None:
-        """A user who may log in with either SCRAM, and may do nothing."""
+        """Create a user for both SCRAM mechanisms, without any rights."""
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
             change = UserScramCredentialUpsertion(
                 name, ScramCredentialInfo(mechanism, 4096), password.encode()
@@ -160,12 +160,12 @@ class SecureKafka:
             future.result(20)
 
     def revoke(self, user: str, right: "Right") -> None:
-        """Take a right from a user again."""
+        """Take a right from a user."""
         (future,) = self.admin.delete_acls([right.filter(user)]).values()
         assert len(future.result(20)) == 1
 
     def tls_settings(self) -> dict[str, Any]:
-        """Settings of a worker with a certificate."""
+        """Return the settings of a worker with a certificate."""
         return {
             "kafka_security_protocol": "SSL",
             "kafka_ssl_ca_file": self.authority.cert,
@@ -174,7 +174,7 @@ class SecureKafka:
         }
 
     def login_settings(self, user: str = "alice", mechanism: str = "SCRAM-SHA-512") -> dict[str, Any]:
-        """Settings of a worker that logs in over TLS; the password is not among them."""
+        """Return the settings of a worker that logs in over TLS, without the password."""
         return {
             "kafka_security_protocol": "SASL_SSL",
             "kafka_ssl_ca_file": self.authority.cert,
@@ -184,7 +184,7 @@ class SecureKafka:
 
 
 class Right:
-    """A right on a topic, a group or the cluster, of one name or of all that begin with it."""
+    """A right on a topic, a group or the cluster: for one name, or for all names that begin with it."""
 
     def __init__(self, kind: str, name: str, operation: str, *, prefixed: bool = False) -> None:
         self._kind = ResourceType[kind]
@@ -193,11 +193,11 @@ class Right:
         self._operation = AclOperation[operation]
 
     def binding(self, user: str) -> AclBinding:
-        """As it is granted."""
+        """Return the form in which the right is granted."""
         return AclBinding(*self._parts(user))
 
     def filter(self, user: str) -> AclBindingFilter:
-        """As it is found again."""
+        """Return the filter that finds the right again."""
         return AclBindingFilter(*self._parts(user))
 
     def _parts(self, user: str) -> tuple[Any, ...]:
@@ -208,7 +208,7 @@ class Right:
 
 
 def unsecured_token(subject: str, life_s: float = 3600.0) -> str:
-    """A token that is not signed, which Kafka takes where nothing else is set up."""
+    """Return an unsigned token, which Kafka accepts if nothing else is configured."""
 
     def part(fields: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
@@ -219,7 +219,7 @@ def unsecured_token(subject: str, life_s: float = 3600.0) -> str:
 
 @contextmanager
 def secure_kafka(folder: Path) -> Iterator[SecureKafka]:
-    """A started one, with the user alice, who may do all; stopped at the end."""
+    """Provide a started broker with the user alice, who has all rights; stop it after the block."""
     kafka = SecureKafka(folder)
     with kafka.broker:
         kafka.add_user("alice")

@@ -1,4 +1,4 @@
-"""What the tests of security and of rights do with a secured broker: settings, workers, commands."""
+"""Shared by the tests of security and rights with a secured broker: settings, workers, commands."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from tests.integration.secure_broker import SecureKafka
 
 
 def settings_of(brokers: str, prefix: str, **more: Any) -> Settings:
-    """The settings of a worker, all by variables, secrets too."""
+    """Return the settings of a worker; all come from environment variables, secrets too."""
     chosen = {"brokers": brokers, "topic_prefix": prefix, "group": f"{prefix}group", **more}
     return load_settings(env={f"FORECLICK_{name.upper()}": str(value) for name, value in chosen.items()})
 
 
 def answers_all(kafka: SecureKafka, prefix: str, worker: Worker, n: int = 200) -> None:
-    """Sends events and waits for exactly their predictions, then for the commit."""
+    """Send events and wait for exactly their predictions, then for the commit."""
     records = clicks(n)
     produce(kafka.plain, prefix, records)
     wanted = {f"{prefix}{r.topic}-{r.partition}-{r.offset}" for r in records}
@@ -39,7 +39,7 @@ def answers_all(kafka: SecureKafka, prefix: str, worker: Worker, n: int = 200) -
 
 
 def run(command: list[str], brokers: str, prefix: str, folder: Path, **settings: Any) -> tuple[int, str]:
-    """Exit code of a command of `foreclick`, and all that it printed."""
+    """Run a command of `foreclick`; return its exit code and output."""
     chosen = {
         "brokers": brokers, "topic_prefix": prefix, "group": f"{prefix}group", "data_dir": folder, "web": "",
         "log_level": "debug", **settings

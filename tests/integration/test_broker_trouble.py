@@ -1,4 +1,4 @@
-"""Whatever happens to the broker, the worker answers all, or stops with a sentence that says why.
+"""Whatever happens to the broker, the worker answers all events, or stops with a clear message.
 
 Restart and SIGKILL of the broker are in `test_start_and_stop`, what happens to its topics in `test_topic_trouble`.
 """
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @contextlib.contextmanager
 def frozen(broker: EmbeddedKafka) -> Iterator[None]:
-    """The broker's process stands still: connections stay open, and nothing is answered."""
+    """Freeze the broker's process: connections stay open, and no request is answered."""
     process = psutil.Process(broker.pid)
     process.send_signal(signal.SIGSTOP)
     try:
@@ -50,7 +50,7 @@ def frozen(broker: EmbeddedKafka) -> Iterator[None]:
 
 
 async def test_unreachable_longer_than_the_session(start: Start, tmp_path: Path) -> None:
-    """A broker that answers nothing for twice the session timeout and more: the worker waits, then all goes on."""
+    """If the broker answers nothing for more than twice the session timeout, the worker waits, then continues."""
     prefix, records = "p-", clicks(8000)
     short = {"session_timeout_ms": 2000, "heartbeat_ms": 500}
     with EmbeddedKafka(tmp_path / "kafka") as broker:
@@ -60,7 +60,7 @@ async def test_unreachable_longer_than_the_session(start: Start, tmp_path: Path)
         reader = Reader(broker.bootstrap, f"{prefix}predictions")
         reader.read_until("a first part", lambda m: len(m) > 1000)
         with frozen(broker):
-            await asyncio.sleep(5)  # the time itself is what is tried
+            await asyncio.sleep(5)  # the duration itself is tested
             worker.check()
         produce(broker.bootstrap, prefix, records[4000:])
         all_answered(reader, records, prefix)
@@ -74,7 +74,7 @@ async def test_unreachable_longer_than_the_session(start: Start, tmp_path: Path)
 async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(
     start_from_scratch: Start, tmp_path: Path
 ) -> None:
-    """The broker goes while the worker joins its group for the first time: SIGTERM ends it all the same."""
+    """If the broker fails while the worker joins its group for the first time, SIGTERM still ends the worker."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
         worker = start_from_scratch(tmp_path / "w", broker.bootstrap, "p-")
@@ -86,7 +86,7 @@ async def test_a_signal_is_heard_while_the_start_waits_for_the_broker(
 
 
 async def test_the_broker_goes_while_the_worker_starts(start_from_scratch: Start, tmp_path: Path) -> None:
-    """The broker goes at any moment of the start: the worker waits until it is back, or ends with a sentence."""
+    """If the broker fails at any moment of the start, the worker waits for it, or ends with a message."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
         for i, delay_s in enumerate((0.0, 0.3)):
@@ -105,7 +105,7 @@ async def test_the_broker_goes_while_the_worker_starts(start_from_scratch: Start
 
 
 async def test_slow_broker(start: Start, tmp_path: Path) -> None:
-    """A broker that stands still three quarters of the time: no rebalance, each record answered once."""
+    """With a broker that is frozen three quarters of the time there is no rebalance; each record is answered once."""
     prefix, records = "p-", clicks(8000)
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, prefix)
@@ -129,7 +129,7 @@ async def test_slow_broker(start: Start, tmp_path: Path) -> None:
 
 
 async def test_leader_change(start: Start, tmp_path: Path) -> None:
-    """Of three brokers one dies in mid-stream and comes back, then another stops: nothing is lost."""
+    """Of three brokers one dies during traffic and restarts, then another stops: nothing is lost."""
     prefix, records = "p-", clicks(9000)
     with KafkaNodes(tmp_path / "kafka") as nodes:
         await ensure_topics(settings_for(nodes.bootstrap, prefix, partitions=PARTITIONS, replication=3))
@@ -138,7 +138,7 @@ async def test_leader_change(start: Start, tmp_path: Path) -> None:
         nodes[2].kill()
         produce(nodes.bootstrap, prefix, records[3000:6000])
         nodes[2].start()
-        wait_for("all replicas to be in step", lambda: in_step(nodes, f"{prefix}clicks") == {3})
+        wait_for("all replicas to be in sync", lambda: in_step(nodes, f"{prefix}clicks") == {3})
         nodes[3].stop()
         produce(nodes.bootstrap, prefix, records[6000:])
         reader = Reader(nodes.bootstrap, f"{prefix}predictions")
@@ -152,13 +152,13 @@ async def test_leader_change(start: Start, tmp_path: Path) -> None:
 
 
 def in_step(nodes: KafkaNodes, topic: str) -> set[int]:
-    """How many replicas of the topic's partitions are in step."""
+    """Return the number of in-sync replicas of the topic's partitions."""
     described = AdminClient({"bootstrap.servers": nodes.bootstrap}).list_topics(topic, timeout=20)
     return {len(p.isrs) for p in described.topics[topic].partitions.values()}
 
 
 async def test_damaged_log(start: Start, tmp_path: Path) -> None:
-    """A bit that the broker's disk turned stops the worker; once that batch is given up, all others are answered."""
+    """A flipped bit on the broker's disk stops the worker; once that batch is skipped, all others are answered."""
     prefix, records = "p-", clicks(800)
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, prefix)
@@ -190,7 +190,7 @@ async def test_damaged_log(start: Start, tmp_path: Path) -> None:
     [("kafka-internal.invalid:9092", "its name does not resolve"), ("127.0.0.1:1", "connection refused")],
 )
 def test_an_advertised_address_that_cannot_be_reached(advertised: str, why: str, tmp_path: Path) -> None:
-    """Each command names the address that the broker gives of itself, and claims no wait."""
+    """Each command names the address that the broker advertises, and does not claim to have waited."""
     small = tmp_path / "small.stream"
     with RecordingWriter(small, dict.fromkeys(INPUT_TOPICS, 1)) as out:
         out.extend(clicks(4, partitions=1))

@@ -1,4 +1,4 @@
-"""Clocks that are ahead, on a real Kafka: one harms nobody, and answers stay the same where records are passed on."""
+"""Clocks that are ahead, on a real Kafka: one affects no other user, and forwarded records get the same answers."""
 
 import asyncio
 import json
@@ -36,12 +36,12 @@ from tests.integration.test_worker import Expected, check_predictions, unprefixe
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PARTITIONS, USERS, EVENTS = 2, 60, 6000
-#: Topics are waited for, so that live order is that of the times however slow the machine is.
+#: The merge waits for topics, so that the live order is that of the times, however slow the machine is.
 PATIENT = {"max_idle_ms": 60_000, "commit_interval_ms": 100}
 
 
 def event(user: str, topic: str, ts: int, partition: int = -1, **more: Any) -> Record:
-    """An event as a producer sends it; in the partition of its key where none is given."""
+    """Return an event as a producer sends it; by default in the partition of its key."""
     key = user.encode()
     if partition < 0:
         partition = int(partitions_of([key], PARTITIONS)[0])
@@ -54,7 +54,7 @@ def now_ms() -> int:
 
 
 def traffic(seed: int) -> Iterator[list[Record]]:
-    """Portions of events of now, each a little delayed; 1 % are ahead, some too far, some a day late."""
+    """Yield groups of current events, each slightly delayed; 1 % are ahead, some too far, some a day late."""
     draw = random.Random(seed)
     for _ in range(EVENTS // 100):
         portion = []
@@ -74,36 +74,36 @@ def traffic(seed: int) -> Iterator[list[Record]]:
 
 
 def close(bootstrap: str, prefix: str) -> None:
-    """An event at the end of each topic, so that none of the others waits for a topic any longer."""
+    """Return an event at the end of each topic, so that none of the others waits for a topic any longer."""
     ends = [event(f"end{p}", topic, now_ms(), p) for topic in INPUT_TOPICS for p in range(PARTITIONS)]
     produce(bootstrap, prefix, ends)
 
 
 def flags_of(bootstrap: str, prefix: str) -> dict[str, tuple[str, ...]]:
-    """Reasons of each flag by its id."""
+    """Return the reasons of each flag by its id."""
     found = [json.loads(m.value()) for m in read_all(bootstrap, f"{prefix}flags")]
     return {unprefixed(prefix, f["id"]): tuple(r["code"] for r in f["reasons"]) for f in found}
 
 
 def letters_of(bootstrap: str, prefix: str) -> Counter[str]:
-    """Reasons of the dead letters."""
+    """Return the reasons of the dead letters."""
     letters = read_all(bootstrap, f"{prefix}dead-letters")
     return Counter(dict(m.headers())["foreclick.reason"].decode() for m in letters)
 
 
 class Answers:
-    """The predictions of a worker on some topics, until all that are expected are there."""
+    """Return the predictions of a worker on some topics, once all expected ones exist."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self._prefix = prefix
         self._reader = Reader(bootstrap, f"{prefix}predictions")
 
     def wait(self, enough: Callable[[set[str]], bool], what: str) -> None:
-        """Returns once the ids that were answered, without prefix, are enough."""
+        """Return once `enough` accepts the answered ids, without prefix."""
         self._reader.read_until(what, lambda m: enough({unprefixed(self._prefix, i) for i in ids(m)}), 120)
 
     def check(self, expected: dict[str, Prediction]) -> None:
-        """Fails where one differs from what is expected, or is missing; those at the end may be there or not."""
+        """Fail if a prediction is missing or differs from the expected one; those at the end may be missing."""
         messages = [
             m
             for m in self._reader.read_to_end()
@@ -116,13 +116,13 @@ class Answers:
 async def test_live_recorded_and_replayed_answers_are_equal(
     kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
 ) -> None:
-    """With 1 % of the events ahead: a live worker, `run` on what `record` kept, and a worker that is stopped in the
-    middle of a replay of it into fresh topics say the same."""
+    """With 1 % of the events ahead, a live worker, `run` on the recording, and a worker that is stopped in the
+    middle of a replay of it into new topics give the same answers."""
     await make_topics(kafka.bootstrap, prefix, PARTITIONS)
     live = start(tmp_path / "live", kafka.bootstrap, prefix, model=model, **PATIENT).wait_ready(120)
     for portion in traffic(1):
         produce(kafka.bootstrap, prefix, portion)
-        await asyncio.sleep(0.03)  # the pace of the traffic: the broker's times are to differ
+        await asyncio.sleep(0.03)  # the pace of the traffic: the broker's times should differ
     close(kafka.bootstrap, prefix)
     path = tmp_path / "live.stream"
     await record([kafka.bootstrap], path, prefix=prefix)
@@ -164,12 +164,12 @@ def _with_records(path: Path, predictions: dict[str, Prediction]) -> Iterator[tu
             yield found, r
 
 
-# --- one sender beside others
+# --- one sender with others
 
 
 @contextmanager
 def browsing(bootstrap: str, prefix: str, every_s: float = 0.005) -> Iterator[None]:
-    """Other people's browses, 50 ms old when they are sent, until the end: their topic is never silent."""
+    """Send other users' browses, 50 ms old, until the end: their topic is never silent."""
     stop = threading.Event()
 
     def go() -> None:
@@ -194,7 +194,7 @@ def lag(worker: Worker) -> float:
 async def test_one_event_ahead_does_not_stop_its_topic(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Beside steady browses, clicks behind one that is 4 minutes ahead are answered long before its time comes."""
+    """With steady browses, clicks after one that is 4 minutes ahead are answered long before its time."""
     await make_topics(kafka.bootstrap, prefix, PARTITIONS)
     ahead = {"max_future_ms": 250_000, "lateness_ms": 2_500_000}
     worker = start(tmp_path, kafka.bootstrap, prefix, **ahead).wait_ready(120)
@@ -206,7 +206,7 @@ async def test_one_event_ahead_does_not_stop_its_topic(
         began = time.monotonic()
         for n in range(100):
             produce(kafka.bootstrap, prefix, [event(f"c{n}", "clicks", now_ms() - 50, 0)])
-        wait_for("the clicks behind it", lambda: len(_of(reader.poll(), "clicks")) >= 101, 90)
+        wait_for("the clicks after it", lambda: len(_of(reader.poll(), "clicks")) >= 101, 90)
         assert time.monotonic() - began < 100
         wait_for("no lag to be left", lambda: lag(worker) < 20, 30)
         assert worker.ready()
@@ -216,7 +216,7 @@ async def test_one_event_ahead_does_not_stop_its_topic(
 async def test_a_clock_ahead_hides_no_bot(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Beside a sender as far ahead as is allowed, a bot's clicks count, though they reach the broker 700 ms late."""
+    """If another sender is as far ahead as allowed, a bot's clicks still count, although they arrive 700 ms late."""
     await make_topics(kafka.bootstrap, prefix, PARTITIONS)
     ahead = {"max_future_ms": 300_000, "lateness_ms": 3_000_000}
     worker = start(tmp_path, kafka.bootstrap, prefix, **ahead).wait_ready(120)

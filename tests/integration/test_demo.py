@@ -1,4 +1,4 @@
-"""`foreclick demo` from outside: a small one runs through, Ctrl-C ends all of it, --keep and --stop."""
+"""`foreclick demo` from outside: a small demo succeeds; Ctrl-C ends all of it; --keep and --stop."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Demo:
         return "".join(self.lines)
 
     def wait_for(self, text: str) -> None:
-        """Returns once the output holds `text`."""
+        """Return once the output contains `text`."""
         with self._came:
             found = self._came.wait_for(
                 lambda: text in self.text or self.process.poll() is not None, timeout=_RUN_S
@@ -62,7 +62,7 @@ class Demo:
         assert text in self.text, f"the demo ended before {text!r}:\n{self.text}"
 
     def wait(self, limit_s: float) -> int:
-        """The exit code."""
+        """Return the exit code."""
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -79,7 +79,7 @@ class Demo:
 
 
 def run(folder: Path, *options: str) -> Demo:
-    """A demo that has ended by itself with exit code 0."""
+    """Run a demo to its end, with exit code 0."""
     demo = Demo(folder, *options)
     try:
         code = demo.wait(_RUN_S)
@@ -90,14 +90,14 @@ def run(folder: Path, *options: str) -> Demo:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Those that name the folder on their command line or in their environment, beside this one."""
+    """Return the other processes that name the folder on their command line or in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
             named = str(folder) in " ".join(process.cmdline()) or str(folder) in process.environ().get(
                 "FORECLICK_DATA_DIR", ""
             )
-        except psutil.Error:  # gone meanwhile, or somebody else's
+        except psutil.Error:  # ended meanwhile, or of another user
             continue
         if named and process.pid != os.getpid():
             found.append(process)
@@ -106,7 +106,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Demo]:
-    """A folder in which a whole demo has run, and that demo."""
+    """A folder in which a whole demo ran, and that demo."""
     folder = tmp_path_factory.mktemp("demo")
     return folder, run(folder, *_SMALL)
 
@@ -121,7 +121,7 @@ def demos() -> Iterator[list[Demo]]:
 
 
 def test_runs_through(first: tuple[Path, Demo]) -> None:
-    """A small demo exits with 0, answers every good event once, shows its figures and leaves no process."""
+    """A small demo exits with 0, answers every valid event once, shows its figures and leaves no process."""
     folder, demo = first
     assert "p99" in demo.text
     assert "events/s" in demo.text
@@ -135,7 +135,7 @@ def test_runs_through(first: tuple[Path, Demo]) -> None:
 
 
 def test_real_purchases_run_through(tmp_path: Path) -> None:
-    """With the Complete Journey each purchase has one prediction, and what cannot be judged is not."""
+    """With the Complete Journey, each purchase has one prediction; flags are not judged without planted records."""
     pytest.importorskip("pyarrow")
     demo = run(tmp_path, *_SMALL, "--data", "complete-journey", "--epochs", "1")
     (row,) = (line for line in demo.lines if "good events with a prediction" in line)
@@ -145,7 +145,7 @@ def test_real_purchases_run_through(tmp_path: Path) -> None:
 
 
 def test_second_time_keeps_the_model(first: tuple[Path, Demo]) -> None:
-    """The same plan trains nothing the second time, gives the same model and is done in under two minutes."""
+    """The same plan does not train again, uses the same model and takes less than two minutes."""
     folder, before = first
     start = time.monotonic()
     again = run(folder, *_SMALL)
@@ -164,7 +164,7 @@ def test_second_time_keeps_the_model(first: tuple[Path, Demo]) -> None:
 def test_ctrl_c_ends_everything(
     first: tuple[Path, Demo], demos: list[Demo], tmp_path: Path, moment: str, options: tuple[str, ...]
 ) -> None:
-    """SIGINT at any step ends the demo within 15 s with 130 and one line, and every process with it."""
+    """SIGINT at any step ends the demo and all its processes within 15 s, with exit code 130 and one line."""
     folder = tmp_path if "--fresh" in options else first[0]
     demo = Demo(folder, *_SMALL, *options)
     demos.append(demo)
@@ -177,7 +177,7 @@ def test_ctrl_c_ends_everything(
 
 
 def test_keep_and_stop(first: tuple[Path, Demo], demos: list[Demo]) -> None:
-    """--keep leaves a worker that can be asked, a second demo says so in one sentence, --stop ends it."""
+    """--keep leaves a running worker that answers; a second demo reports it in one sentence; --stop ends it."""
     folder, _ = first
     try:
         kept = run(folder, *_SMALL, "--keep")

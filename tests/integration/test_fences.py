@@ -1,4 +1,4 @@
-"""Partitions that change hands while somebody still works on them: nothing lost, nothing applied twice."""
+"""Partitions that move while their owner still processes them: no event is lost or applied twice."""
 
 import asyncio
 import signal
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 async def test_records_that_come_while_partitions_are_taken_on(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """A slow look at the changelog during a rebalance, while Faust already delivers again, loses nothing."""
+    """A slow read of the changelog during a rebalance, while Faust already delivers again, loses nothing."""
     await make_topics(kafka.bootstrap, prefix)
     settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
     app = create_app(settings, None, partitions=4)
@@ -80,7 +80,7 @@ def _produce_slowly(bootstrap: str, prefix: str, records: list[Record]) -> None:
 async def test_a_rival_that_fences_a_lane_as_it_opens(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker whose epoch is taken between its first request and its first record takes a new one, and works."""
+    """A worker that is fenced between its first request and its first record gets a new epoch, and works."""
     await make_topics(kafka.bootstrap, prefix)
     settings = settings_for(kafka.bootstrap, prefix, web="", data_dir=str(tmp_path / "data"))
     app = create_app(settings, None, partitions=4)
@@ -115,7 +115,7 @@ async def test_a_rival_that_fences_a_lane_as_it_opens(
 async def test_a_worker_that_was_thought_dead(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """A worker that froze and lost its partitions gives up when it wakes, and spoils no state of its successor."""
+    """A worker that froze and lost its partitions ends afterwards, and does not damage its successor's state."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, clicks(20_000))
     short = {"session_timeout_ms": 2000, "heartbeat_ms": 500}
@@ -128,7 +128,7 @@ async def test_a_worker_that_was_thought_dead(
     reader.close()
     wait_for("the last commit", lambda: second.metric("foreclick_consumer_lag_records") == 0)
     frozen.process.send_signal(signal.SIGCONT)
-    wait_for("the frozen one to give up", lambda: frozen.process.poll() is not None)
+    wait_for("the frozen worker to end", lambda: frozen.process.poll() is not None)
     assert frozen.process.returncode == 1
     assert "it stood still for" in frozen.text()
     second.kill()

@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).parents[2] / "docs" / "examples" / "forget_user.py"
 async def test_a_deleted_user_is_unknown_after_a_restart(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path, guarantee: str
 ) -> None:
-    """The user is not found and begins again with the next event; all other users keep their state."""
+    """The user's page is gone, and the state starts again with the next event; other users keep their state."""
     await make_topics(kafka.bootstrap, prefix)
     first = start(tmp_path / "a", kafka.bootstrap, prefix, guarantee=guarantee).wait_ready()
     produce(kafka.bootstrap, prefix, clicks(400))
@@ -40,5 +40,5 @@ async def test_a_deleted_user_is_unknown_after_a_restart(
     assert second.get("/users/u1-2/")[1]["events"] == 10
     produce(kafka.bootstrap, prefix, clicks(400))
     wait_for("the new events", lambda: second.get("/users/u1-2/")[1]["events"] == 20)
-    wait_for("the user to begin again", lambda: second.get("/users/u1-1/")[1]["events"] == 10)
+    wait_for("the user to start again", lambda: second.get("/users/u1-1/")[1]["events"] == 10)
     assert second.stop() == 0

@@ -1,4 +1,4 @@
-"""Whatever the consumer group does, the worker works, or says in a sentence why it does not."""
+"""Whatever the consumer group does, the worker works, or gives the reason in one sentence."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @contextlib.asynccontextmanager
 async def consumer(bootstrap: str, group: str, topic: str, assignor: object) -> AsyncIterator[None]:
-    """A member of a group that is no worker."""
+    """A member of a group that is not a worker."""
     other = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
@@ -41,7 +41,7 @@ async def consumer(bootstrap: str, group: str, topic: str, assignor: object) -> 
 
 
 async def test_topics_that_the_broker_did_not_know(kafka: EmbeddedKafka, prefix: str) -> None:
-    """A member that joined while its topic was unknown, as just after a broker's start, gets its partitions at once.
+    """A member that joined while its topic was unknown, as just after a broker's start, gets its partitions quickly.
 
     Without the watch aiokafka asks again after `metadata_max_age_ms`, five minutes.
     """
@@ -63,7 +63,7 @@ async def test_topics_that_the_broker_did_not_know(kafka: EmbeddedKafka, prefix:
 
 
 def assigned(worker: Worker) -> str:
-    """What readiness says of the group."""
+    """Return the readiness check of the group."""
     try:
         return worker.get("/health/ready")[1]["checks"]["assigned"]
     except OSError:
@@ -71,7 +71,7 @@ def assigned(worker: Worker) -> str:
 
 
 async def test_the_name_is_in_use(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """While an application of another kind uses the group's name the worker says so; then it works."""
+    """While another application uses the group's name, the worker reports it; afterwards it works."""
     await make_topics(kafka.bootstrap, prefix)
     async with consumer(kafka.bootstrap, f"{prefix}group", f"{prefix}clicks", RangePartitionAssignor):
         worker = start(tmp_path, kafka.bootstrap, prefix)
@@ -85,7 +85,7 @@ async def test_the_name_is_in_use(kafka: EmbeddedKafka, prefix: str, start: Star
 
 
 async def test_the_group_is_full(start: Start, tmp_path: Path) -> None:
-    """With `group.max.size` of one a second worker says why it waits, and takes over when the first one ends."""
+    """With a `group.max.size` of one, a second worker reports why it waits, and takes over when the first ends."""
     with EmbeddedKafka(tmp_path / "kafka", properties={"group.max.size": "1"}) as broker:
         await make_topics(broker.bootstrap, "p-")
         first = start(tmp_path / "a", broker.bootstrap, "p-").wait_ready()
@@ -98,7 +98,7 @@ async def test_the_group_is_full(start: Start, tmp_path: Path) -> None:
 
 
 async def test_a_session_timeout_that_the_broker_refuses(start: Start, tmp_path: Path) -> None:
-    """Waiting does not help where a setting is wrong: exit code 1 and the setting's name."""
+    """A wrong setting ends the worker, since waiting would not help: exit code 1 and the setting's name."""
     with EmbeddedKafka(tmp_path / "kafka", properties={"group.min.session.timeout.ms": "30000"}) as broker:
         await make_topics(broker.bootstrap, "p-")
         worker = start(tmp_path / "w", broker.bootstrap, "p-")
@@ -106,7 +106,7 @@ async def test_a_session_timeout_that_the_broker_refuses(start: Start, tmp_path:
 
 
 async def join_and_say(bootstrap: str, group: str, said: bytes) -> None:
-    """Joins like a worker, says of itself what no worker would, and goes without a word."""
+    """Join like a worker, with member data that no worker would send, and disappear without leaving."""
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:
@@ -125,7 +125,7 @@ async def join_and_say(bootstrap: str, group: str, said: bytes) -> None:
         await client.close()
 
 
-#: Other bytes the broker itself does not get over: it refuses all members until it gives that one up.
+#: With other bytes the broker itself fails: it refuses all members until it removes that one.
 HOSTILE = {
     "null user data": ConsumerProtocolMemberMetadata(0, [], None).encode(),
     "nested deeply": ConsumerProtocolMemberMetadata(0, [], b"\x93\x90\x90" + b"\x91" * 100_000).encode(),
@@ -136,12 +136,14 @@ HOSTILE = {
 async def test_what_another_member_says(
     what: str, kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Whatever a member of the group says of itself, the worker that leads the group goes on."""
+    """Whatever data a member of the group sends, the worker that leads the group continues."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
     before = worker.metric("foreclick_rebalances_total")
     await join_and_say(kafka.bootstrap, f"{prefix}group", HOSTILE[what])
-    wait_for("the rebalances", lambda: worker.metric("foreclick_rebalances_total") > before + 1)  # in and out
+    wait_for(
+        "the rebalances", lambda: worker.metric("foreclick_rebalances_total") > before + 1
+    )  # it joined and left
     records = clicks(200)
     produce(kafka.bootstrap, prefix, records)
     wait_for("all events", lambda: worker.metric("foreclick_events_total") == len(records))
@@ -152,7 +154,7 @@ async def test_what_another_member_says(
 async def test_two_workers_of_one_instance(
     guarantee: str, kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """The older of two workers with one `instance_id` stops within 10 s and says why; the newer one works on."""
+    """The older of two workers with one `instance_id` stops within 10 s and gives the reason; the newer one works."""
     await make_topics(kafka.bootstrap, prefix)
     records = clicks(400)
     settings = {"instance_id": "pod-0", "guarantee": guarantee}

@@ -1,4 +1,4 @@
-"""Health over HTTP where it takes a real broker: commits that hang, a processing thread that is stuck."""
+"""Health over HTTP with a real broker: commits that hang, a processing thread that is stuck."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
 def fetch(port: int, path: str) -> tuple[int, Any]:
-    """Status and JSON body of a page."""
+    """Return status and JSON body of a page."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, json.load(answer)
@@ -43,16 +43,16 @@ def fetch(port: int, path: str) -> tuple[int, Any]:
 
 
 def hold(processor: ShopProcessor, when: Callable[[], bool]) -> tuple[threading.Event, threading.Event]:
-    """Lets the processor's thread stand still at its next step once `when` is true.
+    """Block the processor's thread at its next step once `when` is true.
 
-    Returns two events: one is set when it stands, the other lets it go.
+    Returns two events: one is set when it is blocked, the other releases it.
     """
     stands, free, advance = threading.Event(), threading.Event(), processor.apply_batch
 
     def held(now: float, *, ended: bool = False) -> Any:
         if when():
             stands.set()
-            assert free.wait(60), "the test did not let the thread go within 60 s"
+            assert free.wait(60), "the test did not release the thread within 60 s"
         return advance(now, ended=ended)
 
     processor.apply_batch = held
@@ -60,7 +60,7 @@ def hold(processor: ShopProcessor, when: Callable[[], bool]) -> tuple[threading.
 
 
 async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
-    """The broker goes before the first record to a topic: the worker waits, says so, and loses none."""
+    """The broker fails before the first record to a topic: the worker waits, reports it, and loses none."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-", 1)
         settings = settings_for(
@@ -81,12 +81,12 @@ async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
             reader.close()
             bad = Record("clicks", 0, 10, 0, b"u", b"no JSON", ())
             await asyncio.to_thread(produce, broker.bootstrap, "p-", [bad])
-            await until("the record to have come", stands.is_set)
+            await until("the record to have arrived", stands.is_set)
             await asyncio.to_thread(broker.kill)
             free.set()
-            await until("the probe to say it", lambda: "broker" in health.ready()[1]["commits"], 20)
+            await until("the probe to report it", lambda: "broker" in health.ready()[1]["commits"], 20)
             await asyncio.to_thread(broker.start)
-            await until("the app to be well", lambda: health.ready()[0], 60)
+            await until("the app to be healthy", lambda: health.ready()[0], 60)
         finally:
             free.set()
             await app.stop()
@@ -96,7 +96,7 @@ async def test_the_first_dead_letter_without_a_broker(tmp_path: Path) -> None:
 
 
 async def test_commits_that_hang(start: Start, tmp_path: Path) -> None:
-    """Without its broker a worker in mid-stream says that commits hang; a restart would not help. Then it is well."""
+    """Without its broker, a worker reports that commits hang; it stays live, and ready when the broker is back."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, "p-")
         produce(broker.bootstrap, "p-", clicks(60_000))
@@ -111,16 +111,16 @@ async def test_commits_that_hang(start: Start, tmp_path: Path) -> None:
             status, body = worker.get("/health/ready")
             return status == 503 and "waiting for the broker" in body["checks"]["commits"]
 
-        wait_for("the probe to say that commits hang", hangs, 30)
+        wait_for("the probe to report that commits hang", hangs, 30)
         assert worker.get("/health/live")[0] == 200
         broker.start()
         worker.wait_ready(90)
-        wait_for("the lag to go", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 90)
+        wait_for("the lag to disappear", lambda: worker.metric("foreclick_consumer_lag_records") == 0, 90)
         assert worker.stop() == 0
 
 
 async def test_a_stuck_processing_thread(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A thread at one piece of work for too long makes the worker not live, and only that does."""
+    """Only a thread that is busy with one call for too long makes the worker not live."""
     await make_topics(kafka.bootstrap, prefix)
     port = free_port()
     settings = settings_for(

@@ -1,4 +1,4 @@
-"""Guarantee 4: what is idle stops nobody for longer than `max_idle_ms`, on a real broker."""
+"""Guarantee 4: an idle topic or partition delays no event for longer than `max_idle_ms`, on a real broker."""
 
 import json
 import time
@@ -14,12 +14,12 @@ from tests.integration.harness import Reader, Start, make_topics, produce, wait_
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(150)]
 
-#: How long an answer may take beside what it has to wait: a machine at work on other things is slow.
+#: How long an answer may take in addition to its waiting time: a machine with other load is slow.
 SLACK_S = 10.0
 
 
 class Shop:
-    """Sends events of two partitions, one at a time, and keeps what was sent."""
+    """Sends events of two partitions, one at a time, and remembers them."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.bootstrap, self.prefix = bootstrap, prefix
@@ -27,7 +27,7 @@ class Shop:
         self._offsets: Counter[tuple[str, int]] = Counter()
 
     def send(self, topic: str, partition: int, *times: int) -> None:
-        """Events of one user of a partition at these times, Unix ms."""
+        """Send events of one user of a partition with these times, Unix ms."""
         user = f"u{partition}"
         records = []
         for ts in times:
@@ -39,7 +39,7 @@ class Shop:
         produce(self.bootstrap, self.prefix, records)
 
     def answered(self, reader: Reader, limit_s: float) -> None:
-        """Fails where what was sent is not answered in time, or something is answered twice."""
+        """Fail if an event is not answered in time, or answered twice."""
         reader.read_until("the answers", lambda m: len(m) >= len(self.sent), limit_s)
         assert ids(reader.messages) == Counter(self.sent)
 
@@ -47,7 +47,7 @@ class Shop:
 async def test_an_idle_partition_and_idle_topics_stop_nobody(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Only one topic of one partition has traffic: each event is answered at once, and the watermark follows it."""
+    """If only one topic of one partition has traffic, each event is answered immediately and moves the watermark."""
     await make_topics(kafka.bootstrap, prefix, partitions=2)
     worker = start(tmp_path, kafka.bootstrap, prefix, max_idle_ms=500).wait_ready(90)
     shop, reader = Shop(kafka.bootstrap, prefix), Reader(kafka.bootstrap, f"{prefix}predictions")
@@ -63,7 +63,7 @@ async def test_an_idle_partition_and_idle_topics_stop_nobody(
 
     wait_for("the watermark of partition 0", lambda: watermark() >= last - 0.5, 0.5 + SLACK_S)
     assert 'foreclick_watermark_delay_seconds{partition="1"}' not in worker.get("/metrics")[1]
-    # The other partition wakes up and is answered as quickly; its clock is its own, hours behind.
+    # The other partition gets traffic and is answered as quickly; its watermark is its own, hours behind.
     shop.send("purchases", 1, now - 7_200_000)
     shop.answered(reader, 0.5 + SLACK_S)
     assert worker.metric("foreclick_late_events_total") == 0
@@ -74,7 +74,7 @@ async def test_an_idle_partition_and_idle_topics_stop_nobody(
 async def test_a_topic_falls_idle_and_wakes_up(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """The others wait for it once, at most `max_idle_ms`; when it is back it is merged in order, or counted."""
+    """The others wait for a silent topic once, at most `max_idle_ms`; later it is merged in order, or counted."""
     await make_topics(kafka.bootstrap, prefix, partitions=2)
     max_idle_s = 2.0
     worker = start(tmp_path, kafka.bootstrap, prefix, max_idle_ms=int(1000 * max_idle_s)).wait_ready(90)
@@ -84,7 +84,7 @@ async def test_a_topic_falls_idle_and_wakes_up(
     for topic in ("purchases", "browses", "clicks"):
         shop.send(topic, 0, t, t + 10)
     shop.answered(reader, max_idle_s + SLACK_S)
-    # Browses and purchases fall idle.
+    # Browses and purchases become idle.
     for n in range(1, 4):
         shop.send("clicks", 0, t + 1000 * n)
         shop.answered(reader, max_idle_s + SLACK_S)
@@ -93,12 +93,12 @@ async def test_a_topic_falls_idle_and_wakes_up(
     shop.send("browses", 0, t + 4000, t + 5000)
     shop.answered(reader, max_idle_s + SLACK_S)
     assert worker.metric("foreclick_out_of_order_events_total") == 0
-    # Purchases are back with one event that is older than what has left, and one that is not.
+    # Purchases are back with one event that is older than the processed ones, and one that is not.
     shop.send("purchases", 0, t + 4500, t + 6000)
     shop.answered(reader, max_idle_s + SLACK_S)
     assert worker.metric("foreclick_out_of_order_events_total") == 1
     assert worker.metric("foreclick_late_events_total") == 0
-    # In the order of the merge, but for the one that came too late for it.
+    # In the order of the merge, except for the one that came too late for it.
     times = [json.loads(m.value())["ts"] - t for m in reader.messages]
     assert times[6:] == [1000, 2000, 3000, 4000, 5000, 4500, 6000]
     assert worker.get("/users/u0/")[1]["events"] == len(shop.sent)

@@ -1,4 +1,4 @@
-"""Leaving a group while it rebalances: at once, with exit code 0, and with all connections closed."""
+"""Leaving a group while it rebalances: immediately, with exit code 0, and with all connections closed."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ def open_connections(consumer: AIOKafkaConsumer) -> list[Any]:
 
 
 async def stopped(member: Member) -> float:
-    """Stops a member; how long that took."""
+    """Stop a member and return how long that took."""
     began = time.monotonic()
     await asyncio.wait_for(member.app.stop(), 20)
     assert member.app.crash_reason is None
@@ -35,7 +35,7 @@ async def stopped(member: Member) -> float:
 
 
 async def test_a_rebalance_that_begins_during_the_stop(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """What Faust is told of it then must not close the connections half."""
+    """An error that Faust gets then must not leave connections half closed."""
     topic, group = f"{prefix}in", f"{prefix}group"
     make(kafka.bootstrap, topic, partitions=2)
     leaving = await join(group, topic)
@@ -56,7 +56,7 @@ async def test_a_rebalance_that_begins_during_the_stop(kafka: EmbeddedKafka, pre
 
 
 async def test_it_does_not_wait_for_the_others_to_join(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """One member is slow to let go of its partitions: another one leaves meanwhile, and the group knows it."""
+    """While one member is slow to give up its partitions, another one leaves, and the group notices it."""
     topic, group = f"{prefix}in", f"{prefix}group"
     make(kafka.bootstrap, topic, partitions=3)
     leaving, slow = await join(group, topic), await join(group, topic)
@@ -108,7 +108,7 @@ async def test_a_consumer_that_waits_after_a_failed_fetch(kafka: EmbeddedKafka, 
 async def test_workers_that_are_told_to_stop_in_a_rebalance(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path, guarantee: str
 ) -> None:
-    """Of two workers one leaves at some moment of the rebalance that a third one's coming makes."""
+    """One of two workers leaves at a random moment of the rebalance that a third one causes."""
     await make_topics(kafka.bootstrap, prefix)
     settings = {"guarantee": guarantee, "session_timeout_ms": 10_000}
     staying, leaving = (start(tmp_path / name, kafka.bootstrap, prefix, **settings) for name in ("a", "b"))

@@ -1,4 +1,4 @@
-"""What an operator sees of a worker: health, metrics, look-ups, logs, the table."""
+"""A worker as an operator sees it: health, metrics, look-ups, logs, the table."""
 
 import json
 import urllib.error
@@ -39,7 +39,7 @@ NAMES = (
 
 
 def probe(worker: Worker, path: str) -> tuple[int, Any] | None:
-    """Status and body of a page, None while the port is not open."""
+    """Return status and body of a page, None while the port is not open."""
     worker.check()
     try:
         return worker.get(path)
@@ -48,10 +48,10 @@ def probe(worker: Worker, path: str) -> tuple[int, Any] | None:
 
 
 def known_stream() -> tuple[list[Record], dict[str, int]]:
-    """A stream of two partitions and three topics, and how many good events of each type it has.
+    """Return a stream of two partitions and three topics, and its number of valid events per type.
 
-    Six users; six duplicates, two late events, two bodies that are no JSON, one purchase without an item.
-    All events of a user stand in one topic, so that no silence of another topic changes their order.
+    It has six users, six duplicates, two late events, two values that are not JSON, and a purchase without an item.
+    All events of a user are in one topic, so that the silence of another topic cannot change their order.
     """
     records: list[Record] = []
     offsets: Counter[tuple[str, int]] = Counter()
@@ -77,7 +77,7 @@ def known_stream() -> tuple[list[Record], dict[str, int]]:
 async def test_metrics_and_health_of_a_known_stream(
     kafka: EmbeddedKafka, prefix: str, start: Start, model: Path, tmp_path: Path
 ) -> None:
-    """All promised series are there and their totals are those of the stream, before and after a restart."""
+    """All promised series exist, and their totals match the stream, before and after a restart."""
     await make_topics(kafka.bootstrap, prefix, partitions=2)
     records, events = known_stream()
     good = sum(events.values())
@@ -110,7 +110,7 @@ async def test_metrics_and_health_of_a_known_stream(
     assert worker.metric("foreclick_resident_users") == 6
     assert worker.metric("foreclick_latency_seconds_count") == good
     assert worker.metric("foreclick_batch_events_sum") == good
-    # No state yet, but the record by which the worker took each partition on.
+    # No state of users yet, only the record with which the worker took over each partition.
     assert worker.metric("foreclick_recovered_records_total") == 2
     assert worker.metric("foreclick_model_info", name="tiny") == 1
     assert worker.metric("foreclick_ready") == 1
@@ -158,7 +158,7 @@ async def test_look_ups(kafka: EmbeddedKafka, prefix: str, start: Start, model: 
 async def test_readiness_through_the_life_of_a_worker(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Live at once, ready only with partitions and state; a 503 says what is waited for."""
+    """A worker is live immediately, ready only with partitions and state; a 503 names the reason."""
     await make_topics(kafka.bootstrap, prefix, partitions=2)
     produce(kafka.bootstrap, prefix, clicks(60_000, users=60_000, partitions=2))
     first = start(tmp_path, kafka.bootstrap, prefix)
@@ -187,7 +187,7 @@ async def test_readiness_through_the_life_of_a_worker(
     assert seen.get("recovered", "").startswith(("state not read back", "reading state back")), seen
     assert again.metric("foreclick_recovered_records_total") >= 60_000
     assert again.get("/users/u1-29999/")[1]["events"] == 1
-    # More workers than partitions: the third has nothing to do and says so.
+    # More workers than partitions: the third has nothing to do and reports it.
     others = [start(tmp_path / str(n), kafka.bootstrap, prefix) for n in range(2)]
 
     def one_is_idle() -> bool:
@@ -207,7 +207,7 @@ async def test_logs_are_json(
     worker = start_from_scratch(tmp_path, kafka.bootstrap, prefix, log_level="debug").wait_ready()
     produce(kafka.bootstrap, prefix, clicks(100))
     wait_for("the events", lambda: worker.metric("foreclick_events_total") == 100)
-    wait_for("the line that says where it is", lambda: f"http://127.0.0.1:{worker.port}/" in worker.text())
+    wait_for("the line with the place", lambda: f"http://127.0.0.1:{worker.port}/" in worker.text())
     assert worker.stop() == 0
     lines = [json.loads(line) for line in worker.text().splitlines()]
     assert all({"level", "logger", "timestamp", "message"} <= set(line) for line in lines)

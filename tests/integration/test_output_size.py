@@ -31,7 +31,7 @@ def limit(bootstrap: str, topic: str, size: int) -> None:
 
 
 def poison(bootstrap: str, topic: str, value: bytes, headers: Any = (), key: bytes = b"mallory") -> None:
-    """One record that is small on its way and large when it is read."""
+    """Send one record that is small when compressed and large when read."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "compression.codec": "zstd", "message.max.bytes": 100_000_000}
     )
@@ -49,7 +49,7 @@ def poison(bootstrap: str, topic: str, value: bytes, headers: Any = (), key: byt
 async def test_a_bad_record_larger_than_dead_letters_takes(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path, guarantee: str, compression: str
 ) -> None:
-    """A few bytes that expand to 3 MB are a dead letter with their beginning, length and hash; all else goes on."""
+    """A few bytes that expand to 3 MB become a dead letter with beginning, length and hash; the rest continues."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, guarantee=guarantee, compression=compression)
     worker.wait_ready()
@@ -117,7 +117,7 @@ def pieces(n: int, size: int) -> list[Message]:
 async def test_a_lane_sends_a_refused_batch_again_in_pieces(
     kafka: EmbeddedKafka, prefix: str, transactional: bool
 ) -> None:
-    """What a topic refuses is built again for half of it, until it fits, in order and each record once."""
+    """A refused batch is built again for half the size until it fits, in order and with each record once."""
     bed, small = Bed(kafka, prefix), f"{prefix}small"
     make(kafka.bootstrap, small, max_message_bytes="3000")
     async with bed.member() as member, partition_producers(bed, kafka.port, transactional, small) as made:
@@ -141,7 +141,7 @@ async def test_a_lane_sends_a_refused_batch_again_in_pieces(
 async def test_the_idempotent_producer_sends_a_refused_batch_again(
     kafka: EmbeddedKafka, prefix: str, join: Join
 ) -> None:
-    """The same without transactions, with batches behind the refused one; what cannot be cut is refused at once."""
+    """The same without transactions, with batches after the refused one; a record that cannot be cut is an error."""
     topic, other = f"{prefix}in", f"{prefix}small"
     make(kafka.bootstrap, topic)
     make(kafka.bootstrap, other, max_message_bytes="3000")

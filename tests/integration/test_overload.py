@@ -36,18 +36,18 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 PARTITIONS = 4
 YEAR_MS = 365 * 86_400_000
-#: What a worker may grow by beside its state: buffers of fetches and outputs, and the allocator's reserves.
+#: Allowed growth of a worker besides its state: buffers of fetches and outputs, and the allocator's reserves.
 ROOM = 250e6
 
 
 @pytest.fixture
 def start(start_from_scratch: Start) -> Start:
-    """Workers that share no memory with another process: theirs is measured here."""
+    """Workers that share no memory with another process, since these tests measure it."""
     return start_from_scratch
 
 
 class Memory:
-    """Samples the resident memory of a process while something goes on."""
+    """Samples the resident memory of a process during a test."""
 
     def __init__(self, worker: Worker) -> None:
         self._statm = Path(f"/proc/{worker.process.pid}/statm")
@@ -57,7 +57,7 @@ class Memory:
         self._stop = False
 
     def now(self) -> int:
-        """Bytes now."""
+        """Return the bytes in use now."""
         return int(self._statm.read_text().split()[1]) * resource.getpagesize()
 
     def __enter__(self) -> "Memory":
@@ -77,12 +77,12 @@ class Memory:
 
     @property
     def growth(self) -> int:
-        """Bytes at the peak above the beginning."""
+        """The peak minus the initial value, in bytes."""
         return self.peak - self.before
 
 
 def events(users: Iterable[str], ts: int, **more: Any) -> Iterator[Record]:
-    """A click of each user, a millisecond apart, in the partition that the user always has."""
+    """Return a click of each user, a millisecond apart, in the user's partition."""
     offsets = [0] * PARTITIONS
     for n, user in enumerate(users):
         partition = sum(user.encode()) % PARTITIONS
@@ -96,7 +96,7 @@ def now_ms() -> int:
 
 
 def lag_gone(worker: Worker, records: int, limit_s: float = 90.0) -> None:
-    """Waits until so many records were passed and none is left on the broker; the worker is well then."""
+    """Wait until so many records are processed and none is left on the broker; check that the worker is healthy."""
 
     def done() -> bool:
         worker.check()
@@ -107,13 +107,13 @@ def lag_gone(worker: Worker, records: int, limit_s: float = 90.0) -> None:
         )
         return passed >= records and worker.metric("foreclick_consumer_lag_records") == 0
 
-    wait_for(f"{records} records to be passed", done, limit_s, 0.25)
+    wait_for(f"{records} records to be processed", done, limit_s, 0.25)
     worker.wait_ready(30)
     assert worker.metric("foreclick_rebalances_total") == 1, "a heartbeat was missed"
 
 
 def answers(kafka: EmbeddedKafka, prefix: str, count: int) -> list[Any]:
-    """All predictions: `count` of them, each with an id of its own."""
+    """Return all predictions: there must be `count`, with different ids."""
     messages = read_all(kafka.bootstrap, f"{prefix}predictions")
     assert len(messages) == len({json.loads(m.value())["id"] for m in messages}) == count
     return messages
@@ -122,10 +122,10 @@ def answers(kafka: EmbeddedKafka, prefix: str, count: int) -> list[Any]:
 async def test_a_hundred_times_the_steady_rate(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """A burst of seconds: all is answered once, in bounded memory, and the lag goes."""
+    """A burst of some seconds is answered once, in bounded memory, and the lag disappears."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, buffered_records=5000).wait_ready(90)
-    steady, burst = 200, 80_000  # records a second for two seconds; then at 100 times the rate for four
+    steady, burst = 200, 80_000  # records per second for two seconds; then at 100 times the rate for four
     stream = events((f"u{n % 3000}" for n in range(2 * steady + burst)), now_ms() - 200_000)
     for _ in range(20):
         produce(kafka.bootstrap, prefix, islice(stream, steady // 10))
@@ -135,7 +135,7 @@ async def test_a_hundred_times_the_steady_rate(
         produce(kafka.bootstrap, prefix, stream)
         rate = burst / (time.monotonic() - began)
         lag_gone(worker, 2 * steady + burst)
-    assert rate > 20 * steady, f"the burst was of {rate:.0f} records a second: too slow to mean anything"
+    assert rate > 20 * steady, f"the burst had only {rate:.0f} records per second"
     assert memory.growth < ROOM, f"{memory.growth / 1e6:.0f} MB"
     assert worker.metric("foreclick_events_total") == 2 * steady + burst
     assert worker.stop() == 0
@@ -145,7 +145,7 @@ async def test_a_hundred_times_the_steady_rate(
 async def test_one_user_makes_half_of_the_traffic(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """The popular user's events are all counted, in their order, and the others are answered all the same."""
+    """All events of a very active user are counted in order, and the other users are still answered."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready(90)
     n = 60_000
@@ -164,7 +164,7 @@ async def test_one_user_makes_half_of_the_traffic(
 
 
 async def test_large_records(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """Events of 64 KiB are events, larger ones are dead letters byte for byte; small ones come through."""
+    """Events of 64 KiB are valid, larger ones become dead letters byte for byte; small ones are not affected."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready(90)
     sizes = [MAX_VALUE_BYTES, 200, MAX_VALUE_BYTES + 1, 200] * 300 + [900_000]
@@ -190,7 +190,7 @@ async def test_large_records(kafka: EmbeddedKafka, prefix: str, start: Start, tm
 async def test_more_users_than_may_stay(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """200,000 users where 20,000 may stay: memory is that of those who stay, the rest are counted as forgotten."""
+    """With 200,000 users and room for 20,000, memory is that of the resident ones; the others count as forgotten."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, resident_users=20_000).wait_ready(90)
     n = 200_000
@@ -213,7 +213,7 @@ async def test_more_users_than_may_stay(
 
 
 def test_a_million_users_through_one_processor() -> None:
-    """Fifty times as many users as may stay: the processor's memory does not depend on how many pass through."""
+    """With fifty times as many users as there is room for, the processor's memory does not depend on their number."""
     processor = ShopProcessor(Settings(resident_users=20_000, max_idle_ms=0), partitions=1)
     processor.assign(0, [0, 0, 0])
     processor.restored(0)
@@ -243,11 +243,11 @@ def test_a_million_users_through_one_processor() -> None:
         sizes.append(int(statm.read_text().split()[1]) * resource.getpagesize())
     assert taken == 1_000_000
     assert len(processor.users) == taken - evicted <= 20_000 + EVICT_EVERY
-    assert max(sizes[10:]) - sizes[9] < 50e6, "the first fifth has met all that is ever needed"
+    assert max(sizes[10:]) - sizes[9] < 50e6, "the first fifth needs as much memory as all"
 
 
 async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """A year ahead is a dead letter and moves no watermark; a year behind is late; the others do not notice."""
+    """An event a year ahead is a dead letter and moves no watermark; one a year behind is late; others are fine."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, max_batch=512).wait_ready(90)
     now, records = now_ms() - 250_000, []
@@ -260,9 +260,9 @@ async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start
     lag_gone(worker, len(records))
     assert worker.metric("foreclick_dead_letters_total", reason="future") == 1960
     assert worker.metric("foreclick_late_events_total") == 1960
-    assert worker.metric("foreclick_evictions_total") == 0, "no clock has made the worker forget anybody"
+    assert worker.metric("foreclick_evictions_total") == 0, "a wrong clock made the worker forget a user"
     delay = "foreclick_watermark_delay_seconds"
-    wait_for("the gauges, set once a second", lambda: not np.isnan(worker.metric(delay)), 10)
+    wait_for("the gauges, which are set once per second", lambda: not np.isnan(worker.metric(delay)), 10)
     assert worker.metric(delay) / PARTITIONS > 0
     shown = worker.get("/users/u0/")[1]
     assert shown["events"] == 50
@@ -275,7 +275,7 @@ async def test_clocks_a_year_off(kafka: EmbeddedKafka, prefix: str, start: Start
 async def test_nothing_but_malformed_records(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Each bad record is a dead letter and counted; the log shows a few; the next good event is answered."""
+    """Each invalid record is a dead letter and counted; the log shows a few; the next valid event is answered."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready(90)
     n, kinds = 40_000, (b"{", b"\xff\x00", b'{"user_id":"u1"}', b'{"user_id":"u1","ts":"now"}')

@@ -1,4 +1,4 @@
-"""A worker as its container runs it: nothing to write but its own folders, no capability, no home."""
+"""A worker as in its container: only its own folders are writable, without capabilities or a home."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 
 
 def unshare() -> list[str]:
-    """A command that gives a program mounts of its own; skips the test where the system allows none."""
+    """Return a command that gives a program its own mounts; skip the test if the system does not allow it."""
     if shutil.which("unshare") and shutil.which("setpriv"):
         for way in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
             if subprocess.run([*way, "true"], capture_output=True, check=False, timeout=20).returncode == 0:
@@ -42,7 +42,7 @@ def unshare() -> list[str]:
 
 
 class Confined:
-    """`foreclick worker` where only `state` can be written; `ended` says with which code it ended."""
+    """`foreclick worker` that can write only to `state`; `ended` gets its exit code."""
 
     def __init__(self, state: Path, bootstrap: str, prefix: str) -> None:
         self.state, self.log = state, state.with_suffix(".log")
@@ -72,17 +72,17 @@ class Confined:
             )
 
     def written(self) -> list[Path]:
-        """The files in its folder, relative to that, as it sees them."""
+        """Return the files in its folder, as relative paths."""
         seen = Path(f"/proc/{self.process.pid}/root") / self.state.relative_to("/")
         return [file.relative_to(seen) for file in seen.rglob("*") if file.is_file()]
 
     def status(self, name: str) -> str:
-        """A line of the process' status, such as CapEff."""
+        """Return a line of the process' status, such as CapEff."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
 
     def check(self) -> None:
-        """Fails with the log where it has ended."""
+        """Fail with the log if the worker has ended."""
         assert self.process.poll() is None, self.log.read_text()[-4000:]
 
 
@@ -91,13 +91,13 @@ def state(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "state"
     folder.mkdir()
     yield folder
-    assert list(folder.iterdir()) == [], "outside of its mounts nothing was written"
+    assert list(folder.iterdir()) == [], "the worker wrote outside its mounts"
 
 
 async def test_a_worker_writes_to_its_own_folders_only(
     kafka: EmbeddedKafka, prefix: str, state: Path
 ) -> None:
-    """Read-only file system, no capability, no home: it compiles, answers and stops cleanly; only caches are left."""
+    """With a read-only file system and without a home it compiles, answers, stops cleanly, and leaves only caches."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, clicks(2000))
     worker = Confined(state, kafka.bootstrap, prefix)

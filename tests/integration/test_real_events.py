@@ -1,4 +1,4 @@
-"""The worker as a whole on events of a real shop, against counts made record by record."""
+"""The whole worker on events of a real shop, compared with counts made record by record."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def taobao(folder: Path, n: int) -> list[Record]:
-    """The first n rows of the Taobao slice as records, written down without the importer."""
+    """Return the first n rows of the Taobao slice as records, made without the importer."""
     kinds = {"pv": "clicks", "cart": "browses", "fav": "browses", "buy": "purchases"}
     offsets: Counter[tuple[str, int]] = Counter()
     records = []
@@ -37,7 +37,7 @@ def taobao(folder: Path, n: int) -> list[Record]:
 
 
 def count_windows(records: list[Record]) -> dict[str, dict[str, Counter[str]]]:
-    """Events of each user in each window as of their last event, counted record by record."""
+    """Count each user's events per window at the last event, record by record."""
     events: dict[str, list[tuple[int, str]]] = {}
     for r in records:
         body = json.loads(r.value or b"")
@@ -58,7 +58,7 @@ def count_windows(records: list[Record]) -> dict[str, dict[str, Counter[str]]]:
 async def test_twenty_thousand_real_events(
     kafka: EmbeddedKafka, prefix: str, start: Start, data_dir_real: Path, tmp_path: Path
 ) -> None:
-    """Taobao events: one prediction for each, and every window count equals an independent count."""
+    """Each Taobao event has one prediction, and every window count equals an independent count."""
     records = taobao(data_dir_real, 20_000)
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, records)

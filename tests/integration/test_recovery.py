@@ -40,7 +40,7 @@ async def topic(kafka: EmbeddedKafka, prefix: str) -> str:
 
 @pytest.fixture
 async def reader(kafka: EmbeddedKafka, topic: str) -> AsyncIterator[ChangelogReader]:
-    """Started, and stopped with the test."""
+    """A started reader, stopped with the test."""
     reader = ChangelogReader(topic, bootstrap_servers=kafka.bootstrap)
     await reader.start()
     yield reader
@@ -48,7 +48,7 @@ async def reader(kafka: EmbeddedKafka, topic: str) -> AsyncIterator[ChangelogRea
 
 
 class Kept:
-    """Keeps what it is given."""
+    """Keeps the records that it gets."""
 
     def __init__(self) -> None:
         self.records: dict[int, list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
@@ -65,7 +65,7 @@ def expected(n: int) -> list[tuple[bytes, bytes | None]]:
 
 
 async def test_all_of_some_partitions(reader: ChangelogReader) -> None:
-    """Every record of the partitions asked for, in order, with tombstones; the counts rise to the total."""
+    """All records of the requested partitions arrive in order, with tombstones; the counts rise to the total."""
     kept = Kept()
     assert await reader.read([0, 1, 2], kept.apply) == (9500, {0: 9000, 1: 0, 2: 500})
     assert kept.records == {0: expected(9000), 2: expected(500)}
@@ -81,7 +81,7 @@ async def test_all_of_some_partitions(reader: ChangelogReader) -> None:
 async def test_nothing_behind_the_end(
     kafka: EmbeddedKafka, topic: str, reader: ChangelogReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is appended while reading goes on is not handed over, also where one fetch brings both."""
+    """Records appended during reading are not passed on, even if they are in the same fetch."""
     monkeypatch.setattr(reader._consumer._fetcher, "_max_partition_fetch_bytes", 20_000)
     kept = Kept()
 
@@ -117,7 +117,7 @@ async def test_reading_goes_on_while_records_are_applied(
 
 
 async def test_aborted_records_are_no_state(kafka: EmbeddedKafka, prefix: str) -> None:
-    """Reading ends behind the marker of an aborted transaction, without its records."""
+    """Reading ends after the marker of an aborted transaction, without its records."""
     name = f"{prefix}changelog"
     make(kafka.bootstrap, name)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{prefix}w") as producer:
@@ -135,7 +135,7 @@ async def test_aborted_records_are_no_state(kafka: EmbeddedKafka, prefix: str) -
 
 
 async def test_an_error_of_apply_ends_reading(reader: ChangelogReader) -> None:
-    """What `apply` raises comes out, and the reader can be used again."""
+    """An error of `apply` is raised, and the reader can be used again."""
 
     async def apply(partition: int, records: RecordColumns, count: int, total: int) -> None:
         raise ValueError("no row")
@@ -147,7 +147,7 @@ async def test_an_error_of_apply_ends_reading(reader: ChangelogReader) -> None:
 
 
 async def test_a_broker_that_says_nothing(reader: ChangelogReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no record comes for long, reading gives up and says which partition it waited for."""
+    """If no record arrives for long, reading fails and names the partition that it waited for."""
     monkeypatch.setattr(recovery, "STALL_S", 1.0)
     kept = Kept()
     end_offsets = reader._consumer.end_offsets
@@ -162,7 +162,7 @@ async def test_a_broker_that_says_nothing(reader: ChangelogReader, monkeypatch: 
 
 
 async def test_stop_right_after_reading(kafka: EmbeddedKafka, topic: str) -> None:
-    """A reader stops at once, also while the fetch behind the last record is still under way."""
+    """A reader stops immediately, even while the fetch after the last record is in progress."""
     for _ in range(5):
         reader, kept = ChangelogReader(topic, bootstrap_servers=kafka.bootstrap), Kept()
         await reader.start()

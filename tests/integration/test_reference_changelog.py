@@ -1,4 +1,4 @@
-"""A worker of this version goes on from the changelog and the offsets of commit 3c99cd3, on a real broker."""
+"""A worker of this version continues from the changelog and the offsets of commit 3c99cd3, on a real broker."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def put_back(bootstrap: str, prefix: str, stored: Changelog) -> str:
-    """Writes the changelog into a topic of its own group, and commits the offsets; returns the topic."""
+    """Write the changelog into a topic of its own group, and commit the offsets; return the topic."""
     settings = settings_for(bootstrap, prefix)
     name = settings.changelog.removeprefix(prefix)
     produce(bootstrap, prefix, [r._replace(topic=name) for r in stored.records])
@@ -35,7 +35,7 @@ def put_back(bootstrap: str, prefix: str, stored: Changelog) -> str:
 
 
 def replay(bootstrap: str, prefix: str) -> None:
-    """Sends the recording as `foreclick replay` does."""
+    """Send the recording like `foreclick replay`."""
     recording = str(data.recording("plain"))
     with pytest.raises(SystemExit) as ended:
         main(["replay", recording, "--brokers", bootstrap, "--topic-prefix", prefix])
@@ -43,7 +43,7 @@ def replay(bootstrap: str, prefix: str) -> None:
 
 
 def answers(bootstrap: str, prefix: str, topic: str) -> data.Answers:
-    """What stands in an output topic, by the place of the source record; the prefix is no part of a place."""
+    """Return the records of an output topic by the place of their source record, without the prefix."""
     found: data.Answers = {}
     for message in read_all(bootstrap, prefix + topic):
         if topic == "dead-letters":
@@ -63,7 +63,7 @@ def answers(bootstrap: str, prefix: str, topic: str) -> data.Answers:
 def test_a_worker_goes_on_where_that_commit_stopped(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, start: Start, guarantee: str, model: str
 ) -> None:
-    """It answers the rest of the recording as that commit did, nothing before it, and nothing twice."""
+    """The worker answers the rest of the recording like that commit: nothing before it, and nothing twice."""
     bootstrap, stored = kafka.bootstrap, data.changelog(guarantee, model)
     asyncio.run(make_topics(bootstrap, prefix, partitions=2))
     changelog = put_back(bootstrap, prefix, stored)

@@ -1,4 +1,4 @@
-"""What the operations page says of restoring after a loss, on a real Kafka."""
+"""Restoring after a loss, as the operations page describes it, on a real Kafka."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 async def test_the_committed_offsets_are_lost(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """The group is deleted between two runs: the state knows what it includes, nothing is applied twice."""
+    """If the group is deleted between two runs, the state knows what it includes, so nothing is applied twice."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, clicks(2000))
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
@@ -38,7 +38,7 @@ async def test_the_committed_offsets_are_lost(
     assert committed(kafka.bootstrap, group, topics)[topics[0]] == [-1001] * 4, "no offset is left"
 
     second = start(tmp_path / "second", kafka.bootstrap, prefix).wait_ready()
-    # It knows the items' names once it has read their events again, and passed them over.
+    # It knows the items' names once it has read their events again and skipped them.
     wait_for("the user to be as before", lambda: second.get("/users/u1-1/")[1] == before, 30)
     produce(kafka.bootstrap, prefix, clicks(40))
     found = reader.read_until("the predictions of new events", lambda m: len(m) >= 2040)

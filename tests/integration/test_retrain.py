@@ -19,7 +19,7 @@ TWO_DAYS_S = 172_800
 async def test_a_good_model_is_published_and_another_is_not(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """`current` points to the first model; a second one that does not pass the gate changes nothing."""
+    """`current` points to the first model; a second model that fails the comparison changes nothing."""
     await make_topics(kafka.bootstrap, prefix)
     commands = tmp_path / "bin"
     commands.mkdir()

@@ -39,7 +39,7 @@ async def gate(broker: EmbeddedKafka) -> AsyncIterator[Holding]:
 async def test_a_broker_that_hangs_while_partitions_are_revoked(
     broker: EmbeddedKafka, gate: Holding, prefix: str, tmp_path: Path, guarantee: str, key: int
 ) -> None:
-    """The group need not wait for the worker, whose transaction is aborted; its events are processed again."""
+    """The group does not wait for the worker; its transaction is aborted, and its events are processed again."""
     await make_topics(broker.bootstrap, prefix)
     settings = settings_for(
         f"127.0.0.1:{gate.port}", prefix, web="", data_dir=str(tmp_path / "data"), guarantee=guarantee,

@@ -1,4 +1,4 @@
-"""Rights on topics, groups and transactional ids: the least that are enough, and what is said without one."""
+"""Rights on topics, groups and transactional ids: the smallest sufficient set, and the errors without one of them."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def least(prefix: str) -> dict[str, Right]:
-    """What a worker needs, by name; as in docs/security.md."""
+    """The rights that a worker needs, by name, as in docs/security.md."""
     rights = {f"Read on topic {prefix}{t}": Right("TOPIC", prefix + t, "READ") for t in ("clicks", "browses")}
     rights |= {f"Read on topic {prefix}purchases": Right("TOPIC", f"{prefix}purchases", "READ")}
     for name in ("predictions", "flags", "dead-letters"):
@@ -34,7 +34,7 @@ def least(prefix: str) -> dict[str, Right]:
 async def test_a_worker_with_the_least_rights(
     secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, password_file: Path, guarantee: str
 ) -> None:
-    """With nothing but the documented rights a worker answers and commits; they cover a dead letter and a restart."""
+    """With only the documented rights, a worker answers and commits, writes a dead letter and restarts."""
     await make_topics(secure.plain, prefix)
     user = f"{prefix}bob"
     secure.add_user(user)
@@ -53,7 +53,7 @@ async def test_a_worker_with_the_least_rights(
 
 
 async def test_each_missing_right_is_named(secure: SecureKafka, prefix: str) -> None:
-    """Without any right all are named at once; without one of them that one alone, and with all of them none."""
+    """Without any right, all are listed at once; without one of them, only that one; with all of them, none."""
     await make_topics(secure.plain, prefix)
     user = f"{prefix}bob"
     secure.add_user(user)
@@ -70,7 +70,7 @@ async def test_each_missing_right_is_named(secure: SecureKafka, prefix: str) -> 
         return set()
 
     async def named_are(wanted: set[str]) -> None:
-        # A change of rights reaches the broker a moment after it was answered.
+        # A change of rights takes effect a moment after the broker's answer.
         async with asyncio.timeout(20):
             while (found := await named()) != wanted:
                 await asyncio.sleep(0.1)
@@ -90,7 +90,7 @@ async def test_each_missing_right_is_named(secure: SecureKafka, prefix: str) -> 
 def test_a_worker_and_short_commands_without_a_right(
     secure: SecureKafka, prefix: str, tmp_path: Path, password_file: Path
 ) -> None:
-    """Each says in one sentence which right it lacks, and ends with 1."""
+    """Each command names in one sentence the right it lacks, and ends with exit code 1."""
     asyncio.run(make_topics(secure.plain, prefix))
     user = f"{prefix}bob"
     secure.add_user(user)
@@ -116,7 +116,7 @@ def test_a_worker_and_short_commands_without_a_right(
 async def test_a_right_that_is_taken_from_a_running_worker(
     secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, password_file: Path, guarantee: str
 ) -> None:
-    """A worker that may no longer write stops, says what it may not do, and has committed nothing too much."""
+    """A worker that loses the right to write stops, names the right, and has not committed too much."""
     await make_topics(secure.plain, prefix)
     user = f"{prefix}bob"
     secure.add_user(user)

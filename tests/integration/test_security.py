@@ -1,4 +1,4 @@
-"""TLS, logins and rights against a real broker: what works, and what is said where it does not."""
+"""TLS, logins and rights with a real broker: the working cases, and the errors of the others."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
-    """A good token of oscar, who may do all."""
+    """A valid token of oscar, who has all rights."""
     file = tmp_path / "token"
     file.write_text(unsecured_token("oscar"))
     return file
@@ -55,7 +55,7 @@ def token_url() -> Iterator[str]:
 
 
 def oauth(kafka: SecureKafka, **more: Any) -> dict[str, Any]:
-    """Settings of a client with a token."""
+    """Return the settings of a client with a token."""
     return {
         "kafka_security_protocol": "SASL_SSL",
         "kafka_ssl_ca_file": kafka.authority.cert,
@@ -72,7 +72,7 @@ async def test_a_worker_over_a_safe_connection(
     secure: SecureKafka, prefix: str, start: Start, tmp_path: Path, way: str,
     password_file: Path, token_file: Path, token_url: str,
 ) -> None:  # fmt: skip
-    """Over TLS with each kind of proof a worker answers and commits all events, and takes up its state again."""
+    """Over TLS, with each way to log in, a worker answers and commits all events, and reads its state back."""
     settings, brokers = {
         "certificate": (secure.tls_settings(), secure.tls),
         "scram": (secure.login_settings() | {"kafka_sasl_password_file": password_file}, secure.login),
@@ -108,7 +108,7 @@ async def test_a_worker_over_a_safe_connection(
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 async def test_each_mechanism_with_a_password(secure: SecureKafka, prefix: str, mechanism: str) -> None:
-    """Topics can be made and looked at after a login by each mechanism."""
+    """Topics can be created and described after a login by each mechanism."""
     password = "plain-alice" if mechanism == "PLAIN" else PASSWORD
     login = secure.login_settings(mechanism=mechanism)
     settings = settings_of(secure.login, prefix, **login, kafka_sasl_password=password)
@@ -123,13 +123,13 @@ async def test_a_login_in_the_clear(secure: SecureKafka, prefix: str) -> None:
     assert len(await ensure_topics(settings)) == 7
 
 
-# --- it does not work, and says why
+# --- it fails, with the reason
 
 NO_CA = {"kafka_ssl_ca_file": ""}
 
 
 async def said(settings: Settings) -> str:
-    """The error of a client that is refused, which comes without waiting for the whole time."""
+    """Return the error of a refused client, which comes before the time limit."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(SecurityError) as caught:
@@ -141,7 +141,7 @@ async def said(settings: Settings) -> str:
 
 
 async def test_certificates_that_do_not_fit(secure: SecureKafka, prefix: str, tmp_path: Path) -> None:
-    """An unknown authority on either side, another name, no certificate where one is asked for."""
+    """Errors for an unknown authority on either side, another name, and a missing client certificate."""
     strangers = Authority(tmp_path / "strangers", "strangers")
     theirs = strangers.issue("worker")
 
@@ -162,7 +162,7 @@ async def test_certificates_that_do_not_fit(secure: SecureKafka, prefix: str, tm
 
 
 async def test_logins_that_are_refused(secure: SecureKafka, prefix: str, tmp_path: Path) -> None:
-    """A wrong password, an unknown user, a mechanism that is not offered, a token that has expired or is away."""
+    """Errors for a wrong password, an unknown user, an unsupported mechanism, and an expired or missing token."""
 
     async def login(brokers: str = secure.login, **changed: Any) -> str:
         chosen = secure.login_settings() | {"kafka_sasl_password": "wrong-one"} | changed
@@ -189,7 +189,7 @@ async def test_logins_that_are_refused(secure: SecureKafka, prefix: str, tmp_pat
 
 
 async def test_a_protocol_that_the_port_does_not_speak(secure: SecureKafka, prefix: str) -> None:
-    """Plain to TLS and the reverse, with and without login: the right value is named."""
+    """A client without TLS on a TLS port, or the reverse, with and without login, gets the right value named."""
 
     async def to(brokers: str, **chosen: Any) -> str:
         text = await said(settings_of(brokers, prefix, **chosen))
@@ -215,7 +215,7 @@ COMMANDS = ["worker", "topics", "tail flags", "replay R", "record R.new"]
 def test_a_wrong_password_in_each_command(
     secure: SecureKafka, prefix: str, tmp_path: Path, command: str
 ) -> None:
-    """Each command ends with 1 and one sentence; nothing that it prints, at the level debug, holds the password."""
+    """Each command ends with exit code 1 and one sentence; its output at the level debug never has the password."""
     recording = tmp_path / "R"
     write(GeneratorSettings(events=100, users=20, items=20, categories=5), recording, lambda _: None)
     words = [word.replace("R", str(recording)) for word in command.split()]
@@ -229,14 +229,14 @@ def test_a_wrong_password_in_each_command(
         assert last.startswith(f"foreclick: the broker at {secure.login} refuses the login of user alice by")
         for part in (wrong, "hunter2", "sesame", "%41"):
             assert part not in text
-        assert command != "worker" or "Request to 127.0.0.1" in text  # the log was looked at in full
+        assert command != "worker" or "Request to 127.0.0.1" in text  # the log has debug messages
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_each_short_command_over_a_safe_connection(
     secure: SecureKafka, prefix: str, tmp_path: Path, command: str, password_file: Path
 ) -> None:
-    """The commands besides the worker take the same settings: topics, replay, record, tail do their work."""
+    """The commands besides the worker accept the same settings: topics, replay, record and tail work."""
     asyncio.run(make_topics(secure.plain, prefix))
     recording = tmp_path / "R"
     write(GeneratorSettings(events=100, users=20, items=20, categories=5), recording, lambda _: None)

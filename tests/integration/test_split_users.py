@@ -1,4 +1,4 @@
-"""Two producers that place keys by different rules: the worker says so."""
+"""Two producers that place keys by different rules: the worker reports it."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def test_two_partitioners(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """Users in two partitions are counted, told once, shown in readiness, and looked up where Java places them."""
+    """Users in two partitions are counted, logged once, shown in readiness, and looked up where Java places them."""
     await make_topics(kafka.bootstrap, prefix)
     users = [f"mix{i}" for i in range(20)]
     for topic, options in (("clicks", {"partitioner": "murmur2_random"}), ("purchases", {})):

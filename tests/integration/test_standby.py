@@ -1,4 +1,4 @@
-"""What makes a restart or a takeover quick: a fixed name in the group, and copies of the state at other workers."""
+"""Quick restarts and takeovers: a fixed name in the group, and copies of the state at other workers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 async def test_a_worker_with_a_fixed_name_is_back_before_its_session_ends(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Killed and started again under its name it goes on at once, though its session lasts two minutes."""
+    """A worker killed and started again with its name continues immediately, although a session lasts two minutes."""
     await make_topics(kafka.bootstrap, prefix)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     named = {"instance_id": "shop-0", "session_timeout_ms": 120_000}
@@ -33,7 +33,7 @@ async def test_a_worker_with_a_fixed_name_is_back_before_its_session_ends(
 async def test_a_copy_is_taken_over_without_reading_the_state_back(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path, guarantee: str
 ) -> None:
-    """After a kill the survivor goes on from its copies, exactly, and reads only what it had not copied yet."""
+    """After a kill, the survivor continues exactly from its copies, and reads only what it had not copied yet."""
     users, each = 8000, 3
     await make_topics(kafka.bootstrap, prefix)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
@@ -57,7 +57,7 @@ async def test_a_copy_is_taken_over_without_reading_the_state_back(
     produce(kafka.bootstrap, prefix, clicks(users, users))
     reader.read_until("the answers of the survivor", lambda m: len(m) >= (each + 1) * users)
     read = survivor.metric("foreclick_recovered_records_total") - before
-    assert read < users / 4, f"{read:.0f} records were read back, though {users // 2} users were copied"
+    assert read < users / 4, f"{read:.0f} records were read back, although {users // 2} users were copied"
     for p in range(4):
         page = survivor.get(f"/users/u{p}-0/")[1]
         assert page["events"] == each + 1

@@ -1,4 +1,4 @@
-"""Trouble of every kind: what is wrong is said in one sentence, and nothing is lost."""
+"""Trouble of every kind: the error is one clear sentence, and nothing is lost."""
 
 import asyncio
 import shutil
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_no_broker(start_from_scratch: Start, tmp_path: Path) -> None:
-    """Without a broker the worker gives up in bounded time and says which address it tried."""
+    """Without a broker, the worker gives up in bounded time and names the address."""
     address = f"127.0.0.1:{free_port()}"
     said = sentence(start_from_scratch(tmp_path, address, "p-"), 40)
     assert f"no Kafka broker answers at {address}" in said
@@ -64,9 +64,9 @@ async def test_missing_and_unequal_topics(
 
 
 def test_model_folder_missing_or_damaged(tmp_path: Path) -> None:
-    """A missing model folder and a flipped byte in any of its files are told, with the folder's name.
+    """A missing model folder and a flipped byte in any of its files are reported with the folder's name.
 
-    What a worker does then: `test_model_trouble`.
+    `test_model_trouble` tests what a worker does then.
     """
     with pytest.raises(ModelError, match=str(tmp_path / "nothing")):
         Runtime.load(tmp_path / "nothing", "cpu")
@@ -86,7 +86,7 @@ def test_model_folder_missing_or_damaged(tmp_path: Path) -> None:
 
 
 def test_all_wrong_settings_are_listed(start_from_scratch: Start, tmp_path: Path) -> None:
-    """Three mistakes are told at once, each with the name of its variable."""
+    """Three mistakes are reported at once, each with the name of its variable."""
     worker = start_from_scratch(tmp_path, "nonsense", "p-", max_batch="many", guarantee="twice")
     code, text = worker.wait_end()
     assert code == 1
@@ -97,7 +97,7 @@ def test_all_wrong_settings_are_listed(start_from_scratch: Start, tmp_path: Path
 
 
 async def test_web_port_taken(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> None:
-    """A taken web port is told with its address, and the worker does not run without its health pages."""
+    """A web port in use is reported with its address, and the worker does not run without its health pages."""
     await make_topics(kafka.bootstrap, prefix)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -110,7 +110,7 @@ async def test_web_port_taken(kafka: EmbeddedKafka, prefix: str, start: Start, t
 async def test_changelog_of_another_format(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """State that another version wrote is not guessed at: the worker stops and says so."""
+    """The worker stops with an error at a state in an unknown format."""
     await make_topics(kafka.bootstrap, prefix)
     settings = settings_for(kafka.bootstrap, prefix)
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
@@ -128,12 +128,12 @@ async def test_changelog_of_another_format(
     assert "start it again" not in last, "it would fail in the same way"
 
 
-# --- it stops, or others do
+# --- the worker or other processes stop
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_broker_restarted(how: str, start: Start, tmp_path: Path) -> None:
-    """The broker goes and comes back in mid-stream: the worker lives on and answers all, none is missing."""
+    """The broker stops and restarts during traffic: the worker keeps running and answers all events."""
     prefix, records = "p-", clicks(12_000)
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         await make_topics(broker.bootstrap, prefix)
@@ -161,14 +161,14 @@ async def test_broker_restarted(how: str, start: Start, tmp_path: Path) -> None:
 async def test_sigterm_under_load(
     kafka: EmbeddedKafka, prefix: str, start_from_scratch: Start, tmp_path: Path
 ) -> None:
-    """SIGTERM in mid-stream: exit code 0, all that was answered is committed, the next goes on without repeats."""
+    """SIGTERM during traffic: exit code 0, all answers are committed, the next worker continues without repeats."""
     records, stopped = clicks(200_000), threading.Event()
     await make_topics(kafka.bootstrap, prefix)
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
     first = start_from_scratch(tmp_path, kafka.bootstrap, prefix, max_batch=64).wait_ready()
 
     def write() -> int:
-        """Records come until the worker has ended, whatever the machine's speed; returns how many came."""
+        """Send records until the worker has ended, however fast the machine is; return how many."""
         count = 0
         while count < len(records) and not stopped.is_set():
             count += produce(kafka.bootstrap, prefix, records[count : count + 1000])
@@ -184,9 +184,9 @@ async def test_sigterm_under_load(
     records = records[: writing.result() + 1000]
     produce(kafka.bootstrap, prefix, records[-1000:])
     answered = len(reader.read_to_end())
-    assert answered < len(records), "the signal came too late to mean anything"
+    assert answered < len(records), "the signal came too late for this test"
     done = committed(kafka.bootstrap, f"{prefix}group", [f"{prefix}clicks"])[f"{prefix}clicks"]
-    assert sum(done) == answered, "what is published is committed, and no more"
+    assert sum(done) == answered, "exactly the published answers must be committed"
     began = time.monotonic()
     second = start_from_scratch(tmp_path, kafka.bootstrap, prefix).wait_ready()
     assert time.monotonic() - began < 30
@@ -200,7 +200,7 @@ async def test_sigterm_under_load(
 async def test_more_data_than_buffers(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """With small buffers fetching pauses and goes on: all is answered once, in bounded memory, in one generation."""
+    """With small buffers, fetching pauses and continues: each event is answered once, with bounded memory."""
     records = clicks(20_000)
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix, buffered_records=200, max_batch=64).wait_ready()
@@ -219,7 +219,7 @@ async def test_more_data_than_buffers(
 async def test_prefix_and_group_keep_apart(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Another prefix sees nothing of these topics; another group answers all anew from a state of its own."""
+    """Another prefix does not see these topics; another group answers everything again from its own state."""
     records, other = clicks(400), f"other-{prefix}"
     for each in (prefix, other):
         await make_topics(kafka.bootstrap, each)

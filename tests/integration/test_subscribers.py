@@ -24,7 +24,7 @@ EVENTS, REPEATS = 200, 60
 
 @pytest.fixture
 async def predictions(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path) -> list[str]:
-    """The ids in a topic in which a worker wrote predictions, and in which some of them came again."""
+    """Return the ids in a topic with the predictions of a worker, some of them repeated."""
     await make_topics(kafka.bootstrap, prefix)
     start(tmp_path / "worker", kafka.bootstrap, prefix).wait_ready()
     produce(kafka.bootstrap, prefix, clicks(EVENTS))
@@ -35,7 +35,7 @@ async def predictions(kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path:
 
 
 def repeat(bootstrap: str, messages: list) -> None:  # type: ignore[type-arg]
-    """Writes records again, unchanged, as a worker does after a fault."""
+    """Write records again, unchanged, like a worker after a fault."""
     producer = Producer({"bootstrap.servers": bootstrap})
     for m in messages:
         producer.produce(m.topic(), m.value(), m.key(), m.partition())
@@ -43,12 +43,12 @@ def repeat(bootstrap: str, messages: list) -> None:  # type: ignore[type-arg]
 
 
 def consumed(bootstrap: str, group: str, topic: str) -> int:
-    """How many records the committed offsets of a group cover."""
+    """Return how many records the committed offsets of a group cover."""
     return sum(max(0, offset) for offset in committed(bootstrap, group, [topic])[topic])
 
 
 def run_until(process: "subprocess.Popen[bytes]", what: str, condition: Callable[[], bool]) -> None:
-    """Waits for a condition, then ends the process with SIGTERM."""
+    """Wait for a condition, then end the process with SIGTERM."""
     try:
         wait_for(what, lambda: process.poll() is not None or condition())
         process.send_signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def run_until(process: "subprocess.Popen[bytes]", what: str, condition: Callable
 def test_the_python_subscriber(
     kafka: EmbeddedKafka, prefix: str, predictions: list[str], tmp_path: Path
 ) -> None:
-    """Its table holds each prediction once; repeats are dropped, also those that come after a restart."""
+    """The consumer's table has each prediction once; repeats are dropped, even those after a restart."""
     topic, file, log = f"{prefix}predictions", tmp_path / "predictions.db", tmp_path / "log"
 
     def rows() -> list[str]:
@@ -91,7 +91,7 @@ def test_the_python_subscriber(
 def test_the_java_subscriber(
     kafka: EmbeddedKafka, prefix: str, predictions: list[str], tmp_path: Path
 ) -> None:
-    """It prints each prediction once."""
+    """The consumer prints each prediction once."""
     topic, out, err = f"{prefix}predictions", tmp_path / "out", tmp_path / "err"
     compile_java(EXAMPLES / "Subscribe.java", tmp_path)
     process = run_java(tmp_path, "Subscribe", kafka.bootstrap, topic, stdout=out, stderr=err)

@@ -1,4 +1,4 @@
-"""Many joins, leaves and kills of whole workers in mid-stream: no event lost, none twice in the state."""
+"""Many joins, leaves and kills of workers during traffic: no event is lost or twice in the state."""
 
 import asyncio
 import os
@@ -17,17 +17,17 @@ from tests.faults.truth import read_inputs
 from tests.integration.harness import Start, Worker, make_topics, wait_for
 
 PARTITIONS, MOST = 4, 4  # workers
-#: Changes of the group under each guarantee. TAKEOVERS_TIMES=2 makes twice as many.
+#: Number of changes of the group per guarantee. TAKEOVERS_TIMES=2 doubles it.
 TIMES = int(os.environ.get("TAKEOVERS_TIMES") or 1)
 CHANGES = {"at_least_once": 25 * TIMES + 1, "exactly_once": 11 * TIMES}
-RATE = 400.0  # events a second
-FLOW = 200  # so many answers come before somebody is killed: work is in flight then
+RATE = 400.0  # events per second
+FLOW = 200  # number of answers before a kill, so that work is in flight
 HEAL_S = 90.0
 SETTINGS = {
     "session_timeout_ms": 1500,
     "heartbeat_ms": 300,
     "commit_interval_ms": 100,
-    # The merge waits so long for a silent topic that no change of the group alters the order of events.
+    # The merge waits so long for a silent topic that no change of the group changes the order of events.
     "max_idle_ms": 60_000,
     "resident_users": 20_000,
     "max_batch": 256,
@@ -37,12 +37,12 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240 * TIM
 
 
 def alive(worker: Worker) -> bool:
-    """Whether its process runs."""
+    """Whether the worker's process runs."""
     return worker.process.poll() is None
 
 
 class Group:
-    """The workers that are there, and what became of the others."""
+    """The running workers, and the results of the others."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Group:
         more: Callable[[], None],
         draw: random.Random,
     ) -> None:
-        """`start`: a worker of this name. `answers`: how many there are. `more`: lets events come for a kill."""
+        """`start` starts a worker by name, `answers` counts the answers, `more` allows more events before a kill."""
         self._start, self._answers, self._more, self._draw = start, answers, more, draw
         self.members: list[Worker] = []
         self.leaving: list[Worker] = []
         self.done: Counter[str] = Counter()
-        self.ended: list[str] = []  #: those that nobody had ended
+        self.ended: list[str] = []  #: workers that ended by themselves
 
     def change(self) -> None:
-        """One joins or leaves, whether or not the change before is over, or is killed at work."""
+        """Let a worker join, leave or be killed at work, whether or not the change before is over."""
         if len(self.members) <= 1 or (len(self.members) < MOST and self._draw.random() < 0.5):
             self.join()
         elif self.done["leave"] > self.done["kill"]:
@@ -68,7 +68,7 @@ class Group:
             wait_for("answers to flow", lambda: self.keep() or self._answers() > before + FLOW)
             self.members.pop(self._draw.randrange(len(self.members))).kill()
             self.done["kill"] += 1
-        else:  # one that only begins to start does not know yet what SIGTERM means
+        else:  # a worker at the beginning of its start does not handle SIGTERM yet
             ready = wait_for("a worker that can leave", lambda: self.keep() or self._at_work())
             leaver = self._draw.choice(ready)
             self.members.remove(leaver)
@@ -77,12 +77,12 @@ class Group:
             self.done["leave"] += 1
 
     def join(self) -> None:
-        """One more."""
+        """Start one more worker."""
         self.members.append(self._start(f"worker-{self.done['join']}"))
         self.done["join"] += 1
 
     def keep(self) -> None:
-        """One at least, as a supervisor would see to."""
+        """Keep at least one worker running, like a supervisor."""
         for worker in [each for each in self.members if not alive(each)]:
             self.members.remove(worker)
             said = worker.text()[-2000:]
@@ -95,11 +95,11 @@ class Group:
         return [each for each in self.members if "partitions assigned" in each.text()]
 
     def wait_at_work(self) -> None:
-        """All have taken part in a rebalance to its end."""
+        """Wait until all workers have completed a rebalance."""
         wait_for("the workers to begin", lambda: self.keep() or self._at_work() == self.members)
 
     def leave(self) -> list[int]:
-        """All leave; the exit codes of those that ever left."""
+        """Stop all workers; return the exit codes of all that ever left."""
         self.wait_at_work()
         for worker in self.members:
             worker.process.terminate()
@@ -108,7 +108,7 @@ class Group:
         return [worker.wait_end(40)[0] for worker in self.leaving]
 
     def kill(self) -> None:
-        """None is left."""
+        """Kill the remaining workers."""
         for worker in [*self.members, *self.leaving]:
             worker.kill()
 
@@ -117,8 +117,8 @@ class Group:
 def test_many_changes_of_the_group(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, start: Start, guarantee: str, changes: int
 ) -> None:
-    """While events flow workers join, leave and are killed. The checker, which shares no code with the product,
-    finds each event answered, state and offsets exact, and under `exactly_once` no answer twice.
+    """During traffic, workers join, leave and are killed. The checker, which shares no code with the product,
+    finds that each event is answered, state and offsets are exact, and with `exactly_once` no answer is repeated.
     """
     plan = Plan(7, 200, 4 * (changes // 2 + 1), PARTITIONS)
     name = f"{prefix}group"
@@ -138,7 +138,7 @@ def test_many_changes_of_the_group(
         return len(plan) * change // (changes + 2)
 
     def allow(events: int) -> None:
-        """The events never run ahead of the changes, however slow the machine is."""
+        """Return how many events may be sent before a change, so that they never end before the changes."""
         sender.most = min(len(plan) - 1, max(sender.most, events))
 
     try:
@@ -146,14 +146,12 @@ def test_many_changes_of_the_group(
         group.wait_at_work()
         sender.start()
         for change in range(1, changes + 1):
-            allow(due(change + 1))  # so that all of them find events on their way
+            allow(due(change + 1))  # so that events are in flight at each change
             wait_for(
                 f"event {due(change)}", lambda n=change: group.keep() or sender.acknowledged >= due(n) - 40
             )
             group.change()
-        assert sender.running, (
-            "the events were all sent before the last change: the test shows less than it says"
-        )
+        assert sender.running, "all events were sent before the last change, so the test covers too little"
         sender.most = len(plan)
         sender.finish(HEAL_S)
         wait_for(f"{len(plan)} answers", lambda: group.keep() or seen.count >= len(plan), HEAL_S)
@@ -169,7 +167,7 @@ def test_many_changes_of_the_group(
     assert group.done.total() > changes and min(group.done["leave"], group.done["kill"]) > changes // 6, (
         group.done
     )
-    assert not any(codes), f"workers that were told to leave ended with {codes}"
+    assert not any(codes), f"workers that were asked to leave ended with {codes}"
 
 
 def _wait_for_offsets(bootstrap: str, prefix: str, name: str, group: Group) -> None:

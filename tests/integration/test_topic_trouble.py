@@ -1,4 +1,4 @@
-"""Whatever is done to its topics, the worker answers all, or stops with a sentence that says why."""
+"""Whatever happens to its topics, the worker answers all events, or stops with a clear message."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts workers that look at their topics every second, so that three looks do not take nine."""
+    """Starts workers that check their topics every second, so that three checks do not take nine seconds."""
     quick = partial(ForkedProcess, constants={"stream_app.worker.watches.topic_watch.LOOK_EVERY_S": 1.0})
     with workers(quick) as starter:
         yield starter
@@ -63,18 +63,18 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def admin(kafka: EmbeddedKafka) -> AdminClient:
-    """Does to topics what an operator does."""
+    """Changes topics like an operator."""
     return AdminClient({"bootstrap.servers": kafka.bootstrap})
 
 
 def delete(admin: AdminClient, topic: str) -> None:
-    """Deletes a topic and waits until it is gone."""
+    """Delete a topic and wait until it no longer exists."""
     admin.delete_topics([topic])[topic].result(20)
-    wait_for("the topic to be gone", lambda: topic not in admin.list_topics(timeout=20).topics)
+    wait_for("the topic to be deleted", lambda: topic not in admin.list_topics(timeout=20).topics)
 
 
 def make(admin: AdminClient, topic: str) -> None:
-    """Makes a topic as the worker's own are."""
+    """Create a topic with the settings of the worker's own."""
     config = {"message.timestamp.type": "LogAppendTime"}
     admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)])[topic].result(20)
 
@@ -102,7 +102,7 @@ async def stopped(
 async def test_topic_deleted(
     name: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """An input or an output that is deleted under a worker stops it; the next start says what is missing."""
+    """Deleting an input or an output stops a running worker; the next start names the missing topic."""
     worker = await at_rest(start, tmp_path, kafka, prefix, clicks(400))
     delete(admin, f"{prefix}{name}")
     assert f"topic {prefix}{name} was deleted: " in last_words(worker)
@@ -112,7 +112,7 @@ async def test_topic_deleted(
 async def test_input_made_anew(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """Offsets of a new topic say nothing about the old one: the worker stops; another group answers all of it."""
+    """The offsets of the old topic are wrong for a new one: the worker stops; another group answers all of it."""
     records = clicks(400)
     worker = await at_rest(start, tmp_path, kafka, prefix, records)
     delete(admin, f"{prefix}clicks")
@@ -130,7 +130,7 @@ async def test_input_made_anew(
 async def test_input_made_again_while_no_worker_runs(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """The state knows the ids of its topics: the next start stops before it passes one new record over."""
+    """The state knows the ids of its topics: the next start stops before it skips any new record."""
     records = clicks(400)
     await stopped(start, tmp_path, kafka, prefix, records)
     delete(admin, f"{prefix}clicks")
@@ -144,7 +144,7 @@ async def test_input_made_again_while_no_worker_runs(
 async def test_a_log_that_ends_before_the_state(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """A state without ids, as an earlier version wrote it: the end of the new log gives the new topic away."""
+    """With a state without ids, as an earlier version wrote it, the end of the log shows that the topic is new."""
     await stopped(start, tmp_path, kafka, prefix, clicks(400))
     without_ids(kafka.bootstrap, f"{prefix}{prefix}group-users-changelog")
     second = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
@@ -160,7 +160,7 @@ async def test_a_log_that_ends_before_the_state(
 
 
 def without_ids(bootstrap: str, changelog: str) -> None:
-    """Writes the record of each partition once more, as a version that knew no topic ids did."""
+    """Write the record of each partition again, like a version without topic ids."""
     last = {m.partition(): m for m in read_all(bootstrap, changelog) if m.key() == META_KEY}
     producer = Producer({"bootstrap.servers": bootstrap})
     for partition, message in last.items():
@@ -174,7 +174,7 @@ def without_ids(bootstrap: str, changelog: str) -> None:
 async def test_offsets_put_back(
     guarantee: str, kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """What is in the state already is passed over with a line that says so, and its offsets are committed again."""
+    """Events already in the state are skipped with a log line, and their offsets are committed again."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, clicks(400))
     first = start(tmp_path, kafka.bootstrap, prefix, guarantee=guarantee).wait_ready()
@@ -202,7 +202,7 @@ async def test_offsets_put_back(
 async def test_offsets_put_forward(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """Records that an operator has the group skip are skipped, and a line says which."""
+    """Records that an operator lets the group skip are skipped, and a log line names them."""
     records = clicks(400)
     await stopped(start, tmp_path, kafka, prefix, records[:200])
     produce(kafka.bootstrap, prefix, records[200:])
@@ -218,7 +218,7 @@ async def test_offsets_put_forward(
 async def test_changelog_made_again_while_no_worker_runs(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """A group with offsets and without a state goes on behind its offsets, and a line says what that means."""
+    """A group with offsets but without a state continues after its offsets, and a log line explains the effect."""
     await stopped(start, tmp_path, kafka, prefix, clicks(400))
     delete(admin, f"{prefix}{prefix}group-users-changelog")
     await make_topics(kafka.bootstrap, prefix)
@@ -231,7 +231,7 @@ async def test_changelog_made_again_while_no_worker_runs(
 async def test_output_made_anew(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """An output that was emptied by making it anew gets what comes from then on, without a restart."""
+    """An output that was deleted and created again gets all later records, without a restart."""
     records = clicks(800)
     worker = await at_rest(start, tmp_path, kafka, prefix, records[:400])
     delete(admin, f"{prefix}predictions")
@@ -247,7 +247,7 @@ async def test_output_made_anew(
 async def test_partitions_added(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """More partitions would send users where their state is not: the worker stops before it reads them."""
+    """New partitions would separate users from their state: the worker stops before it reads them."""
     await make_topics(kafka.bootstrap, prefix)
     worker = start(tmp_path, kafka.bootstrap, prefix).wait_ready()
     for name in ("clicks", "browses", "purchases"):
@@ -261,7 +261,7 @@ async def test_partitions_added(
 async def test_retention_has_taken_the_committed_offset(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """What was deleted before it was read is lost; the worker goes on with the first record that is left, once."""
+    """Records deleted before they were read are lost; the worker continues with the first remaining record."""
     records = clicks(4000)
     await stopped(start, tmp_path, kafka, prefix, records[:2000])
     produce(kafka.bootstrap, prefix, records[2000:])
@@ -286,7 +286,7 @@ def limit(admin: AdminClient, topic: str, size: int) -> None:
 async def test_output_larger_than_its_topic_takes(
     kafka: EmbeddedKafka, prefix: str, admin: AdminClient, start: Start, tmp_path: Path
 ) -> None:
-    """A topic that takes too little stops the worker, also at its start; once that is mended, nothing is lost."""
+    """A topic with a too small limit stops the worker, even at its start; after a correction, nothing is lost."""
     records = clicks(800)
     worker = await at_rest(start, tmp_path, kafka, prefix, records[:400])
     limit(admin, f"{prefix}predictions", 200)
@@ -307,9 +307,9 @@ async def test_output_larger_than_its_topic_takes(
 async def test_transactions_of_other_producers(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """Aborted events are never answered; an open transaction holds back what follows on it, until it ends.
+    """Aborted events are never answered; an open transaction holds back the records after it until it ends.
 
-    Meanwhile a metric counts what waits, and readiness says so.
+    Meanwhile a metric counts the waiting records, and readiness reports them.
     """
     await make_topics(kafka.bootstrap, prefix)
     records = clicks(1200)
@@ -333,11 +333,11 @@ async def test_transactions_of_other_producers(
     produce(kafka.bootstrap, prefix, records[1000:])
     held = time.monotonic() + 2
     while time.monotonic() < held:
-        assert len(reader.poll()) == 400, "something behind an open transaction was answered"
+        assert len(reader.poll()) == 400, "a record after an open transaction was answered"
         await asyncio.sleep(0.05)
     assert worker.metric("foreclick_behind_open_transaction_records") == 400
     check = "an open transaction of another producer holds back 100 records of"
-    wait_for("readiness to say so", lambda: worker.get("/health/ready")[0] == 503)
+    wait_for("readiness to report it", lambda: worker.get("/health/ready")[0] == 503)
     assert check in worker.get("/health/ready")[1]["checks"]["transactions"]
     sender.commit_transaction(30)
     answers = reader.read_until("the rest", lambda m: len(m) >= 800)

@@ -1,4 +1,4 @@
-"""The fenced producers on a real Kafka: requests that are late, owners that are not told, connections that break."""
+"""The fenced producers on a real Kafka: late requests, owners that do not know of a change, broken connections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -33,26 +33,26 @@ FORMS = pytest.mark.parametrize("implicit", [True, False], ids=["second form", "
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """A broker with a second way in."""
+    """A broker with a second listener."""
     with kafka_for_a_proxy(tmp_path_factory.mktemp("kafka")) as made:
         yield made
 
 
 @pytest.fixture
 async def gate(broker: EmbeddedKafka) -> AsyncIterator[Holding]:
-    """The proxy before that way in."""
+    """The proxy in front of that listener."""
     async with holding_before(broker) as holding:
         yield holding
 
 
 @pytest.fixture
 def bed(broker: EmbeddedKafka, prefix: str) -> Bed:
-    """Topics on the broker that has a second way in."""
+    """Topics on the broker with a second listener."""
     return Bed(broker, prefix)
 
 
 async def lose_the_end(producer: TransactionalProducer, bed: Bed, gate: Holding, member: Member) -> None:
-    """A transaction of the records 0 to 9, whose EndTxn is held for longer than the client waits."""
+    """Start a transaction of the records 0 to 9 and hold its EndTxn for longer than the client waits."""
     await producer.initialise()
     gate.hold_next(END_TXN)
     with pytest.raises(ProducerLostError, match="did not answer"):
@@ -62,7 +62,7 @@ async def lose_the_end(producer: TransactionalProducer, bed: Bed, gate: Holding,
 
 @FORMS
 async def test_a_late_end_ends_no_other_transaction(bed: Bed, gate: Holding, implicit: bool) -> None:
-    """An unanswered EndTxn loses the producer; after `initialise` it may come, and ends nothing that began since."""
+    """An unanswered EndTxn loses the producer; if it arrives after `initialise`, it ends no later transaction."""
     async with bed.member() as member, client(gate.port, bed.topic, implicit, IMPATIENT_MS) as cluster:
         producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
         await lose_the_end(producer, bed, gate, member())
@@ -78,7 +78,7 @@ async def test_a_late_end_ends_no_other_transaction(bed: Bed, gate: Holding, imp
         gate.let_go()
         await until("the late EndTxn to be answered", gate.answered.is_set)
         await bed.settled(cluster, member())
-        assert bed.end() == begin.offset, "the late EndTxn ended the transaction that is open"
+        assert bed.end() == begin.offset, "the late EndTxn ended the open transaction"
         assert await asyncio.to_thread(bed.values) == first
         await producer.commit([(bed.tp, batch(numbers(10, 20)))], bed.offsets(3), member())
         await until("the last transaction to end", lambda: not bed.hangs())
@@ -87,23 +87,23 @@ async def test_a_late_end_ends_no_other_transaction(bed: Bed, gate: Holding, imp
 
 
 async def test_a_late_end_ends_another_transaction_of_its_epoch(bed: Bed, gate: Holding) -> None:
-    """What the test above would see: a client that asks again with the same epoch has its next transaction cut."""
+    """Without that rule, the next transaction of a client that sends EndTxn again with the same epoch is ended."""
     async with bed.member() as member, client(gate.port, bed.topic, False, IMPATIENT_MS) as cluster:
         producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
         await lose_the_end(producer, bed, gate, member())
-        producer.lost = None  # as if it were not: the end is asked for again, the next transaction begins
+        producer.lost = None  # as if it were not lost: EndTxn is sent again, the next transaction begins
         await producer._end()
         begin = await producer.queue(bed.tp, batch(numbers(10, 10)))
         await bed.settled(cluster, member())
         assert bed.end() == begin.offset
         gate.let_go()
-        await until("the late EndTxn to end what is open", lambda: bed.end() > begin.offset + 9)
+        await until("the late EndTxn to end the open transaction", lambda: bed.end() > begin.offset + 9)
         assert await asyncio.to_thread(bed.values) == numbers(20)
 
 
 @FORMS
 async def test_an_end_without_an_answer(bed: Bed, gate: Holding, implicit: bool) -> None:
-    """A transaction that was ended, whose producer does not hear of it, is there once and as a whole."""
+    """A transaction that ended without an answer to its producer exists once and completely."""
     async with bed.member() as member, client(gate.port, bed.topic, implicit, IMPATIENT_MS) as cluster:
         producer = TransactionalProducer(cluster, bed.group, OPEN_MS)
         await producer.initialise()
@@ -120,7 +120,7 @@ async def test_an_end_without_an_answer(bed: Bed, gate: Holding, implicit: bool)
 
 @FORMS
 async def test_two_owners(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
-    """Once the second owner of a partition has opened its producer, nothing of the first is committed any more."""
+    """Once the second owner of a partition has opened its producer, nothing of the first is committed."""
     async with (
         bed.member() as member,
         partition_producers(bed, broker.port, True) as first,
@@ -146,7 +146,7 @@ async def test_two_owners(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> No
 
 @FORMS
 async def test_an_owner_whose_offsets_come_late(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
-    """An owner that had written all before the second came has the rest of its commit refused."""
+    """If an owner had written all its records before the second one started, the rest of its commit is refused."""
     async with bed.member() as member, client(broker.port, bed.topic, implicit, PATIENT_MS) as cluster:
         first, second = (TransactionalProducer(cluster, bed.group, OPEN_MS) for _ in range(2))
         await first.initialise()
@@ -162,7 +162,7 @@ async def test_an_owner_whose_offsets_come_late(bed: Bed, broker: EmbeddedKafka,
 async def test_a_late_write_opens_no_transaction(
     bed: Bed, broker: EmbeddedKafka, gate: Holding, implicit: bool
 ) -> None:
-    """A batch of a former owner that was on its way is refused: no record, and no transaction that nobody ends."""
+    """A late batch of a former owner is refused: no record is written, and no transaction stays open."""
     async with (
         bed.member() as member,
         client(gate.port, bed.topic, implicit, PATIENT_MS) as slow,
@@ -173,7 +173,7 @@ async def test_a_late_write_opens_no_transaction(
         await first.initialise()
         gate.hold_next(PRODUCE)
         late = first.queue(bed.tp, batch([b"late"]))
-        await until("the batch to be on its way", gate.held.is_set)
+        await until("the batch to be in flight", gate.held.is_set)
         await second.initialise()
         await second.commit([(bed.tp, batch([b"good"]))], bed.offsets(1), member())
         gate.let_go()
@@ -186,7 +186,7 @@ async def test_a_late_write_opens_no_transaction(
 
 @FORMS
 async def test_offsets_of_an_older_generation(bed: Bed, broker: EmbeddedKafka, implicit: bool) -> None:
-    """A member that the group has moved on without commits nothing; with its present generation it does."""
+    """A member with an old generation commits nothing; with the current generation it does."""
     async with bed.member() as member, client(broker.port, bed.topic, implicit, PATIENT_MS) as cluster:
         stale = member()
         async with bed.member():
@@ -207,7 +207,7 @@ async def test_offsets_of_an_older_generation(bed: Bed, broker: EmbeddedKafka, i
 
 
 async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedKafka, gate: Holding) -> None:
-    """A state record that was on its way while the next owner opened its producer overwrites none of its own."""
+    """A late state record of the old owner does not overwrite one of the next owner."""
     async with (
         partition_producers(bed, gate.port, False) as first,
         partition_producers(bed, broker.port, False) as second,
@@ -216,7 +216,7 @@ async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedK
         await asyncio.gather(*await first.send_built(bed.topic, 0, first.build(messages([b"old"]))))
         gate.hold_next(PRODUCE)
         (late,) = await first.send_built(bed.topic, 0, first.build(messages([b"late"])))
-        await until("the record to be on its way", gate.held.is_set)
+        await until("the record to be in flight", gate.held.is_set)
         await second.open([0])
         await asyncio.gather(*await second.send_built(bed.topic, 0, second.build(messages([b"new"]))))
         gate.let_go()
@@ -229,7 +229,7 @@ async def test_a_late_state_record_of_a_former_owner(bed: Bed, broker: EmbeddedK
 
 
 async def test_the_fence_is_what_keeps_them_off(bed: Bed, broker: EmbeddedKafka) -> None:
-    """A new epoch alone does not: the partition takes what an old owner sends until a record carries the new one."""
+    """A new epoch alone is not enough: the partition accepts an old owner's records until one has the new epoch."""
     async with (
         partition_producers(bed, broker.port, False) as first,
         client(broker.port, bed.topic, True, PATIENT_MS) as cluster,
@@ -247,7 +247,7 @@ async def test_the_fence_is_what_keeps_them_off(bed: Bed, broker: EmbeddedKafka)
 
 
 async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
-    """Batches under way, also one that was appended and whose answer is lost, are sent again and appended once."""
+    """Batches in flight, even one whose answer was lost after it was appended, are sent again and appended once."""
     async with partition_producers(bed, gate.port, False) as made:
         await made.open([0, 1])
         gate.hold_next(PRODUCE, answer=True)
@@ -273,7 +273,7 @@ async def test_connections_that_are_reset(bed: Bed, gate: Holding) -> None:
 
 @pytest.mark.parametrize("transactional", [False, True])
 async def test_a_batch_that_is_too_large(bed: Bed, broker: EmbeddedKafka, transactional: bool) -> None:
-    """What the broker refuses for good fails at once and is not tried again; `is_open` raises the same error."""
+    """A permanent refusal of the broker fails immediately, without a retry; `is_open` raises the same error."""
     small = f"{bed.topic}-small"
     make(bed.bootstrap, small, max_message_bytes="2000")
     async with bed.member() as member, partition_producers(bed, broker.port, transactional, small) as made:

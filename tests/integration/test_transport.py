@@ -1,4 +1,4 @@
-"""The transport on a real Kafka: whole batches in, ranges committed, nothing lost whatever the group does."""
+"""The transport on a real Kafka: reads whole batches, commits ranges, loses nothing whatever the group does."""
 
 import asyncio
 import contextlib
@@ -23,24 +23,24 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
 async def test_an_agent_gets_whole_batches(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """The scheme `batch` finds the transport; 30,000 records of two partitions come in order, in few events."""
+    """The scheme `batch` selects the transport; 30,000 records of two partitions arrive in order, in few batches."""
     assert by_url(URL("batch://127.0.0.1")) is Transport
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic, partitions=2)
     for partition in (0, 1):
-        # Without idempotence the first batches to a new topic may be retried out of their order.
+        # Without idempotence the first batches to a new topic may be retried out of order.
         send(kafka.bootstrap, topic, numbers(15_000), partition, **{"enable.idempotence": True})
     member = await join(f"{prefix}group", topic)
     await until("30,000 records", lambda: len(member.values()) >= 30_000)
     assert in_order(member.batches)
-    assert len(member.batches) < 100, f"{len(member.batches)} events for 30,000 records"
+    assert len(member.batches) < 100, f"{len(member.batches)} batches for 30,000 records"
     for partition in (0, 1):
         values = [r.value for b in member.batches if b.tp.partition == partition for r in b.records]
         assert values == numbers(15_000)
 
 
 async def test_nothing_is_kept_of_what_was_delivered(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """However many batches came, Faust's lists of acknowledged messages hold the last one at most."""
+    """However many batches arrive, Faust's lists of acknowledged messages contain at most the last one."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic)
     member = await join(f"{prefix}group", topic)
@@ -57,7 +57,7 @@ async def test_nothing_is_kept_of_what_was_delivered(kafka: EmbeddedKafka, prefi
 async def test_the_last_batch_of_a_partition_comes_again_where_it_was_dropped(
     kafka: EmbeddedKafka, prefix: str, join: Join
 ) -> None:
-    """Dropped while the flow stands, as in a rebalance, it comes again, though nothing follows on it."""
+    """A batch dropped while the flow is stopped, as in a rebalance, is read again, even if it is the last one."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic)
     member = await join(f"{prefix}group", topic)
@@ -78,7 +78,7 @@ async def test_the_last_batch_of_a_partition_comes_again_where_it_was_dropped(
 
 
 async def test_exactly_what_is_done_is_committed(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """Nothing is committed before `done` moves, then exactly `done`; a restart goes on there."""
+    """Nothing is committed before `done` moves, then exactly `done`; a restart continues there."""
     topic, group = f"{prefix}in", f"{prefix}group"
     make(kafka.bootstrap, topic)
     send(kafka.bootstrap, topic, numbers(100))
@@ -100,7 +100,7 @@ async def test_exactly_what_is_done_is_committed(kafka: EmbeddedKafka, prefix: s
 
 
 async def test_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """Records of aborted transactions never come, the others come once; markers leave no lag behind them."""
+    """Records of aborted transactions never arrive, the others arrive once; markers leave no lag."""
     topic, group = f"{prefix}in", f"{prefix}group"
     make(kafka.bootstrap, topic)
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{prefix}writer"})
@@ -124,9 +124,9 @@ async def test_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> No
     await asyncio.to_thread(write, 40, random.Random(1))
     tp = TP(topic, 0)
     await until("all committed records", lambda: len(member.values()) >= len(wanted))
-    # The log ends with a marker, and before it lie records of an aborted transaction.
+    # The log ends with the records of an aborted transaction and its marker.
     end = end_offset(kafka.bootstrap, topic)
-    await until("the position behind the last marker", lambda: member.consumer.done.get(tp) == end)
+    await until("the position after the last marker", lambda: member.consumer.done.get(tp) == end)
     assert member.consumer.end_of(tp) == end
     assert member.values() == wanted
     assert in_order(member.batches)
@@ -135,7 +135,7 @@ async def test_transactions(kafka: EmbeddedKafka, prefix: str, join: Join) -> No
 
 
 async def test_compacted_topic(prefix: str, join: Join, tmp_path: Path) -> None:
-    """Holes that compaction left are passed: what is still there comes once and all of it is committed."""
+    """Gaps from compaction are skipped: the remaining records arrive once, and all are committed."""
     topic, group = f"{prefix}in", f"{prefix}group"
     with EmbeddedKafka(tmp_path / "kafka", properties={"log.cleaner.backoff.ms": "100"}) as kafka:
         make(
@@ -160,7 +160,7 @@ async def test_compacted_topic(prefix: str, join: Join, tmp_path: Path) -> None:
         await until("the end", lambda: member.consumer.done.get(tp) == 4000)
         offsets = [r.offset for b in member.batches for r in b.records]
         assert offsets == sorted(set(offsets))
-        assert set(offsets) <= {m.offset() for m in left}, "a record came that is not in the log"
+        assert set(offsets) <= {m.offset() for m in left}, "a record arrived that is not in the log"
         assert len({r.key for b in member.batches for r in b.records}) == 37
         assert member.consumer.end_of(tp) == 4000
         assert in_order(member.batches)
@@ -172,7 +172,7 @@ async def test_compacted_topic(prefix: str, join: Join, tmp_path: Path) -> None:
 async def test_no_record_is_lost_in_rebalances(
     kafka: EmbeddedKafka, prefix: str, join: Join, moves: bool
 ) -> None:
-    """Members come and go in mid-stream; whatever batch is dropped then, its records come again."""
+    """Members join and leave during traffic; the records of each batch that is dropped then are read again."""
     topic, group, partitions = f"{prefix}in", f"{prefix}group", 3
     make(kafka.bootstrap, topic, partitions=partitions)
     draw = random.Random(7)
@@ -187,7 +187,7 @@ async def test_no_record_is_lost_in_rebalances(
                     producer.produce(topic, b"%d" % sent[p], partition=p)
                     sent[p] += 1
             producer.flush(30)
-            time.sleep(0.005)  # a steady stream, so that each rebalance finds records on their way
+            time.sleep(0.005)  # a steady stream, so that records are in flight at each rebalance
 
     writer = asyncio.create_task(asyncio.to_thread(write))
     members = [await join(group, topic, moves=moves)]
@@ -199,7 +199,7 @@ async def test_no_record_is_lost_in_rebalances(
             else:
                 gone.append(members.pop(draw.randrange(len(members))))
                 await gone[-1].app.stop()
-            await asyncio.sleep(draw.random() * 1.2)  # some rebalances meet the one before
+            await asyncio.sleep(draw.random() * 1.2)  # some rebalances overlap with the one before
         await until("the group to settle", lambda: all(m.settled() for m in members))
     finally:
         writing = False
@@ -210,7 +210,7 @@ async def test_no_record_is_lost_in_rebalances(
         got = {(b.tp.partition, r.offset) for m in everyone for b in m.batches for r in b.records}
         return [len({(p, o) for o in range(sent[p])} - got) for p in range(partitions)]
 
-    if not moves:  # then all comes again after each rebalance, to those who are there now
+    if not moves:  # then all records are read again after each rebalance
         for m in members:
             m.batches = [b for b in m.batches if b.generation == m.app.consumer_generation_id]
     with contextlib.suppress(AssertionError):
@@ -222,7 +222,7 @@ async def test_no_record_is_lost_in_rebalances(
 
 
 async def test_pause_and_resume(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """A paused partition brings nothing while others go on, and goes on at once when it is resumed."""
+    """A paused partition gives no records while others continue, and continues immediately when it is resumed."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic, partitions=3)  # partition 2 stays empty
     member = await join(f"{prefix}group", topic)
@@ -234,12 +234,12 @@ async def test_pause_and_resume(kafka: EmbeddedKafka, prefix: str, join: Join) -
     cycles, tp, took_s = 50, TP(topic, 0), 0.0
     for n in range(cycles):
         member.consumer.pause_partitions({tp})
-        send(kafka.bootstrap, topic, [b"others"], 1)  # ends the fetch that is under way
+        send(kafka.bootstrap, topic, [b"others"], 1)  # ends the fetch in progress
         await until("the other partition", lambda n=n: got(1) == 2 * n + 1)
         send(kafka.bootstrap, topic, [b"paused"], 0)
         send(kafka.bootstrap, topic, [b"others"], 1)
         await until("the other partition", lambda n=n: got(1) == 2 * n + 2)
-        assert got(0) == n, "a record of a paused partition came"
+        assert got(0) == n, "a record of a paused partition arrived"
         start = time.monotonic()
         member.consumer.resume_partitions({tp})
         await until("the resumed partition", lambda n=n: got(0) == n + 1)
@@ -266,7 +266,7 @@ async def test_all_paused_wakes_up_at_once(kafka: EmbeddedKafka, prefix: str, jo
 
 
 async def test_partitions_of_one_number_stay_together(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """Partition p of all topics is at the same member, and each partition is at exactly one."""
+    """Partition p of all topics belongs to the same member, and each partition to exactly one."""
     topics = [f"{prefix}{name}" for name in ("clicks", "browses", "purchases")]
     make(kafka.bootstrap, *topics, partitions=5)
     members = [await join(f"{prefix}group", *topics)]
@@ -284,7 +284,7 @@ async def test_partitions_of_one_number_stay_together(kafka: EmbeddedKafka, pref
 
 
 async def test_more_members_than_partitions(kafka: EmbeddedKafka, prefix: str, join: Join) -> None:
-    """A member that loses all its partitions in mid-stream lives on and takes over when the other leaves."""
+    """A member that loses all its partitions during traffic keeps running and takes over when the other leaves."""
     topic = f"{prefix}in"
     make(kafka.bootstrap, topic, partitions=1)
     members = [await join(f"{prefix}group", topic)]

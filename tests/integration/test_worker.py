@@ -1,4 +1,4 @@
-"""The worker as a whole, on a real Kafka: exactly one answer for each event, whatever happens on the way."""
+"""The whole worker on a real Kafka: exactly one answer per event, whatever happens."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording with bad records, duplicates, late events and bots among 20,000."""
+    """A recording of 20,000 records with invalid ones, duplicates, late events and bots."""
     path = tmp_path_factory.mktemp("traffic") / "traffic.stream"
     settings = GeneratorSettings(
         events=20_000, users=2_000, items=500, categories=20, seed=5,
@@ -45,7 +45,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Expected:
-    """What `foreclick run` makes of a recording."""
+    """Return the outputs of `foreclick run` for a recording."""
 
     def __init__(self, path: Path, model: Path | None, partitions: int = 4) -> None:
         settings = load_settings(env={}, options={"model": model} if model else {})
@@ -75,7 +75,7 @@ def expected(traffic: Path, model: Path) -> Expected:
 
 
 def unprefixed(prefix: str, id_: str) -> str:
-    """The id as it is without the test's topic prefix."""
+    """Return the id without the test's topic prefix."""
     assert id_.startswith(prefix)
     return id_[len(prefix) :]
 
@@ -100,7 +100,7 @@ def same(a: Prediction, b: Prediction) -> bool:
 
 
 def check_predictions(prefix: str, messages: list[Any], expected: dict[str, Prediction]) -> int:
-    """All expected predictions are there, repeats equal the first; returns how many were repeated."""
+    """Check that all expected predictions exist and repeats equal the first; return the number of repeats."""
     seen: Counter[str] = Counter()
     for m in messages:
         prediction = msgspec.json.decode(m.value(), type=Prediction)
@@ -124,7 +124,7 @@ async def test_golden_with_one_worker(
     expected: Expected,
     tmp_path: Path,
 ) -> None:
-    """A worker fed through Kafka answers as `run` does: predictions, flags, dead letters, each exactly once."""
+    """A worker gives the same answers as `run`: predictions, flags and dead letters, each exactly once."""
     await make_topics(kafka.bootstrap, prefix)
     records = list(RecordingReader(traffic))
     produce(kafka.bootstrap, prefix, records)
@@ -164,7 +164,7 @@ async def test_golden_with_a_second_worker_that_comes_and_goes(
     expected: Expected,
     tmp_path: Path,
 ) -> None:
-    """A worker that joins in mid-stream and leaves again changes no answer and loses none."""
+    """A worker that joins during traffic and leaves again changes no answer and loses none."""
     await make_topics(kafka.bootstrap, prefix)
     records = list(RecordingReader(traffic))
     produce(kafka.bootstrap, prefix, records)
@@ -174,7 +174,7 @@ async def test_golden_with_a_second_worker_that_comes_and_goes(
     total = len(expected.predictions)
     reader.read_until("a first part", lambda m: len(m) > total * 0.1)
     second = start(tmp_path, kafka.bootstrap, prefix, **slow).wait_ready()
-    wait_for("the first worker to go on with fewer partitions", first.ready)
+    wait_for("the first worker to continue with fewer partitions", first.ready)
     assert second.stop() == 0
     reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     assert first.stop() == 0
@@ -191,12 +191,12 @@ async def test_two_workers_from_the_start(
     expected: Expected,
     tmp_path: Path,
 ) -> None:
-    """Two workers share the partitions and together answer as one, each event once."""
+    """Two workers share the partitions and together give the same answers as one, once per event."""
     await make_topics(kafka.bootstrap, prefix)
     both = [start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready()]
     both.append(start(tmp_path, kafka.bootstrap, prefix, model=model).wait_ready())
     wait_for("both workers to be ready", lambda: all(w.ready() for w in both))
-    # Sent topic by topic, so that waiting for a topic that has nothing yet would matter: it must not be
+    # Sent topic by topic, so that waiting for a topic without records would matter: it must not be
     # idle for longer than the workers wait.
     produce(kafka.bootstrap, prefix, RecordingReader(traffic))
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
@@ -220,7 +220,7 @@ async def test_killed_and_restarted(
     expected: Expected,
     tmp_path: Path,
 ) -> None:
-    """Two SIGKILLs in mid-stream lose no event and apply none twice; repeats have their old id and content."""
+    """Two SIGKILLs during traffic lose no event and apply none twice; repeats have the same id and content."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, RecordingReader(traffic))
     total = len(expected.predictions)
@@ -230,11 +230,11 @@ async def test_killed_and_restarted(
         worker = start(tmp_path, kafka.bootstrap, prefix, **slow)
         reader.read_until(f"{share:.0%} of the predictions", lambda m, s=share: len(ids(m)) > total * s)
         worker.kill()
-        assert len(ids(reader.messages)) < total, "the kill came too late to mean anything"
+        assert len(ids(reader.messages)) < total, "the kill came too late for this test"
     last = start(tmp_path, kafka.bootstrap, prefix, model=model)
     reader.read_until("all predictions", lambda m: len(ids(m)) >= total)
     wait_for("the worker to be ready", last.ready)
-    # The state of every user is that of a run that was never interrupted.
+    # The state of every user equals that of a run without interruption.
     held = expected.processor.users
     users = [user for partition in held.count for user in held.mapping(partition)][::20]
     for user in users:
@@ -262,7 +262,7 @@ async def test_saved_by_two_continued_by_three(
     tmp_path: Path,
     guarantee: str,
 ) -> None:
-    """State that two workers saved is continued by three with other micro-batches: as if nothing had happened."""
+    """Three workers with other micro-batches continue the state of two without any difference."""
     await make_topics(kafka.bootstrap, prefix)
     produce(kafka.bootstrap, prefix, RecordingReader(traffic))
     total = len(expected.predictions)
@@ -274,10 +274,10 @@ async def test_saved_by_two_continued_by_three(
     ]
     wait_for("both workers to be ready", lambda: all(worker.ready() for worker in two))
     reader.read_until("a part of the predictions", lambda m: len(ids(m)) > 0.1 * total)
-    for worker in two:  # both at once: one alone would go on with all
+    for worker in two:  # both at once: one alone would take over everything
         worker.process.terminate()
     assert [worker.wait_end()[0] for worker in two] == [0, 0]
-    assert len(ids(reader.read_to_end())) < total, "they stopped too late to mean anything"
+    assert len(ids(reader.read_to_end())) < total, "they stopped too late for this test"
     three = [
         start(tmp_path / f"three-{i}", kafka.bootstrap, prefix, **common, max_batch=1500) for i in range(3)
     ]
@@ -290,7 +290,7 @@ async def test_saved_by_two_continued_by_three(
 
 
 def _metric(worker: Worker, name: str) -> float:
-    """The sum of a metric over its labels."""
+    """Return the sum of a metric over its labels."""
     text = worker.get("/metrics")[1]
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
 
@@ -298,7 +298,7 @@ def _metric(worker: Worker, name: str) -> float:
 async def test_poison_in_the_middle_of_each_topic(
     kafka: EmbeddedKafka, prefix: str, start: Start, tmp_path: Path
 ) -> None:
-    """A record that is no event stops nothing: it becomes a dead letter, the others their predictions."""
+    """An invalid record becomes a dead letter and stops nothing; the others get their predictions."""
     poison = [b"\xff\x00 not an event", b"{", b"[" * 5000, None, b'{"user_id": "u1"}', b"x" * 70_000]
     records: list[Record] = []
     for topic in ("clicks", "browses", "purchases"):
@@ -316,7 +316,7 @@ async def test_poison_in_the_middle_of_each_topic(
     worker = start(tmp_path, kafka.bootstrap, prefix)
     good = 3 * (60 - len(poison))
     reader = Reader(kafka.bootstrap, f"{prefix}predictions")
-    reader.read_until("predictions of the good ones", lambda m: len(m) >= good)
+    reader.read_until("predictions of the valid events", lambda m: len(m) >= good)
     assert worker.stop() == 0
     assert len(reader.read_to_end()) == good
     reader.close()

@@ -1,4 +1,4 @@
-"""What a forked worker finds done: modules loaded, code compiled. Only the process that forks imports this."""
+"""Loads modules and compiles code before workers are forked. Only the forking process imports this."""
 
 import contextlib
 import gc
@@ -9,7 +9,7 @@ from stream_app.cli import main
 from stream_app.settings import load_settings
 from stream_app.worker.warm_up import warm_up
 
-#: What only a worker that starts would load.
+#: Modules that otherwise only a starting worker loads.
 for name in (
     "faust.app.router",
     "faust.assignor.partition_assignor",
@@ -25,7 +25,7 @@ for name in (
 ):
     importlib.import_module(name)
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    main(["worker", "--help"])  # the command's options, which take half a second
+    main(["worker", "--help"])  # building the command's options takes half a second
 warm_up(load_settings(env={}, options={}), None)
 gc.collect()
-gc.freeze()  # so that a worker's own collection at its start has little to look through
+gc.freeze()  # so that the collection at a worker's start has little to scan

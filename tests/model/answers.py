@@ -1,7 +1,7 @@
-"""A process that loads model folders and lets each answer: what kills it is named by the last line it wrote.
+"""A process that loads model folders and lets each answer: if one kills it, its last lines name the folder.
 
-Started as `python -m tests.model.answers`, one folder a line on standard input. For each it writes the folder, then
-`ok` or the sentence of the ModelError; anything else ends it with a traceback.
+Start it as `python -m tests.model.answers`, with one folder per line on standard input. For each it prints the
+folder, then `ok` or the text of the ModelError; any other error ends it with a traceback.
 """
 
 import sys
@@ -17,7 +17,7 @@ from model.serving.step_types import StepBatch
 
 
 def batch(runtime: Runtime, m: int = 40) -> StepBatch:
-    """Events that name each kind of number: known items, buckets, none."""
+    """Return events with each kind of item number: known, bucket, none."""
     numbers = np.arange(m)
     item = np.where(numbers % 7 == 0, runtime.none_item, numbers % (runtime.none_item + 1)).astype(np.int32)
     recent = np.stack([np.roll(item, shift) for shift in range(4)], axis=1).astype(np.int32)
@@ -37,7 +37,7 @@ def batch(runtime: Runtime, m: int = 40) -> StepBatch:
 
 
 def main() -> None:
-    """RawAnswers for each folder on standard input."""
+    """Load each folder on standard input and let its model answer."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))

@@ -13,7 +13,7 @@ from tests.model.tiny import tiny_model, tiny_trained
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from a second thread, and lose much where cores are shared."""
+    """Limit torch to one thread: tiny matrices gain nothing from a second, and lose much on shared cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Calibration curves, and what an evaluation reports."""
+"""Calibration curves, and the report of an evaluation."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.model.tiny import tiny_interactions
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=200), st.integers(-3, 25))
 def test_tail_of_counts_is_the_conformal_p_value(sample: list[int], value: int) -> None:
-    """At a value of the sample: (1 + those at least as large) / (n + 1); beyond all of them 1 / (n + 1)."""
+    """At a value of the sample, p is (1 + number of values at least as large) / (n + 1); beyond all, 1 / (n + 1)."""
     curve = calibration.tail_curve(np.array(sample, np.float32))
     p = float(np.exp(curve(np.array([value], np.float64)))[0])
     n = len(sample)
@@ -40,7 +40,7 @@ def test_p_values_of_new_data_are_uniform() -> None:
 
 @pytest.mark.parametrize(("n", "method"), [(20_000, "isotonic"), (600, "platt")])
 def test_purchase_probabilities_are_true_rates(n: int, method: str) -> None:
-    """Overconfident raw scores become probabilities that new data confirm; order never turns round."""
+    """Overconfident raw scores become probabilities that new data confirm; their order never changes."""
     random = np.random.default_rng(1)
     raw = random.normal(0, 3, 2 * n)
     bought = random.random(2 * n) < 1 / (1 + np.exp(-(raw / 3 - 1.5)))
@@ -53,7 +53,7 @@ def test_purchase_probabilities_are_true_rates(n: int, method: str) -> None:
 
 
 def test_without_purchases_the_probability_is_small_and_constant() -> None:
-    """No purchase in n events says about 1 / n, not zero; an unlabelled sample says a half."""
+    """No purchase in n events gives about 1 / n, not zero; an unlabelled sample gives a half."""
     curve = calibration.purchase_curve(np.linspace(-5, 5, 998).astype(np.float32), np.zeros(998, bool))
     assert curve(np.array([-9.0, 0.0, 9.0])).tolist() == pytest.approx([1e-3] * 3)
     none = calibration.purchase_curve(np.zeros(0, np.float32), np.zeros(0, bool))
@@ -85,7 +85,7 @@ def test_surprise_p_values_are_calibrated_on_new_data(runtime: Runtime) -> None:
 
 
 def test_evaluation_reports_every_number_and_beats_popularity(runtime: Runtime) -> None:
-    """The report is JSON of the documented shape, and the network finds more than popularity does."""
+    """The report is JSON with the documented fields, and the network is better than popularity."""
     report = evaluate.evaluate(runtime, tiny_interactions(7, users=60))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert {"recall@20", "mrr@20", "cases", "unseen", "known", "exact", "exact_known"} <= set(
@@ -101,7 +101,7 @@ def test_evaluation_reports_every_number_and_beats_popularity(runtime: Runtime) 
 
 
 def test_evaluation_of_the_later_part_asks_only_later_events(runtime: Runtime) -> None:
-    """With `since`, earlier events only build up states: the number of cases is that of the later rows."""
+    """With `since`, earlier events only build up states: only later rows count as cases."""
     data = tiny_interactions(7, users=20)
     since = int(np.median(data.ts))
     whole, later = evaluate.evaluate(runtime, data), evaluate.evaluate(runtime, data, since=since)

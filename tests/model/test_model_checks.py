@@ -1,7 +1,7 @@
-"""No model folder ends the process: each wrong shape, type, range and file is one sentence, or the model answers.
+"""No model folder crashes the process: each wrong shape, type, range and file gives one sentence, or answers.
 
-The checksums are right in all of them, as somebody who knows the format would write them, and the judge is a process
-of its own: a signal would end it.
+All checksums are correct, as an attacker who knows the format would write them. A separate process loads the folders,
+since a crash would end it.
 """
 
 import io
@@ -39,14 +39,14 @@ Change = Callable[[Path], None]
 
 
 def seal(folder: Path, file: str) -> None:
-    """Puts the file's checksum into the manifest."""
+    """Write the file's checksum into the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][file] = sha256((folder / file).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def answers(folders: list[Path]) -> dict[Path, str]:
-    """What a process says of each folder; fails where one of them ends it."""
+    """Return the answer of a process to each folder; fail if one of them ends it."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.model.answers"],
         input="".join(f"{folder}\n" for folder in folders),
@@ -61,7 +61,7 @@ def answers(folders: list[Path]) -> dict[Path, str]:
 
 
 def apply(folder: Path, tmp_path: Path, changes: dict[str, Change]) -> dict[str, str]:
-    """A copy of the folder for each change, and what a process says of it."""
+    """Copy the folder for each change, and return the answer of a process to it."""
     made = {name: tmp_path / str(number) for number, name in enumerate(changes)}
     for name, change in changes.items():
         shutil.copytree(folder, made[name])
@@ -242,7 +242,7 @@ def damage(file: str, seed: int, folder: Path) -> None:
 
 
 def repack(file: str, seed: int, folder: Path) -> None:
-    """Damages an entry of an archive, whose own checksum then is right."""
+    """Damage an entry of an archive and correct its checksum in the archive."""
     chance = random.Random(seed)
     fresh = io.BytesIO()
     with zipfile.ZipFile(folder / file) as old, zipfile.ZipFile(fresh, "w") as new:
@@ -256,7 +256,7 @@ def repack(file: str, seed: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_no_damaged_file_ends_the_process(folder: Path, tmp_path: Path) -> None:
-    """Random damage of each file (seeded), the archives also with right checksums of their own."""
+    """Random (seeded) damage of each file; the archives also with correct checksums of their entries."""
     changes: dict[str, Change] = {}
     for file in sorted(json.loads((folder / "manifest.json").read_text())["files"]):
         changes |= {f"{file} {seed}": partial(damage, file, seed) for seed in range(25)}
@@ -267,7 +267,7 @@ def test_no_damaged_file_ends_the_process(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["metrics.json", "step.ts", "manifest.json"])
 def test_what_is_no_plain_file_is_one_sentence(folder: Path, tmp_path: Path, file: str) -> None:
-    """A device without an end, a pipe that nobody writes to, a folder, an empty and a dangling link."""
+    """Instead of a file: an endless device, a pipe without a writer, a folder, an empty file, a dangling link."""
     kinds: dict[str, Change] = {
         "endless": lambda path: path.symlink_to("/dev/zero"),
         "pipe": os.mkfifo,

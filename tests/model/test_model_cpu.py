@@ -1,4 +1,4 @@
-"""What a CPU does in kernels and tables, against TorchScript and torch alone."""
+"""The CPU step with kernels and tables, compared with TorchScript and torch alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,13 +23,13 @@ from tests.model.tiny import tiny_interactions
 DATA = tiny_interactions(8, users=30)
 
 
-#: How far answers may be apart; 1e-5 where nothing is said. Shares: what 8 bits cost. p-values: the curve of a
+#: Largest difference of answers, by default 1e-5. Shares: the effect of 8 bits. p-values: the curve of a
 #: tiny model is steep between two surprises that are nearly equal.
 ATOL = {"scores": 5e-4, "p_value": 2e-3}
 
 
 def same(found: StepResult, wanted: StepResult) -> None:
-    """All answers agree, items but for near ties."""
+    """Check that all answers agree, items except for near ties."""
     for name, column in vars(wanted).items():
         mine = getattr(found, name)
         assert mine.dtype == column.dtype, name
@@ -52,7 +52,7 @@ def heavy(runtime: Runtime, seed: int) -> StepBatch:
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000), cut=st.integers(1, 500))
 def test_the_cpu_answers_as_torch_alone(runtime: Runtime, exact: bool, seed: int, cut: int) -> None:
-    """Over two micro-batches with a very busy user all answers and states are those of the plain step."""
+    """Over two micro-batches with a very active user, all answers and states equal those of the plain step."""
     batch = heavy(runtime, seed)
     fast, plain = (runtime.exactly(), runtime.plainly().exactly()) if exact else (runtime, runtime.plainly())
     hidden = runtime.hidden_states(30), runtime.hidden_states(30)
@@ -92,7 +92,7 @@ def test_wide_and_narrow_rounds_agree(runtime: Runtime, monkeypatch: pytest.Monk
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 19), st.lists(st.integers(1, 23), min_size=1, max_size=6))
 def test_the_narrow_kernel_equals_torchs_cell(seed: int, hidden: int, sizes: list[int]) -> None:
-    """Any width and any number of rows, also those that fill no block of four."""
+    """Any width and any number of rows work, even those that fill no block of four."""
     torch.manual_seed(seed)
     sizes = sorted(sizes, reverse=True)
     cell = torch.nn.GRUCell(hidden, hidden)
@@ -116,7 +116,7 @@ def test_the_narrow_kernel_equals_torchs_cell(seed: int, hidden: int, sizes: lis
 
 @pytest.mark.parametrize("item_bytes", [0, 5_000, 1 << 30])
 def test_gates_are_the_wide_product_whatever_fits_into_memory(runtime: Runtime, item_bytes: int) -> None:
-    """With all, some or no rows ready-made (buckets and none always), gates are `inputs @ weight + bias`."""
+    """With all, some or no rows stored (buckets and "none" always), gates are `inputs @ weight + bias`."""
     step, batch = runtime._step, heavy(runtime, 2)
     inputs = runtime._inputs(batch)
     gates = InputGates(step, runtime.content.vocabulary.categories.known, item_bytes, item_bytes // 10)
@@ -138,7 +138,7 @@ def _numbers(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
 
 
 def test_products_that_do_not_fit_are_multiplied() -> None:
-    """Rows added are those of the whole product for every number, with room for 3 of 10 known rows."""
+    """The added rows equal those of the whole product for every number, with memory for 3 of 10 known rows."""
     torch.manual_seed(0)
     embedding, weight = torch.randn(13, 5), torch.randn(5, 8)
     products = EmbeddingProducts(embedding, weight, 10, 3 * 4 * 8)
@@ -151,7 +151,7 @@ def test_products_that_do_not_fit_are_multiplied() -> None:
 
 
 def test_answers_outlive_the_next_micro_batch(runtime: Runtime) -> None:
-    """Working memory is used again, what was returned is not."""
+    """Working memory is used again, returned arrays are not."""
     batch, hidden = playback.whole_batch(runtime, DATA), runtime.hidden_states(30)
     first = runtime.step(hidden, playback.part(batch, np.arange(100)))
     kept = {name: column.copy() for name, column in vars(first).items()}
@@ -161,7 +161,7 @@ def test_answers_outlive_the_next_micro_batch(runtime: Runtime) -> None:
 
 
 def test_columns_may_be_views_and_read_only(runtime: Runtime) -> None:
-    """Strided and locked columns give the answers of plain ones."""
+    """Strided and read-only columns give the same answers as plain ones."""
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(64))
     other = {}
     for name, column in vars(batch).items():

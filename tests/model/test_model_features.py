@@ -13,7 +13,7 @@ from tests.model.tiny import tiny_interactions
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=20), st.text(), st.integers(1, 9))
 def test_every_id_has_a_stable_number(ids: list[str], name: str, buckets: int) -> None:
-    """Known ids have their place, others a bucket behind them, the same in every index of that shape."""
+    """Known ids have their place, others a bucket after them, the same in every index of that shape."""
     index = Index(ids, buckets)
     assert [index.of(each) for each in ids] == list(range(len(ids)))
     if name not in ids:
@@ -23,7 +23,7 @@ def test_every_id_has_a_stable_number(ids: list[str], name: str, buckets: int) -
 
 
 def test_buckets_do_not_depend_on_the_process() -> None:
-    """The hash of an id is xxh64, fixed for ever: models on disk rely on it."""
+    """The hash of an id is xxh64, forever: models on disk rely on it."""
     assert [Index([], 1000).of(name) for name in ("item-1", "été", "")] == [823, 729, 921]
 
 
@@ -43,7 +43,7 @@ def test_vocabulary_counts_and_cuts() -> None:
 
 
 def test_gap_buckets_rise_and_keep_the_first_apart() -> None:
-    """Bucket 0 is for first events alone; longer gaps never have a lower bucket; the last one is open."""
+    """Bucket 0 is only for first events; longer gaps never have a lower bucket; the last one has no upper limit."""
     gaps = np.array([-1.0, 0.0, 0.3, 1.0, 60.0, 3600.0, 86400.0, 1e9], np.float32)
     found = features.gap_bucket(gaps).tolist()
     assert found[:2] == [0, 1]
@@ -96,7 +96,7 @@ def test_scale_standardises_what_is_known() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_sliding_windows_equal_a_plain_loop(seed: int) -> None:
-    """Counts and money of every event are those of the rows in its windows' buckets; items of its last events."""
+    """Counts and money of every event match the rows in its windows' buckets; distinct items its last events."""
     data = tiny_interactions(seed, users=3)
 
     def covered(row: int, mine: np.ndarray, length: int, buckets: int) -> np.ndarray:

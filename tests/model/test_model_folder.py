@@ -1,4 +1,4 @@
-"""A model folder: the same answers after loading, and a clear sentence for everything that can be wrong."""
+"""A model folder: the same answers after loading, and a clear message for each possible damage."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_loaded_model_answers_as_the_trained_one(runtime: Runtime, trained: Trained) -> None:
-    """Every answer is the same, bit for bit, before and after the disk."""
+    """Every answer is the same, bit for bit, before export and after loading."""
     fresh = fit_calibration.runtime(trained.content, trained.network)
     data = tiny_interactions(4, users=6)
     batch = playback.whole_batch(fresh, data)
@@ -41,7 +41,7 @@ def test_the_version_follows_from_the_content(trained: Trained, tmp_path: Path) 
 
 
 def test_export_never_overwrites_something_else(trained: Trained, tmp_path: Path) -> None:
-    """A folder with foreign files and a plain file both stay as they are."""
+    """A folder with foreign files and a plain file are not changed."""
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ModelError, match=r"notes\.txt.* not (part of a model|a model folder)"):
@@ -50,7 +50,7 @@ def test_export_never_overwrites_something_else(trained: Trained, tmp_path: Path
 
 
 def test_a_file_beside_a_model_is_never_removed(trained: Trained, tmp_path: Path) -> None:
-    """A model is replaced by the next one, unless somebody keeps a file of their own in its folder."""
+    """A model is replaced by the next one, unless its folder contains another file."""
     folder = tmp_path / "model"
     export(trained, folder)
     export(trained, folder)
@@ -62,7 +62,7 @@ def test_a_file_beside_a_model_is_never_removed(trained: Trained, tmp_path: Path
 
 
 def test_a_link_to_a_model_stays_a_link(trained: Trained, tmp_path: Path) -> None:
-    """The model behind the link is replaced, as `ln -s shop-3 shop` wants it."""
+    """The target of a link is replaced, as for `ln -s shop-3 shop`, and the link stays."""
     export(trained, tmp_path / "shop-3", "old")
     (tmp_path / "shop").symlink_to("shop-3")
     export(trained, tmp_path / "shop", "new")
@@ -71,7 +71,7 @@ def test_a_link_to_a_model_stays_a_link(trained: Trained, tmp_path: Path) -> Non
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    """A parent that is a file and a file system without folders are found before the training."""
+    """A parent that is a file and a file system without folders are reported before the training."""
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file" / "model", Path("/proc/model")):
         with pytest.raises(ModelError, match="cannot be written"):
@@ -83,7 +83,7 @@ def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_model_before(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing half-written is left, and what stood there answers on."""
+    """After a failed export no partial files are left, and the earlier model still works."""
     export(trained, tmp_path / "model", "old")
     written = Path.write_bytes
 
@@ -100,7 +100,7 @@ def test_a_full_disk_keeps_the_model_before(
 
 
 def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
-    """The sentence names the path and the command."""
+    """The message names the path and the command."""
     with pytest.raises(ModelError, match=r"no model at .*nowhere.*foreclick train"):
         Runtime.load(tmp_path / "nowhere")
 
@@ -126,7 +126,7 @@ def test_every_file_is_checked(copied: Path, file: str) -> None:
 
 
 def test_a_broken_or_foreign_manifest_is_refused(copied: Path) -> None:
-    """No JSON, JSON of another shape, a short list of files, another format: each has its sentence."""
+    """Invalid JSON, JSON with other fields, a short list of files, another format: each has its message."""
     manifest = copied / "manifest.json"
     whole = json.loads(manifest.read_text())
     for broken in (b"", b"\xff\xfe", b"{", json.dumps(whole | {"name": 3}).encode()):

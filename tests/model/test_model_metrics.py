@@ -39,7 +39,7 @@ def test_list_ranks_find_the_target_or_miss(order: list[int], scores: list[float
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 25))
 def test_recall_and_mrr_equal_a_plain_loop(found: list[int], k: int) -> None:
-    """recall@k and MRR@k are the means that their definitions say."""
+    """recall@k and MRR@k are the means in their definitions."""
     recall = sum(rank <= k for rank in found) / len(found)
     mrr = sum(1 / rank for rank in found if rank <= k) / len(found)
     assert metrics.recall_at(np.array(found), k) == pytest.approx(recall)
@@ -48,7 +48,7 @@ def test_recall_and_mrr_equal_a_plain_loop(found: list[int], k: int) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=50))
 def test_classification_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    """Accuracy, macro precision, recall and F1 are those of scikit-learn with zero_division=0."""
+    """Accuracy, macro precision, recall and F1 equal those of scikit-learn with zero_division=0."""
     truth, said = np.array(pairs).T
     found = metrics.classification(truth, said)
     options = {"average": "macro", "zero_division": 0}
@@ -60,7 +60,7 @@ def test_classification_equals_scikit_learn(pairs: list[tuple[int, int]]) -> Non
 
 @given(st.lists(st.tuples(st.booleans(), SCORES), min_size=2, max_size=60))
 def test_areas_equal_scikit_learn(pairs: list[tuple[bool, float]]) -> None:
-    """ROC AUC and PR AUC are those of scikit-learn, ties included; NaN where they are not defined."""
+    """ROC AUC and PR AUC equal those of scikit-learn, ties included; NaN where they are not defined."""
     truth = np.array([each[0] for each in pairs])
     score = np.array([each[1] for each in pairs])
     if truth.all() or not truth.any():
@@ -71,20 +71,20 @@ def test_areas_equal_scikit_learn(pairs: list[tuple[bool, float]]) -> None:
 
 
 def test_areas_of_a_small_case() -> None:
-    """Areas worked out by hand: three of four pairs in the right order, with one tie that counts half."""
+    """Areas computed by hand: three of four pairs in the right order, with one tie that counts half."""
     truth, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.8], np.float32)
     assert metrics.roc_auc(truth, score) == pytest.approx(3.5 / 4)
     assert metrics.pr_auc(truth, score) == pytest.approx(0.5 * 1.0 + 0.5 * 2 / 3)
 
 
 def test_the_examples_in_the_docstrings_are_right() -> None:
-    """Each metric of lists shows a case that runs here."""
+    """Each metric of lists has an example, which runs here."""
     found = doctest.testmod(metrics)
     assert found.attempted >= 5 and not found.failed
 
 
 def test_calibration_error_is_zero_for_true_rates_and_large_for_wrong_ones() -> None:
-    """Probabilities equal to the rates have no error; the same ones turned round have a large one."""
+    """Probabilities equal to the rates have no error; the same ones in reverse have a large one."""
     truth = np.tile([0, 0, 0, 1], 100)
     assert metrics.calibration_error(truth, np.full(400, 0.25)) == pytest.approx(0.0, abs=0.05)
     assert metrics.calibration_error(truth, np.full(400, 0.75)) == pytest.approx(0.5, abs=0.05)

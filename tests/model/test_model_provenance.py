@@ -1,4 +1,4 @@
-"""What a model folder says it was made from, and how a training ends that cannot run to its end."""
+"""The provenance in a model folder, and the end of a training that is stopped or fails."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ def made(trained: Trained) -> Provenance:
 
 
 def clicks(user: list[int], ts: list[int], item: list[int], items: int) -> Interactions:
-    """A table of clicks and nothing else."""
+    """A table of clicks only."""
     n = len(user)
     return from_events(
         np.array(user), np.array(ts), np.zeros(n, np.int8), np.array(item), np.full(n, -1),
@@ -41,7 +41,7 @@ def clicks(user: list[int], ts: list[int], item: list[int], items: int) -> Inter
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_the_folder_says_what_was_learned_and_what_was_held_out(refit: bool, tmp_path: Path) -> None:
-    """Both spans, counts and what was skipped are those of the table; a refit has learned the held-out part too."""
+    """Spans, counts and skipped records match the table; after a refit the held-out part counts as learned."""
     chosen = msgspec.structs.replace(QUICK, refit=refit)
     export(train.train(DATA, chosen, skipped={"duplicate": 3}, late=2), tmp_path / "m")
     found = provenance_of(Runtime.load(tmp_path / "m").content.metrics)
@@ -62,9 +62,9 @@ def test_the_folder_says_what_was_learned_and_what_was_held_out(refit: bool, tmp
 
 
 def test_the_table_is_of_the_held_out_events(tmp_path: Path) -> None:
-    """Without a refit the stored table is what evaluating the written model on the held-out events gives.
+    """Without a refit, the stored table equals an evaluation of the written model on the held-out events.
 
-    With one it is the same table: that of the model before it learned them.
+    With a refit it is the same table: that of the model before it learned these events.
     """
     plain = train.train(DATA, QUICK)
     export(plain, tmp_path / "m")
@@ -80,7 +80,7 @@ def test_the_table_is_of_the_held_out_events(tmp_path: Path) -> None:
 
 
 def test_a_refit_takes_as_many_epochs_as_the_first_training_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best epoch of the held-out run, not the last one, is how long the second training lasts."""
+    """The second training has as many epochs as the best one of the first, not as the last one."""
     scores = iter([0.1, 0.5, 0.2, 0.3])
     monkeypatch.setattr(fit, "_validate", lambda *_: next(scores))
     found = train.train(DATA, msgspec.structs.replace(REFIT, epochs=4, patience=2))
@@ -89,13 +89,13 @@ def test_a_refit_takes_as_many_epochs_as_the_first_training_needed(monkeypatch: 
 
 
 def test_a_model_of_an_earlier_release_says_nothing() -> None:
-    """Metrics without this part, or with another shape of it, mean that nothing is known."""
+    """Metrics without this part, or with other fields in it, give no provenance."""
     assert provenance_of({"epochs": []}) is None
     assert provenance_of({"data": {"given": 3}}) is None
 
 
 def test_visitors_with_one_event_do_not_end_the_training() -> None:
-    """Batches are made of sequences of like length: one of 3,000 visitors with one click teaches nothing."""
+    """Batches have sequences of similar length: one of 3,000 visitors with one click would teach nothing."""
     user, ts, item = zip(
         *[(1_000 + i, 1_767_225_660_000 + 500 * i, i % 30) for i in range(3_000)],
         *[(i % 50, 1_767_225_660_000 + 1_000 * i, i * 7 % 30) for i in range(1_200)],
@@ -109,7 +109,7 @@ def test_visitors_with_one_event_do_not_end_the_training() -> None:
 
 
 def test_events_of_one_moment_are_never_divided() -> None:
-    """Where most events have the first time, the later ones are held out, however few they are."""
+    """If most events have the first time, the later ones are held out, however few they are."""
     ts = np.sort(DATA.ts)
     data = replace(DATA, ts=np.where(DATA.ts <= ts[int(len(ts) * 0.95)], ts[0], DATA.ts))
     later = np.unique(data.ts)[1]
@@ -117,13 +117,13 @@ def test_events_of_one_moment_are_never_divided() -> None:
 
 
 def test_a_stop_in_the_first_epoch_leaves_no_model() -> None:
-    """There is nothing to keep before an epoch is whole."""
+    """Nothing is kept before the first epoch is complete."""
     with pytest.raises(Stopped):
         train.train(DATA, QUICK, stop=lambda: True)
 
 
 def test_a_stop_keeps_the_best_epoch_so_far() -> None:
-    """Stopped in the third epoch, the model is that of the best before, calibrated, with its table, and says so."""
+    """Stopped in the third epoch, the result is the best earlier model, calibrated, with its table and a note."""
     seen: list[TrainingProgress] = []
 
     def stop() -> bool:
@@ -137,7 +137,7 @@ def test_a_stop_keeps_the_best_epoch_so_far() -> None:
 
 
 def test_a_stop_in_the_refit_keeps_the_first_model() -> None:
-    """A second training that is cut short is no better than the model that was validated."""
+    """A second training that is stopped is discarded for the validated model."""
     seen: list[TrainingProgress] = []
     whole = train.train(DATA, QUICK)
     found = train.train(DATA, REFIT, seen.append, stop=lambda: bool(seen) and seen[-1].refit)
@@ -146,13 +146,13 @@ def test_a_stop_in_the_refit_keeps_the_first_model() -> None:
 
 
 def test_a_loss_that_is_nan_is_said_in_words() -> None:
-    """An absurd learning rate ends in a sentence that names it."""
+    """An absurd learning rate ends in a message that names it."""
     with pytest.raises(TrainingError, match=r"NaN in epoch 1: lower learning_rate \(it is 1e\+30\)"):
         train.train(DATA, msgspec.structs.replace(QUICK, learning_rate=1e30))
 
 
 def test_too_little_memory_is_said_in_words() -> None:
-    """A width that no machine can hold names the settings to lower."""
+    """A width that no machine can hold gives a message with the settings to lower."""
     one = replace(DATA, item=np.zeros(len(DATA), np.int64), category=np.zeros(len(DATA), np.int64))
     with pytest.raises(TrainingError, match="not enough memory to train with hidden = 4194304"):
         train.train(one, msgspec.structs.replace(QUICK, hidden=1 << 22, buckets=1))
@@ -194,7 +194,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(
 
 
 def test_a_target_that_can_be_written_is_left_as_it_is(trained: Trained, tmp_path: Path) -> None:
-    """The check leaves nothing behind: for a new folder, folders yet to be made, an empty one, an earlier model."""
+    """The check leaves nothing behind: for a new folder, missing parents, an empty one, an earlier model."""
     (tmp_path / "empty").mkdir()
     export(trained, tmp_path / "model")
     (tmp_path / "link").symlink_to(tmp_path / "model")
@@ -210,7 +210,7 @@ def test_a_target_that_can_be_written_is_left_as_it_is(trained: Trained, tmp_pat
 def test_a_model_that_cannot_be_written_is_kept_elsewhere(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The place went away during the training: the error names the folder where the whole model is."""
+    """If the target disappeared during the training, the error names the folder with the complete model."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
     (tmp_path / "spare").mkdir()
     with pytest.raises(NotWritten, match=r"could not be written to .*It is kept in (\S+): move it") as caught:

@@ -1,4 +1,4 @@
-"""The ranking kernel against a plain Python reference and against torch."""
+"""The ranking kernel, compared with a plain Python reference and with torch."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ CATEGORIES = 4
 
 
 def padded(random: np.random.Generator, known: int, width: int) -> np.ndarray:
-    """Return a row of different items with -1 behind them."""
+    """Return a row of different items, followed by -1."""
     row = np.full(width, -1, np.int32)
     count = int(random.integers(0, min(known, width) + 1))
     row[:count] = random.permutation(known)[:count]
@@ -74,7 +74,7 @@ def reference(
 
 
 def ranked(ranker: Ranker, states: np.ndarray, *columns: Any) -> Ranked:
-    """What the ranker's tasks find for the events of these states."""
+    """Return what the ranker's tasks find for the events of these states."""
     found, tasks = ranker.rank(states, np.arange(len(states)), *columns)
     for task in tasks:
         task(1)
@@ -124,7 +124,7 @@ def test_kernel_and_torch_equal_the_reference(
 def test_eight_bits_are_never_further_off_than_they_say(
     seed: int, known: int, hidden: int, size: float
 ) -> None:
-    """One layer and both differ from the float32 score by at most |state| times what the table states."""
+    """One layer and both differ from the float32 score by at most |state| times the number in the table."""
     random = np.random.default_rng(seed)
     table = (random.normal(0, size, (known, hidden)) ** random.integers(1, 4)).astype(np.float32)
     table[random.random(known) < 0.1] = 0.0
@@ -144,7 +144,7 @@ def test_eight_bits_are_never_further_off_than_they_say(
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(8, 23), st.sampled_from([1, 5, 10]))
 def test_items_too_near_for_sixteen_bits_keep_the_order_of_float32(seed: int, bits: int, k: int) -> None:
-    """Rows that differ by a few units of 2^-bits stand in the order of their exact scores; twins by number."""
+    """Rows that differ by a few units of 2^-bits are in the order of their exact scores; equal ones by number."""
     random = np.random.default_rng(seed)
     tables, _, _, bias, recent, category = make(seed, 50, 6)
     # Multiples of 2^-bits below 1 and a state of zeros and one: sums are exact in float32 in any order.
@@ -161,7 +161,7 @@ def test_items_too_near_for_sixteen_bits_keep_the_order_of_float32(seed: int, bi
 
 
 def test_ranking_a_real_model_gives_the_lists_of_float32(runtime: Runtime) -> None:
-    """On the states of a trained model the ten items, their order and their shares are those of torch."""
+    """On the states of a trained model, the ten items, their order and their shares equal those of torch."""
     batch = playback.whole_batch(runtime, tiny_interactions(6, users=40))
     found = runtime.step(runtime.hidden_states(40), batch)
     plain = runtime.plainly().step(runtime.hidden_states(40), batch)
@@ -176,7 +176,7 @@ def test_ranking_a_real_model_gives_the_lists_of_float32(runtime: Runtime) -> No
 def test_pairs_equal_a_plain_loop(events: list[tuple[int, int]]) -> None:
     """Weights of ordered pairs are the sums of 1 / distance within one user's known items."""
     user, item = (np.array(column, np.int64) for column in zip(*events, strict=True))
-    known = 5  # item 5 stands for an unknown one and is skipped
+    known = 5  # item 5 is an unknown one and is skipped
     wanted: dict[tuple[int, int], float] = {}
     for who in set(user.tolist()):
         path = [what for each, what in events if each == who and what < known]
@@ -190,7 +190,7 @@ def test_pairs_equal_a_plain_loop(events: list[tuple[int, int]]) -> None:
 
 
 def test_associates_take_only_empty_places() -> None:
-    """Counted followers keep their places and strengths; associates come behind, none twice."""
+    """Counted followers keep their places and strengths; associates come after them, none twice."""
     tables = make(3, 30, 1)[0]
     random = np.random.default_rng(0)
     associates = np.array([random.permutation(30)[:25] for _ in range(30)], np.int32)
@@ -204,7 +204,7 @@ def test_associates_take_only_empty_places() -> None:
 
 
 def test_exact_ranking_contains_the_candidates_best_item_or_a_better_one(runtime: Runtime) -> None:
-    """Over all items the first score is never below that of the candidates' first."""
+    """Over all items, the first score is never below the first one of the candidates."""
     data = tiny_interactions(5, users=10)
     batch = playback.whole_batch(runtime, data)
     some = runtime.step(runtime.hidden_states(10), batch, 20)
@@ -215,7 +215,7 @@ def test_exact_ranking_contains_the_candidates_best_item_or_a_better_one(runtime
 
 
 def test_recent_items_are_distinct_and_newest_first() -> None:
-    """The helper keeps the last distinct items, moves a repeated one to the front, skips events without."""
+    """The helper keeps the last distinct items, moves a repeated one to the front, skips events without an item."""
     user = np.array([0, 0, 1, 0, 0, 0])
     item = np.array([1, 2, 7, 1, 9, 3], np.int32)  # 9: none
     recent, first = playback.recent_items(user, item, 9)

@@ -1,4 +1,4 @@
-"""Two threads for the tasks of one micro-batch: each task runs once, whoever runs it."""
+"""Two threads for the tasks of one micro-batch: each task runs once, in whichever thread."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,14 @@ from model.kernels.helper_thread import WORTH_IT, HelperThread
 
 @pytest.fixture(params=[True, False], ids=["two threads", "one"])
 def sharing(request: pytest.FixtureRequest) -> HelperThread:
-    """As on a machine with two cores, whatever this one has, and as on one with a single core."""
+    """Act like a machine with two cores, and like one with a single core, whatever this one has."""
     made = HelperThread()
     made._helper = ThreadPoolExecutor(1) if request.param else None
     return made
 
 
 def test_each_task_runs_once(sharing: HelperThread) -> None:
-    """All have run when `run` returns, and again the next time."""
+    """All tasks have run when `run` returns, also in a second call."""
     done = np.zeros(1000, np.int64)
 
     def task(number: int, thread: int) -> None:
@@ -33,7 +33,7 @@ def test_each_task_runs_once(sharing: HelperThread) -> None:
 
 
 def test_two_threads_run_at_the_same_time_and_know_who_they_are() -> None:
-    """Two tasks that wait for each other come to their end; few events are left to one thread."""
+    """Two tasks that wait for each other both end; with few events, one thread does all."""
     sharing = HelperThread()
     sharing._helper = ThreadPoolExecutor(1)
     both, ran = threading.Barrier(2, timeout=20), set()
@@ -50,7 +50,7 @@ def test_two_threads_run_at_the_same_time_and_know_who_they_are() -> None:
 
 
 def test_nobody_waits_for_a_thread_that_does_not_begin() -> None:
-    """Where the second thread is busy, as one that gets no core, the caller does all and returns."""
+    """If the second thread is busy, as without a free core, the caller runs all tasks and returns."""
     sharing = HelperThread()
     sharing._helper = ThreadPoolExecutor(1)
     free = threading.Event()
@@ -62,7 +62,7 @@ def test_nobody_waits_for_a_thread_that_does_not_begin() -> None:
 
 
 def test_an_error_is_raised_when_nothing_runs_any_more(sharing: HelperThread) -> None:
-    """The error of any task reaches the caller, after the other thread has come to its end."""
+    """The error of any task reaches the caller, after the other thread has finished."""
     running: set[int] = set()
 
     def task(number: int, thread: int) -> None:

@@ -1,4 +1,4 @@
-"""Signed model folders: whatever was changed after the signature, or signed by somebody else, is not loaded."""
+"""Signed model folders: a model changed after the signature, or signed with another key, is not loaded."""
 
 import io
 import json
@@ -31,7 +31,7 @@ from model.training.train import Trained
 
 
 class Keys(NamedTuple):
-    """Files of a private key and its public one."""
+    """The files of a private key and its public key."""
 
     private: Path
     public: Path
@@ -62,33 +62,33 @@ def load(folder: Path, key: Path | None) -> Runtime:
 
 
 def with_new_checksum(folder: Path, file: str) -> None:
-    """Puts the checksum of a changed file into the manifest, as somebody who knows the format would."""
+    """Write the checksum of a changed file into the manifest, as an attacker who knows the format would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][file] = sha256((folder / file).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_signed_model_loads_with_and_without_the_key(signed: Path, keys: Keys, trained: Trained) -> None:
-    """The signature changes neither content nor version, and who asks for none does not need it."""
+    """The signature changes neither content nor version, and is not needed if no key is set."""
     unsigned = export(trained, signed.with_name("plain"), "tiny")
     assert load(signed, keys.public).label == load(signed, None).label == unsigned
 
 
 def test_an_unsigned_model_is_refused_where_a_key_is_given(folder: Path, keys: Keys) -> None:
-    """The sentence names the folder, the key and the option that signs."""
+    """The message names the folder, the key and the option that signs."""
     with pytest.raises(ModelError, match=r"is not signed.*sign\.pub.*--sign-key"):
         load(folder, keys.public)
     assert load(folder, None)
 
 
 def test_another_key_is_refused(signed: Path, tmp_path: Path) -> None:
-    """A signature by a key that nobody trusts is none."""
+    """A signature by an untrusted key is refused."""
     with pytest.raises(ModelError, match=r"does not fit.*other\.pub"):
         load(signed, make_keys(tmp_path, "other").public)
 
 
 def test_one_of_several_keys_is_enough(signed: Path, keys: Keys, tmp_path: Path) -> None:
-    """While keys change, a file of the old and the new public key takes models of both."""
+    """During a change of keys, a file with the old and the new public key accepts models of both."""
     both = tmp_path / "both.pub"
     both.write_bytes(make_keys(tmp_path, "new").public.read_bytes() + keys.public.read_bytes())
     assert load(signed, both)
@@ -96,7 +96,7 @@ def test_one_of_several_keys_is_enough(signed: Path, keys: Keys, tmp_path: Path)
 
 @pytest.mark.parametrize("file", ["step.ts", "vocabulary.json", "candidates.npz", "metrics.json"])
 def test_a_tampered_file_is_refused(signed: Path, keys: Keys, file: str) -> None:
-    """Changed alone its checksum is wrong; with a new checksum in the manifest the signature is."""
+    """A changed file has a wrong checksum; with a new checksum in the manifest, the signature is wrong."""
     content = bytearray((signed / file).read_bytes())
     content[len(content) // 2] ^= 1
     (signed / file).write_bytes(content)
@@ -108,7 +108,7 @@ def test_a_tampered_file_is_refused(signed: Path, keys: Keys, file: str) -> None
 
 
 def test_a_tampered_manifest_is_refused(signed: Path, keys: Keys) -> None:
-    """One byte more, another name, or what is no JSON at all: the signature is judged before the content."""
+    """An added byte, another name, or invalid JSON: the signature is checked before the content."""
     manifest = signed / "manifest.json"
     whole = manifest.read_bytes()
     for changed in (whole + b" ", whole.replace(b"tiny", b"tinx"), b"{", b""):
@@ -121,14 +121,14 @@ def test_a_tampered_manifest_is_refused(signed: Path, keys: Keys) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, b"x" * 63, b"x" * 100_000])
 def test_a_broken_signature_is_refused(signed: Path, keys: Keys, content: bytes) -> None:
-    """Of whatever length."""
+    """A damaged signature of any length is refused."""
     (signed / signing.SIGNATURE).write_bytes(content)
     with pytest.raises(ModelError, match="does not fit"):
         load(signed, keys.public)
 
 
 def test_a_signature_of_another_model_is_refused(trained: Trained, signed: Path, keys: Keys) -> None:
-    """A true signature beside the wrong manifest."""
+    """A valid signature of another manifest is refused."""
     other = signed.with_name("other")
     export(trained, other, "another-name", keys.private)
     shutil.copy(other / signing.SIGNATURE, signed / signing.SIGNATURE)
@@ -137,7 +137,7 @@ def test_a_signature_of_another_model_is_refused(trained: Trained, signed: Path,
 
 
 def test_a_bad_key_says_what_to_do(trained: Trained, signed: Path, keys: Keys, tmp_path: Path) -> None:
-    """A missing file, no key, the private key in place of the public one, another kind, one with a password."""
+    """Errors for a missing file, no key, the private key instead of the public one, another kind, a password."""
     nothing, other, locked = (tmp_path / name for name in ("nothing", "other.pem", "locked.pem"))
     nothing.write_text("no key")
     elliptic = new_ec_key(SECP256R1())
@@ -156,7 +156,7 @@ def test_a_bad_key_says_what_to_do(trained: Trained, signed: Path, keys: Keys, t
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 def test_openssl_makes_keys_signs_and_verifies(trained: Trained, tmp_path: Path) -> None:
-    """The commands of the operations page: keys by openssl, our signature checked by it, its own taken by us."""
+    """The commands of the operations page: openssl makes the keys and verifies our signature; we accept its own."""
 
     def openssl(*args: str) -> None:
         subprocess.run(["openssl", *args], cwd=tmp_path, check=True, capture_output=True, timeout=60)
@@ -171,7 +171,7 @@ def test_openssl_makes_keys_signs_and_verifies(trained: Trained, tmp_path: Path)
     assert load(tmp_path / "m", tmp_path / "sign.pub")
 
 
-# --- without a key: what a file in a folder with right checksums can do
+# --- without a key: the effect of a file in a folder with correct checksums
 
 
 class Shell:
@@ -217,7 +217,7 @@ def test_a_pickle_in_an_array_is_not_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_names_no_files_outside_its_folder(folder: Path, tmp_path: Path) -> None:
-    """A name with a path in it, or a file more than a model has, is refused before anything is read."""
+    """A file name with a path, or a file that is not part of a model, is refused before anything is read."""
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))
     (tmp_path / "outside").write_text("x")
     shutil.copy(tmp_path / "outside", bad / "more")

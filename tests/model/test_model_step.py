@@ -1,4 +1,4 @@
-"""The micro-batch step: rounds, the hidden states, and independence of how the stream is cut."""
+"""The micro-batch step: rounds, hidden states, and independence of how the stream is cut."""
 
 from itertools import pairwise
 
@@ -49,7 +49,7 @@ def run(runtime: Runtime, cuts: list[int]) -> tuple[list[StepResult], np.ndarray
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(0, EVENTS), max_size=30))
 def test_any_cutting_into_micro_batches_gives_the_same_answers(runtime: Runtime, cuts: list[int]) -> None:
-    """All answers and the final states agree within 1e-5 with those of one single batch."""
+    """All answers and the final states agree within 1e-5 with those of a single batch."""
     (whole,), states = run(runtime, [])
     pieces, final = run(runtime, cuts)
     np.testing.assert_allclose(final, states, atol=1e-5)
@@ -68,7 +68,7 @@ def test_any_cutting_into_micro_batches_gives_the_same_answers(runtime: Runtime,
 
 
 def test_step_equals_the_network_it_was_exported_from(runtime: Runtime, trained: Trained) -> None:
-    """States and heads of the step are those of torch's own GRU on whole sequences."""
+    """States and heads of the step equal those of torch's own GRU on whole sequences."""
     (result,), _ = run(runtime, [])
     batch = playback.part(playback.whole_batch(runtime, DATA), np.arange(EVENTS))
     inputs = runtime._encoder.encode(
@@ -103,7 +103,7 @@ def test_surprise_is_the_exact_log_loss_where_the_references_are_all_items(
             assert result.p_value[number] == 1.0
             continue
         with torch.no_grad():
-            last = trained.network.item(row[:, -1].long() - 1)  # of the user's event before
+            last = trained.network.item(row[:, -1].long() - 1)  # of the user's previous event
             state = row[:, :-1] + trained.network.shortcut(last)
             event_type = torch.log_softmax(trained.network.next_event_type(state), 1)[
                 0, int(one.event_type[0])
@@ -117,7 +117,7 @@ def test_surprise_is_the_exact_log_loss_where_the_references_are_all_items(
 
 
 def test_replay_leaves_the_same_states_as_step(runtime: Runtime) -> None:
-    """Rebuilding the states without ranking ends where the step ends, bit for bit."""
+    """Rebuilding the states without ranking gives the same states as the step, bit for bit."""
     _, states = run(runtime, [40])
     batch = playback.whole_batch(runtime, DATA)
     hidden = runtime.hidden_states(12)
@@ -139,7 +139,7 @@ def test_step_leaves_other_slots_alone(runtime: Runtime) -> None:
 
 
 def test_an_empty_batch_has_empty_answers(runtime: Runtime) -> None:
-    """No events in, no answers out, shapes kept."""
+    """No events give no answers, with the same shapes."""
     none = playback.part(playback.whole_batch(runtime, DATA), np.zeros(0, np.int64))
     result = runtime.step(runtime.hidden_states(1), none, 7)
     assert result.items.shape == (0, 7)
@@ -148,7 +148,7 @@ def test_an_empty_batch_has_empty_answers(runtime: Runtime) -> None:
 
 @given(st.data())
 def test_slab_reads_back_what_was_written_bit_for_bit(data: st.DataObject) -> None:
-    """Write, grow, reset and read, against a plain array."""
+    """Writing, growing, resetting and reading agree with a plain array."""
     hidden, mirror = HiddenStates(8, 4, torch.device("cpu")), np.zeros((8, 4), np.float32)
     random = np.random.default_rng(data.draw(st.integers(0, 1000)))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -169,7 +169,7 @@ def test_slab_reads_back_what_was_written_bit_for_bit(data: st.DataObject) -> No
 
 
 def test_a_large_slab_takes_memory_only_where_it_is_used() -> None:
-    """On a CPU a million rows (516 MB) cost next to nothing until users come; grown rows neither."""
+    """On a CPU a million rows (516 MB) cost almost nothing until users need them; so do added rows."""
     process = psutil.Process()
     before = process.memory_info().rss
     hidden = HiddenStates(1_000_000, 129, torch.device("cpu"))

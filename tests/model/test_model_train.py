@@ -33,7 +33,7 @@ def test_training_twice_gives_identical_weights() -> None:
 
 
 def test_training_leaves_the_callers_random_numbers_alone() -> None:
-    """The global generator of torch stands where it stood."""
+    """The global generator of torch does not change."""
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     train.train(DATA, msgspec.structs.replace(SETTINGS, epochs=1))
@@ -41,7 +41,7 @@ def test_training_leaves_the_callers_random_numbers_alone() -> None:
 
 
 def test_loss_falls_and_beats_guessing(trained: Trained) -> None:
-    """Over the epochs the loss falls, and validation MRR ends far above that of a random order."""
+    """Over the epochs the loss falls, and the final validation MRR is far above that of a random order."""
     losses = [entry.loss for entry in trained.history]
     assert losses == sorted(losses, reverse=True)
     chance = sum(1 / rank for rank in range(1, 21)) / 40
@@ -87,7 +87,7 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_nothing_can_be_learned_from_is_refused_in_words() -> None:
-    """No events, one event, one single moment, visitors with one event only, and a handful: each its sentence."""
+    """No events, one event, the same time for all, users with one event only, few events: each has its message."""
     alone = replace(DATA, user=np.arange(len(DATA)))
     moment = replace(DATA, ts=np.full(len(DATA), 1_767_225_660_000))
     few = DATA.take(np.isin(DATA.user, [0, 1, 2]))
@@ -96,7 +96,7 @@ def test_what_nothing_can_be_learned_from_is_refused_in_words() -> None:
         (DATA.take(np.array([0])), "1 events are too few"),
         (moment, r"have the same time \(2026-01-01 00:01:00\+00:00\)"),
         (alone, "has one event only"),
-        (few, "too few to train on, at least 200 are needed"),
+        (few, "followed by another event of their user, and training needs at least 200"),
     ):
         with pytest.raises(TrainingError, match=says):
             train.train(data, SETTINGS)
@@ -104,7 +104,7 @@ def test_what_nothing_can_be_learned_from_is_refused_in_words() -> None:
 
 
 def test_training_sees_nothing_of_the_validation_part() -> None:
-    """Weights after the first epoch do not change when everything from the split on is something else."""
+    """Weights after the first epoch do not change if all events from the split on change."""
     chosen = msgspec.structs.replace(SETTINGS, epochs=1)
     cut = train.split_time(DATA, chosen.valid_share)
     later = DATA.ts >= cut
@@ -127,7 +127,7 @@ def test_training_sees_nothing_of_the_validation_part() -> None:
 
 
 def reference_targets(data: Interactions, known: int, horizon_ms: int) -> list[tuple[int, int, int]]:
-    """Return (event_type, item, bought) of every event by looking through the rows behind it."""
+    """Return (event_type, item, bought) of every event by looking through the rows after it."""
     found = []
     for row in range(len(data)):
         mine = [other for other in range(row + 1, len(data)) if data.user[other] == data.user[row]]
@@ -143,7 +143,7 @@ def reference_targets(data: Interactions, known: int, horizon_ms: int) -> list[t
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 400_000))
 def test_targets_equal_a_plain_loop(seed: int, horizon_ms: int) -> None:
-    """Next type, next item and the purchase label are what the rows behind each event say."""
+    """Next type, next item and the purchase label match the rows after each event."""
     data = tiny_interactions(seed, users=3)
     none = len(data.items)
     item = np.where(data.item < 0, none, data.item).astype(np.int32)
@@ -157,7 +157,7 @@ def test_targets_equal_a_plain_loop(seed: int, horizon_ms: int) -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 5))
 def test_every_event_learns_exactly_once_an_epoch(user: list[int], length: int, context: int) -> None:
-    """Chunks and batches cover every row once; context rows are the ones just before, of the same user."""
+    """Chunks and batches cover every row once; context rows are the user's rows just before them."""
     column = np.array(user)
     parts = sequences.chunks(column, length, context)
     for part in parts:
@@ -170,7 +170,7 @@ def test_every_event_learns_exactly_once_an_epoch(user: list[int], length: int, 
 
 
 def test_fingerprint_notices_any_change() -> None:
-    """Each column and both name lists enter the fingerprint."""
+    """The fingerprint depends on each column and both name lists."""
     base = train.fingerprint(DATA)
     assert base == train.fingerprint(tiny_interactions(1, users=30))
     for name in ("user", "ts", "event_type", "item", "category", "price", "quantity", "gap_s", "windows"):

@@ -1,4 +1,4 @@
-"""The version of a model follows from its training: not from where the code lies, nor from the machine."""
+"""The version of a model depends on its training, not on the path of the code or the machine."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from tests.model.answers import batch
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference" / "model"
 
-#: Writes the file of a step with weights that follow from a seed.
+#: Writes the file of a step with weights made from a seed.
 WRITES = """
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ CODE = "code/__torch__/model/step.py"
 
 
 def run_in(tree: Path, program: str, target: Path) -> str:
-    """Runs a program with the code of one tree; returns what it printed."""
+    """Run a program with the code of one tree; return what it printed."""
     env = os.environ | {"PYTHONPATH": str(tree)}
     command = [sys.executable, "-c", program, str(target)]
     run = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -69,7 +69,7 @@ def copy_of_the_code(copy: Path) -> Path:
 
 
 def paths_in(file: Path) -> list[str]:
-    """Paths of this machine and names of source files in a file, or in the records of an archive."""
+    """Return paths of this machine and names of source files in a file, or in the records of an archive."""
     contents = {file.name: file.read_bytes()}
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -80,7 +80,7 @@ def paths_in(file: Path) -> list[str]:
 
 
 def test_the_step_is_the_same_from_a_copy_of_the_code(tmp_path: Path) -> None:
-    """The same weights give the same bytes of step.ts from a tree under another path, and these name no path."""
+    """The same weights give the same bytes of step.ts in a tree at another path, and they contain no path."""
     copy = copy_of_the_code(tmp_path / "somewhere" / "else")
     for tree, name in ((ROOT, "here.ts"), (copy, "there.ts")):
         run_in(tree, WRITES, tmp_path / name)
@@ -91,7 +91,7 @@ def test_the_step_is_the_same_from_a_copy_of_the_code(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_version_is_that_of_the_training(tmp_path: Path) -> None:
-    """The same training by the code here and by a copy elsewhere gives the same bytes of every file and version."""
+    """The same training with this code and with a copy elsewhere gives the same version and bytes of every file."""
     copy = copy_of_the_code(tmp_path / "somewhere" / "else")
     here, there = tmp_path / "here", tmp_path / "there"
     labels = [run_in(tree, TRAINS, target) for tree, target in ((ROOT, here), (copy, there))]
@@ -101,12 +101,12 @@ def test_the_version_is_that_of_the_training(tmp_path: Path) -> None:
 
 
 def test_no_file_of_a_folder_names_a_path(folder: Path) -> None:
-    """A model folder says nothing of the machine it was made on."""
+    """A model folder contains nothing about the machine it was made on."""
     assert {file.name: paths_in(file) for file in folder.iterdir() if paths_in(file)} == {}
 
 
 def test_the_class_has_one_name(trained: Trained, folder: Path) -> None:
-    """The code of a step stands under one name: in a fresh file, in an old one, and in one that was written again."""
+    """The code of a step has one name: in a new file, in an old one, and in one that was written again."""
     fresh = (folder / "step.ts").read_bytes()
     again = torchscript.to_bytes(torchscript.from_bytes(fresh, torch.device("cpu")))
     for content in (fresh, again, (REFERENCE / "step.ts").read_bytes(), trained.content.step):
@@ -115,7 +115,7 @@ def test_the_class_has_one_name(trained: Trained, folder: Path) -> None:
 
 
 def test_a_folder_of_an_earlier_release_answers_the_same(tmp_path: Path) -> None:
-    """A file with debug records loads, and gives the answers that it gives without them."""
+    """A file with debug records loads, and gives the same answers as without them."""
     old = Runtime.load(REFERENCE, device="cpu")
     stripped = torchscript.to_bytes(torchscript.from_bytes(old.content.step, torch.device("cpu")))
     assert len(stripped) < len(old.content.step)

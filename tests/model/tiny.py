@@ -1,7 +1,7 @@
 """A tiny shop and a tiny model of it, made in a few seconds; for every test that needs a real model.
 
 The model is trained once and kept in `.foreclick/tests`, for all processes of a run and for later runs with the same
-code, libraries and processor.
+code, libraries and CPU.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from model.training.settings import TrainSettings
 from model.training.train import Trained, train
 
 ROOT = Path(__file__).parents[2]
-#: Trained models, by seed and by the hash of all that made them.
+#: Trained models, by seed and by the hash of everything that they depend on.
 KEPT = ROOT / ".foreclick" / "tests"
 
 ITEMS = 40
@@ -34,7 +34,7 @@ SETTINGS = TrainSettings(
 
 
 def tiny_interactions(seed: int = 0, users: int = 80) -> Interactions:
-    """Return about 20 events a user: walks along a ring of items, a purchase after most third clicks."""
+    """Return about 20 events per user: walks along a ring of items, with a purchase after most third clicks."""
     random = np.random.default_rng(seed)
     rows: list[tuple[int, int, int, int]] = []  # user, ts, event_type, item
     for user in range(users):
@@ -72,11 +72,11 @@ def train_tiny(seed: int = 0) -> Trained:
 
 
 def tiny_trained(seed: int = 0) -> Trained:
-    """Return what `train_tiny` gives, trained by the first process that asks; the others wait for it."""
+    """Return the result of `train_tiny`; the first process trains, and the others wait for it."""
     KEPT.mkdir(parents=True, exist_ok=True)
     file = KEPT / f"tiny-{seed}-{_origin()}.pt"
     with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it where the process dies
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it if the process dies
         if not file.exists():
             half = file.with_suffix(f".{os.getpid()}")
             torch.save(train_tiny(seed), half)
@@ -86,7 +86,7 @@ def tiny_trained(seed: int = 0) -> Trained:
 
 
 def _origin() -> str:
-    """A hash of all that the weights follow from: the code, the libraries, the event_type of processor."""
+    """Return a hash of everything that the weights depend on: the code, the libraries, the CPU."""
     digest = hashlib.sha256()
     for source in (*sorted((ROOT / "model").rglob("*.py")), Path(__file__)):
         digest.update(str(source.relative_to(ROOT)).encode() + source.read_bytes())

@@ -1,4 +1,4 @@
-"""Alerts, dashboard, compose and Kubernetes files agree with the code and with each other; no cluster is needed."""
+"""Alerts, dashboard, compose and Kubernetes files agree with the code and each other; these tests need no cluster."""
 
 import json
 import os
@@ -31,14 +31,14 @@ ALERTS: list[dict[str, Any]] = [
 SCRAPE = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
 DASHBOARD = json.loads((DOCKER / "grafana" / "dashboards" / "foreclick.json").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-#: Written by Prometheus itself, or added to every series of a scrape.
+#: Names that Prometheus itself writes, or adds to every series of a scrape.
 PROMETHEUS_SERIES = {"up"}
 SCRAPE_LABELS = {"job", "instance", "__name__", "le"}
 
 
 @cache
 def series() -> dict[str, set[str]]:
-    """Every series of a worker by the name that Prometheus shows, with its labels."""
+    """Return every series of a worker by the name that Prometheus shows, with its labels."""
     metrics = Metrics()
     metrics.set_model("name", "version", "device")
     labels = {
@@ -54,7 +54,7 @@ def series() -> dict[str, set[str]]:
 
 
 def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
-    """The series that a query selects: name and the labels it asks for. Raises ValueError for bad PromQL."""
+    """Return the series that a query selects: name and required labels. Raises ValueError for invalid PromQL."""
     found = []
 
     def visit(node: Any) -> None:
@@ -66,7 +66,7 @@ def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def unknown(query: str) -> list[str]:
-    """Series and labels of a query that no worker has."""
+    """Return series and labels of a query that no worker has."""
     wrong = []
     for name, labels in selectors(query):
         if name in PROMETHEUS_SERIES:
@@ -83,7 +83,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Every query of the alerts and the dashboard, with where it stands."""
+    """Return every query of the alerts and the dashboard, with its place."""
     for alert in ALERTS:
         yield alert["alert"], alert["expr"]
     for panel in panels():
@@ -92,13 +92,13 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def test_every_query_asks_for_what_a_worker_shows() -> None:
-    """Each query is PromQL, each series and each label in it is one of `ops/metrics.py`."""
+    """Each query is valid PromQL, and `ops/metrics.py` has each series and label in it."""
     assert {place: unknown(query) for place, query in queries() if unknown(query)} == {}
     assert all(selectors(query) for _, query in queries())
 
 
 def test_the_check_of_queries_can_fail() -> None:
-    """A mistyped name, a label that a series has not and broken PromQL are noticed, deep within a query."""
+    """A wrong name, a label that a series does not have and invalid PromQL are noticed, even deep within a query."""
     assert unknown("sum(rate(foreclick_event_total[5m])) > 1") == ["foreclick_event_total"]
     assert unknown('1 + absent(up or foreclick_commits_total{reslut="ok"})') == [
         "foreclick_commits_total.reslut"
@@ -109,7 +109,7 @@ def test_the_check_of_queries_can_fail() -> None:
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    """Nobody has to guess a name: each metric of ours has its place."""
+    """Each of our metrics is in the dashboard."""
     shown = {name for panel in panels() for t in panel["targets"] for name, _ in selectors(t["expr"])}
     ours = {name for name in series() if name.startswith("foreclick_")}
     roots = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
@@ -117,7 +117,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 def test_the_dashboard_is_whole() -> None:
-    """Ids are unique, no panel lies on another, each asks the source that is provisioned."""
+    """Ids are unique, panels do not overlap, and each panel queries the provisioned source."""
     ids = [panel["id"] for panel in panels()]
     assert len(ids) == len(set(ids)) > 10
     cells = [
@@ -133,7 +133,7 @@ def test_the_dashboard_is_whole() -> None:
 
 
 def test_every_alert_says_what_to_do() -> None:
-    """Each has a severity, a sentence, and a section of its own in the operations page; no section is left over."""
+    """Each alert has a severity, a sentence, and its own section in the operations page; no section is left over."""
     headings = set(
         re.findall(r"^#+ (Foreclick\w+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
     )
@@ -155,7 +155,7 @@ def test_every_alert_has_a_test() -> None:
     not (os.environ.get("FORECLICK_TEST_PROMTOOL") or shutil.which("promtool")), reason="no promtool here"
 )
 def test_promtool_agrees(tmp_path: Path) -> None:
-    """Prometheus' own tool takes the rules and the configuration, and its unit tests of the alerts pass."""
+    """Prometheus' own tool accepts the rules and the configuration, and the unit tests of the alerts pass."""
     tool = os.environ.get("FORECLICK_TEST_PROMTOOL") or "promtool"
     folder = Path(shutil.copytree(DOCKER / "prometheus", tmp_path / "prometheus"))
     config = folder / "prometheus.yml"
@@ -189,7 +189,7 @@ def test_compose_scrapes_and_shows_the_workers() -> None:
 
 
 def resources(kind: str = "") -> list[dict[str, Any]]:
-    """All resources of the folder, or those of a kind."""
+    """Return all resources of the folder, or those of a kind."""
     files = [file for file in sorted(KUBERNETES.glob("*.yaml")) if file.name != "kustomization.yaml"]
     found = [each for file in files for each in yaml.safe_load_all(file.read_text())]
     return [each for each in found if not kind or each["kind"] == kind]
@@ -202,7 +202,7 @@ def one(kind: str) -> dict[str, Any]:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    """The pods' descriptions by the name of what makes them."""
+    """Return the pod templates by the name of their resource."""
     return {
         each["metadata"]["name"]: each["spec"]["template"]["spec"]
         for each in resources()
@@ -211,7 +211,7 @@ def pods() -> dict[str, dict[str, Any]]:
 
 
 def configured(folder: Path) -> Settings:
-    """The settings of the pods, with secrets in a folder of the test."""
+    """Return the settings of the pods, with secrets in a folder of the test."""
     data: dict[str, str] = one("ConfigMap")["data"]
     for name in ("web-token", "kafka-password"):
         (folder / name).write_text("0123456789abcdef")
@@ -220,12 +220,12 @@ def configured(folder: Path) -> Settings:
     )
 
 
-#: Kinds of operators, whose schemas no package has: they were checked against the operators' own definitions.
+#: Kinds of operators, for which no package has schemas: they were checked against the operators' own definitions.
 OPERATORS = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule"}
 
 
 def test_kubernetes_takes_every_resource() -> None:
-    """Each resource of Kubernetes itself fits the schema of the release, with no field that it does not know."""
+    """Each resource of Kubernetes itself matches the schema of the release, without unknown fields."""
     own = [each for each in resources() if each["kind"] not in OPERATORS]
     assert len(own) >= 6
     for each in own:
@@ -237,14 +237,14 @@ def test_kubernetes_takes_every_resource() -> None:
 
 
 def test_kustomize_names_every_file() -> None:
-    """No file is forgotten."""
+    """The kustomization lists every file."""
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     assert {*kustomization["resources"], "kustomization.yaml"} == {f.name for f in KUBERNETES.glob("*.yaml")}
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_kustomize_builds() -> None:
-    """`kubectl kustomize` puts all together."""
+    """`kubectl kustomize` combines all files."""
     done = subprocess.run(
         ["kubectl", "kustomize", str(KUBERNETES)], capture_output=True, text=True, timeout=60, check=True
     )
@@ -254,7 +254,7 @@ def test_kustomize_builds() -> None:
 
 
 def test_the_settings_of_the_pods_are_valid(tmp_path: Path) -> None:
-    """Each variable exists, each value is taken; the port asks for a token and Kafka is reached by TLS."""
+    """Each variable exists, each value is valid; the port requires a token, and Kafka is reached by TLS."""
     settings = configured(tmp_path)
     assert settings.web_token is not None and settings.model_key is not None
     assert settings.kafka.security_protocol == "SASL_SSL"
@@ -262,7 +262,7 @@ def test_the_settings_of_the_pods_are_valid(tmp_path: Path) -> None:
 
 
 def test_pods_have_least_rights() -> None:
-    """No root, no capability, no token of the cluster, nothing to write but volumes that are made for it."""
+    """No root, no capability, no token of the cluster, and only dedicated volumes are writable."""
     for name, pod in pods().items():
         assert pod["automountServiceAccountToken"] is False, name
         assert pod["securityContext"]["runAsNonRoot"] is True, name
@@ -280,7 +280,7 @@ def test_pods_have_least_rights() -> None:
 
 
 def test_pods_run_commands_that_exist_and_mount_what_they_name(tmp_path: Path) -> None:
-    """Commands are ours; every volume is there; model, keys and what the image writes lie on mounts."""
+    """Commands are ours; every volume exists; the model, keys and written files are on mounts."""
     for name, pod in pods().items():
         volumes = {each["name"] for each in pod["volumes"]}
         for container in pod["containers"]:
@@ -295,7 +295,7 @@ def test_pods_run_commands_that_exist_and_mount_what_they_name(tmp_path: Path) -
 
 
 def test_probes_ask_pages_that_are_open(tmp_path: Path) -> None:
-    """Liveness asks for live, readiness for ready, at the port of the settings; both answer without a token."""
+    """Liveness probes live, readiness probes ready, at the port of the settings; both work without a token."""
     settings = configured(tmp_path)
     worker = pods()["foreclick-worker"]["containers"][0]
     port = next(each for each in worker["ports"] if each["name"] == "web")
@@ -312,17 +312,17 @@ def test_probes_ask_pages_that_are_open(tmp_path: Path) -> None:
 
 
 def test_a_rollout_waits_for_no_worker_without_partitions(tmp_path: Path) -> None:
-    """No surge and never more workers than partitions; a stop may take as long as the worker gives itself."""
+    """No surge and never more workers than partitions; the grace period covers the worker's own stop limit."""
     settings = configured(tmp_path)
     deployment, scaled = one("Deployment"), one("ScaledObject")["spec"]
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert "replicas" not in deployment["spec"], "it would fight with the autoscaler"
+    assert "replicas" not in deployment["spec"], "it would conflict with the autoscaler"
     assert 2 <= scaled["minReplicaCount"] <= scaled["maxReplicaCount"] <= settings.partitions
     assert pods()["foreclick-worker"]["terminationGracePeriodSeconds"] > STOP_LIMIT_S
 
 
 def test_scaling_follows_the_lag_of_every_input(tmp_path: Path) -> None:
-    """A trigger for each input topic of this group, at these brokers, with the login of the workers."""
+    """The autoscaler has a trigger for each input topic of this group, with the brokers and login of the workers."""
     settings = configured(tmp_path)
     scaled = one("ScaledObject")["spec"]
     assert scaled["scaleTargetRef"]["name"] == one("Deployment")["metadata"]["name"]
@@ -336,7 +336,7 @@ def test_scaling_follows_the_lag_of_every_input(tmp_path: Path) -> None:
 
 
 def test_selectors_select_the_workers() -> None:
-    """Budget, spreading, network and monitoring speak of the labels that the pods have."""
+    """Budget, spreading, network and monitoring select labels that the pods have."""
     labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]
     chosen = {
         "Deployment": one("Deployment")["spec"]["selector"],
@@ -351,7 +351,7 @@ def test_selectors_select_the_workers() -> None:
 
 
 def test_the_network_lets_through_what_is_needed(tmp_path: Path) -> None:
-    """In: the web port. Out: names and the brokers' port. Nothing else."""
+    """The policy allows only the web port in, and DNS and the brokers' port out."""
     settings = configured(tmp_path)
     policy = one("NetworkPolicy")["spec"]
     assert settings.web_address is not None
@@ -362,7 +362,7 @@ def test_the_network_lets_through_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_operator_has_the_same_alerts() -> None:
-    """The rules for the operator are those of the file, under the job that they name."""
+    """The operator's rules equal those of the file, with the job that they name."""
     assert one("PrometheusRule")["spec"] == yaml.safe_load(ALERTS_FILE.read_text())
     monitor = one("PodMonitor")["spec"]
     labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]

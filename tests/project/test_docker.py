@@ -29,7 +29,7 @@ def ours() -> dict[str, dict[str, Any]]:
 
 
 def filled(value: str) -> str:
-    """A compose value where no variable is set: `${NAME:-default}` becomes its default."""
+    """Return a compose value without variables: `${NAME:-default}` becomes its default."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
@@ -57,7 +57,7 @@ def test_compose_starts_in_order() -> None:
 
 
 def test_compose_uses_volumes_that_it_declares() -> None:
-    """Each named volume is declared, and each declared one is used."""
+    """Each named volume is declared, and each declared volume is used."""
     mounts = [
         each.split(":")[0] for service in COMPOSE["services"].values() for each in service.get("volumes", [])
     ]
@@ -65,20 +65,20 @@ def test_compose_uses_volumes_that_it_declares() -> None:
 
 
 def test_compose_publishes_on_loopback_only() -> None:
-    """Nothing is opened to the network unless somebody decides so."""
+    """No port is open to the network by default."""
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_workers_can_be_scaled() -> None:
-    """`--scale worker=N`: no name and no port of the host that only one container can have."""
+    """For `--scale worker=N` the worker has no fixed name and no fixed port of the host."""
     worker = COMPOSE["services"]["worker"]
     assert "container_name" not in worker
     assert [port.split(":")[1] for port in worker["ports"]] == [""]
 
 
 def test_each_worker_has_a_cache_of_its_own() -> None:
-    """Compiled code lies on a volume without a name, which is made for each container, and memory has a limit."""
+    """Compiled code is on an anonymous volume, which each container has for itself, and memory has a limit."""
     worker = COMPOSE["services"]["worker"]
     cache = dict(re.findall(r"(\w+)=(\S+)", DOCKERFILE))["FORECLICK_CACHE_DIR"]
     assert [mount for mount in worker["volumes"] if cache in mount] == [cache]
@@ -86,7 +86,7 @@ def test_each_worker_has_a_cache_of_its_own() -> None:
 
 
 def test_every_service_has_least_rights() -> None:
-    """All are without capabilities and cannot gain any; all but the broker have a read-only file system."""
+    """All containers lack capabilities and cannot gain any; all except the broker have a read-only file system."""
     for name, service in COMPOSE["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -97,13 +97,13 @@ def test_every_service_has_least_rights() -> None:
 
 
 def test_images_have_a_version() -> None:
-    """No image changes by itself."""
+    """Each image has a fixed version."""
     images = {each["image"] for each in COMPOSE["services"].values()} - {"foreclick"}
     assert images and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images)
 
 
 def test_files_that_are_mounted_exist() -> None:
-    """A mistyped path would be made by the engine as an empty folder; `models` is the user's own."""
+    """Each mounted path exists: the engine would create a wrong one as an empty folder. `models` is the user's."""
     for service in COMPOSE["services"].values():
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
@@ -123,7 +123,7 @@ def test_the_hosts_port_is_the_default_broker() -> None:
 
 
 def test_read_only_services_can_write_where_they_must() -> None:
-    """With a read-only file system the worker's data and numba's cache lie on volumes, `/tmp` in memory."""
+    """With a read-only file system, the worker's data and numba's cache are on volumes, `/tmp` is in memory."""
     worker = COMPOSE["services"]["worker"]
     assert worker["read_only"] and "/tmp" in worker["tmpfs"]
     targets = [
@@ -135,14 +135,14 @@ def test_read_only_services_can_write_where_they_must() -> None:
 
 
 def test_dockerfile_sets_only_settings_that_exist() -> None:
-    """The image's own variables are read by the code."""
+    """The code reads the image's own variables."""
     env = dict(re.findall(r"(FORECLICK_\w+)=(\S+)", DOCKERFILE))
     assert env and set(env) <= ENV_NAMES
     assert load_settings(env=env).web_address == ("0.0.0.0", 6066)
 
 
 def test_dockerfile_copies_files_that_exist_and_are_not_ignored() -> None:
-    """What the image copies from the repository is there and reaches the builder."""
+    """The files that the image copies from the repository exist and reach the builder."""
     ignored = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     sources = [
         source
@@ -157,7 +157,7 @@ def test_dockerfile_copies_files_that_exist_and_are_not_ignored() -> None:
 
 
 def test_the_container_is_no_root_and_stops_by_signal() -> None:
-    """A user of its own, forms without a shell (which would swallow SIGTERM), a health check."""
+    """The image has its own user, commands without a shell (which would swallow SIGTERM), and a health check."""
     users = re.findall(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE)
     assert users == ["foreclick", "foreclick"], "of the worker and of training"
     assert 'ENTRYPOINT ["foreclick"]' in DOCKERFILE and 'CMD ["worker"]' in DOCKERFILE
@@ -166,7 +166,7 @@ def test_the_container_is_no_root_and_stops_by_signal() -> None:
 
 
 def test_the_image_runs_commands_that_it_has() -> None:
-    """What is built, and what its targets start, needs no extra but those that the target installs."""
+    """The commands of each target need only the extras that it installs."""
     stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM )", DOCKERFILE, re.MULTILINE | re.DOTALL))
     warmed = re.findall(r"\bforeclick (\w+) ", stages["worker"])
     assert warmed and all(not COMMANDS[name].extra for name in warmed)
@@ -187,12 +187,12 @@ class Answer(BaseHTTPRequestHandler):
         self.wfile.write(b'{"checks": {}}')
 
     def log_message(self, *args: object) -> None:
-        """Nothing on stderr."""
+        """Write nothing to stderr."""
 
 
 @contextlib.contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """The port at which `Answer` answers."""
+    """The port at which `Answer` listens."""
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -222,7 +222,7 @@ def check(monkeypatch: pytest.MonkeyPatch, web: str, path: str) -> int:
 def test_the_health_check_tells_what_the_worker_says(
     port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """200 is healthy, 503 is not, and the worker's own words are kept; a proxy in the way is not asked."""
+    """200 is healthy, 503 is not; the worker's own text is kept, and a configured proxy is not used."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert check(monkeypatch, f"0.0.0.0:{port}", "/health/live") == 0
     assert check(monkeypatch, f"0.0.0.0:{port}", "/health/ready") == 1
@@ -232,7 +232,7 @@ def test_the_health_check_tells_what_the_worker_says(
 def test_the_health_check_without_a_worker(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody listens: unhealthy, with a sentence. Web turned off: nothing to ask."""
+    """Without a listener the check fails with a message; with the web port off there is nothing to check."""
     assert check(monkeypatch, "0.0.0.0:1", "/health/live") == 1
     assert "no answer from http://127.0.0.1:1/health/live" in capsys.readouterr().out
     assert check(monkeypatch, "", "/health/live") == 0
@@ -241,7 +241,7 @@ def test_the_health_check_without_a_worker(
 def test_the_health_check_of_a_port_with_tls(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """With a certificate in the settings the check speaks TLS, whoever signed it."""
+    """With a certificate in the settings the check uses TLS, whoever signed it."""
     pair = self_signed(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.cert, pair.key)

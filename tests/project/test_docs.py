@@ -1,4 +1,4 @@
-"""README and docs against the code: commands, options, variables, links, metrics and reasons that they name."""
+"""README and docs agree with the code: their commands, options, variables, links, metrics and reasons exist."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ PAGES = [
 ]
 TEXT = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 
-#: Variables that others than the settings read: the choice of the file, the broker's cache, tests.
+#: Variables that code other than the settings reads: the choice of the file, the broker's cache, tests.
 OTHER_VARIABLES = ("CONFIG", "CACHE_DIR", "MAVEN_URL", "TEST_DATA")
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
@@ -43,7 +43,7 @@ _HELP = {"--help"}
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:
-    """The words of each line of the shell blocks."""
+    """Return the words of each line of the shell blocks."""
     for language, block in _BLOCK.findall(text):
         if language == "sh":
             for line in block.replace("\\\n", " ").splitlines():
@@ -52,13 +52,13 @@ def shell_lines(text: str) -> Iterator[list[str]]:
 
 
 def inline_lines(text: str) -> Iterator[list[str]]:
-    """The words of each piece of code within the prose."""
+    """Return the words of each piece of code in the text."""
     for code in _INLINE.findall(_BLOCK.sub("", text)):
         yield code.split()
 
 
 def foreclick_calls(text: str) -> Iterator[list[str]]:
-    """The arguments of each `foreclick …` that a page names, variables before it left out."""
+    """Return the arguments of each `foreclick …` on a page, without variables before it."""
     for line in (*shell_lines(text), *inline_lines(text)):
         words = list(dropwhile(_ASSIGNMENT.fullmatch, line))
         if words and words[0].rpartition("/")[2] == "foreclick":
@@ -66,7 +66,7 @@ def foreclick_calls(text: str) -> Iterator[list[str]]:
 
 
 def command_of(name: str) -> Any:
-    """The click command behind a name of `foreclick`."""
+    """Return the click command with a name."""
     entry = COMMANDS[name]
     found = getattr(importlib.import_module(entry.module), entry.attribute)
     if not isinstance(found, typer.Typer):
@@ -76,7 +76,7 @@ def command_of(name: str) -> Any:
 
 
 def complaint(call: list[str]) -> str | None:
-    """What is wrong with a call: an unknown command, an unknown option, or too few arguments; None if nothing."""
+    """Return the mistake in a call: an unknown command, an unknown option, or too few arguments; None if correct."""
     if not call:
         return None
     if call[0].startswith("-"):
@@ -97,7 +97,7 @@ def complaint(call: list[str]) -> str | None:
 
 
 def required_missing(call: list[str]) -> list[str]:
-    """Names of the options that a call in a shell block must have and lacks."""
+    """Return the required options that a call in a shell block lacks."""
     command = command_of(call[0])
     for word in call[1:]:
         command = getattr(command, "commands", {}).get(word, command)
@@ -109,24 +109,24 @@ def required_missing(call: list[str]) -> list[str]:
 
 
 def metric_families() -> list[Metric]:
-    """All metrics of a worker but those that the client library adds for the process."""
+    """Return all metrics of a worker except those that the client library adds for the process."""
     return [family for family in Metrics().registry.collect() if family.name.startswith("foreclick_")]
 
 
 def exposed(family: Metric) -> str:
-    """A metric's name as Prometheus shows it."""
+    """Return a metric's name as Prometheus shows it."""
     return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
 
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_command_and_option_exists(page: str) -> None:
-    """Each `foreclick …` that a page names is a command with these options."""
+    """Each `foreclick …` on a page is a command with these options."""
     wrong = {" ".join(call): complaint(call) for call in foreclick_calls(TEXT[page])}
     assert {call: why for call, why in wrong.items() if why} == {}
 
 
 def test_the_check_of_commands_can_fail() -> None:
-    """A command or an option that does not exist is noticed, in a block and within prose."""
+    """A command or an option that does not exist is noticed, in a block and in the text."""
     block = "```sh\nX=1 foreclick worker --modle m\nforeclick broker halt\n```\n"
     page = f"{block}or `foreclick trian S`, `foreclick run S --out d`"
     assert [complaint(call) for call in foreclick_calls(page)] == [
@@ -152,14 +152,14 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_variable_exists(page: str) -> None:
-    """Each FORECLICK_ variable that a page names is read by somebody."""
+    """Some code reads each FORECLICK_ variable on a page."""
     known = {field.env for field in fields()} | {f"FORECLICK_{name}" for name in OTHER_VARIABLES}
     assert set(re.findall(r"FORECLICK_[A-Z0-9_]*[A-Z0-9]", TEXT[page])) - known == set()
 
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_link_leads_somewhere(page: str) -> None:
-    """Each relative link of a page is a file of the repository."""
+    """Each relative link of a page leads to a file of the repository."""
     folder = (ROOT / page).parent
     links = [link.partition("#")[0] for link in _LINK.findall(TEXT[page]) if "://" not in link]
     assert [link for link in links if link and not (folder / link).exists()] == []
@@ -167,7 +167,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_script_and_module_exists(page: str) -> None:
-    """Each `python FILE` and `python -m MODULE` of a page is there, and so are the targets of make."""
+    """Each `python FILE` and `python -m MODULE` of a page exists, and so do the targets of make."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in (*shell_lines(TEXT[page]), *inline_lines(TEXT[page])):
         if words[:2] == ["python", "-m"]:
@@ -197,7 +197,7 @@ def test_the_pages_name_every_reason(page: str) -> None:
 
 
 def test_the_pages_name_every_benchmark() -> None:
-    """Each benchmark of `foreclick bench` stands beside the figure that it gives."""
+    """Each benchmark of `foreclick bench` is named next to its figure."""
     commands = [f"`python bench/{' '.join(words)}`" for words in BENCHMARKS.values()]
     assert [command for command in commands if command not in TEXT["docs/figures.md"]] == []
 
@@ -211,7 +211,7 @@ def test_the_readme_is_short_and_links_every_page() -> None:
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_anchor_exists(page: str) -> None:
-    """The part of a link behind `#` is a heading of the page that it leads to."""
+    """The part of a link after `#` is a heading of the target page."""
     folder = (ROOT / page).parent
     for link in (each for each in _LINK.findall(TEXT[page]) if "#" in each and "://" not in each):
         name, _, anchor = link.partition("#")
@@ -223,7 +223,7 @@ def test_every_anchor_exists(page: str) -> None:
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "docs" / "examples").iterdir()))
 def test_a_page_includes_every_example(example: str) -> None:
-    """Each file of docs/examples stands word for word in a block of a page that links to it."""
+    """Each file of docs/examples is word for word in a block of a page that links to it."""
     code = (ROOT / "docs" / "examples" / example).read_text()
     pages = [
         text
@@ -247,7 +247,7 @@ def test_the_cron_job_is_valid() -> None:
 
 @pytest.mark.parametrize("page", [page for page in TEXT if page != "CHANGELOG.md"])
 def test_every_path_exists(page: str) -> None:
-    """Each path below a folder of the repository that a page names is there."""
+    """Each path below a folder of the repository that a page names exists."""
     paths = re.findall(
         r"`((?:stream_app|model|bench|docker|docs|tests)/[\w./-]+)(?:::\w+)?`", _BLOCK.sub("", TEXT[page])
     )
@@ -256,7 +256,7 @@ def test_every_path_exists(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXT)
 def test_python_blocks_import_what_exists(page: str) -> None:
-    """Each block of Python on a page compiles, and the names that it imports are there."""
+    """Each block of Python on a page compiles, and the names that it imports exist."""
     for language, block in _BLOCK.findall(TEXT[page]):
         for node in ast.walk(ast.parse(block)) if language == "python" else ():
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -265,7 +265,7 @@ def test_python_blocks_import_what_exists(page: str) -> None:
 
 
 def test_every_test_that_a_page_names_exists() -> None:
-    """Where a page says that a test shows something, the test is there: a function, or a file."""
+    """Each test that a page names exists, as a function or a file."""
     files = list((ROOT / "tests").rglob("*.py"))
     there = {file.stem for file in files}
     for file in files:

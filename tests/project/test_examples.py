@@ -12,7 +12,7 @@ MINUTE_MS = 60_000
 
 
 def run(program: str, lines: list[dict[str, Any]], folder: Path, *words: str) -> list[list[str]]:
-    """The words of each line that a program prints for a file of JSON lines."""
+    """Return the words of each line that a program prints for a file of JSON lines."""
     file = folder / "lines.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = subprocess.run(
@@ -26,7 +26,7 @@ def run(program: str, lines: list[dict[str, Any]], folder: Path, *words: str) ->
 
 
 def test_flag_limits_counts_users_beyond_each_limit(tmp_path: Path) -> None:
-    """The most extreme value of a user and day decides; a p-value counts downwards, an amount by its ratio."""
+    """The most extreme value per user and day decides: the smallest p-value, the largest ratio of an amount."""
     reasons = [
         ("u1", {"code": "click_rate", "value": 15, "expected": 5, "limit": 5}),
         ("u1", {"code": "click_rate", "value": 50, "expected": 5, "limit": 5}),
@@ -54,7 +54,7 @@ def test_probability_table_counts_purchases_within_the_horizon(tmp_path: Path) -
         }
 
     predictions = [
-        prediction("clicks", 0, "u1", 0.9),  # before the time that is given
+        prediction("clicks", 0, "u1", 0.9),  # before the given time
         prediction("clicks", 10, "u1", 0.25),  # bought after 20 minutes
         prediction("clicks", 11, "u2", 0.21),  # bought after 31 minutes: too late
         prediction("purchases", 30, "u1", 0.01),  # its own purchase does not count

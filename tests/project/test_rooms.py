@@ -1,4 +1,4 @@
-"""Both packages keep their shape: few folders, none too full, few imports between them (CONTRIBUTING, "Rooms")."""
+"""Both packages have few folders, none too large, and few imports between them (CONTRIBUTING, "Rooms")."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LINES_OF_A_FOLDER = 3_000
 
 @pytest.mark.parametrize("package", rooms.PACKAGES)
 def test_the_top_of_a_package_is_a_table_of_contents(package: str) -> None:
-    """Few folders, and no loose files but those that are named here."""
+    """Each package has few folders, and only the single files that are listed here."""
     inside, alone = rooms.rooms(package)
     assert 5 <= len(inside) <= FOLDERS[package], inside
     assert set(alone) <= ALONE[package]
@@ -41,7 +41,7 @@ def test_rooms_import_each_other_seldom(package: str) -> None:
 
 @pytest.mark.parametrize("package", rooms.PACKAGES)
 def test_every_room_says_what_lives_there(package: str) -> None:
-    """The `__init__.py` of each folder begins with a text."""
+    """The `__init__.py` of each folder begins with a docstring."""
     silent = [
         str(path)
         for path in (rooms.ROOT / package).rglob("__init__.py")
@@ -53,7 +53,7 @@ def test_every_room_says_what_lives_there(package: str) -> None:
 def test_imports_are_counted_once_for_each_file_and_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Relative, nested and repeated imports, names from modules, and what is not of the package."""
+    """Relative, nested and repeated imports, names from modules, and other packages are counted correctly."""
     files = {
         "stream_app/__init__.py": "",
         "stream_app/cli.py": "import stream_app.a.one, os",

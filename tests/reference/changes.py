@@ -1,13 +1,13 @@
-"""Where later versions answer otherwise than commit 3c99cd3, on purpose. The only place where that is said.
+"""The deliberate differences between the answers of later versions and of commit 3c99cd3. There is no other list.
 
-An answer is named by where its source record stands: `clicks-1-62` is topic, partition and offset.
+An answer has the name of its source record: `clicks-1-62` is topic, partition and offset.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 #: Cases of `edges.stream` whose answers changed, with the reason. No answer of such a case is compared, and at least
-#: one must differ. The tests of the new behaviour stand beside the code that changed.
+#: one must differ. Other tests cover the new behaviour.
 EDGES: Mapping[str, str] = {
     "null_fields": "optional fields that are null count as absent",
     "seconds": "a time in seconds is a dead letter",
@@ -62,10 +62,10 @@ FIELDS: Mapping[str, str] = {}
 
 
 def expected_look_up(user: dict[str, Any]) -> dict[str, Any]:
-    """What a look-up shows where commit 3c99cd3 showed `user`. A key that is new needs no entry here."""
+    """Return what a look-up must show if commit 3c99cd3 showed `user`. A new key needs no entry here."""
     return user
 
 
-#: Fields of the row that commit 3c99cd3 did not have and that remember something of events before the upgrade: a user
-#: whose state was read from its changelog has their default, another one a value.
+#: Fields of the row that commit 3c99cd3 did not have and that depend on events before the upgrade: a user
+#: whose state comes from its changelog has their default there, another user has a value.
 NEW_IN_ROWS: frozenset[str] = frozenset({"amounts", "kept"})

@@ -1,4 +1,4 @@
-"""Reads the reference data, and compares answers with them by the rules of `changes.py`."""
+"""Reads the reference data, and compares answers with them according to `changes.py`."""
 
 import json
 import math
@@ -22,25 +22,25 @@ CASES = (
     "control", "clock_ahead", "one_event_id", "null_fields", "first_price", "seconds", "integer_ids",
     "long_names", "late_user",
 )  # fmt: skip
-#: How far a number that the model gives may be from the reference: processors round differently.
+#: Largest difference between a number of the model and the reference: processors round differently.
 TOLERANCE = 1e-4
 
-#: Answers of one topic by where their source record stands, as `clicks-1-62`.
+#: Answers of one topic by the place of their source record, such as `clicks-1-62`.
 Answers = dict[str, dict[str, Any]]
 
 
 def recording(name: str) -> Path:
-    """The path of `plain` or `edges`."""
+    """Return the path of the recording `plain` or `edges`."""
     return HERE / f"{name}.stream"
 
 
 def answers(recording: str, model: str, topic: str) -> Answers:
-    """What commit 3c99cd3 answered. `model`: "model" or "none"."""
+    """Return the answers of commit 3c99cd3. `model`: "model" or "none"."""
     return by_place(topic, _stored(f"run-{recording}-{model}-{topic}.jsonl").splitlines())
 
 
 def by_place(topic: str, lines: Iterable[bytes]) -> Answers:
-    """Lines of an output file of `run`, by the place of the source record. No place may come twice."""
+    """Return the lines of an output file of `run` by the place of the source record, which must be unique."""
     found: Answers = {}
     for line in lines:
         said = json.loads(line)
@@ -53,45 +53,45 @@ def by_place(topic: str, lines: Iterable[bytes]) -> Answers:
 
 
 def letter(key: Any, value: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """What is compared of a dead letter: place, reason, key and value, not the wording of its message."""
+    """Return the compared parts of a dead letter: place, reason, key and value, but not the text of its message."""
     place = "-".join(headers[f"__streams.errors.{name}"] for name in ("topic", "partition", "offset"))
     return {"id": place, "reason": headers["foreclick.reason"], "key": key, "value": value}
 
 
 @dataclass(frozen=True)
 class Changelog:
-    """A changelog topic that commit 3c99cd3 wrote, and the offsets that it had committed."""
+    """A changelog topic that commit 3c99cd3 wrote, and its committed offsets."""
 
     guarantee: str
     model: str
     topic: str
     records: list[Record]
-    committed: dict[str, list[int]]  #: of each input topic, for each partition
+    committed: dict[str, list[int]]  #: by input topic, per partition
 
     def positions(self, partition: int) -> list[int]:
-        """The committed offset of each input topic."""
+        """Return the committed offset of each input topic."""
         return [self.committed[topic][partition] for topic in INPUT_TOPICS]
 
     def of(self, partition: int) -> list[Record]:
-        """The records of a partition."""
+        """Return the records of a partition."""
         return [r for r in self.records if r.partition == partition]
 
 
 def changelog(guarantee: str, model: str) -> Changelog:
-    """One of the four."""
+    """Return one of the four changelogs."""
     reader = RecordingReader(HERE / f"changelog-{guarantee}-{model}.stream")
     (topic,) = reader.topics
     return Changelog(guarantee, model, topic, list(reader), dict(reader.metadata["committed"]))
 
 
 def look_ups(guarantee: str, model: str) -> dict[str, dict[str, Any]]:
-    """What the pages showed of each user after the changelog was read back."""
+    """Return what the pages showed of each user after the changelog was read back."""
     found: dict[str, dict[str, Any]] = msgspec.json.decode(_stored(f"users-{guarantee}-{model}.json"))
     return found
 
 
 def behind(found: Answers, committed: dict[str, list[int]]) -> Answers:
-    """The answers to records at and behind the committed offsets."""
+    """Return the answers to the records from the committed offsets on."""
     kept = {}
     for place, said in found.items():
         topic, partition, offset = place.rsplit("-", 2)
@@ -101,7 +101,7 @@ def behind(found: Answers, committed: dict[str, list[int]]) -> Answers:
 
 
 def differences(recording: str, topic: str, wanted: Answers, found: Answers) -> list[str]:
-    """A sentence for each answer that differs and is not named in `changes.py`."""
+    """Return a sentence for each answer that differs and is not listed in `changes.py`."""
     problems = []
     for place in sorted(wanted.keys() | found.keys()):
         if on_purpose(recording, topic, place):
@@ -116,14 +116,14 @@ def differences(recording: str, topic: str, wanted: Answers, found: Answers) -> 
 
 
 def on_purpose(recording: str, topic: str, place: str) -> bool:
-    """Whether `changes.py` names this answer."""
+    """Whether `changes.py` lists this answer."""
     if recording == "edges":
         return CASES[int(place.rsplit("-", 2)[1])] in EDGES
     return (topic, place) in PLAIN
 
 
 def same(wanted: Any, found: Any) -> bool:
-    """Equal, but for fields that are new, and numbers of the model within `TOLERANCE`."""
+    """Whether two values are equal, except for new fields, and numbers of the model within `TOLERANCE`."""
     if isinstance(wanted, dict):
         if not isinstance(found, dict):
             return False
@@ -139,7 +139,7 @@ def same(wanted: Any, found: Any) -> bool:
 
 
 def _same_items(wanted: list[dict[str, Any]], found: Any) -> bool:
-    """The same items in the same order, but where two scores are so close that either may stand first."""
+    """Whether both lists have the same items in the same order, except where two scores are almost equal."""
     if not isinstance(found, list) or len(found) != len(wanted):
         return False
     return all(
@@ -150,7 +150,7 @@ def _same_items(wanted: list[dict[str, Any]], found: Any) -> bool:
 
 
 def _tied(wanted: list[dict[str, Any]], item: str, score: float) -> bool:
-    """Whether the item had about this score. One that was not among the wanted may tie with the last of them."""
+    """Whether the item had about this score. An item that was not in the list may tie with its last item."""
     scores = [w["score"] for w in wanted if w["item_id"] == item] or [wanted[-1]["score"]]
     return abs(scores[0] - score) <= 2 * TOLERANCE
 

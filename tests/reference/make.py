@@ -1,6 +1,6 @@
-"""Makes the reference data in this folder with commit 3c99cd3: `README.md` says how.
+"""Makes the reference data in this folder with commit 3c99cd3, as described in `README.md`.
 
-It imports the product that PYTHONPATH names, and refuses any other commit than that one.
+It imports the product that PYTHONPATH names, and refuses any other commit.
 """
 
 import json
@@ -30,29 +30,29 @@ from tests.integration import harness
 
 COMMIT = "3c99cd3"
 HERE = Path(__file__).parent
-#: Two partitions of ordinary traffic of 400 users, with all kinds of trouble that the generator plants.
+#: Two partitions of ordinary traffic of 400 users, with all kinds of invalid and unusual records of the generator.
 PLAIN = GeneratorSettings(
     events=3000, users=400, user_zipf=0.3, items=60, categories=8, seed=14, partitions=2, bot_share=0.05,
     fraud_share=0.03, late_share=0.02, duplicate_share=0.02, malformed_share=0.02,
 )  # fmt: skip
-#: The worker that writes the changelog never stops waiting for a topic, so what it does is that of an uninterrupted
-#: run, and it checkpoints several times.
+#: The worker that writes the changelog never stops waiting for a topic, so it acts as in an uninterrupted run, and it
+#: checkpoints several times.
 WORKER = {"max_idle_ms": 60_000, "commit_interval_ms": 200, "max_batch": 256}
 T0 = PLAIN.start_ms
 
 
 def plain() -> None:
-    """The recording of ordinary traffic."""
+    """Write the recording of ordinary traffic."""
     with RecordingWriter(HERE / "plain.stream", dict.fromkeys(INPUT_TOPICS, PLAIN.partitions)) as writer:
         for block in generate(PLAIN):
             writer.extend(block.records)
 
 
-# --- cases of which a later version may think otherwise, each in a partition of its own
+# --- cases in which a later version may answer otherwise, each in its own partition
 
 
 def edges() -> None:
-    """The recording of the cases: case n stands in partition n, so that none changes the answers of another."""
+    """Write the recording of the cases: case n is in partition n, so that none changes the answers of another."""
     with RecordingWriter(HERE / "edges.stream", dict.fromkeys(INPUT_TOPICS, len(CASES))) as writer:
         for partition, events in enumerate(CASES.values()):
             offsets: Counter[str] = Counter()
@@ -68,13 +68,13 @@ def edges() -> None:
 
 
 def _name(user: str, partition: int) -> str:
-    """A name of this user that Kafka's partitioner puts into the partition."""
+    """Return a name for this user that Kafka's partitioner assigns to the partition."""
     names = [f"{user}-{n}" for n in range(200)]
     numbers = partitions_of_keys([name.encode() for name in names], len(CASES))
     return next(name for name, number in zip(names, numbers.tolist(), strict=True) if number == partition)
 
 
-#: Topic, seconds when the broker stored it, user, event.
+#: Topic, second at which the broker stored the record, user, event.
 Step = tuple[str, float, str, dict[str, Any]]
 
 
@@ -143,16 +143,16 @@ CASES: dict[str, list[Step]] = {
 }  # fmt: skip
 
 
-# --- what the product makes of them
+# --- the product's results for them
 
 
 def foreclick(*command: str) -> None:
-    """Runs a command of the product."""
+    """Run a command of the product."""
     subprocess.run([sys.executable, "-c", "from stream_app.cli import main; main()", *command], check=True)
 
 
 def outputs() -> None:
-    """The model, and the outputs of `run` with and without it."""
+    """Make the model, and the outputs of `run` with and without it."""
     shutil.rmtree(HERE / "model", ignore_errors=True)
     foreclick("train", str(HERE / "plain.stream"), "--out", str(HERE / "model"), "--name", "reference",
               "--hidden", "16", "--epochs", "2")  # fmt: skip
@@ -168,7 +168,7 @@ def outputs() -> None:
 
 
 def changelogs() -> None:
-    """The changelogs of workers that were stopped before the end of the recording, under both guarantees."""
+    """Make the changelogs of workers that were stopped before the end of the recording, for both guarantees."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder, "kafka")) as kafka:
         for guarantee in ("at_least_once", "exactly_once"):
             for name in ("model", "none"):
@@ -218,7 +218,7 @@ def _committed(bootstrap: str, prefix: str) -> list[list[int]]:
 
 
 def _frontier(settings: Settings, records: list[Record]) -> list[list[int]]:
-    """How far a worker comes in each topic's partitions that never stops waiting for a topic."""
+    """Return the final offsets of each topic's partitions for a worker that never stops waiting for a topic."""
     processor = ShopProcessor(settings, None, partitions=2)
     for partition in range(2):
         processor.assign(partition, [0, 0, 0])
@@ -234,7 +234,7 @@ def _frontier(settings: Settings, records: list[Record]) -> list[list[int]]:
 
 
 def _look_ups(settings: Settings, log: str, topic: str) -> dict[str, Any]:
-    """What the pages of a worker that has just read the changelog back show of each user."""
+    """Return what the pages of a worker show of each user after it has read the changelog back."""
     processor = ShopProcessor(settings, load_model(settings) if settings.model else None, partitions=2)
     records = list(RecordingReader(HERE / f"{log}.stream"))
     for partition in range(2):

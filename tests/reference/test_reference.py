@@ -1,4 +1,4 @@
-"""This version against what commit 3c99cd3 answered and stored: its outputs, its model, its state."""
+"""Compares this version with the outputs, the model and the state of commit 3c99cd3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ Run = Callable[[str, str], dict[str, Answers]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The outputs of `foreclick run` by topic, each made once."""
+    """Return the outputs of `foreclick run` by topic, each made once."""
     made: dict[tuple[str, str], dict[str, Answers]] = {}
 
     def outputs(recording: str, model: str) -> dict[str, Answers]:
@@ -47,14 +47,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("model", ["model", "none"])
 @pytest.mark.parametrize("recording", ["plain", "edges"])
 def test_run_gives_the_same_answers(recording: str, model: str, run: Run) -> None:
-    """Predictions, flags and dead letters are those of then, but for what `changes.py` names."""
+    """Predictions, flags and dead letters are the same, except for the list in `changes.py`."""
     for topic, found in run(recording, model).items():
         wanted = data.answers(recording, model, topic)
         assert not data.differences(recording, topic, wanted, found)[:5]
 
 
 def test_changes_that_are_named_are_there(run: Run) -> None:
-    """What `changes.py` names does differ, so that the list says no more than is true."""
+    """Every entry of `changes.py` really differs."""
     different = {recording: _different(recording, run) for recording in ("plain", "edges")}
     stale = [case for case in changes.EDGES if case not in {_case(place) for _, place in different["edges"]}]
     assert not stale and not changes.PLAIN.keys() - different["plain"]
@@ -79,7 +79,7 @@ def _different(recording: str, run: Run) -> set[tuple[str, str]]:
 
 
 class Continued:
-    """A processor that reads the changelog and continues from the committed offsets, or from the beginning."""
+    """Return a processor that reads the changelog and continues from the committed offsets, or from the beginning."""
 
     def __init__(self, model: str, stored: Changelog | None = None) -> None:
         runtime = Runtime.load(MODEL, "cpu") if model == "model" else None
@@ -93,7 +93,7 @@ class Continued:
             self.processor.restored(partition)
 
     def go_on(self) -> "Continued":
-        """Processes the recording, from where each partition stands, to its end."""
+        """Process the recording from each partition's position to its end."""
         processor = self.processor
         records = list(RecordingReader(data.recording("plain")))
         for partition in range(2):
@@ -113,7 +113,7 @@ class Continued:
             self.found[topic] += messages
 
     def answers(self) -> dict[str, Answers]:
-        """What left the processor."""
+        """Collect the outputs of the processor."""
         said = {}
         for topic in TOPICS[:2]:
             said[topic] = data.by_place(topic, (body or b"" for _, body, _ in self.found[topic]))
@@ -125,13 +125,13 @@ class Continued:
         return {**said, "dead-letters": letters}
 
     def rows(self) -> dict[str, np.void]:
-        """The row of each user, as a checkpoint would write it."""
+        """Return the row of each user, as a checkpoint would write it."""
         users = self.processor.users
         users.rows["flagged"] = users.flagged
         return {n: users.rows[s].copy() for p in range(2) for n, s in users.mapping(p).items()}
 
     def hidden(self) -> dict[str, np.ndarray]:
-        """The hidden state of each user."""
+        """Return the hidden state of each user."""
         users = self.processor.users
         assert users.hidden is not None
         return {n: users.hidden.read(np.array([s]))[0] for p in range(2) for n, s in users.mapping(p).items()}
@@ -139,7 +139,7 @@ class Continued:
 
 @pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
 def test_the_state_of_then_is_read(guarantee: str, model: str) -> None:
-    """Read back, the changelog shows of each user what that commit showed."""
+    """After reading the changelog back, look-ups of each user show the same as in that commit."""
     users = Continued(model, data.changelog(guarantee, model)).processor
     wanted = data.look_ups(guarantee, model)
     assert len(users.users) == len(wanted) > 100
@@ -151,9 +151,9 @@ def test_the_state_of_then_is_read(guarantee: str, model: str) -> None:
 
 @pytest.mark.parametrize(("guarantee", "model"), CHANGELOGS)
 def test_the_state_of_then_goes_on(guarantee: str, model: str, run: Run) -> None:
-    """From that changelog and those offsets on, the answers and the state at the end are those without a stop.
+    """From that changelog and those offsets on, the answers and the final state equal those without a stop.
 
-    But for users of whom that version took events for late that are not: what it left out of their windows stays so.
+    The exception is users with events that only that version counted as late: their windows still lack these.
     """
     stored = data.changelog(guarantee, model)
     went_on, whole = Continued(model, stored).go_on(), Continued(model).go_on()

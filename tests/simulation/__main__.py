@@ -11,20 +11,26 @@ from tests.simulation.search import FORMS, Search, decisions_of, fewest
 
 
 def main() -> int:
-    """Prints what was tried and what was found; 1 where something was."""
+    """Search and print the results; return 1 if a problem was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--schedules", type=int, default=200, help="schedules of each guarantee and form")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the first schedule; the next has the next seed"
+        "--schedules", type=int, default=200, help="number of schedules per guarantee and form"
     )
-    parser.add_argument("--guarantee", choices=["at_least_once", "exactly_once"], help="only this one")
     parser.add_argument(
-        "--awaits", action="store_true", help="a death at every single await of a short life instead"
+        "--seed", type=int, default=0, help="seed of the first schedule; each further one has the next seed"
     )
-    parser.add_argument("--story", action="store_true", help="tell what happened in each run that went wrong")
-    parser.add_argument("--fewest", action="store_true", help="first make harmless what is not needed for it")
+    parser.add_argument(
+        "--guarantee", choices=["at_least_once", "exactly_once"], help="test only this guarantee"
+    )
+    parser.add_argument(
+        "--awaits", action="store_true", help="instead, let a worker die at each await of a short life"
+    )
+    parser.add_argument("--story", action="store_true", help="print the events of each run with problems")
+    parser.add_argument(
+        "--fewest", action="store_true", help="first remove decisions that the problem does not need"
+    )
     options = parser.parse_args()
-    # A process that died leaves coroutines that were never begun.
+    # A process that died leaves coroutines that were never started.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     wrong = 0
     for guarantee, implicit in FORMS:
@@ -62,7 +68,7 @@ def _awaits(options: argparse.Namespace, name: str, guarantee: str, implicit: bo
 
 
 def _summary(name: str, tried: int, wrong: int, counts: Counter[str], seconds: float) -> None:
-    print(f"{name}: {tried} schedules in {seconds:.1f} s, {wrong} went wrong")
+    print(f"{name}: {tried} schedules in {seconds:.1f} s, {wrong} with problems")
     order = (
         "workers",
         "deaths",

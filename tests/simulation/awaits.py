@@ -1,4 +1,4 @@
-"""The same short life of a worker again and again, which dies at its first step, its second, and so on."""
+"""Repeats the same short life of a worker, which dies at its first step, then at its second, and so on."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def _world(guarantee: str, implicit: bool) -> World:
 
 
 async def _one_life(world: World, dies_at: int | None) -> None:
-    """Records come in two lots, so that the second checkpoint follows on the first."""
+    """Send the records in two parts, so that the second checkpoint directly follows the first."""
     worker = world.start()
     worker.process.dies_at = dies_at
     world.source.send(RECORDS // 2)
@@ -24,7 +24,7 @@ async def _one_life(world: World, dies_at: int | None) -> None:
 
 
 def steps_of_a_life(guarantee: str, *, implicit: bool) -> int:
-    """How many steps the worker makes that does not die; a step goes from one await to the next."""
+    """Return the number of steps of a worker that does not die; a step goes from one await to the next."""
     world, steps = _world(guarantee, implicit), 0
 
     async def life(world: World) -> None:
@@ -38,7 +38,7 @@ def steps_of_a_life(guarantee: str, *, implicit: bool) -> int:
 
 
 def deaths(guarantee: str, steps: range, *, implicit: bool) -> Iterator[tuple[int, Report]]:
-    """What comes of a death at each of some steps."""
+    """Yield the report of a death at each of some steps."""
     for at in steps:
 
         async def life(world: World, at: int = at) -> None:

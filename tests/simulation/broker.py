@@ -27,7 +27,7 @@ _FENCED = 90
 
 
 class Broker:
-    """All that outlives the workers."""
+    """Everything that outlives the workers."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class Broker:
         implicit: bool,
         standbys: bool,
     ) -> None:
-        """`implicit`: transactions are of the second form. `standbys`: members are standbys of each other."""
+        """`implicit`: transactions have the second form. `standbys`: members are standbys of each other."""
         self.partitions, self.implicit, self.schedule = partitions, implicit, schedule
         self.logs = {TopicPartition(t, p): Log(t, p) for t in topics for p in range(partitions)}
         self.group = Group(partitions, session_s, loop.outside, loop.time, self._assign, standbys)
         self.transactions = Transactions(self.logs, self.group, loop.outside, schedule.marker_s)
 
     def _assign(self, partitions: int, members: list[str]) -> dict[str, list[int]]:
-        """Shares that the schedule turns round, so that partitions move in all ways."""
+        """Return shares that the schedule rotates, so that partitions move in all possible ways."""
         turn = self.schedule.draw()
         shares: dict[str, list[int]] = {name: [] for name in members}
         for p in range(partitions):
@@ -56,9 +56,9 @@ class Broker:
     # --- requests of the producers
 
     def act(self, request: Any) -> tuple[Act, Callable[[bool], Any]]:
-        """What a request does when it arrives, and how it is put off. What it says is fixed now."""
+        """Return what a request does on arrival, and its "not now" answer. Its content is fixed now."""
         if isinstance(request, Produce):
-            # The bytes are the producer's, which may change them when it sends them again.
+            # Copied, since the producer may change the bytes when it sends them again.
             batches = {tp: bytes(raw) for tp, raw in request._batches.items()}
             name, implicit = request._id, request._implicit
             return lambda: self._produce(name, implicit, batches), lambda half: self._produced(

@@ -1,4 +1,4 @@
-"""What stands below the transport of a worker: aiokafka's client and idempotent producer, on the model."""
+"""The layer below a worker's transport: aiokafka's client and idempotent producer, on the model."""
 
 import asyncio
 from collections import deque
@@ -30,32 +30,32 @@ _POLL_S = 0.01
 
 
 class SimClient:
-    """In the place of `AIOKafkaClient`: a cluster of one node, 0."""
+    """Replaces `AIOKafkaClient`: a cluster of one node, 0."""
 
     def __init__(self, broker: Broker, link: Link) -> None:
         self._broker, self._link = broker, link
         self.cluster = SimpleNamespace(leader_for_partition=lambda tp: 0)
 
     async def bootstrap(self) -> None:
-        """Connects."""
+        """Connect."""
         await asyncio.sleep(0)
 
     async def set_topics(self, topics: list[str]) -> None:
-        """Nothing to find out."""
+        """Do nothing: the topics are known."""
 
     def get_random_node(self) -> int:
-        """The one."""
+        """Return the only node."""
         return 0
 
     async def close(self) -> None:
-        """Disconnects."""
+        """Disconnect."""
 
     async def force_metadata_update(self) -> None:
-        """Asks for the leaders."""
+        """Ask for the leaders."""
         await asyncio.sleep(0.001)
 
     async def coordinator_lookup(self, kind: Any, key: str) -> int:
-        """Asks for the coordinator."""
+        """Ask for the coordinator."""
         try:
             await self._link.ask(lambda reply: reply(None), plain=True)
         except KafkaConnectionError as error:
@@ -63,7 +63,7 @@ class SimClient:
         return 0
 
     async def send(self, node: int, request: Any, *, group: Any = None) -> Any:
-        """The answer of the model. Raises KafkaError."""
+        """Return the answer of the model. Raises KafkaError."""
         if isinstance(request, ApiVersions):
             if not self._broker.implicit:
                 raise IncompatibleBrokerVersion("an old broker")
@@ -77,7 +77,7 @@ class SimClient:
 
 
 class SimProducer:
-    """In the place of the idempotent `BatchProducer`, which writes outputs at least once."""
+    """Replaces the idempotent `BatchProducer`, which writes outputs at least once."""
 
     def __init__(self, client: SimClient) -> None:
         self._client = client
@@ -87,17 +87,17 @@ class SimProducer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def build(self, messages: list[Message], topic: str = "") -> list[Built]:
-        """As of `BatchProducer`."""
+        """Like `BatchProducer.build`."""
         return messages_built(builder, messages)
 
     def build_columns(self, messages: MessageColumns, topic: str = "") -> list[Built]:
-        """As of `BatchProducer`."""
+        """Like `BatchProducer.build_columns`."""
         return columns_built(messages, compression=0, transactional=False)
 
     async def send_built(
         self, topic: str, partition: int, batches: list[Built]
     ) -> list["asyncio.Future[Any]"]:
-        """As of `BatchProducer`."""
+        """Like `BatchProducer.send_built`."""
         tp = TopicPartition(topic, partition)
         queue = self._queues.setdefault(tp, deque())
         futures = []
@@ -112,7 +112,7 @@ class SimProducer:
         return futures
 
     async def flush(self) -> None:
-        """Waits until all is acknowledged."""
+        """Wait until everything is acknowledged."""
         while any(self._queues.values()):
             await asyncio.sleep(_POLL_S)
 

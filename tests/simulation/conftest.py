@@ -1,4 +1,4 @@
-"""What the tests of the simulation leave behind."""
+"""Cleans up after the tests of the simulation."""
 
 import gc
 import warnings
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """A process that died leaves coroutines that were never begun: they are collected here, without a warning."""
+    """Collect the coroutines that a dead process never started here, without a warning."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

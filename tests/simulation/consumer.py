@@ -18,7 +18,7 @@ _POLL_S = 0.01
 
 
 class _State:
-    """Of one partition that a consumer has."""
+    """The state of one partition of a consumer."""
 
     def __init__(self) -> None:
         self.position = -1
@@ -44,24 +44,24 @@ class _Assignment:
 
 
 class SimConsumer:
-    """In the place of `AIOKafkaConsumer`. In a group where it has a coordinator."""
+    """Replaces `AIOKafkaConsumer`. It is in a group if it has a coordinator."""
 
     def __init__(self, broker: Broker, link: Link, *, fetch: int = 1_000_000) -> None:
-        """`fetch`: most batches of one partition in one answer."""
+        """`fetch`: largest number of batches of one partition in one answer."""
         self._broker, self._link, self._batches = broker, link, fetch
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
         self._coordinator: Any = None
         self._fetcher = None
 
     async def start(self) -> None:
-        """Connects."""
+        """Connect."""
         await asyncio.sleep(0)
 
     async def stop(self) -> None:
-        """Disconnects."""
+        """Disconnect."""
 
     async def ask(self, call: Any) -> Any:
-        """What a request gives that changes nothing; asks until it is answered."""
+        """Return the answer to a request that changes nothing; repeat it until it is answered."""
         while True:
             try:
                 return await self._link.ask(lambda reply: reply(call()), plain=True)
@@ -71,11 +71,11 @@ class SimConsumer:
     # --- partitions
 
     def assign(self, tps: Iterable[TopicPartition]) -> None:
-        """From now on these."""
+        """Replace the assignment."""
         self._subscription.subscription.assignment = _Assignment(TopicPartition(*tp) for tp in tps)
 
     def unsubscribe(self) -> None:
-        """None."""
+        """Remove the assignment."""
         self._subscription.subscription.assignment = None
 
     @property
@@ -84,7 +84,7 @@ class SimConsumer:
         return found
 
     def assignment(self) -> set[TopicPartition]:
-        """What it has."""
+        """Return the assigned partitions."""
         return self._now.tps if self._now is not None else set()
 
     def _state(self, tp: Any) -> _State:
@@ -94,21 +94,21 @@ class SimConsumer:
         return state
 
     def seek(self, tp: Any, offset: int) -> None:
-        """The next fetch begins there."""
+        """Set where the next fetch begins."""
         self._state(tp).position = offset
 
     async def position(self, tp: Any) -> int:
-        """Where the next fetch begins."""
+        """Return where the next fetch begins."""
         return self._state(tp).position
 
     async def beginning_offsets(self, tps: Iterable[Any]) -> dict[TopicPartition, int]:
-        """Nothing is ever deleted."""
+        """Return 0 for each partition, since nothing is ever deleted."""
         tps = list(tps)
         found: dict[TopicPartition, int] = await self.ask(lambda: {TopicPartition(*tp): 0 for tp in tps})
         return found
 
     async def end_offsets(self, tps: Iterable[Any]) -> dict[TopicPartition, int]:
-        """Up to where committed records can be read."""
+        """Return the last stable offsets: committed records can be read up to there."""
         tps = [TopicPartition(*tp) for tp in tps]
         logs = self._broker.logs
         found: dict[TopicPartition, int] = await self.ask(lambda: {tp: logs[tp].stable for tp in tps})
@@ -117,13 +117,13 @@ class SimConsumer:
     # --- records
 
     async def getmany(self, *tps: Any, timeout_ms: int = 0) -> dict[TopicPartition, list[RecordColumns]]:
-        """Columns of committed records."""
+        """Return columns of committed records."""
         return await self.fetched_records(tps or self.assignment(), timeout_ms / 1000)
 
     async def fetched_records(
         self, active: Iterable[Any], timeout: float
     ) -> dict[TopicPartition, list[RecordColumns]]:
-        """As of aiokafka's fetcher, whose iterator `install_fetch_hook` makes one of columns."""
+        """Like aiokafka's fetcher with `install_fetch_hook`, which returns columns."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + timeout, _POLL_S
         while True:
@@ -155,7 +155,7 @@ class SimConsumer:
         for tp, (records, after, stable) in answer.items():
             state = states[tp]
             if self._now is not before or state.position != asked[tp]:
-                continue  # of an assignment or a position that is no longer
+                continue  # its assignment or position is no longer valid
             state.position, state.lso = after, stable
             state.highwater, state.timestamp = stable, int(asyncio.get_running_loop().time() * 1000)
             if records:
@@ -165,13 +165,13 @@ class SimConsumer:
     # --- offsets
 
     async def committed(self, tp: Any) -> int | None:
-        """What the group has committed."""
+        """Return the committed offset of the group."""
         key = TopicPartition(*tp)
         found: int | None = await self.ask(lambda: self._broker.group.offsets.get(key))
         return found
 
     async def commit(self, offsets: Mapping[Any, Any]) -> None:
-        """Commits, as the member that it is when the request is sent. Raises KafkaError."""
+        """Commit with the member id and generation at the time of sending. Raises KafkaError."""
         for tp in offsets:
             self._state(tp)
         plain = {TopicPartition(*tp): each.offset for tp, each in offsets.items()}

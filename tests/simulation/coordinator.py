@@ -1,4 +1,4 @@
-"""The coordinator of transactions as Kafka has it, in both forms of the protocol."""
+"""The coordinator of transactions, like Kafka's, in both forms of the protocol."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ CONCURRENT, UNKNOWN_MAPPING, FENCED = 51, 49, 90
 
 @dataclass(slots=True)
 class _Id:
-    """A transactional id. Its states: empty, ongoing, preparing (markers are under way), complete."""
+    """A transactional id. Its states: empty, ongoing, preparing (markers are being written), complete."""
 
     producer_id: int
     timeout_s: float
@@ -22,12 +22,12 @@ class _Id:
     commit: bool = False  # how the last transaction ended
     partitions: set[TopicPartition] = field(default_factory=set)
     group: bool = False
-    serial: int = 0  # of its transactions
-    left: int = 0  # markers that are still to be written
+    serial: int = 0  # number of its transactions so far
+    left: int = 0  # number of markers still to be written
 
 
 class Transactions:
-    """All transactional ids. Markers are written some time after the decision, each partition's at its own."""
+    """All transactional ids. Markers are written after the decision, at a different time in each partition."""
 
     def __init__(
         self,
@@ -36,18 +36,18 @@ class Transactions:
         later: Callable[..., None],
         marker_s: Callable[[], float],
     ) -> None:
-        """`later(seconds, call, *args)`; `marker_s`: how long the next marker takes."""
+        """`later(seconds, call, *args)` delays a call; `marker_s` returns how long the next marker takes."""
         self._logs, self._group, self._later, self._marker_s = logs, group, later, marker_s
         self._ids: dict[str, _Id] = {}
         self._next_producer = 1000
 
     @property
     def undecided(self) -> list[str]:
-        """Ids with a transaction that is not over."""
+        """Ids with an open transaction."""
         return [name for name, id_ in self._ids.items() if id_.state in ("ongoing", "preparing")]
 
     def init(self, name: str | None, timeout_s: float) -> tuple[int, int, int]:
-        """Error code, producer id, epoch."""
+        """Return error code, producer id and epoch."""
         id_ = self._ids.get(name) if name is not None else None
         if id_ is None:
             self._next_producer += 1
@@ -72,7 +72,7 @@ class Transactions:
     def add(
         self, name: str, producer_id: int, epoch: int, tps: Iterable[TopicPartition], *, group: bool = False
     ) -> int:
-        """Makes partitions, or the group, part of the transaction, which begins if there is none."""
+        """Add partitions, or the group, to the transaction, which begins if there is none."""
         code, id_ = self._known(name, producer_id, epoch)
         if id_ is None or code:
             return code
@@ -87,12 +87,12 @@ class Transactions:
         return 0
 
     def end(self, name: str, producer_id: int, epoch: int, *, implicit: bool) -> tuple[int, int, int]:
-        """Commits; error code, producer id and the epoch of the next transaction."""
+        """Commit; return error code, producer id and the epoch of the next transaction."""
         code, id_ = self._known(name, producer_id, epoch)
         if id_ is None:
             return code, -1, -1
         if code:
-            # The second form knows a request that is sent again: the epoch has moved by one since.
+            # The second form recognises a repeated request: the epoch has grown by one since.
             if implicit and id_.epoch == epoch + 1 and id_.commit and id_.state in ("preparing", "complete"):
                 return (CONCURRENT, -1, -1) if id_.state == "preparing" else (0, producer_id, id_.epoch)
             return code, -1, -1
@@ -108,7 +108,7 @@ class Transactions:
         return 0, producer_id, id_.epoch
 
     def _abort(self, id_: _Id) -> None:
-        id_.epoch += 1  # whoever wrote until now is fenced
+        id_.epoch += 1  # the previous writer is fenced
         self._decide(id_, False)
 
     def _time_out(self, id_: _Id, serial: int) -> None:

@@ -1,4 +1,4 @@
-"""The consumer group as its coordinator keeps it: members, generations, sessions, offsets."""
+"""The consumer group as its coordinator sees it: members, generations, sessions, offsets."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ from tests.simulation.log import INVALID_EPOCH
 
 ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING = 22, 25, 27
 
-#: Called with an error code, the member's id, the generation, the partition numbers that are its own, and those of
-#: which it is to keep a copy.
+#: Called with an error code, the member's id, the generation, its own partition numbers, and the numbers of
+#: which it should keep a copy.
 Joined = Callable[[int, str, int, list[int], list[int]], None]
 
 
 @dataclass(slots=True)
 class _Member:
     seen: float
-    joined: Joined | None = None  # waits for the others
+    joined: Joined | None = None  # set while it waits for the others
     partitions: list[int] = field(default_factory=list)
 
 
 class Group:
-    """One group, whose members share partition numbers. The eager protocol."""
+    """One group, whose members share partition numbers, with the eager protocol."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Group:
         assign: Callable[[int, list[str]], dict[str, list[int]]],
         standbys: bool,
     ) -> None:
-        """`assign(partitions, members)`: who gets which numbers. `standbys`: members are standbys of each other."""
+        """`assign(partitions, members)` returns the shares; `standbys`: members are standbys of each other."""
         self._standbys = standbys
         self._partitions, self._session_s, self._later, self._now, self._assign = (
             partitions, session_s, later, now, assign,
@@ -43,13 +43,13 @@ class Group:
         self._rebalancing = False
         self._round = 0
         self._born = 0
-        #: Offsets that were committed.
+        #: The committed offsets.
         self.offsets: dict[TopicPartition, int] = {}
-        #: The greatest that were: a commit that arrives late takes them back, since Kafka cannot tell.
+        #: The greatest offsets ever committed: a late commit can set offsets back, since Kafka does not notice it.
         self.reached: dict[TopicPartition, int] = {}
         #: Called after each commit.
         self.on_commit: Callable[[], None] = lambda: None
-        self._pending: dict[int, dict[TopicPartition, int]] = {}  # in the transaction of a producer
+        self._pending: dict[int, dict[TopicPartition, int]] = {}  # offsets by transaction's producer
         self._epochs: dict[int, int] = {}
         self.rebalances = 0
 
@@ -61,7 +61,7 @@ class Group:
     # --- members
 
     def join(self, name: str, joined: Joined) -> None:
-        """`joined` is called when all members are there, or those that are missing were given up."""
+        """Call `joined` when all members have joined, or when the missing ones were removed."""
         if not name:
             self._born += 1
             name = f"member-{self._born}"
@@ -75,13 +75,13 @@ class Group:
         self._join_all()
 
     def leave(self, name: str) -> None:
-        """A member goes."""
+        """Remove a member."""
         if self.members.pop(name, None) is not None:
             self.rebalance()
             self._join_all()
 
     def heartbeat(self, name: str, generation: int) -> int:
-        """The error code."""
+        """Return the error code."""
         member = self.members.get(name)
         if member is None:
             return UNKNOWN_MEMBER
@@ -91,7 +91,7 @@ class Group:
         return REBALANCING if self._rebalancing else 0
 
     def rebalance(self) -> None:
-        """From now on heartbeats say that members have to join again."""
+        """Start a rebalance: from now on, heartbeats tell members to join again."""
         if not self._rebalancing and self.members:
             self._rebalancing = True
             self._round += 1
@@ -132,14 +132,14 @@ class Group:
     # --- offsets
 
     def _refuse(self, name: str, generation: int) -> int:
-        if generation < 0 and not name:  # a consumer outside of the group
+        if generation < 0 and not name:  # a consumer outside the group
             return UNKNOWN_MEMBER if self.members else 0
         if name not in self.members:
             return UNKNOWN_MEMBER
         return ILLEGAL_GENERATION if generation != self.generation else 0
 
     def commit(self, name: str, generation: int, offsets: dict[TopicPartition, int]) -> int:
-        """The error code."""
+        """Return the error code."""
         code = self._refuse(name, generation)
         if not code:
             self._put(offsets)
@@ -150,10 +150,10 @@ class Group:
     def commit_in_transaction(
         self, id_: int, epoch: int, name: str, generation: int, offsets: Iterable[tuple[TopicPartition, int]]
     ) -> int:
-        """The error code. The offsets wait for the marker."""
+        """Return the error code. The offsets wait for the marker."""
         if epoch < self._epochs.get(id_, -1):
             return INVALID_EPOCH
-        # Kafka checks no member that says it is none.
+        # Kafka does not check a request without a member id.
         code = 0 if generation < 0 and not name else self._refuse(name, generation)
         if not code:
             self._epochs[id_] = epoch
@@ -161,7 +161,7 @@ class Group:
         return code
 
     def mark(self, id_: int, epoch: int, commit: bool) -> None:
-        """A transaction ends."""
+        """End a transaction."""
         if epoch < self._epochs.get(id_, -1):
             return
         self._epochs[id_] = epoch

@@ -1,4 +1,4 @@
-"""The log of one topic partition as Kafka keeps it: sequence numbers, epochs, transactions, the stable offset."""
+"""The log of one topic partition, like Kafka's: sequence numbers, epochs, transactions, the stable offset."""
 
 import struct
 from collections import deque
@@ -10,9 +10,9 @@ from stream_app.kafka.record_batches.reader import ATTRIBUTES_AT, COUNT_AT, PROD
 from tests.stream_app.batches import parse
 
 PRODUCER = struct.Struct(">qhi")  # id, epoch, sequence number of the first record
-#: When the broker got any record, Unix ms: later than every event of a simulation.
+#: The append time of all records, Unix ms: later than every event of a simulation.
 APPENDED_MS = 1_800_000_000_000
-_REMEMBERED = 5  # batches of a producer that a broker knows again
+_REMEMBERED = 5  # number of a producer's last batches that a broker recognises
 
 # Kafka's protocol guide, "Error codes".
 OUT_OF_ORDER, INVALID_EPOCH, INVALID_TXN_STATE = 45, 47, 48
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(slots=True)
 class _Producer:
-    """What a partition knows of a producer."""
+    """The state of a producer in a partition."""
 
     epoch: int
     batches: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -55,11 +55,11 @@ class Log:
 
     @property
     def stable(self) -> int:
-        """The last stable offset: below it every transaction is decided."""
+        """The last stable offset: every transaction below it has ended."""
         return min(self.open.values(), default=self.end)
 
     def put(self, records: list[Body]) -> None:
-        """Appends records of a producer without an id."""
+        """Append records of a producer without an id."""
         self._add(Entry(self.end, records))
 
     def _add(self, entry: Entry) -> int:
@@ -68,7 +68,7 @@ class Log:
         return entry.offset
 
     def append(self, raw: bytes) -> tuple[int, int]:
-        """Appends a record batch as it is on the wire; an error code and the offset of its first record."""
+        """Append a record batch in wire format; return an error code and the offset of its first record."""
         id_, epoch, first = PRODUCER.unpack_from(raw, PRODUCER_AT)
         (count,) = struct.unpack_from(">i", raw, COUNT_AT)
         transactional = bool(raw[ATTRIBUTES_AT + 1] & TRANSACTIONAL)
@@ -89,19 +89,19 @@ class Log:
             if first != known.batches[-1][1] + 1:
                 return OUT_OF_ORDER, -1
         elif first:
-            return OUT_OF_ORDER, -1  # the first batch since the marker that brought the epoch
+            return OUT_OF_ORDER, -1  # the first batch after the marker that raised the epoch
         known.batches.append((first, first + count - 1, self.end))
         if transactional:
             self.open.setdefault(id_, self.end)
         return 0, self._add(Entry(self.end, _bodies(raw), id_, epoch, transactional))
 
     def mark(self, id_: int, epoch: int, commit: bool) -> None:
-        """Ends the transaction of a producer; the partition learns the epoch."""
+        """End the transaction of a producer; the partition learns the epoch."""
         known = self._producers.get(id_)
         if known is None:
             known = self._producers[id_] = _Producer(epoch)
         if epoch < known.epoch:
-            return  # the coordinator gives up a marker that is refused
+            return  # the coordinator gives up a refused marker
         if epoch > known.epoch:
             known.epoch = epoch
             known.batches.clear()
@@ -115,7 +115,7 @@ class Log:
     def read(
         self, position: int, most: int = 1_000_000, *, committed: bool = True
     ) -> tuple[list[Record], int]:
-        """At most so many batches' records from a position on, and the position behind them."""
+        """Return the records of at most so many batches from a position on, and the position after them."""
         limit = self.stable if committed else self.end
         found: list[Record] = []
         for entry in self.entries:

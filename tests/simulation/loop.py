@@ -1,4 +1,4 @@
-"""An event loop with a clock of its own: whole processes run in it, and can die or stand still between two steps."""
+"""An event loop with its own clock: whole processes run in it, and can die or freeze between two steps."""
 
 import asyncio
 import contextvars
@@ -10,15 +10,15 @@ from typing import Any
 
 #: Unix time at which every simulation begins, in seconds.
 EPOCH_S = 1_700_000_100.0
-#: Steps after which a simulation that comes to no end is given up.
+#: Largest number of steps: a simulation that needs more fails.
 MOST_STEPS = 200_000
 
 _OWNER: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("owner", default=None)
-_OUTSIDE = contextvars.Context()  # of the broker and the network, which belong to no process
+_OUTSIDE = contextvars.Context()  # context of broker and network, which belong to no process
 
 
 class Process:
-    """A process of the simulated world. What it started in the loop is known by its context."""
+    """A process of the simulated world. The loop recognises what it started by the context."""
 
     def __init__(self, loop: "SimLoop", name: str) -> None:
         self._loop, self.name = loop, name
@@ -34,21 +34,21 @@ class Process:
         self.on_death: Callable[[], None] = lambda: None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Starts a task of this process."""
+        """Start a task of this process."""
         return self._loop.create_task(work, context=self._context)
 
     def die(self) -> None:
-        """From now on none of its code runs, not even to clean up."""
+        """Kill the process: from now on none of its code runs, not even to clean up."""
         if self.alive:
             self.alive = False
             self.on_death()
 
     def freeze(self) -> None:
-        """It stands still; its timers run out meanwhile."""
+        """Stop the process; its timers continue meanwhile."""
         self.frozen = True
 
     def thaw(self) -> None:
-        """It goes on where it stood."""
+        """Continue the process where it stopped."""
         self.frozen = False
         if self.alive:
             held, self.held = self.held, []
@@ -59,7 +59,7 @@ class SimLoop(asyncio.BaseEventLoop):
     """Time jumps to the next timer when nothing is ready. Calls in an executor run in the loop, some steps later."""
 
     def __init__(self, thread_s: Callable[[], float] = lambda: 0.0) -> None:
-        """`thread_s`: how long the next call in an executor takes, in simulated seconds."""
+        """`thread_s` returns how long the next call in an executor takes, in simulated seconds."""
         super().__init__()
         self.now = 0.0
         self.steps = 0
@@ -68,8 +68,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.errors: list[str] = []
         self.processes: list[Process] = []
         self._busy_until: dict[Any, float] = {}
-        # A task that nobody refers to would be collected, and with it run its `finally` blocks, which a process that
-        # died never does.
+        # A task without a reference would be collected, and then its `finally` blocks would run, which never
+        # happens in a process that died.
         self._tasks: list[asyncio.Task[Any]] = []
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda _, context: self.errors.append(str(context)))
@@ -86,7 +86,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     @property
     def clock(self) -> SimpleNamespace:
-        """In the place of the module `time`."""
+        """A replacement for the module `time`."""
         return SimpleNamespace(
             monotonic=lambda: self.now,
             perf_counter=lambda: self.now,
@@ -94,18 +94,18 @@ class SimLoop(asyncio.BaseEventLoop):
         )
 
     def outside(self, delay: float, call: Callable[..., Any], *args: Any) -> None:
-        """Calls something that belongs to no process, some simulated seconds from now."""
+        """Make a call that belongs to no process, some simulated seconds from now."""
         if not self.closing:
             self.call_at(self.now + delay, call, *args, context=_OUTSIDE)
 
     def again(self, handles: list[Any]) -> None:
-        """Puts handles back that were held up."""
+        """Put held handles back."""
         self._ready.extend(handles)  # type: ignore[attr-defined]
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Any, *args: Any
     ) -> "asyncio.Future[Any]":
-        """In the process that asked, later."""
+        """Run the call later, in the process that requested it."""
         done: asyncio.Future[Any] = self.create_future()
 
         def work() -> None:
@@ -118,7 +118,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 if not done.done():
                     done.set_result(result)
 
-        # One thread, one call after the other.
+        # An executor has one thread, which runs one call after the other.
         self._busy_until[executor] = (
             max(self.now, self._busy_until.get(executor, 0.0)) + self._thread_s() + 1e-6
         )
@@ -129,7 +129,7 @@ class SimLoop(asyncio.BaseEventLoop):
         ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
         if not ready:
             if not scheduled:
-                raise RuntimeError("nothing will ever happen again in the simulation")
+                raise RuntimeError("the simulation waits forever: no step and no timer is left")
             self.now = max(self.now, scheduled[0]._when)
         while scheduled and scheduled[0]._when <= self.now:
             timer = heapq.heappop(scheduled)
@@ -153,7 +153,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 return
         self.steps += 1
         if self.steps > MOST_STEPS:
-            raise RuntimeError(f"the simulation came to no end in {MOST_STEPS} steps")
+            raise RuntimeError(f"the simulation did not end within {MOST_STEPS} steps")
         handle._run()
 
     def _process_events(self, event_list: Any) -> None: ...
@@ -161,7 +161,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None: ...
 
     def shut_down(self) -> None:
-        """Ends what is left of all processes, so that nothing of it runs when it is collected."""
+        """End the remains of all processes, so that none of their code runs when they are collected."""
         self.closing = True
         self.steps = 0
         held = [handle for process in self.processes for handle in process.held]
@@ -182,7 +182,7 @@ class SimLoop(asyncio.BaseEventLoop):
             if task.done() and not task.cancelled():
                 task.exception()  # seen
         with warnings.catch_warnings():
-            # Coroutines of tasks that were not begun when their process died.
+            # For coroutines of tasks that had not started when their process died.
             warnings.simplefilter("ignore", RuntimeWarning)
             self._tasks.clear()
             self.processes.clear()
@@ -191,13 +191,13 @@ class SimLoop(asyncio.BaseEventLoop):
 
 
 def owner() -> Process:
-    """The process whose code runs."""
+    """Return the process whose code runs."""
     process = _OWNER.get()
     assert process is not None, "no process runs"
     return process
 
 
 def name_of_owner() -> str:
-    """Its name, for people."""
+    """Return its name, for messages."""
     process = _OWNER.get()
     return process.name if process is not None else "nobody"

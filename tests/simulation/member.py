@@ -20,12 +20,12 @@ _BACKOFF_S = 0.1
 
 
 class Coordination:
-    """aiokafka's group coordinator: heartbeats, and a rebalance whenever the group asks for one."""
+    """aiokafka's group coordinator: heartbeats, and a rebalance whenever the group requires one."""
 
     def __init__(
         self, broker: Broker, link: Link, consumer: SimConsumer, topics: tuple[str, ...], listener: Any
     ) -> None:
-        """`listener`: told of partitions that go and come."""
+        """`listener` is called when partitions are revoked or assigned."""
         self.group_id, self.generation, self.member_id = "g", -1, ""
         self._group_instance_id = None
         self._broker, self._link, self._consumer, self._topics, self._listener = (
@@ -34,7 +34,7 @@ class Coordination:
         self._rejoin = True
 
     async def run(self, heartbeat_s: float) -> None:
-        """As long as the process lives."""
+        """Run as long as the process lives."""
         prepared = False
         while True:
             if not self._rejoin:
@@ -48,7 +48,7 @@ class Coordination:
                 prepared = False
 
     async def _while_alive(self, callback: Any) -> None:
-        """Heartbeats go on while partitions are being given up."""
+        """Send heartbeats while partitions are being revoked too."""
         work = asyncio.ensure_future(callback)
         while not (await asyncio.wait([work], timeout=1.0))[0]:
             if self.member_id:
@@ -90,14 +90,14 @@ class Coordination:
         return code in (0, 27)
 
     def refused(self, code: int) -> None:
-        """The group does not take this for a member of the present generation."""
+        """React to an error code: the group does not accept this member or its generation."""
         if code == 27:
             self._rejoin = True
         else:
             self.reset_generation()
 
     def reset_generation(self) -> None:
-        """It has to join as somebody new."""
+        """Make this a new member, which has to join."""
         self.generation, self.member_id, self._rejoin = -1, "", True
 
 
@@ -109,7 +109,7 @@ class _BaseThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.parent_loop = self.thread_loop = asyncio.get_running_loop()
         Service.__init__(self, beacon=beacon)
         self._consumer = self.app.sim_consumer
-        self.assignor: Any = SimpleNamespace(standbys=[])  # as the transport's, of which only this is asked
+        self.assignor: Any = SimpleNamespace(standbys=[])  # the only part of the transport's that is used
         self.tp_last_committed_at: dict[TP, float] = {}
 
     def __post_init__(self) -> None: ...
@@ -133,18 +133,18 @@ class _BaseThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class Thread(BatchConsumerThread, _BaseThread):
-    """The transport's, over that."""
+    """The transport's thread, based on the one above."""
 
 
 class Consumer(BatchConsumer):
-    """The transport's."""
+    """The transport's consumer."""
 
     def _new_consumer_thread(self) -> Any:
         return Thread(self, beacon=self.beacon)
 
 
 class App:
-    """As much of a Faust app as the pipeline and the consumer see, and its way through a rebalance."""
+    """The part of a Faust app that the pipeline and the consumer use, and its handling of a rebalance."""
 
     def __init__(
         self, name: str, settings: Any, sim_consumer: SimConsumer, producer: Any, on_crash: Any
@@ -195,7 +195,7 @@ class App:
     def on_rebalance_return(self) -> None: ...
 
     async def crash(self, reason: BaseException) -> None:
-        """The worker ends."""
+        """End the worker."""
         if self.crash_reason is None:
             self.crash_reason = reason
             self._on_crash(reason)
@@ -207,10 +207,10 @@ class App:
         self._queue.put_nowait(message)
 
     async def agent(self) -> None:
-        """Hands what comes to the pipeline."""
+        """Pass records to the pipeline."""
         while True:
             message = await self._queue.get()
-            if not self.consumer.flow_active:  # flow control holds it up, and clears it at the rebalance
+            if not self.consumer.flow_active:  # flow control holds the records, and drops them at a rebalance
                 self.consumer.ack(message)
                 continue
             self._busy = True
@@ -219,7 +219,7 @@ class App:
             self.consumer.ack(message)
 
     async def drain(self) -> None:
-        """The transport's loop."""
+        """Run the transport's loop."""
         await self.consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event()))
 
     def _clear(self) -> None:
@@ -229,7 +229,7 @@ class App:
     # --- rebalances, in Faust's order
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """What aiokafka calls first."""
+        """Handle the first call of aiokafka in a rebalance."""
         self.rebalancing = True
         await self.consumer.on_partitions_revoked({TP(*tp) for tp in revoked})
 
@@ -248,7 +248,7 @@ class App:
             await self.crash(error)
 
     async def on_partitions_assigned(self, assigned: set[TP]) -> None:
-        """What aiokafka calls then."""
+        """Handle the second call of aiokafka in a rebalance."""
         generation = self.sim_consumer._coordinator.generation
         self.consumer_generation_id = generation
         await self.consumer.on_partitions_assigned(assigned, generation)
@@ -257,7 +257,7 @@ class App:
         try:
             await asyncio.sleep(0)
             self.consumer.pause_partitions(assigned)
-            # What Faust calls the recovery of its tables, of which there are none, runs beside the signal.
+            # Faust runs the recovery of its tables (there are none here) parallel to the signal.
             if self._ending is not None:
                 self._ending.cancel()
             self._ending = asyncio.create_task(self._end_rebalance(generation))

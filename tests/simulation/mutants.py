@@ -1,4 +1,4 @@
-"""The commit path with one mistake in it, to see that the simulation finds it."""
+"""The commit path with one deliberate mistake, to test that the simulation finds it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from stream_app.worker.producers.transactional_producer import TransactionalProd
 
 @contextmanager
 def offsets_before_state() -> Iterator[None]:
-    """Source offsets are committed first and the state is written then."""
+    """Source offsets are committed before the state is written."""
     write = Checkpoints._write_state
 
     async def write_state(self: Any, part: Any) -> bool:
@@ -34,7 +34,7 @@ def offsets_before_state() -> Iterator[None]:
 
 @contextmanager
 def outputs_not_awaited() -> Iterator[None]:
-    """State and offsets are written while outputs are still on their way."""
+    """State and offsets are written before the outputs are acknowledged."""
     make = Checkpoints._in_order
 
     async def in_order(self: Any) -> None:
@@ -47,7 +47,7 @@ def outputs_not_awaited() -> Iterator[None]:
 
 @contextmanager
 def producers_not_fenced() -> Iterator[None]:
-    """Each producer gets an id of its own, so that no epoch ever tells an earlier owner from a later one."""
+    """Each producer gets its own id, so that no epoch distinguishes an earlier owner from a later one."""
 
     def nameless(_: str, timeout_ms: int) -> Any:
         return InitProducerIdRequest(None, timeout_ms)
@@ -58,7 +58,7 @@ def producers_not_fenced() -> Iterator[None]:
 
 @contextmanager
 def end_sent_again() -> Iterator[None]:
-    """The end of a transaction that was not answered is asked for again, with the same epoch."""
+    """The request that ends a transaction is sent again with the same epoch if it was not answered."""
     end = TransactionalProducer._end
 
     async def again(self: Any) -> None:
@@ -74,7 +74,7 @@ def end_sent_again() -> Iterator[None]:
 
 @contextmanager
 def lost_producer_keeps_its_state() -> Iterator[None]:
-    """After a lost transaction the producer gets a new epoch, but what is in memory stays."""
+    """After a lost transaction the producer gets a new epoch, but the state in memory stays."""
 
     async def keep(self: Any) -> None:
         if self._settled.is_set():
@@ -86,13 +86,13 @@ def lost_producer_keeps_its_state() -> Iterator[None]:
 
 @contextmanager
 def outputs_outside_of_the_transaction() -> Iterator[None]:
-    """Exactly once, but outputs go out at once."""
+    """With exactly_once, outputs are still sent immediately, outside the transaction."""
     with patch.object(Pipeline, "_producer", property(lambda self: self.app.producer)):
         yield
 
 
 @contextmanager
 def given_up_keeps_its_state() -> Iterator[None]:
-    """A checkpoint is given up at a revoke, but what is in memory counts as saved."""
+    """A checkpoint is given up at a revoke, but the state in memory counts as saved."""
     with patch.object(PartitionProducers, "lose_all", lambda *_: None):
         yield

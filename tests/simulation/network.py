@@ -1,4 +1,4 @@
-"""Between a worker and the broker: requests that are answered, late, lost, or whose answer is lost."""
+"""The network between a worker and the broker: requests are answered, late or lost, or their answers are lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from tests.simulation.schedule import Fate, Schedule
 
 _PLAIN_S = (0.001, 0.001, 0.004, 0.03, 0.001, 0.1)
 
-#: Gives an answer, at once or later.
+#: Gives an answer, immediately or later.
 Reply = Callable[[Any], None]
-#: Does what a request asks for.
+#: Executes a request.
 Serve = Callable[[Reply], None]
 
 
 class Link:
-    """The connections of one worker. While it is cut, what is sent arrives when it is whole again, or never."""
+    """The connections of one worker. Requests sent while it is cut arrive after the cut, or never."""
 
     def __init__(self, loop: SimLoop, schedule: Schedule) -> None:
         self._loop, self._schedule = loop, schedule
@@ -26,7 +26,7 @@ class Link:
         self._late: list[Callable[[], None]] = []
 
     def mend(self) -> None:
-        """Connects again: some of what was sent meanwhile is still on its way."""
+        """Connect again: some requests that were sent meanwhile arrive now."""
         self.cut = False
         late, self._late = self._late, []
         for deliver in late:
@@ -41,10 +41,10 @@ class Link:
         kind: str = "",
         plain: bool = False,
     ) -> Any:
-        """The answer. Raises NodeNotReadyError where it was not sent, KafkaConnectionError where there is none.
+        """Return the answer. Raises NodeNotReadyError for a request not sent, KafkaConnectionError without answer.
 
-        `put_off(half)` gives the answer "not now". `kind`: of the request. `plain`: only its connection
-        can fail, as for what changes nothing.
+        `put_off(half)` returns the answer "not now"; `kind` is that of the request. `plain`: the request changes
+        nothing, so only its connection can fail.
         """
         schedule, loop = self._schedule, self._loop
         if loop.closing:
@@ -96,7 +96,7 @@ class Link:
             no_answer(wait)
         else:
             loop.outside(latency_s(), self._arrive, serve, reply)
-            no_answer(20.0)  # cut off meanwhile
+            no_answer(20.0)  # if the link was cut meanwhile
         return await answer
 
     def _arrive(self, serve: Serve, reply: Reply) -> None:

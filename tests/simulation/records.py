@@ -1,4 +1,4 @@
-"""The events of a simulation and what must come of them; and the batches that are built without a producer."""
+"""The events of a simulation and the outputs they must cause, and the batches that are built without a producer."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CLOSER = "end"
 
 
 def builder() -> Any:
-    """An empty record batch."""
+    """Return an empty record batch."""
     return BatchBuilder(512 * 1024, 0, is_transactional=False)
 
 
@@ -29,16 +29,16 @@ class Sent:
     ts: int
     good: bool
     price: int | None  #: of a purchase
-    last: bool = False  # one of those that only mark the end
+    last: bool = False  # a closing event, which only marks the end
 
     @property
     def id(self) -> str:
-        """As in the outputs."""
+        """The id in the outputs."""
         return f"{self.topic}-{self.partition}-{self.offset}"
 
 
 class Source:
-    """Makes events in the order of their times, so that the merge of the topics has one answer."""
+    """Makes events in the order of their times, so that only one result of the merge is possible."""
 
     def __init__(self, logs: Any, partitions: int, users: int) -> None:
         self._logs, self._partitions, self._users = logs, partitions, users
@@ -46,7 +46,7 @@ class Source:
         self._ts = FIRST_TS
 
     def send(self, count: int, choose: int = 0) -> None:
-        """Appends some events."""
+        """Append some events."""
         for i in range(count):
             number = len(self.sent)
             user = (number * 7 + choose + i) % self._users
@@ -54,7 +54,7 @@ class Source:
             self._put(topic, user % self._partitions, f"u{user}", good=number % 11 != 5)
 
     def close(self) -> None:
-        """Appends events later than all, so that none of the others has to wait for a topic."""
+        """Append events later than all others, so that none of these has to wait for a topic."""
         for partition in range(self._partitions):
             for topic in INPUT_TOPICS:
                 self._put(topic, partition, f"{CLOSER}{partition}", good=True, last=True)

@@ -1,4 +1,4 @@
-"""Many schedules, each from a seed."""
+"""Tries many schedules, each from a seed."""
 
 import random
 import time
@@ -9,23 +9,23 @@ from dataclasses import dataclass, field
 from tests.simulation.schedule import Schedule
 from tests.simulation.world import Report, World, trouble
 
-#: Guarantee, and whether transactions are of the second form.
+#: Guarantee, and whether transactions have the second form.
 FORMS = (("at_least_once", False), ("exactly_once", False), ("exactly_once", True))
-#: Decisions of a schedule. What comes after them goes well.
+#: Number of decisions of a schedule. After them there is no more trouble.
 DECISIONS = 2500
 
 
 def decisions_of(seed: int) -> bytes:
-    """A schedule's decisions."""
+    """Return the decisions of a schedule."""
     return random.Random(seed).randbytes(DECISIONS)
 
 
 def run(
     decisions: bytes, guarantee: str, *, implicit: bool, aim: Iterable[str] | None = None
 ) -> tuple[Report, World]:
-    """One run; decisions that are missing are harmless.
+    """Return the report of one run, and its world; missing decisions are harmless.
 
-    `aim`: the only kinds of requests that meet with trouble, many of them.
+    `aim`: the only kinds of requests that have trouble, many of them.
     """
     schedule = Schedule(decisions.ljust(DECISIONS, b"\0"))
     schedule.aim = frozenset(aim) if aim is not None else None
@@ -36,7 +36,7 @@ def run(
 def fewest(
     decisions: bytes, guarantee: str, *, implicit: bool, seconds: float = 30.0
 ) -> tuple[bytes, Report]:
-    """Decisions that still lead to problems, as many of them harmless as the time allows; and what they lead to."""
+    """Return decisions that still cause problems, as many of them harmless as the time allows, and their report."""
     best, end = decisions.ljust(DECISIONS, b"\0"), time.monotonic() + seconds
     report, _ = run(best, guarantee, implicit=implicit)
     size = len(best) // 2
@@ -55,14 +55,14 @@ def fewest(
 
 @dataclass
 class Search:
-    """What many schedules came to."""
+    """The results of many schedules."""
 
     tried: int = 0
-    found: dict[int, Report] = field(default_factory=dict)  #: by seed, those with problems
+    found: dict[int, Report] = field(default_factory=dict)  #: the reports with problems, by seed
     counts: Counter[str] = field(default_factory=Counter)
 
     def take(self, seed: int, guarantee: str, *, implicit: bool, aim: Iterable[str] | None = None) -> Report:
-        """Tries one more."""
+        """Try one more."""
         report, _ = run(decisions_of(seed), guarantee, implicit=implicit, aim=aim)
         self.tried += 1
         self.counts.update(report.counts)

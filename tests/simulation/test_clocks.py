@@ -1,4 +1,4 @@
-"""A sender whose clock is ahead, beside others in one partition: with a simulated clock, to the millisecond."""
+"""A sender whose clock is ahead, with others in one partition, on a simulated clock, exact to the millisecond."""
 
 import json
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from stream_app.settings import Rules, Settings
 
 T0 = 1_700_000_000_000
 MAX_IDLE_MS = 20
-#: Simulated milliseconds: of the traffic, between two browses, and until all is answered.
+#: Simulated milliseconds: duration of the traffic, between two browses, and until all is answered.
 LENGTH_MS, BROWSE_MS, REST_MS = 3000, 2, 1000
-AHEAD_MS = 29_990  # as far as an event may be ahead
+AHEAD_MS = 29_990  # almost the largest allowed
 SETTINGS = Settings(max_idle_ms=MAX_IDLE_MS, rules=Rules(clicks_1m=30))
 
 
 class Outcome(NamedTuple):
-    """What came of the events of all but the attacker, by `event_id`."""
+    """The results of the events of all users except the attacker, by `event_id`."""
 
     answered_ms: dict[str, int]
     flags: dict[str, list[str]]
@@ -28,9 +28,9 @@ class Outcome(NamedTuple):
 
 
 class Shop:
-    """Steady browses, a click now and then, a bot; all of them reach the broker `delay_ms` after they happen.
+    """Steady browses, a few clicks, a bot; all of them reach the broker `delay_ms` after they happen.
 
-    The processor gets what the broker has in each millisecond, and steps as a worker that is never busy.
+    In each millisecond the processor gets the broker's records, and steps like a worker that is never busy.
     """
 
     def __init__(self, delay_ms: int, attack: bool) -> None:
@@ -44,7 +44,7 @@ class Shop:
         self._flags: dict[str, list[str]] = {}
 
     def run(self) -> Outcome:
-        """All of it."""
+        """Run everything."""
         for ms in range(LENGTH_MS + REST_MS):
             if ms < LENGTH_MS:
                 self._traffic(ms)
@@ -98,8 +98,8 @@ def _others(found: dict[str, Any]) -> dict[str, Any]:
 def test_a_clock_ahead_harms_nobody(delay_ms: int) -> None:
     """Without the attacker an event would be answered at most `max_idle_ms` earlier, and with the same flags.
 
-    Where events need some time to reach the broker, so long may be added to it: an event that is there at once,
-    whoever sends it, has those behind it in its topic wait until the other topics come to its time.
+    If events need some time to reach the broker, this time may be added: after an event that arrives immediately,
+    whoever sends it, the next events of its topic wait until the other topics reach its time.
     """
     quiet, attacked = Shop(delay_ms, attack=False).run(), Shop(delay_ms, attack=True).run()
     assert quiet.answered_ms.keys() == attacked.answered_ms.keys()

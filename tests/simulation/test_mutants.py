@@ -1,4 +1,4 @@
-"""The simulation finds what it is there to find: each mistake on purpose in the commit path is discovered."""
+"""The simulation finds each deliberate mistake in the commit path."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,14 +8,14 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.search import Search
 
-# What a crashed worker leaves behind is found by the garbage collector, in whichever test runs then.
+# The garbage collector finds the remains of a crashed worker, in whichever test runs then.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 Mutant = Callable[[], AbstractContextManager[None]]
-#: Schedules until a mistake must have been found.
+#: Number of schedules within which a mistake must be found.
 MOST = 120
 
 
@@ -33,7 +33,7 @@ MOST = 120
     ids=lambda each: getattr(each, "__name__", None),
 )
 def test_a_mistake_is_found(mutant: Mutant, guarantee: str, implicit: bool, aim: list[str] | None) -> None:
-    """Within a few schedules, the first of which go well without the mistake."""
+    """The mistake is found within a few schedules; without it, the failing schedule passes."""
     search = Search()
     with mutant():
         for seed in range(MOST):

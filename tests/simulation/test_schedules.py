@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from tests.simulation.awaits import deaths, steps_of_a_life
 from tests.simulation.search import DECISIONS, FORMS, decisions_of, fewest, run
 
-#: Schedules of each guarantee and form. `python -m tests.simulation` tries as many as one likes.
+#: Number of schedules per guarantee and form. `python -m tests.simulation` runs any number.
 EXAMPLES = 40
-#: Schedules until a revoke must have given a checkpoint up twice.
+#: Number of schedules within which two checkpoints must be given up at a revoke.
 MOST_SEEDS = 60
 
-# What a crashed worker leaves behind is found by the garbage collector, in whichever test runs then.
+# The garbage collector finds the remains of a crashed worker, in whichever test runs then.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -31,7 +31,7 @@ forms = pytest.mark.parametrize(("guarantee", "implicit"), FORMS)
 )
 @given(decisions=st.binary(min_size=DECISIONS, max_size=DECISIONS))
 def test_guarantees_hold_whatever_happens(guarantee: str, implicit: bool, decisions: bytes) -> None:
-    """Crashes, cuts, freezes, rebalances, late and lost requests: outputs, state, offsets are as promised."""
+    """With crashes, cuts, freezes, rebalances, late and lost requests, outputs, state and offsets are as promised."""
     report, _ = run(decisions, guarantee, implicit=implicit)
     if report.problems:
         least, report = fewest(decisions, guarantee, implicit=implicit)
@@ -49,7 +49,7 @@ def test_no_trouble_at_all(guarantee: str, implicit: bool) -> None:
 
 @forms
 def test_a_checkpoint_that_a_revoke_gives_up(guarantee: str, implicit: bool) -> None:
-    """Some rebalances find the broker so slow that the worker gives its checkpoint up: nothing is lost by it."""
+    """In some rebalances the broker is so slow that the worker gives up its checkpoint: nothing is lost."""
     given_up = 0
     for seed in range(MOST_SEEDS):
         report, _ = run(decisions_of(seed), guarantee, implicit=implicit)
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_a_revoke_gives_up(guarantee: str, implicit: bool) -> 
 
 @forms
 def test_a_death_at_every_await(guarantee: str, implicit: bool) -> None:
-    """Wherever a worker dies, from its start through two checkpoints, its successor makes everything right."""
+    """Wherever a worker dies, from its start through two checkpoints, its successor recovers everything."""
     steps = steps_of_a_life(guarantee, implicit=implicit)
     assert steps > 100
     for at, report in deaths(guarantee, range(1, steps + 1), implicit=implicit):
@@ -72,7 +72,7 @@ def test_a_death_at_every_await(guarantee: str, implicit: bool) -> None:
 
 @forms
 def test_the_simulation_is_deterministic(guarantee: str, implicit: bool) -> None:
-    """The same schedule leads to the same records at the same places."""
+    """The same schedule gives the same records at the same places."""
     decisions = bytes(i * 7919 % 251 for i in range(DECISIONS))
     first, one = run(decisions, guarantee, implicit=implicit)
     second, other = run(decisions, guarantee, implicit=implicit)

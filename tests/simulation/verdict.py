@@ -1,4 +1,4 @@
-"""What must be in the logs at the end, whatever happened. It looks at the logs alone."""
+"""What the logs must contain at the end, whatever happened. These checks read only the logs."""
 
 import json
 from collections import defaultdict
@@ -16,7 +16,7 @@ _FENCE = b"\xff"
 
 
 class Message:
-    """A record as `tests.faults.changelog` reads it."""
+    """A record in the form that `tests.faults.changelog` reads."""
 
     def __init__(self, record: Any) -> None:
         self._record = record
@@ -32,7 +32,7 @@ class Message:
 
 
 def judge(world: Any) -> list[str]:
-    """What is wrong."""
+    """Return all problems."""
     sent = [s for s in world.source.sent if not s.last]
     once = world.guarantee == "exactly_once"
     return [
@@ -46,7 +46,7 @@ def judge(world: Any) -> list[str]:
 
 
 def _read(world: Any, topic: str) -> list[Any]:
-    """What a reader of committed records sees."""
+    """Return what a reader of committed records sees."""
     found = []
     for (name, _), log in sorted(world.broker.logs.items()):
         if name == topic:
@@ -56,7 +56,7 @@ def _read(world: Any, topic: str) -> list[Any]:
 
 def _transactions(world: Any) -> list[str]:
     broker = world.broker
-    problems = [f"a transaction of {name} is not over" for name in broker.transactions.undecided]
+    problems = [f"a transaction of {name} is still open" for name in broker.transactions.undecided]
     if broker.group.pending:
         problems.append("offsets of a transaction are undecided")
     problems += [
@@ -78,14 +78,16 @@ class _Answers:
     def take(self, id_: str, key: Any, value: Any) -> bool:
         first = self.found.setdefault(id_, (key, value))
         if first is not self.found[id_] or first != (key, value):
-            self.problems.append(f"{self._name} {id_} came again with other content: {first} {(key, value)}")
+            self.problems.append(
+                f"{self._name} {id_} was repeated with other content: {first} {(key, value)}"
+            )
         return True
 
     def count(self, ids: list[str]) -> None:
-        """None may come twice where each is to come once."""
+        """Add a problem per id that occurs more than once, if that is not allowed."""
         if self._once:
             twice = sorted({i for i in ids if ids.count(i) > 1})
-            self.problems += [f"{self._name} {i} came {ids.count(i)} times" for i in twice]
+            self.problems += [f"{self._name} {i} was written {ids.count(i)} times" for i in twice]
 
 
 def _predictions(world: Any, sent: list[Sent], once: bool) -> list[str]:
@@ -107,9 +109,11 @@ def _predictions(world: Any, sent: list[Sent], once: bool) -> list[str]:
     wanted = {id_ for mine in right.values() for id_ in mine}
     problems = answers.problems
     problems += [f"no prediction {id_}" for id_ in sorted(wanted - answers.found.keys())]
-    problems += [f"prediction {id_} answers nothing" for id_ in sorted(answers.found.keys() - wanted)]
+    problems += [f"prediction {id_} answers no event" for id_ in sorted(answers.found.keys() - wanted)]
     problems += [
-        f"the answers to {u} came as {order[u]}" for u in right if not problems and order[u] != right[u]
+        f"the answers to {u} have the order {order[u]}"
+        for u in right
+        if not problems and order[u] != right[u]
     ]
     return problems
 
@@ -125,7 +129,9 @@ def _dead_letters(world: Any, sent: list[Sent], once: bool) -> list[str]:
     wanted = {each.id for each in sent if not each.good}
     problems = answers.problems
     problems += [f"no dead letter {id_}" for id_ in sorted(wanted - answers.found.keys())]
-    problems += [f"dead letter {id_} is of no bad record" for id_ in sorted(answers.found.keys() - wanted)]
+    problems += [
+        f"dead letter {id_} belongs to no invalid record" for id_ in sorted(answers.found.keys() - wanted)
+    ]
     return problems
 
 
@@ -144,7 +150,7 @@ def _state(world: Any, sent: list[Sent], once: bool) -> list[str]:
     state = read_state(map(Message, records))
     users = {name: user for name, user in state.users.items() if not name.startswith(CLOSER)}
     problems = differences(users, true_users(sent))
-    # At least once, a commit that arrives late takes offsets back. What is read again then is passed over.
+    # With at_least_once, a late commit can set offsets back. Events that are then read again are skipped.
     committed = world.broker.group.offsets if once else world.broker.group.reached
     ends: dict[tuple[str, int], int] = {}
     for each in sent:
@@ -163,7 +169,7 @@ def _state(world: Any, sent: list[Sent], once: bool) -> list[str]:
 
 
 def offsets_ahead(world: Any) -> list[str]:
-    """Committed offsets that the state on the changelog does not include: what they pass would be lost."""
+    """Return the committed offsets beyond the state on the changelog: the events between would be lost."""
     problems = []
     stands = read_state(Message(r) for r in _read(world, world.changelog) if r.key == b"").positions
     for tp, offset in world.broker.group.offsets.items():
@@ -174,7 +180,7 @@ def offsets_ahead(world: Any) -> list[str]:
 
 
 def true_users(sent: list[Sent]) -> dict[str, User]:
-    """The state by a plain loop over the records in the order of their times."""
+    """Return the state, computed by a plain loop over the records in the order of their times."""
     events: dict[str, list[Sent]] = defaultdict(list)
     for each in sent:
         if each.good:

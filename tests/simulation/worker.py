@@ -1,4 +1,4 @@
-"""A worker in the simulation: the real pipeline with all that is its own, in a process that may die at every step."""
+"""A worker in the simulation: the real pipeline with all its parts, in a process that may die at every step."""
 
 import asyncio
 import copy
@@ -33,13 +33,13 @@ from tests.simulation.network import Link
 from tests.simulation.schedule import Schedule
 
 _CLOCKED = (checkpoints, turn_stages, ownership, pipeline, telemetry, consumer_thread, fenced, producer)
-#: Room for users, of whom there are few.
+#: Capacity for users, of whom there are few.
 _SLOTS = 256
 _MADE_UP_METRICS: list[Metrics] = []
 
 
 class Worker:
-    """One process."""
+    """One worker process."""
 
     def __init__(
         self, name: str, loop: SimLoop, broker: Broker, schedule: Schedule, settings: Settings
@@ -85,7 +85,7 @@ class Worker:
             self._crashed(task.exception())  # type: ignore[arg-type]
 
     def stop(self) -> None:
-        """Asks it to end by itself, as SIGTERM does."""
+        """Ask the worker to end by itself, as SIGTERM does."""
         self.process.run(self._stop()).add_done_callback(self._ended)
 
     async def _stop(self) -> None:
@@ -101,7 +101,7 @@ class Worker:
 
 
 class _NoWatch:
-    """In the place of `watch_group`: the group of the model refuses nobody for good."""
+    """Replaces `watch_group`: the model's group never refuses a member permanently."""
 
     in_trouble = False
 
@@ -111,11 +111,11 @@ class _NoWatch:
 
 
 def _metrics(clock: Callable[[], float]) -> Metrics:
-    """The counts are the same for all: nobody reads them here, and they are slow to make."""
+    """Share one set of metrics between all workers: the simulation does not read them, and they are slow to make."""
     if not _MADE_UP_METRICS:
         _MADE_UP_METRICS.append(Metrics())
     metrics = copy.copy(_MADE_UP_METRICS[0])
-    metrics.bad_records = BadRecordLog(clock)  # what it says, and when, belongs to this worker and its world
+    metrics.bad_records = BadRecordLog(clock)  # this log belongs to this worker and its clock
     return metrics
 
 
@@ -126,7 +126,7 @@ def _mine() -> Worker:
 
 @contextmanager
 def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
-    """Puts the model under the product's modules, and its clock; `note` gets what they log."""
+    """Replace client and clock of the product's modules by those of the model; `note` gets their log lines."""
 
     async def stop(each: Any) -> None:
         await each.stop()
@@ -139,7 +139,7 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
     def keep(_: Any, level: str, event: Any) -> Any:
         if level != "debug":
             words = " ".join(f"{k}={v}" for k, v in event.items() if k not in ("event", "exc_info"))
-            note(f"{name_of_owner()} says {event['event']} {words}")
+            note(f"{name_of_owner()} logs {event['event']} {words}")
         raise structlog.DropEvent
 
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def on_the_model(loop: SimLoop, note: Callable[[str], None]) -> Iterator[None]:
         structlog.configure(processors=[keep], cache_logger_on_first_use=False)
         for module in _CLOCKED:
             stack.enter_context(patch.object(module, "time", loop.clock))
-        # Whoever waits for a rebalance that takes seconds need not look a hundred times a second.
+        # Code that waits for a rebalance, which takes seconds, need not look a hundred times per second.
         stack.enter_context(patch.object(consumer, "REBALANCE_POLL_S", 0.1))
         stack.enter_context(patch.object(partition_producers, "AIOKafkaClient", client))
         for module in (recovery, standby):

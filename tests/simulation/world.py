@@ -1,4 +1,4 @@
-"""One run: workers, records and trouble as a schedule has it, then healing, then a look at what is in the logs."""
+"""One run: workers, records and trouble as the schedule decides, then no more trouble, then a check of the logs."""
 
 import asyncio
 from collections import Counter
@@ -16,14 +16,14 @@ from tests.simulation.worker import Worker, on_the_model
 
 PARTITIONS, USERS = 2, 5
 SESSION_S = 3.0
-#: Simulated seconds of trouble, at most. A topic that is silent for a minute is waited for no longer.
+#: Longest trouble in simulated seconds. The merge stops waiting for a topic that is silent for a minute.
 TROUBLE_S = 20.0
-#: Simulated seconds until all must be well again: a transaction left open ends after five, a session after three.
+#: Simulated seconds until recovery: an abandoned transaction ends after five, a session after three.
 HEALING_S = 100.0
 
 
 def settings_of(guarantee: str) -> Settings:
-    """Small limits, so that little traffic meets all of them."""
+    """Return settings with small limits, so that little traffic reaches all of them."""
     return Settings(
         group="g",
         guarantee=guarantee,  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def settings_of(guarantee: str) -> Settings:
 
 @dataclass
 class Report:
-    """What a run came to."""
+    """The result of a run."""
 
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Report:
 
 
 class World:
-    """All of it."""
+    """Everything in a run."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class World:
         records: int = 36,
         tail_s: float = 8.0,
     ) -> None:
-        """`implicit`: transactions are of the second form. `records`: how many are sent until the end.
+        """`implicit`: transactions have the second form. `records`: number of records sent until the end.
 
-        `tail_s`: how long the world is left alone when all is done, so that what is late still arrives.
+        `tail_s`: seconds that the run continues at the end, so that late requests still arrive.
         """
         self.schedule, self.guarantee, self.records, self._tail_s = schedule, guarantee, records, tail_s
         self.loop = SimLoop(schedule.thread_s)
@@ -76,16 +76,16 @@ class World:
         self.source = Source(self.broker.logs, PARTITIONS, USERS)
         self.workers: list[Worker] = []
         self.story: list[str] = []
-        self.early: list[str] = []  # problems that were seen before the end
-        if guarantee == "at_least_once":  # else they are committed together
+        self.early: list[str] = []  # problems found before the end
+        if guarantee == "at_least_once":  # otherwise both are committed together
             self.broker.group.on_commit = lambda: self.early.extend(offsets_ahead(self))
 
     def note(self, what: str) -> None:
-        """Keeps what happened, for people."""
+        """Record an event of the run, for the report."""
         self.story.append(f"{self.loop.time():8.3f}  {what}")
 
     def start(self) -> Worker:
-        """One more worker."""
+        """Start one more worker."""
         worker = Worker(f"w{len(self.workers)}", self.loop, self.broker, self.schedule, self.settings)
         self.workers.append(worker)
         self.note(f"start {worker.name}")
@@ -93,11 +93,11 @@ class World:
 
     @property
     def alive(self) -> list[Worker]:
-        """Workers that have not died."""
+        """Return the workers that have not died."""
         return [w for w in self.workers if w.process.alive]
 
     def run(self, scenario: Any) -> Report:
-        """Runs a scenario, heals, judges."""
+        """Run a scenario, end all trouble, and check the logs."""
         asyncio.set_event_loop(None)
         with on_the_model(self.loop, self.note):
             try:
@@ -130,7 +130,7 @@ class World:
         await self._heal()
 
     async def _heal(self) -> None:
-        """No more faults, a worker that is well, time enough."""
+        """End all trouble; give a healthy worker enough time."""
         self.schedule.quiet = True
         self.note("healing")
         for worker in self.alive:
@@ -144,11 +144,11 @@ class World:
             while len(self.alive) < 1:
                 self.start()
             await asyncio.sleep(0.5)
-        # What is still on its way arrives.
+        # Late requests arrive now.
         await asyncio.sleep(self._tail_s)
 
     def _finished(self) -> bool:
-        """Whether all was committed that is not one of the closing events."""
+        """Whether everything except the closing events is committed."""
         wanted: dict[tuple[str, int], int] = {}
         for sent in self.source.sent:
             if not sent.last:
@@ -161,7 +161,7 @@ class World:
 
 
 async def trouble(world: World) -> None:
-    """A scenario that the schedule tells: what happens between the records."""
+    """The scenario that the schedule decides: the trouble between the records."""
     schedule, loop = world.schedule, world.loop
     for _ in range(1 + schedule.draw() % 2):
         world.start()
@@ -173,7 +173,7 @@ async def trouble(world: World) -> None:
 
 
 def act(world: World, what: int, which: int) -> None:
-    """One thing happens to the world."""
+    """Cause one kind of trouble."""
     alive = world.alive
     worker = alive[which % len(alive)] if alive else None
     source, count = world.source, world.schedule.counts
@@ -185,7 +185,7 @@ def act(world: World, what: int, which: int) -> None:
         if len(alive) < 3:
             world.start()
     elif what <= 8:
-        # Some steps from now, wherever that is.
+        # It dies some steps from now, at any place in the code.
         worker.process.dies_at = worker.process.steps + 1 + which * 3
         count["crashes"] += 1
         world.note(f"{worker.name} will die at step {worker.process.dies_at}")
@@ -198,13 +198,13 @@ def act(world: World, what: int, which: int) -> None:
     elif what == 11:
         worker.process.freeze()
         count["freezes"] += 1
-        world.note(f"{worker.name} stands still")
+        world.note(f"{worker.name} is frozen")
         world.loop.outside((0.5, 2.0, 4.0, 7.0)[which % 4], worker.process.thaw)
     elif what == 12:
         world.broker.group.rebalance()
         world.note("a rebalance")
     elif what == 13:
-        # The group takes it for dead though it is not.
+        # The group considers it dead although it is not.
         member = worker.app.sim_consumer._coordinator.member_id if worker.app else ""
         world.broker.group.leave(member)
         count["expelled"] += 1

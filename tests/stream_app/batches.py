@@ -1,4 +1,4 @@
-"""Record batches by aiokafka's own builder, and what aiokafka's own reader makes of them: the reference."""
+"""Record batches by aiokafka's own builder, and what aiokafka's own reader reads of them: the reference."""
 
 import struct
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 class Part(NamedTuple):
     """One record of a batch."""
 
-    delta: int  # of its offset
+    delta: int  # its offset minus the batch's first offset
     timestamp: int
     key: bytes | None
     value: bytes | None
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def seal(batch: bytes) -> bytes:
-    """The batch with a checksum that is right."""
+    """Return the batch with a correct checksum."""
     crc = calc_crc32c(batch[wire.ATTRIBUTES_AT :])
     return batch[: wire.CRC_AT] + struct.pack(">I", crc) + batch[wire.ATTRIBUTES_AT :]
 
@@ -49,7 +49,7 @@ def batch(
     last: int | None = None,
     max_timestamp: int | None = None,
 ) -> bytes:
-    """One record batch: extra bits of the attributes, and the last offset delta where compaction left another."""
+    """Return one record batch; with extra attribute bits, and another last offset delta, as after compaction."""
     builder = DefaultRecordBatchBuilder(
         2,
         codec,
@@ -72,18 +72,18 @@ def batch(
 
 
 class Parsed(NamedTuple):
-    """All that is read of one fetch."""
+    """Everything that is read of one fetch."""
 
     data: np.ndarray
     spans: np.ndarray
     next: int
-    error: Exception | None  # why nothing behind `next` could be read: the next fetch would begin with it
+    error: Exception | None  # why nothing after `next` could be read: the next fetch would begin with it
     unreadable: list[Unreadable]
     pieces: int
 
 
 def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
-    """The pieces of a fetch as one; None where a batch has an older message format."""
+    """Return the pieces of a fetch as one; None if a batch has an older message format."""
     parts = [RecordColumns.none(*TP)]
     unreadable: list[Unreadable] = []
     error: Exception | None = None
@@ -107,7 +107,7 @@ def parse(raw: bytes, position: int = 0, **options: Any) -> Parsed | None:
 
 
 def marker(base: int, producer: int, *, abort: bool) -> bytes:
-    """The control batch that ends a transaction."""
+    """Return the control batch that ends a transaction."""
     part = Part(0, T0, struct.pack(">hh", 0, 0 if abort else 1), struct.pack(">hi", 0, 0))
     return batch([part], base, producer=producer, attributes=wire.TRANSACTIONAL | wire.CONTROL)
 
@@ -115,13 +115,13 @@ def marker(base: int, producer: int, *, abort: bool) -> bytes:
 def reference(
     raw: bytes, position: int = 0, *, committed: bool = True, aborted: Sequence[tuple[int, int]] = ()
 ) -> PartitionRecords:
-    """aiokafka's own reader of what a fetch brought."""
+    """Return aiokafka's own reader of the bytes of a fetch."""
     level = READ_COMMITTED if committed else READ_UNCOMMITTED
     return PartitionRecords(TP, MemoryRecords(raw), list(aborted), position, None, None, True, level)
 
 
 def seen(record: Any) -> tuple[Any, ...]:
-    """What counts of a record, aiokafka's or ours."""
+    """Return the compared parts of a record, aiokafka's or ours."""
     place = (record.topic, record.partition, record.offset)
     return (*place, record.timestamp, record.key, record.value, tuple(record.headers))
 
@@ -131,16 +131,16 @@ _HEADERS = st.lists(st.tuples(st.text(max_size=5), st.one_of(st.none(), st.binar
 
 
 class Log(NamedTuple):
-    """A piece of a partition's log as a broker sends it, and what it says of aborted transactions."""
+    """A piece of a partition's log as a broker sends it, with its list of aborted transactions."""
 
     batches: list[bytes]
-    nexts: list[int]  # offset behind each batch
+    nexts: list[int]  # the offset after each batch
     aborted: list[tuple[int, int]]
 
 
 @st.composite
 def logs(draw: st.DrawFn, codecs: Sequence[int] = tuple(CODECS.values())) -> Log:
-    """Batches with holes between and in them, of several producers, some of whose transactions are aborted."""
+    """Draw batches with gaps between and in them, of several producers, with some transactions aborted."""
     offset = draw(st.integers(0, 1 << 40))
     batches: list[bytes] = []
     nexts: list[int] = []

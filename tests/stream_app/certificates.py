@@ -1,4 +1,4 @@
-"""Certificates that a test makes for itself."""
+"""Makes certificates for tests."""
 
 import datetime as dt
 import ipaddress
@@ -12,14 +12,14 @@ from cryptography.x509.oid import NameOID
 
 
 class Pair(NamedTuple):
-    """Files of a certificate and its key, both PEM."""
+    """The files of a certificate and its key, both PEM."""
 
     cert: Path
     key: Path
 
 
 def self_signed(folder: Path, password: bytes = b"") -> Pair:
-    """A certificate for 127.0.0.1 that is its own authority, valid for an hour; its key with a password if given."""
+    """Write a self-signed certificate for 127.0.0.1, valid for an hour; the key has a password if one is given."""
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "worker")])

@@ -1,7 +1,7 @@
-"""Names that an attacker makes: XXH64 with its public seed takes any value one wants.
+"""Names made by an attacker: XXH64 with its public seed can be given any value.
 
-The last eight bytes of a key of sixteen go through steps that can all be undone, so for each first half there is a
-second half that gives a wanted hash. One in some thousands is printable, so they are searched for in compiled code.
+The last eight bytes of a key of sixteen go through steps that can all be inverted, so for each first half there is a
+second half with a wanted hash. One in some thousands is printable, so compiled code searches for them.
 Source: the XXH64 algorithm of the xxHash specification (version 0.1.1).
 """
 
@@ -21,17 +21,17 @@ _LOW = 0x345678
 
 
 def colliding(n: int) -> list[bytes]:
-    """`n` different keys with one XXH64: of sixteen printable bytes that need no escape in JSON."""
+    """Return `n` different keys with the same XXH64, of sixteen printable bytes that need no escape in JSON."""
     return _crafted(n, 0x12345)
 
 
 def ending_alike(n: int) -> list[bytes]:
-    """As `colliding`, but only the last 24 bits of the hashes are equal."""
+    """Like `colliding`, but only the last 24 bits of the hashes are equal."""
     return _crafted(n, 0)
 
 
 def _crafted(n: int, high: int) -> list[bytes]:
-    """`high`: what stands in the hash above the last 24 bits; 0 for another number for each."""
+    """Find the keys. `high`: the bits of the hash above the last 24; 0 for different bits in each."""
     keys = np.zeros((n, 16), np.uint8)
     _fill(keys, np.uint64(_LOW), np.uint64(high))
     found = [key.tobytes() for key in keys]

@@ -8,17 +8,17 @@ import pytest
 
 from stream_app.cli import main
 
-#: The command line in a process of its own.
+#: The command line in its own process.
 FORECLICK = (sys.executable, "-c", "from stream_app.cli import main; main()")
 
 SMALL = ("--events", "4000", "--users", "300", "--items", "100", "--categories", "10", "--partitions", "2")
 FAST = ("--epochs", "2", "--hidden", "16")
-#: What makes a run short of which only the end matters.
+#: Arguments that make a training short if only its end matters.
 TINY = ("--epochs", "1", "--hidden", "8", "--no-refit")
 
 
 def run(*args: object) -> int:
-    """Exit code of the command."""
+    """Run the command and return its exit code."""
     with pytest.raises(SystemExit) as caught:
         main([str(arg) for arg in args])
     code = caught.value.code
@@ -27,7 +27,7 @@ def run(*args: object) -> int:
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
-    """What the command says with `--json`."""
+    """Run the command with `--json` and return what it prints."""
     capsys.readouterr()
     assert run(*args, "--json") == 0
     return msgspec.json.decode(capsys.readouterr().out)

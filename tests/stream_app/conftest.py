@@ -1,4 +1,4 @@
-"""What several tests of the commands ask for: a recording, a model that learned from it, a process as it was."""
+"""Fixtures for tests of the commands: a recording, a model trained on it, an unchanged process."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from tests.stream_app.command_line import FAST, SMALL, run
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """What `main` sets for a whole process is taken back; Ctrl-C is heard, which a shell's background job ignores."""
+    """Undo what `main` sets for the whole process; enable Ctrl-C, which a background job of a shell ignores."""
     root = logging.getLogger()
     handlers, on_term = root.handlers[:], signal.getsignal(signal.SIGTERM)
     on_int = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,7 +31,7 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def as_it_was(restored: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wide lines, one thread, and what `restored` does."""
+    """Use wide lines and one thread, and do what `restored` does."""
     monkeypatch.setenv("COLUMNS", "200")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def table(shop: Path) -> Interactions:
 
 @pytest.fixture(scope="session")
 def trained(shop: Path, table: Interactions, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A model that learned the first three quarters of the shop, with what `train --json` said of it."""
+    """A model trained on the first three quarters of the shop, and what `train --json` printed."""
     out = tmp_path_factory.mktemp("models") / "shop"
     until = int(np.quantile(table.ts, 0.75))
     with pytest.MonkeyPatch.context() as patch:

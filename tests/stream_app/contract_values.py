@@ -1,4 +1,4 @@
-"""Values of the input contract: a good event, variations of it, and what the decoder says of them."""
+"""Values of the input contract: a valid event, variations of it, and the decoder's answers to them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small shop, run through processors whose model may fail, and all their outputs."""
+"""A small shop whose events go through processors with a model that may fail, and all their outputs."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +30,7 @@ T0 = 1_760_000_000_000
 
 
 def click(n: int, user: int, partition: int) -> Record:
-    """The n-th record of a partition's clicks; a few items are unknown to the model."""
+    """Return the n-th record of a partition's clicks; the model does not know a few of the items."""
     name = f"u{partition}-{user}"
     event = Event(
         user_id=name, ts=T0 + 1000 * n, item_id=f"item-{n % (ITEMS + 3)}", category_id=f"category-{n % 6}"
@@ -39,7 +39,7 @@ def click(n: int, user: int, partition: int) -> Record:
 
 
 class Shop:
-    """Clicks of seven users in each of two partitions, run through processors, and all their outputs."""
+    """Clicks of seven users in each of two partitions, processed by processors, with all their outputs."""
 
     def __init__(
         self, runtime: Runtime | None, settings: Settings = SETTINGS, missing: str | None = None
@@ -47,7 +47,7 @@ class Shop:
         self.settings, self.runtime, self.missing = settings, runtime, missing
         self.now = 0.0
         self.next = [0, 0]
-        self.fed = 0  # clicks of a partition that ever arrived
+        self.fed = 0  # number of clicks per partition that have arrived
         self.committed = [0, 0]
         self.logs: list[Log] = [[], []]
         self.predictions: dict[str, Prediction] = {}
@@ -57,7 +57,7 @@ class Shop:
         self.start()
 
     def start(self) -> None:
-        """A new process: state from the changelog, records from the committed offsets."""
+        """Start a new process: state from the changelog, records from the committed offsets."""
         self.processor = ShopProcessor(self.settings, self.runtime, partitions=2)
         self.processor.survive_trouble(self.missing)
         for partition, log in enumerate(self.logs):
@@ -70,7 +70,7 @@ class Shop:
         self.next = list(self.committed)
 
     def feed(self, n: int) -> None:
-        """The next n clicks of each partition arrive."""
+        """Let the next n clicks of each partition arrive."""
         for partition, at in enumerate(self.next):
             records = [click(i, i % 7, partition) for i in range(at, at + n)]
             self.processor.ingest(partition, 0, RecordColumns.of(records), at + n)
@@ -78,7 +78,7 @@ class Shop:
         self.fed = max(self.fed, *self.next)
 
     def step(self, after_s: float = 0.0) -> StepOutput | None:
-        """One micro-batch, some seconds later."""
+        """Process one micro-batch, some seconds later."""
         self.now += after_s
         out = self.processor.step(self.now)
         if out is not None:
@@ -86,7 +86,7 @@ class Shop:
         return out
 
     def keep(self, out: StepOutput) -> None:
-        """The messages of a micro-batch leave."""
+        """Send the messages of a micro-batch."""
         for name in ("degraded", "hidden_resets", "model_failures"):
             self.totals[name] += getattr(out, name)
         for (topic, partition), messages in out.outputs.items():
@@ -102,13 +102,13 @@ class Shop:
                     self.flags[said.id] = said
 
     def run(self, n: int) -> None:
-        """n clicks of each partition, to the last."""
+        """Process n clicks of each partition completely."""
         self.feed(n)
         while self.step() is not None:
             pass
 
     def checkpoint(self) -> bool:
-        """State records to the logs, then the offsets; whether there was anything."""
+        """Write the state records to the changelogs, then commit the offsets; return whether there were any."""
         made = [self.processor.checkpoint(partition, 1) for partition in (0, 1)]
         for checkpoint in made:
             if checkpoint is not None:
@@ -117,7 +117,7 @@ class Shop:
         return any(made)
 
     def rows(self) -> dict[str, bytes]:
-        """The row of each user but for the times of flags, byte for byte."""
+        """Return the row of each user without the times of flags, byte for byte."""
         users = self.processor.users
         held = {u: users.rows[s].copy() for p in (0, 1) for u, s in users.mapping(p).items()}
         for row in held.values():
@@ -125,23 +125,23 @@ class Shop:
         return {user: row.tobytes() for user, row in held.items()}
 
     def hidden(self) -> dict[str, np.ndarray]:
-        """The hidden state of each user."""
+        """Return the hidden state of each user."""
         users = self.processor.users
         assert users.hidden is not None
         return {u: users.hidden.read(np.array([s]))[0] for p in (0, 1) for u, s in users.mapping(p).items()}
 
     def degraded(self) -> set[str]:
-        """Ids of the predictions that say that the model gave no answer."""
+        """Return the ids of the degraded predictions."""
         return {id_ for id_, said in self.predictions.items() if said.degraded}
 
 
 def ids(start: int, end: int) -> set[str]:
-    """Ids of the clicks of both partitions."""
+    """Return the ids of the clicks of both partitions."""
     return {f"clicks-{partition}-{n}" for partition in (0, 1) for n in range(start, end)}
 
 
 def break_down(runtime: Runtime, error: Exception, *, half_way: bool = False) -> Callable[[], None]:
-    """Makes each step of the model raise, `half_way` after it has changed the states; returns what repairs it."""
+    """Let each step of the model raise (`half_way`: after it changed the states); return a call that repairs it."""
     step, probe = runtime.step, runtime.probe
 
     def broken(*args: Any, **kwargs: Any) -> Any:
@@ -159,7 +159,7 @@ def break_down(runtime: Runtime, error: Exception, *, half_way: bool = False) ->
 
 
 def close(one: Prediction, two: Prediction) -> bool:
-    """Whether two predictions agree within 1e-4; items may change places where their scores agree."""
+    """Whether two predictions agree within 1e-4; items with equal scores may change places."""
     if one.next_event is None or two.next_event is None:
         return one == two
     numbers = [

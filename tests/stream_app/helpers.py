@@ -1,4 +1,4 @@
-"""A processor driven by hand: records arrive in any order and chunks, micro-batches are taken, the worker crashes."""
+"""A processor that tests drive: records arrive in any order and any chunks, micro-batches run, the worker crashes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,14 +30,14 @@ Log = list[tuple[bytes | None, bytes | None]]
 
 
 def changelog(log: Log, partition: int = 0) -> RecordColumns:
-    """Keys and values as records of a changelog, of which there is at least one."""
+    """Return keys and values, at least one, as records of a changelog."""
     return RecordColumns.of(
         [Record("users", partition, i, 0, key, value) for i, (key, value) in enumerate(log)]
     )
 
 
 class Worker:
-    """One partition through one processor after the other, with everything that left them."""
+    """One partition, processed by one processor after the other, with all their outputs."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class Worker:
         self.runtime = runtime
         self.log: Log = []  # the changelog
         self.committed = [[0, 0, 0]]  # source offsets of all commits
-        self.outputs: dict[tuple[str, str], bytes] = {}  # body of each output by topic and id
-        self.order: list[str] = []  # ids of predictions in the order they left
-        self.totals = np.zeros(4, np.int64)  # late, duplicates, replayed, evicted of all micro-batches
+        self.outputs: dict[tuple[str, str], bytes] = {}  # value of each output by topic and id
+        self.order: list[str] = []  # ids of the predictions in the order of sending
+        self.totals = np.zeros(4, np.int64)  # late, duplicate, replayed and evicted in all micro-batches
         self.start([0, 0, 0])
 
     def start(self, positions: Sequence[int], log: Log | None = None, at_once: int = 1000) -> None:
-        """A new processor: reads the changelog, then the topics from `positions`."""
+        """Start a new processor, which reads the changelog, then the topics from `positions`."""
         self.processor = ShopProcessor(self.settings, self.runtime, partitions=1)
         self.processor.assign(0, positions)
         self.next = list(positions)
@@ -66,7 +66,7 @@ class Worker:
         self.processor.restored(0)
 
     def feed(self, topic_index: int, n: int) -> None:
-        """The next n records of a topic arrive."""
+        """Let the next n records of a topic arrive."""
         records = self.topics[topic_index][self.next[topic_index] : self.next[topic_index] + n]
         self.next[topic_index] += len(records)
         if records:
@@ -74,7 +74,7 @@ class Worker:
         self.keep_dead_letters()
 
     def keep_dead_letters(self) -> None:
-        """Takes the dead letters that are due."""
+        """Send the dead letters that are due."""
         for (topic, _), messages in self.processor.dead_letters().items():
             for _, value, headers in messages:
                 source = dict(headers)
@@ -82,7 +82,7 @@ class Worker:
                 self.keep(topic, "-".join(place), value or b"")
 
     def step(self) -> StepOutput | None:
-        """One micro-batch."""
+        """Process one micro-batch."""
         output = self.processor.step(0.0)
         self.keep_dead_letters()
         if output is not None:
@@ -98,13 +98,13 @@ class Worker:
         return output
 
     def keep(self, topic: str, id_: str, body: bytes) -> None:
-        """An output leaves; a repeat of one must not differ."""
+        """Send an output; a repeat must have the same content."""
         known = self.outputs.setdefault((topic, id_), body)
         if self.runtime is None:
             assert known == body
 
     def checkpoint(self) -> Checkpoint | None:
-        """State records to the log, then the offsets."""
+        """Write the state records to the changelog, then commit the offsets."""
         made = self.processor.checkpoint(0, 1)
         if made is not None:
             self.log += made.records.each()
@@ -112,14 +112,14 @@ class Worker:
         return made
 
     def crash_during_checkpoint(self, share: float) -> None:
-        """The process dies when a part of the state records is written."""
+        """Crash after a part of the state records is written."""
         made = self.processor.checkpoint(0, 1)
         if made is not None:
             self.log += made.records.each()[: int(share * len(made.records))]
         self.start(self.committed[-1])
 
     def finish(self) -> "Worker":
-        """All that is left arrives and is processed."""
+        """Let all remaining records arrive and process them."""
         for topic_index in range(len(INPUT_TOPICS)):
             self.feed(topic_index, len(self.topics[topic_index]))
             self.processor.merge(0).finish(topic_index)
@@ -128,13 +128,13 @@ class Worker:
         return self
 
     def rows(self) -> dict[str, bytes]:
-        """The row of each user, byte for byte."""
+        """Return the row of each user, byte for byte."""
         users = self.processor.users
-        users.rows["flagged"] = users.flagged  # as a checkpoint does
+        users.rows["flagged"] = users.flagged  # like a checkpoint
         return {user: users.rows[slot].tobytes() for user, slot in users.mapping(0).items()}
 
     def hidden(self) -> dict[str, bytes]:
-        """The hidden state of each user, byte for byte."""
+        """Return the hidden state of each user, byte for byte."""
         users = self.processor.users
         assert users.hidden is not None
         return {
@@ -142,18 +142,18 @@ class Worker:
         }
 
     def ends(self) -> tuple[int, int, list[int]]:
-        """What is kept of the partition itself."""
+        """Return the state of the partition itself."""
         processor = self.processor
         return int(processor.watermark[0]), int(processor.sequence[0]), processor.merge(0).positions
 
 
 def state_keys(made: Checkpoint) -> set[bytes]:
-    """The users in a checkpoint, tombstones among them."""
+    """Return the users in a checkpoint, including tombstones."""
     return {key for key, _ in made.records.each() if key is not None} - {META_KEY}
 
 
 def move(worker: Worker, what: str, a: int, b: int) -> None:
-    """One thing that may happen to a worker."""
+    """Do one thing that can happen to a worker."""
     if what == "feed":
         worker.feed(a, b)
     elif what == "step":
@@ -170,7 +170,7 @@ def move(worker: Worker, what: str, a: int, b: int) -> None:
 
 
 def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> list[list[Record]]:
-    """The topics with bad records in between."""
+    """Return the topics with invalid records in between."""
     for topic_index, at in where:
         log = topics[topic_index]
         log.insert(min(at, len(log)), Record(INPUT_TOPICS[topic_index], 0, 0, T0, b"u0", b"{broken"))
@@ -178,7 +178,7 @@ def with_trouble(topics: list[list[Record]], where: list[tuple[int, int]]) -> li
 
 
 def same(one: Worker, other: Worker, *, ignore: tuple[str, ...] = ()) -> None:
-    """Both said the same and hold the same."""
+    """Check that both have the same outputs and the same state."""
     assert one.outputs == other.outputs
     rows = [{u: np.frombuffer(row, ROW).copy() for u, row in w.rows().items()} for w in (one, other)]
     for each in rows:

@@ -1,4 +1,4 @@
-"""A user's state spelled out in dicts and lists: what the compiled state machine must equal."""
+"""A user's state in plain dicts and lists: the reference for the compiled state machine."""
 
 import math
 import statistics
@@ -12,23 +12,23 @@ from stream_app.state.window_buckets import AMOUNT_WINDOW, LAST_EVENTS, WINDOWS
 from tests.stream_app.strategies import DAY
 
 USERS = 4
-KNOWN, NONE = 5, 9  # items below KNOWN are the model's, NONE stands for no item
+KNOWN, NONE = 5, 9  # the model knows the items below KNOWN; NONE means no item
 SAME = (
     "event_hash",
     "event_type",
     "item_hash",
-)  # events that share these, and whose checks may be the same, are one
+)  # events that share these, and whose checks may be equal, are duplicates
 LATENESS, TTL = 300_000, 30 * DAY
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Whether two events may be one: a check of 0 is unknown."""
+    """Whether two events may be duplicates: a check of 0 is unknown."""
     checks = {int(a["item_check"]), int(b["item_check"])} - {0}
     return len(checks) < 2 and all(a[name] == b[name] for name in SAME)
 
 
 class NaiveUser:
-    """What is kept of one user, spelled out."""
+    """The state of one user in plain Python."""
 
     def __init__(self, types: int) -> None:
         self.types = types
@@ -46,7 +46,7 @@ class NaiveUser:
         self.buckets: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * (self.types + 1))
 
     def window(self, w: int) -> list[float]:
-        """Counts by event type and money of a window: its last buckets up to the user's clock."""
+        """Return the counts by event type and the money of a window: of its last buckets up to the user's clock."""
         _, length, n = WINDOWS[w]
         head = self.clock // (length // n)
         return [sum(self.buckets[w, head - back][c] for back in range(n)) for c in range(self.types + 1)]
@@ -66,7 +66,7 @@ class NaiveUser:
 
 
 class NaiveKernel:
-    """The rules of `rows.py` and of guarantees 2 and 4 of the design, one event at a time."""
+    """Apply the rules of `rows.py`, and of guarantees 2 and 4 of the design, to one event at a time."""
 
     def __init__(self, types: int = len(EVENT_TYPES)) -> None:
         self.users = [NaiveUser(types) for _ in range(USERS)]

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of shop events, and the few ways in which tests turn them into records and columns."""
+"""Hypothesis strategies for shop events, and functions that turn them into records and columns."""
 
 import json
 import math
@@ -21,18 +21,18 @@ DAY = 86_400_000
 
 #: The fields of the contract, and "" for the value as a whole.
 FIELDS = (*msgspec.structs.asdict(Event("u", 0)), "")
-#: Steps of time between two events, ms: around the edges of buckets, windows, lateness, session and life.
+#: Steps of time between two events, ms: around the limits of buckets, windows, lateness, session and user TTL.
 STEPS = (
     *(0, 1, 500, 9_999, 10_000, 59_999, 60_000, 61_000, 299_999, 600_000, 1_800_000, 1_800_001),
     *(3_600_000, 3 * 3_600_000, DAY, 5 * DAY, 7 * DAY, 31 * DAY),
     *(-1, -10_000, -60_000, -299_999, -300_000, -300_001, -600_000, -3_600_000, -2 * DAY, -40 * DAY),
 )
-#: Prices whose sums are exact in binary, so that a naive sum in another order is the same number.
+#: Prices whose sums are exact in binary, so that a sum in another order is the same number.
 PRICES = (math.nan, 0.0, 0.25, 1.5, 8.0, 99.75, 4096.0)
 
 
 class Happening(NamedTuple):
-    """One event in the world, before it becomes a record."""
+    """One event before it becomes a record."""
 
     user: int
     event_type: int
@@ -53,7 +53,7 @@ def happenings(
     max_size: int = 60,
     steps: Sequence[int] = STEPS,
 ) -> list[Happening]:
-    """A walk through time that goes back now and then; clicks and purchases always have an item."""
+    """Draw events whose time sometimes goes back; clicks and purchases always have an item."""
     raw = draw(
         st.lists(
             st.tuples(
@@ -78,12 +78,12 @@ def happenings(
 
 
 def cuts(n_max: int = 60) -> st.SearchStrategy[list[int]]:
-    """Lengths of micro-batches; see `cut`."""
+    """Draw lengths of micro-batches; see `cut`."""
     return st.lists(st.integers(1, 9), min_size=1, max_size=n_max)
 
 
 def cut(n: int, lengths: Sequence[int]) -> list[slice]:
-    """Cuts n events into micro-batches of the given lengths, over and over."""
+    """Cut n events into micro-batches of the given lengths, which repeat."""
     slices, start, i = [], 0, 0
     while start < n:
         stop = min(n, start + lengths[i % len(lengths)])
@@ -93,7 +93,7 @@ def cut(n: int, lengths: Sequence[int]) -> list[slice]:
 
 
 def event_of(h: Happening) -> Event:
-    """The event as a sender would write it."""
+    """Return the event as a sender would write it."""
     return Event(
         user_id=f"u{h.user}",
         ts=h.ts,
@@ -106,14 +106,14 @@ def event_of(h: Happening) -> Event:
 
 
 def record_of(h: Happening, offset: int, partition: int = 0, packed: bool = False) -> Record:
-    """The record of an event in its topic."""
+    """Return the record of an event in its topic."""
     event = event_of(h)
     value = encode_msgpack(event) if packed else encode_json(event)
     return Record(INPUT_TOPICS[h.event_type], partition, offset, h.ts, event.user_id.encode(), value)
 
 
 def topics_of(stream: Sequence[Happening], partition: int = 0) -> list[list[Record]]:
-    """The records of each input topic, offsets from 0; some in msgpack."""
+    """Return the records of each input topic, offsets from 0; some in msgpack."""
     logs: list[list[Record]] = [[] for _ in INPUT_TOPICS]
     for n, h in enumerate(stream):
         log = logs[h.event_type]
@@ -122,7 +122,7 @@ def topics_of(stream: Sequence[Happening], partition: int = 0) -> list[list[Reco
 
 
 def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = None) -> Events:
-    """The events as columns, as the decoder gives them; item i has the model's index i - 1, none has -1."""
+    """Return the events as columns, like the decoder; item i has the model's index i - 1, no item has -1."""
     n = len(stream)
     data = np.zeros(n, EVENT)
     users: list[str] = []
@@ -157,7 +157,7 @@ def columns_of(stream: Sequence[Happening], partition: Sequence[int] | None = No
 
 
 def a_decoder(max_future_ms: int = 300_000, correct_clock: bool = False) -> Decoder:
-    """A decoder without a model."""
+    """Return a decoder without a model."""
     names = (NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0))
     return Decoder(*names, max_future_ms=max_future_ms, correct_clock=correct_clock)
 
@@ -188,7 +188,7 @@ def to_json(fields: dict[str, Any]) -> bytes:
 
 @st.composite
 def broken(draw: st.DrawFn) -> bytes:
-    """A value that is nearly one: fields of any kind, then cut short, bytes changed or something appended."""
+    """Draw an almost valid value: fields of any kind, then shortened, with changed bytes or something appended."""
     fields = draw(likely) | draw(any_fields)
     value = draw(st.sampled_from([to_json, msgspec.msgpack.encode]))(fields)
     for _ in range(draw(st.integers(0, 2))):
@@ -200,7 +200,7 @@ def broken(draw: st.DrawFn) -> bytes:
     return value
 
 
-#: Bytes of a record's value: good, nearly good, and none of it.
+#: Bytes of a record's value: valid, almost valid, and arbitrary.
 any_value = st.one_of(
     st.none(),
     st.binary(max_size=40),

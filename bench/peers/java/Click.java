@@ -1,4 +1,4 @@
-/** An event of the input topic; public fields and no constructor, as Flink's own serializer wants them. */
+/** An event of the input topic; public fields and no constructor, as Flink's own serializer requires. */
 public class Click {
   public String eventId;
   public String userId;

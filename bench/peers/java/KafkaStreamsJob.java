@@ -32,7 +32,7 @@ public final class KafkaStreamsJob {
 
   private static Topology topology() {
     Serde<Click> clicks = json(Click.class);
-    // No record cache: it would forward only the last of several updates, and each event is to be answered.
+    // No record cache: it would forward only the last of several updates, and each event must be answered.
     var store =
         Materialized.<String, Counts, WindowStore<Bytes, byte[]>>as("counts")
             .withKeySerde(Serdes.String())

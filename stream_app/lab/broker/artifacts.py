@@ -16,7 +16,7 @@ from stream_app.lab.broker.errors import DownloadError, ForgedJarError, Insecure
 from stream_app.lab.broker.installation import KAFKA_VERSION
 
 #: `!` keeps the dependency management of one project from affecting the others: without it, log4j's pom would
-#: bring kafka-clients 3.8.0 beside a 4.1.0 broker.
+#: bring kafka-clients 3.8.0 to a 4.1.0 broker.
 COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}!",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3!",

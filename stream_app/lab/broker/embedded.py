@@ -80,8 +80,7 @@ class EmbeddedKafka:
     def start(self, timeout_s: float = 60.0, progress: InstallProgress = log.info) -> Self:
         """Start the broker and return once it serves requests.
 
-        `progress` is told of each step that takes long. Fetching Kafka, once per user, does not count towards the
-        limit.
+        `progress` gets a text for each slow step. Fetching Kafka, once per user, does not count towards the limit.
         Raises DownloadError, JavaError, FolderInUseError, FolderError, PortTakenError, NoFreePortError,
         BrokerExitedError, NotReadyError; none of them leaves a process behind.
         """

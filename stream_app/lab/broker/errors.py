@@ -25,8 +25,8 @@ class InsecureRepositoryError(BrokerError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"FORECLICK_MAVEN_URL is {url}: use https, since programs come from there; http is taken for this "
-            "machine's own addresses only."
+            f"FORECLICK_MAVEN_URL is {url}: use https, since programs come from there; http is accepted for "
+            "this machine's own addresses only."
         )
 
 
@@ -35,8 +35,8 @@ class ForgedJarError(BrokerError):
 
     def __init__(self, jar: str, source: str) -> None:
         super().__init__(
-            f"{jar} from {source} is not the file that was published, by its SHA-256: it was damaged on the way or "
-            "changed there, and is not run; try again, or use another repository."
+            f"{jar} from {source} does not have the SHA-256 of the published file: it was damaged or changed "
+            "on the way, and Kafka is not started; try again, or use another repository."
         )
 
 
@@ -51,7 +51,7 @@ class FolderInUseError(BrokerError):
 
 
 class PortTakenError(BrokerError):
-    """Something else listens on the port asked for."""
+    """Something else listens on the requested port."""
 
     def __init__(self, port: int) -> None:
         super().__init__(
@@ -64,7 +64,7 @@ class NoFreePortError(BrokerError):
 
     def __init__(self, first: int, last: int) -> None:
         super().__init__(
-            f"No free port was found on 127.0.0.1 between {first} and {last}: name one yourself."
+            f"No free port was found on 127.0.0.1 between {first} and {last}: choose a port yourself."
         )
 
 
@@ -79,7 +79,7 @@ class BrokerEndedError(BrokerError):
     """The Java process ended although nobody had stopped it."""
 
     def __init__(self, code: int | None, log: Path) -> None:
-        super().__init__(f"Kafka ended by itself with exit code {code}: look into {log}.")
+        super().__init__(f"Kafka ended by itself with exit code {code}: see {log}.")
 
 
 class NotReadyError(BrokerError):
@@ -88,7 +88,7 @@ class NotReadyError(BrokerError):
     def __init__(self, timeout_s: float, waiting_for: str, log: Path) -> None:
         super().__init__(
             f"Kafka was not ready within {timeout_s:g} s (still waiting for: {waiting_for}): "
-            f"look into {log}, or allow more time."
+            f"see {log}, or allow more time."
         )
 
 
@@ -105,7 +105,7 @@ class JavaError(BrokerError):
     """Java could not be started, or its tool that formats the storage failed."""
 
     def __init__(self, what: str, output: str) -> None:
-        super().__init__(f"{what} failed; its last words were:\n{output}")
+        super().__init__(f"{what} failed; the end of its output:\n{output}")
 
 
 class FolderError(BrokerError):

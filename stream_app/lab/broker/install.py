@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def install(progress: InstallProgress = log.info) -> Installation:
     """Return the installed Kafka; fetch it first if this user has none yet.
 
-    Two processes may call it at once: the second waits for the first. `progress` is told of each step that takes
-    long. Raises DownloadError, JavaError, FolderError.
+    Two processes may call it at once: the second waits for the first. `progress` gets a text for each slow
+    step. Raises DownloadError, JavaError, FolderError.
     """
     folder = installation_dir()
     if found := load(folder):

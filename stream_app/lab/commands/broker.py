@@ -65,7 +65,7 @@ def stop(
     clean = EmbeddedKafka.attach(folder).stop(timeout_s)
     typer.echo(
         f"Kafka on {info.bootstrap} stopped"
-        + ("." if clean else f" by force: it had not within {timeout_s:g} s.")
+        + ("." if clean else f" by force: it did not stop within {timeout_s:g} s.")
     )
 
 

@@ -14,7 +14,7 @@ _EVENTS_PER_USER = 32
 
 
 class DemoError(ForeclickError):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
 class Data(StrEnum):

@@ -71,9 +71,11 @@ class DemoWorker:
         code = self._process.poll()
         if code is not None:
             lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-            own = [line for line in lines if line.startswith("foreclick: ")]  # its last words
+            own = [line for line in lines if line.startswith("foreclick: ")]  # its last message
             said = "\n  ".join(own[-1:] or lines) or "nothing"
-            raise DemoError(f"the worker ended with code {code} (its log: {self._log}), saying:\n  {said}")
+            raise DemoError(
+                f"the worker ended with code {code} (its log: {self._log}), with the message:\n  {said}"
+            )
 
     def get(self, path: str, timeout_s: float = 5.0) -> str:
         """Return a page of the worker's HTTP port. Raises OSError if it does not answer."""
@@ -81,7 +83,7 @@ class DemoWorker:
             return str(answer.read().decode())
 
     def wait_ready(self, waiting: Callable[[str], None]) -> None:
-        """Wait until the worker is ready; `waiting` is told what it waits for. Raises DemoError after the limit."""
+        """Wait until the worker is ready; `waiting` gets the reason as text. Raises DemoError after the limit."""
         deadline = time.monotonic() + _READY_S
         why = "no answer yet"
         while time.monotonic() < deadline:

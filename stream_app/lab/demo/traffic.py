@@ -93,7 +93,7 @@ def _span_ms(plan: Plan) -> int:
         if left <= len(block.records):
             return block.records[left - 1].timestamp
         left -= len(block.records)
-    raise DemoError(f"the shop made {left} records too few")
+    raise DemoError(f"the shop made {left} too few records")
 
 
 def _split(blocks: Iterator[Block], at: int) -> Iterator[tuple[Block, bool]]:

@@ -75,7 +75,7 @@ def learn(plan: Plan, settings: Settings, step: Step) -> Learned:
             )
         except ValueError as error:
             raise DemoError(f"{error} Give a higher --events") from error
-        step.progress(None, None, "judging it on events it has not seen")
+        step.progress(None, None, "evaluating on events it has not seen")
         label = export(trained, plan.model, "demo")
         runtime = Runtime.load(plan.model, "cpu")
         judged = evaluate(runtime, table, cut, exact=False)

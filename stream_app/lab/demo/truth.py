@@ -44,7 +44,7 @@ class Truth:
             self.labelled = True
             row = self.row(label.topic, label.partition, label.offset)
             if row < 0:
-                raise ValueError(f"a label for a record that is not there: {label}")
+                raise ValueError(f"a label for a record that does not exist: {label}")
             if label.kind == "malformed":
                 malformed[row] = True
                 self.reasons[FAULTS[str(label.detail)]] += 1

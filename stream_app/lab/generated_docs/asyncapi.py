@@ -177,7 +177,7 @@ def _reference(struct: type[msgspec.Struct]) -> Json:
 
 
 def _payload(topic_index: int) -> Json:
-    """The schema of a topic's values: an event, with an item where the topic asks for one."""
+    """The schema of a topic's values: an event, with an item if the topic requires one."""
     if topic_index == BROWSE:
         return _reference(Event)
     item = {"item_id": {"type": ["string", "integer"]}}
@@ -203,7 +203,7 @@ _IDS = ("user_id", "event_id", "item_id", "category_id", "session_id", "order_id
 
 
 def _take_what_the_decoder_takes(properties: Json) -> None:
-    """What `lenient` takes beside the forms of the types, where a schema can say it."""
+    """Add what `lenient` accepts besides the forms of the types, as far as a schema can express it."""
     for option in properties["price"]["anyOf"]:
         if option["type"] == "number":
             option["maximum"] = MAX_PRICE

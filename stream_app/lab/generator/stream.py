@@ -82,7 +82,7 @@ def generate(settings: GeneratorSettings) -> Iterator[Block]:
 def write(
     settings: GeneratorSettings, path: Path, on_progress: Callable[[int], None] = lambda _: None
 ) -> Summary:
-    """Write the traffic to `path` and its labels beside it (`S.labels.jsonl`).
+    """Write the traffic to `path` and its labels next to it (`S.labels.jsonl`).
 
     `on_progress` gets the number of records so far. Raises `RecordingError` if a file cannot be written.
     """
@@ -127,7 +127,9 @@ def read_labels(path: Path) -> list[Label]:
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.MsgspecError as error:
-        raise RecordingError(f"{path} is not a file of labels as generate writes it: {error}") from error
+        raise RecordingError(
+            f"{path} is not a file of labels written by `foreclick generate`: {error}"
+        ) from error
 
 
 def _in_order(settings: GeneratorSettings, people: People, rng: np.random.Generator) -> Iterator[EventRows]:

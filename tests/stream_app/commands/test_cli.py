@@ -1,4 +1,4 @@
-"""The command line: quick help, one sentence for the user's mistakes, exit codes that scripts rely on."""
+"""The command line: quick help, one sentence for a user's mistake, exit codes that scripts rely on."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def exit_code(*args: str) -> int:
 
 
 def made_up(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
-    """Adds the command `made-up` that runs `body`."""
+    """Add the command `made-up` that runs `body`."""
     (folder / "made_up_command.py").write_text(f"def made_up():\n    '''Made up.'''\n    {body}\n")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "made_up_command", raising=False)
@@ -43,7 +43,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
 def test_help_shows_each_command_on_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every command stands in the help with its one line."""
+    """The help lists every command with its one line."""
     monkeypatch.setenv("COLUMNS", "120")
     assert exit_code("--help") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -74,7 +74,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 def test_help_all_shows_every_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The worker's `--help` shows what one needs at first, `--help-all` every setting that is no secret."""
+    """The worker's `--help` shows the most important settings, `--help-all` all except secrets."""
     monkeypatch.setenv("COLUMNS", "300")
     assert exit_code("worker", "--help") == 0
     short = capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_our_errors_are_one_sentence(
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is no error of ours is not hidden."""
+    """Errors that are not ours are not hidden."""
     made_up(monkeypatch, tmp_path, "raise ZeroDivisionError('a bug')")
     with pytest.raises(ZeroDivisionError, match="a bug"):
         main(["made-up"])
@@ -154,7 +154,7 @@ def test_wrong_settings_are_listed(
 def test_a_command_with_settings_documents_and_gets_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Option, variable and meaning of each setting stand in the help; the command gets what was chosen."""
+    """The help has option, variable and meaning of each setting; the command gets the chosen values."""
     made_up(monkeypatch, tmp_path, "print(settings.k, settings.rules.clicks_1m, settings.group)")
     module = tmp_path / "made_up_command.py"
     body = module.read_text().replace("made_up():", "made_up(*, settings):")
@@ -168,7 +168,7 @@ def test_a_command_with_settings_documents_and_gets_them(
     assert exit_code("made-up", "--help-all") == 0
     text = capsys.readouterr().out
     for field in fields():
-        if field.secret:  # whoever lists the processes of a machine would see it
+        if field.secret:  # everybody who lists the processes of the machine would see it
             assert f"{field.option} " not in text, field.name
             continue
         if field.path[0] == "train":  # nothing for a worker
@@ -180,7 +180,7 @@ def test_a_command_with_settings_documents_and_gets_them(
 
 
 def test_options_of_settings_that_do_not_exist() -> None:
-    """A command that asks for a setting that is gone fails when it is imported, not when it is used."""
+    """A command that uses a setting that no longer exists fails at import, not at its use."""
     with pytest.raises(ValueError, match="no such settings: no_such"):
         with_settings("k", "no_such")
 
@@ -203,14 +203,14 @@ def test_topics_from_check_to_create(
 
 
 def test_no_broker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    """No traceback and no library's log where no broker runs."""
+    """Without a broker there is no traceback and no library's log."""
     assert exit_code("topics", "--brokers", "127.0.0.1:1", "--wait-s", "0.3") == 1
     assert capsys.readouterr().err.startswith("foreclick: no Kafka broker answers at 127.0.0.1:1 ")
 
 
 def test_a_wait_for_the_broker_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a second of silence a command says what it waits for, once; nothing of it goes to stdout."""
-    structlog.reset_defaults()  # as no worker's log is set up
+    """After a second without output a command prints what it waits for, once, and not to stdout."""
+    structlog.reset_defaults()  # as without a worker's log
     assert exit_code("topics", "--json", "--brokers", "127.0.0.1:1", "--wait-s", "1.5") == 1
     out, said = capsys.readouterr()
     assert said.startswith("waiting for 127.0.0.1:1 …\nforeclick: no Kafka broker answers")
@@ -218,13 +218,13 @@ def test_a_wait_for_the_broker_is_told(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_completion_is_offered_nowhere_by_halves(capsys: pytest.CaptureFixture[str]) -> None:
-    """No single command has an option that would install it for itself."""
+    """No command has an option for installing shell completion."""
     assert exit_code("broker", "--help") == 0
     assert "completion" not in capsys.readouterr().out
 
 
 def test_a_demo_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is named, whether it stands for the data folder or for the demo's own."""
+    """A file in place of the data folder, or of the demo's folder, is named."""
     (tmp_path / "file").write_text("")
     (tmp_path / "demo").write_text("")
     for folder, named in ((tmp_path / "file", tmp_path / "file/demo"), (tmp_path, tmp_path / "demo")):
@@ -235,7 +235,7 @@ def test_a_demo_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.Captur
 async def test_a_silent_broker_is_waited_for_aloud(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`record`, `replay` and `tail` say it too, of a broker that accepts and does not answer."""
+    """`record`, `replay` and `tail` also report a broker that accepts connections and does not answer."""
     structlog.reset_defaults()
     monkeypatch.setattr("stream_app.kafka.waiting.SAID_AFTER_S", 0.05)
     with socket.socket() as silent:
@@ -253,5 +253,5 @@ async def test_a_silent_broker_is_waited_for_aloud(
 
 
 def test_ours_is_told_by_the_package() -> None:
-    """Only errors of our two packages count as worded for the user."""
+    """Only errors of our two packages count as messages for the user."""
     assert not cli._is_ours(ValueError("x"))

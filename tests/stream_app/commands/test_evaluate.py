@@ -1,4 +1,4 @@
-"""`foreclick evaluate`, run as a person runs it: which events it judges, and what it says of them."""
+"""`foreclick evaluate` on the command line: which events it judges, and its output."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 def test_evaluate_starts_after_what_was_learned(
     trained: dict[str, Any], shop: Path, table: Interactions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without --since only later events are judged, none of them trained on, and the heading says so."""
+    """Without --since only later events are judged, none of them trained on, as the heading shows."""
     found = run_json(capsys, "evaluate", trained["out"], shop)
     later = table.ts[table.ts > trained["learned"]["last_ms"]]
     assert (found["judged"]["events"], found["judged"]["first_ms"]) == (len(later), later.min())
@@ -32,7 +32,7 @@ def test_evaluate_starts_after_what_was_learned(
 def test_evaluate_on_learned_events_says_their_share(
     trained: dict[str, Any], shop: Path, table: Interactions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked for all events, it says in JSON, in the heading and on the error stream how many were trained on."""
+    """For all events, JSON, heading and stderr give the number of events that were trained on."""
     share = float((table.ts < trained["learned_until_ms"]).mean())
     first = int(table.ts.min())
     found = run_json(capsys, "evaluate", trained["out"], shop, "--since", first)
@@ -48,7 +48,7 @@ def test_evaluate_on_learned_events_says_their_share(
 def test_evaluate_without_later_events_shows_the_stored_table(
     trained: dict[str, Any], shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On the recording that a model has learned to its end, the training's table stands in, and is called that."""
+    """If a model has learned the whole recording, the table of the training is shown instead, with that title."""
     made = run_json(capsys, "train", shop, "--out", tmp_path / "m", *TINY, "--refit")
     found = run_json(capsys, "evaluate", tmp_path / "m", shop)
     assert found["source"] == "training" and found["trained_on"] is None
@@ -77,7 +77,7 @@ def test_events_held_out_are_called_that(
 def test_a_model_of_an_earlier_release_is_judged_with_a_warning(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model of commit 3c99cd3 says nothing of its data: evaluate says that it cannot know."""
+    """The model of commit 3c99cd3 stores no provenance: evaluate reports that it is unknown."""
     found = run_json(capsys, "evaluate", reference.MODEL, shop)
     assert found["trained_on"] is None and found["source"] == "recording"
     assert run("evaluate", reference.MODEL, shop) == 0
@@ -117,7 +117,7 @@ def test_since_takes_durations_and_iso_times(
 
 
 def test_a_model_worse_than_a_baseline_is_said_to_be(trained: dict[str, Any]) -> None:
-    """Each answer that a baseline gives better, and too few cases, have a sentence; a good model has none."""
+    """Each answer with a better baseline, and too few cases, give a sentence; a good model gives none."""
     report = json.loads(json.dumps(trained["validation"]))
     assert report["next_item"]["cases"] > quality.FEW_CASES
     report["next_item"]["mrr@20"], report["purchase"]["roc_auc"] = 0.9, 0.8

@@ -1,4 +1,4 @@
-"""Outputs on a full disk, beside inputs and on machines that lack a home folder or UTF-8: nothing is lost or left."""
+"""Outputs on a full disk, next to inputs, and on machines without a home folder or UTF-8: nothing is lost or left."""
 
 import os
 import resource
@@ -31,7 +31,7 @@ def command(code: int, *args: object) -> None:
 
 
 def test_a_run_replaces_an_earlier_run_and_nothing_else(small: Path, tmp_path: Path) -> None:
-    """The same command again is fine, a file of somebody else stays, and only whole files have their names."""
+    """The same command works again, other files are not replaced, and only complete files get their names."""
     out = tmp_path / "out"
     for _ in range(2):
         command(0, "run", small, "--out", out)
@@ -48,7 +48,7 @@ def test_a_run_replaces_an_earlier_run_and_nothing_else(small: Path, tmp_path: P
 def test_a_full_disk_leaves_nothing_of_a_run(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A limit on the size of files stands for the disk: one sentence, whether it is met in mid-run or at the end."""
+    """With a limit on file sizes in place of a full disk: one sentence, during the run and at its end."""
     out = tmp_path / "out"
     command(0, "run", small, "--out", out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_nothing_of_a_run(
 
 
 def test_labels_of_somebody_else_stay(tmp_path: Path) -> None:
-    """`generate` writes labels beside its recording, and replaces only its own."""
+    """`generate` writes labels next to its recording, and replaces only its own."""
     (tmp_path / "a.labels.jsonl").write_text("mine")
     args = ("generate", "--out", tmp_path / "a.stream", "--events", 500, "--users", 20, "--items", 200)
     command(1, *args)
@@ -97,23 +97,23 @@ def test_any_terminal_takes_what_we_print(tmp_path: Path, encoding: str) -> None
     done = started("run", path / "none.stream", "--out", path, PYTHONIOENCODING=encoding)
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
-    # click takes ASCII for a wrong setting and writes UTF-8.
+    # click considers ASCII a wrong setting and writes UTF-8.
     shown = {path.name.encode(encoding, "backslashreplace"), path.name.encode()}
     assert any(each in done.stderr for each in shown)
     assert started("--help", PYTHONIOENCODING=encoding).returncode == 0
     assert started("run", "--help", PYTHONIOENCODING=encoding).returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody unknown")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an unknown user")
 def test_without_a_home_no_folder_is_made_here(tmp_path: Path) -> None:
-    """A user whom nobody knows, without HOME: numba's code goes to a folder of the process, which ends with it."""
+    """For an unknown user without HOME, numba's code goes to a folder of the process, which is removed at its end."""
     script = (
         "import os; os.environ.pop('HOME', None); os.setuid(123456); "
         "from stream_app.cli import _make_ready; _make_ready(); print(os.environ['NUMBA_CACHE_DIR'])"
     )
     tmp_path.chmod(0o777)
     env = {name: value for name, value in os.environ.items() if name not in ("HOME", "NUMBA_CACHE_DIR")}
-    # From memory: the user may not read our folders once it has another number.
+    # From memory: with another user id the process may not read our folders.
     warm = "import stream_app.cli, tempfile; tempfile.tempdir = '/tmp'; "
     done = subprocess.run(
         [sys.executable, "-c", warm + script],

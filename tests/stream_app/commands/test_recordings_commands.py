@@ -1,4 +1,4 @@
-"""The commands around recordings, run as a person runs them."""
+"""The commands for recordings on the command line."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ SMALL = ("--events", "3000", "--users", "300", "--items", "200", "--categories",
 
 
 def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`generate` writes recording and labels where it says, and again the same bytes."""
+    """`generate` writes recording and labels to the printed paths, and the same bytes a second time."""
     out = tmp_path / "a.stream"
     summary = run_json(capsys, "generate", "--out", out, *SMALL)
     assert (summary["records"], summary["recording"]) == (3_000, str(out))
@@ -97,7 +97,7 @@ def test_one_sentence_errors(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What goes wrong is one sentence and exit code 1, and an earlier file of that name stays."""
+    """A failure gives one sentence and exit code 1, and keeps an earlier file of that name."""
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("hello\n")
     Path("a.stream").write_text("precious")
@@ -156,7 +156,7 @@ def test_replay_and_record(
     assert (stats["records"], stats["stopped"]) == (3_000, False)
     stats = run_json(capsys, "record", b, *where)
     assert stats["records"] == 3_000
-    for topic in INPUT_TOPICS:  # a topic of ours has the broker's time, that of the recording is in a header
+    for topic in INPUT_TOPICS:  # our topics have the broker's time; the recording's time is in a header
         sent, back = (
             [r for r in RecordingReader(path) if r.topic == topic and r.partition == 1] for path in (a, b)
         )
@@ -171,7 +171,7 @@ def test_replay_and_record(
 def shop_on(
     kafka: EmbeddedKafka, prefix: str, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[str, ...]:
-    """Makes a recording, and topics for it; options that name the broker and these topics."""
+    """Make a recording, and topics for it; return the options for the broker and these topics."""
     where = ("--brokers", kafka.bootstrap, "--topic-prefix", prefix)
     run_json(capsys, "generate", "--out", recording, *SMALL)
     run_json(capsys, "topics", "--create", "--partitions", 2, *where)
@@ -182,7 +182,7 @@ def shop_on(
 def test_record_since_a_time(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`record --since` takes what was stored from then on, whatever form the time has; the summary says the times."""
+    """`record --since` records from that time on, in whatever form it is given; the summary has the times."""
     a, b = tmp_path / "a.stream", tmp_path / "b.stream"
     where = shop_on(kafka, prefix, a, capsys)
     run_json(capsys, "replay", a, *where, "--limit", 1_000)
@@ -204,7 +204,7 @@ def test_record_since_a_time(
 def test_ctrl_c_ends_a_replay_after_what_is_under_way(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C while replaying waits for the broker's answers, says how far it came, and exits with 130."""
+    """Ctrl-C during a replay waits for the broker's answers, prints the progress, and exits with 130."""
     a, b = tmp_path / "a.stream", tmp_path / "b.stream"
     where = shop_on(kafka, prefix, a, capsys)
     process = subprocess.Popen(
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_a_replay_after_what_is_under_way(
 def test_import_and_run_say_what_time_the_events_cover(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The span stands in the summary, seconds since 1970 are no line, and what lies decades off is a warning."""
+    """The summary has the time span; times in seconds as ms are bad lines; times decades off give a warning."""
     path, recording = tmp_path / "views.csv", tmp_path / "views.stream"
     times = [
         44,

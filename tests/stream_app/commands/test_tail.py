@@ -54,7 +54,7 @@ HEADERS = [
 
 @pytest.fixture
 async def written(kafka: EmbeddedKafka, prefix: str) -> tuple[str, ...]:
-    """The options of a shop whose outputs hold two predictions, a flag and a dead letter."""
+    """The options for a shop whose outputs are two predictions, a flag and a dead letter."""
     options = {"brokers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 1}
     await ensure_topics(load_settings(env={}, options=options))
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
@@ -73,7 +73,7 @@ def lines(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
 
 
 def test_readable_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """A line each, with what a person looks for; an item's name is never taken for markup."""
+    """Each output is one line with the important values; an item's name is never interpreted as markup."""
     predictions = lines(capsys, "predictions", "--limit", "2", *written)
     assert len(predictions) == 2
     for line in predictions:
@@ -85,7 +85,7 @@ def test_readable_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[
 
 
 def test_a_prediction_without_a_model_is_readable() -> None:
-    """A worker without a model publishes nulls, which a person sees as what they are."""
+    """The nulls of a worker without a model are shown as missing."""
     value = {**PREDICTION, "next_event": None, "purchase_probability": None, "items": [], "model": "none"}
     record = ConsumerRecord("predictions", 0, 0, 1, 0, b"u1", json.dumps(value).encode(), None, 0, 0, ())
     assert "no model" in prediction_line(record).plain
@@ -97,7 +97,7 @@ def record_of(value: object, key: bytes = b"u1", headers: Any = ()) -> ConsumerR
 
 
 def test_the_chance_of_a_purchase_names_its_horizon() -> None:
-    """A person reads within which time the user is likely to buy."""
+    """The line shows within which time the user is likely to buy."""
     shown = prediction_line(record_of({**PREDICTION, "horizon_ms": 1_800_000})).plain
     assert "buys within 30 min  12%" in shown
     assert [duration(ms) for ms in (1000, 90_000, 7_200_000, 604_800_000, 1500)] == [
@@ -106,7 +106,7 @@ def test_the_chance_of_a_purchase_names_its_horizon() -> None:
 
 
 def test_a_line_says_which_event_it_is_about() -> None:
-    """Type and place of the event tell lines of one user and moment apart; its time stands there if it is another."""
+    """Type and place of the event distinguish lines of one user and moment; its time is shown if it differs."""
     of = {**PREDICTION, **FLAG, "id": "shop-purchases-12-345"}
     for line in (prediction_line, flag_line):
         lines = [line(record_of({**of, "ts": ts})).plain for ts in (1, 1_767_225_660_000)]
@@ -116,7 +116,7 @@ def test_a_line_says_which_event_it_is_about() -> None:
 
 
 def test_a_flag_shows_the_limit_that_was_broken() -> None:
-    """What is usual and what is the limit are told apart; flags of older versions have the limit alone."""
+    """Usual value and limit are shown separately; flags of older versions have only the limit."""
     reasons = [
         {"code": "amount_jump", "value": 500.0, "expected": 20.0, "limit": 160.0},
         {"code": "purchase_rate", "value": 11, "expected": 10, "limit": 10},
@@ -134,7 +134,7 @@ EVIL = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202egnp\u2028\U000e0041\x7f\r\n\t"
 
 
 def test_nothing_of_a_user_reaches_the_terminal_as_a_command() -> None:
-    """Whatever stands in ids, items, keys, headers and values, a line holds visible characters only."""
+    """Whatever ids, items, keys, headers and values contain, a line has only visible characters."""
     evil = {
         **PREDICTION,
         "user_id": EVIL,
@@ -160,7 +160,7 @@ def test_nothing_of_a_user_reaches_the_terminal_as_a_command() -> None:
 
 
 def test_json_of_a_user_reaches_the_terminal_escaped() -> None:
-    """A line of JSON holds visible characters only and means the same; a value that is none is an empty object."""
+    """A line of JSON has only visible characters and the same meaning; an invalid value is an empty object."""
     evil = {**PREDICTION, "user_id": EVIL}
     as_json = value_json(record_of(json.dumps(evil, ensure_ascii=False, indent=1).encode()))
     assert as_json.isprintable() and json.loads(as_json) == evil
@@ -172,7 +172,7 @@ def test_json_of_a_user_reaches_the_terminal_escaped() -> None:
 
 
 def test_json_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """A program gets the values as they are, msgpack as JSON, and the bytes of a dead letter."""
+    """With JSON, programs get the unchanged values, msgpack as JSON, and the bytes of a dead letter."""
     predictions = [
         json.loads(each) for each in lines(capsys, "predictions", "--json", "--limit", "2", *written)
     ]
@@ -187,7 +187,7 @@ def test_json_lines(written: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 def test_a_missing_topic_is_told(
     kafka: EmbeddedKafka, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong prefix is one sentence and not an endless wait."""
+    """A wrong prefix gives one sentence and no endless wait."""
     with pytest.raises(SystemExit) as caught:
         main(["tail", "flags", "--brokers", kafka.bootstrap, "--topic-prefix", prefix])
     assert caught.value.code == 1

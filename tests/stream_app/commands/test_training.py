@@ -1,4 +1,4 @@
-"""`foreclick train`, run as a person runs it: what it says, what it refuses, which settings it takes."""
+"""`foreclick train` on the command line: its output, its refusals and its settings."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 def test_train_says_what_it_learned_held_out_and_skipped(
     trained: dict[str, Any], shop: Path, table: Interactions
 ) -> None:
-    """Spans and counts are those of the table; skipped are the records that the generator made bad on purpose."""
+    """Spans and counts match the table; the skipped records are the planted invalid ones."""
     early = table.ts[table.ts < trained["until"]]
     assert trained["events"] == trained["learned"]["events"] == len(early)
     assert (trained["learned"]["first_ms"], trained["learned"]["last_ms"]) == (early.min(), early.max())
@@ -38,7 +38,7 @@ def test_train_says_what_it_learned_held_out_and_skipped(
 def test_train_ends_with_its_table_and_the_next_command(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 80 columns: the held-out table beside the baselines, how many cases, what to do next."""
+    """The output fits 80 columns: held-out table next to the baselines, number of cases, what to do next."""
     monkeypatch.setenv("COLUMNS", "80")
     assert run("train", shop, "--out", tmp_path / "m", *FAST) == 0
     said = capsys.readouterr()
@@ -59,7 +59,7 @@ def test_train_ends_with_its_table_and_the_next_command(
 
 
 def test_the_training_table_is_what_the_worker_sees(shop: Path) -> None:
-    """Of events in order of time, the tables by the worker's state and by `from_events` are one and the same."""
+    """For events in order of time, the tables by the worker's state and by `from_events` are equal."""
     found = tabulate(shop, Settings())
     late = np.isin(found.events.user, found.events.user[found.late])  # their clocks differ
     events = found.events.take(~late)
@@ -77,7 +77,7 @@ def test_the_training_table_is_what_the_worker_sees(shop: Path) -> None:
     ordered = [
         user
         for user in np.unique(events.user)
-        if (np.diff(events.ts[events.user == user]) >= 0).all()  # no event before another one of the user
+        if (np.diff(events.ts[events.user == user]) >= 0).all()  # the user's events are in order
     ]
     kept = np.isin(plain.user, ordered)
     assert kept.sum() > 3_000
@@ -86,7 +86,7 @@ def test_the_training_table_is_what_the_worker_sees(shop: Path) -> None:
 
 
 def sessions(path: Path, rows: list[tuple[int, int, int]]) -> Path:
-    """A recording of clicks (session, item, Unix seconds)."""
+    """Make a recording of clicks (session, item, Unix seconds)."""
     path.with_suffix(".tsv").write_text("".join(f"{s}\t{i}\t{t}\n" for s, i, t in rows))
     assert run("import", "yoochoose", path.with_suffix(".tsv"), "--out", path) == 0
     return path
@@ -102,14 +102,14 @@ def sessions(path: Path, rows: list[tuple[int, int, int]]) -> Path:
         ),
         (
             [(1, i % 3 + 1, 1_767_225_660 + i) for i in range(6)],
-            "are too few to train on, at least 200 are needed",
+            "followed by another event of their user, and training needs at least 200",
         ),
     ],
 )
 def test_data_that_teaches_nothing_is_one_sentence(
     rows: list[tuple[int, int, int]], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Visitors of one event, one moment for all, a handful of events: a sentence, exit code 1, no folder."""
+    """Users with one event, one time for all, few events: one sentence, exit code 1, no folder."""
     recording = sessions(tmp_path / "a.stream", rows)
     assert run("train", recording, "--out", tmp_path / "m", *TINY) == 1
     assert says in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_data_that_teaches_nothing_is_one_sentence(
 def test_visitors_of_one_event_beside_others_train(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """25 minutes of traffic: 3,000 visitors with one click beside 50 users with 24 each."""
+    """25 minutes of traffic: 3,000 users with one click and 50 users with 24 each."""
     rows = [(1_000 + i, i % 30 + 1, 1_767_225_660 + i // 2) for i in range(1, 3_001)]
     rows += [(i % 50 + 1, i * 7 % 30 + 1, 1_767_225_660 + i) for i in range(1, 1_201)]
     found = run_json(capsys, "train", sessions(tmp_path / "a.stream", rows), "--out", tmp_path / "m", *TINY)
@@ -130,7 +130,7 @@ def test_visitors_of_one_event_beside_others_train(
 def test_a_target_that_cannot_be_written_is_told_before_reading(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The recording does not even exist: the target is looked at first."""
+    """The target is checked first, even before the recording, which does not exist here."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     assert run("train", "nowhere.stream", "--out", place) == 1
@@ -142,7 +142,7 @@ def test_a_target_that_cannot_be_written_is_told_before_reading(
 def test_train_settings_come_from_the_file(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every training setting has a key in [train]; variables and options go before it; the model keeps them."""
+    """Every training setting has a key in [train]; variables and options override it; the model stores them."""
     config = tmp_path / "foreclick.toml"
     config.write_text(
         "[train]\nhidden = 24\nepochs = 1\nvalid_share = 0.3\nrefit = false\nlearning_rate = 0.02\nmax_items = 40\n"
@@ -165,7 +165,7 @@ def test_train_settings_come_from_the_file(
 def test_mistakes_in_train_settings_are_told_like_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File, variable and option: all mistakes at once, each with where it is and what is expected."""
+    """Mistakes in file, variable and option are listed at once, each with its place and the expected value."""
     config = tmp_path / "foreclick.toml"
     config.write_text("[train]\nlearning_rate = 5\nbatch_event = 3\n")
     monkeypatch.setenv("FORECLICK_TRAIN_DROPOUT", "all")

@@ -1,4 +1,4 @@
-"""`foreclick train` and `evaluate` while they run: Ctrl-C, and the threads they take."""
+"""`foreclick train` and `evaluate` while they run: Ctrl-C, and the number of threads."""
 
 import signal
 from collections.abc import Callable
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 
 
 def ctrl_c(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int = signal.SIGINT) -> None:
-    """Sends a signal to this process when the training reports its first batch of an epoch."""
+    """Send a signal to this process when the training reports its first batch of an epoch."""
     original = train_command.reader
 
     def reader(*args: Any) -> Callable[[Any], None]:
@@ -42,7 +42,7 @@ def test_ctrl_c_and_sigterm_keep_the_best_model_so_far(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the second epoch: the model of the first is written, whole and with its table; exit code 130 or 143."""
+    """Stopped in the second epoch, the model of the first is written with its table; exit code 130 or 143."""
     ctrl_c(monkeypatch, 2, number)
     assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 128 + number
     said = capsys.readouterr()
@@ -60,7 +60,7 @@ def test_ctrl_c_in_the_first_epoch_writes_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It says so, with exit code 130, or 143 for SIGTERM."""
+    """A stop before the first model is reported, with exit code 130, or 143 for SIGTERM."""
     ctrl_c(monkeypatch, 1, number)
     assert run("train", shop, "--out", tmp_path / "m", "--epochs", "9", "--hidden", "8") == 128 + number
     assert "stopped, nothing was written" in capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_ctrl_c_in_the_first_epoch_writes_nothing(
 def test_a_recording_that_cannot_be_read_shows_no_bar(
     command: str, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence stands alone: no empty line, no finished bar."""
+    """Only the message is printed: no empty line, no finished bar."""
     capsys.readouterr()
     none = tmp_path / "none.stream"
     args = (trained["out"], none) if command == "evaluate" else (none, "--out", tmp_path / "m")
@@ -88,7 +88,7 @@ def test_ctrl_c_while_reading(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before there is anything to keep, Ctrl-C ends at once, in words."""
+    """Before there is a result, Ctrl-C ends immediately with a message."""
 
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The AsyncAPI document: current, complete, and true to what the decoder takes and the worker writes."""
+"""The AsyncAPI document is current and complete, and matches the decoder and the worker's outputs."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ KINDS = range(len(EVENT_TYPES))
 
 
 def decode(kind: int, value: bytes) -> list[BadRecord]:
-    """What the decoder has against a value of the topic of `kind`."""
+    """Return the decoder's reasons to refuse a value in the topic of `kind`."""
     names = NameTable(lambda _: 0, 0)
     decoder = Decoder(names, names, max_future_ms=Settings().max_future_ms)
     ts = asyncapi.event_example(kind).ts
@@ -38,13 +38,13 @@ def decode(kind: int, value: bytes) -> list[BadRecord]:
 
 
 def example(kind: int) -> dict[str, Any]:
-    """The document's own example of an event."""
+    """Return the document's own example of an event."""
     payload: dict[str, Any] = MESSAGES[EVENT_TYPES[kind]]["examples"][0]["payload"]
     return payload
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """All objects of the document."""
+    """Yield all objects of the document."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())
@@ -54,21 +54,21 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def required(kind: int) -> set[str]:
-    """The fields that the document asks for in a topic's values."""
+    """Return the required fields of a topic's values in the document."""
     payload = MESSAGES[EVENT_TYPES[kind]]["payload"]
     extra = [name for part in payload.get("allOf", []) for name in part.get("required", [])]
     return {*SCHEMAS["Event"]["required"], *extra}
 
 
 def test_the_page_is_up_to_date() -> None:
-    """`docs/asyncapi.json` is what the types say today."""
+    """`docs/asyncapi.json` matches the types."""
     assert PAGE.read_text() == asyncapi.page(), (
         "run: python -m stream_app.lab.generated_docs.asyncapi > docs/asyncapi.json"
     )
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """Each `$ref` names a part of the document."""
+    """Each `$ref` leads to a part of the document."""
     found = [node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node]
     assert len(found) > 12
     for reference in found:
@@ -89,7 +89,7 @@ def test_all_topics_and_their_direction() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_examples_of_events_decode(kind: int) -> None:
-    """The example of each input is a good event for the real decoder, as JSON and as msgpack."""
+    """The example of each input is a valid event for the real decoder, as JSON and as msgpack."""
     event = msgspec.convert(example(kind), Event)
     assert event == asyncapi.event_example(kind)
     assert decode(kind, encode_json(event)) == []
@@ -107,12 +107,12 @@ def test_required_fields_are_those_of_the_decoder(kind: int) -> None:
 
 
 def test_limits_are_those_of_the_decoder() -> None:
-    """For each limit in the schema, the value at the limit is taken and the one beyond is refused."""
+    """For each limit in the schema, the value at the limit is accepted and the one beyond is refused."""
     checked = 0
     for name, schema in SCHEMAS["Event"]["properties"].items():
-        if name in ("user_id", "ts"):  # bound to the key and to the broker's time as well
+        if name in ("user_id", "ts"):  # also depend on the key and on the broker's time
             continue
-        if name not in EXPECTED or name == "sent_at":  # the decoder does not look at it
+        if name not in EXPECTED or name == "sent_at":  # the decoder does not read it
             continue
         for form in schema.get("anyOf", [schema]):
             for limit, step in (("minimum", -1), ("maximum", 1)):
@@ -145,7 +145,7 @@ def test_examples_of_outputs_are_outputs() -> None:
 
 
 def test_the_dead_letter_shows_what_the_code_writes() -> None:
-    """The example's headers come from a record that the decoder refused, and the schema names all of them."""
+    """The example's headers come from a refused record, and the schema names all of them."""
     message = MESSAGES["dead-letter"]
     (shown,) = message["examples"]
     (bad,) = decode(0, json.dumps(shown["payload"]).encode())
@@ -156,12 +156,12 @@ def test_the_dead_letter_shows_what_the_code_writes() -> None:
 
 
 def test_what_the_decoder_takes_beside_text_stands_in_the_schema() -> None:
-    """A field that may be null, or an integer in place of text, is one for the decoder, and the schema says so."""
+    """Decoder and schema agree which fields may be null, or an integer in place of text."""
     for name, schema in SCHEMAS["Event"]["properties"].items():
         types = {form.get("type") for form in schema.get("anyOf", [schema])}
         assert ("null" in types) == (name not in ("user_id", "ts")), name
         if name == "user_id":
-            continue  # the key is the user too
+            continue  # the key is also the user
         for value, kind in ((None, "null"), (5, "integer")):
             good = name != "ts" and (
                 kind != "null" or name != "item_id"
@@ -171,7 +171,7 @@ def test_what_the_decoder_takes_beside_text_stands_in_the_schema() -> None:
 
 
 def test_every_reason_code_is_listed_with_its_meaning() -> None:
-    """Reasons of dead letters and of flags stand in the document, each with a line about it."""
+    """The document lists the reasons of dead letters and flags, each with a line about it."""
     reason = MESSAGES["dead-letter"]["headers"]["properties"]["foreclick.reason"]
     assert reason["enum"] == list(DEAD_LETTER_REASONS)
     code = SCHEMAS["FlagReason"]["properties"]["code"]
@@ -184,7 +184,7 @@ def test_every_reason_code_is_listed_with_its_meaning() -> None:
 
 
 def test_every_field_is_described() -> None:
-    """No property of an input or an output stands there without a word about it."""
+    """Each property of an input or an output has a description."""
     properties = {
         f"{name}.{field}": form
         for name, schema in SCHEMAS.items()

@@ -1,4 +1,4 @@
-"""The input contract: which field makes which value a bad record, and what is an event."""
+"""The input contract: which values are valid events, and which field makes others bad records."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ CONTRACT: list[tuple[dict[str, Any], int, tuple[str, str] | None]] = [
       for name in ("event_id", "category_id", "session_id", "order_id", "list_id", "query", "position", "sent_at",
                    "price", "currency", "quantity", "props")
       for value in (None, 5)],
-    *[(GOOD | {name: value}, CLICK, None)  # nobody reads them
+    *[(GOOD | {name: value}, CLICK, None)  # the worker does not read them
       for name in ("session_id", "order_id", "list_id", "query", "position", "sent_at", "currency", "props")
       for value in (-1, "2026-01-01T00:00:00Z", [], {"a": None}, {"a": {"b": [1]}}, 1.5, True)],
     (GOOD | {"price": 0}, PURCHASE, None),
@@ -83,13 +83,13 @@ CONTRACT: list[tuple[dict[str, Any], int, tuple[str, str] | None]] = [
 def test_each_row_of_the_contract(
     fields: dict[str, Any], topic_index: int, wanted: tuple[str, str] | None, packed: bool
 ) -> None:
-    """A missing or mistyped field has its reason and its name; what the contract allows is an event."""
+    """A missing or wrong field gives its reason and name; every value that the contract allows is an event."""
     value = (msgspec.msgpack if packed else msgspec.json).encode(fields)
     assert reasons(value, topic_index=topic_index) == ([wanted] if wanted else [])
 
 
 def test_msgpack_has_values_that_json_has_not() -> None:
-    """NaN and infinity are no prices, bytes no strings, and a key of the map is text."""
+    """NaN and infinity are not prices, bytes are not strings, and a key of the map must be text."""
     pack = msgspec.msgpack.encode
     for price in (float("nan"), float("inf"), float("-inf")):
         assert reasons(pack(GOOD | {"price": price})) == [("invalid_field", "price")]
@@ -100,7 +100,7 @@ def test_msgpack_has_values_that_json_has_not() -> None:
 
 
 def test_values_that_are_no_map() -> None:
-    """Nothing at all is `empty`, more than 64 KiB `too_large`, and whatever is no object `malformed`."""
+    """A missing value is `empty`, more than 64 KiB is `too_large`, anything except an object is `malformed`."""
     assert reasons(None, b"") == [("empty", "")] * 2
     assert reasons(b"{}") == [("missing_field", "user_id")]
     for value in (
@@ -124,7 +124,7 @@ def test_values_that_are_no_map() -> None:
 
 
 def test_the_key_is_the_user() -> None:
-    """A record without a key or with another one is refused: it may stand in the wrong partition."""
+    """A record without a key or with another one is refused: it may be in the wrong partition."""
     body = msgspec.json.encode(GOOD)
     for key in (None, b"", b"v", b"U"):
         assert reasons(body, key=key) == [("key_mismatch", "user_id")]
@@ -144,7 +144,7 @@ def test_a_user_has_at_most_128_bytes(name: str, good: bool) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("number", "text"), [(17, "17"), (-5, "-5"), (0, "0"), (2**64 - 1, str(2**64 - 1))])
 def test_integers_are_ids(number: int, text: str, packed: bool) -> None:
-    """An id that is an integer is its decimal string: as user, who is the key too, item, category and event."""
+    """An integer id means its decimal string, as user (and key), item, category and event."""
     fields = GOOD | {"user_id": number, "item_id": number, "category_id": number, "event_id": number}
     value = (msgspec.msgpack if packed else msgspec.json).encode(fields)
     events, bad = a_decoder().decode(CLICK, RecordColumns.of([record(value, key=text.encode())]))

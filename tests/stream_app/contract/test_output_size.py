@@ -1,4 +1,4 @@
-"""Outputs are cut to the size that their topic takes, and say so."""
+"""Outputs are shortened to the size that their topic accepts, and are marked."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ some_headers = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(ma
 
 
 def built(key: bytes | None, value: bytes | None, headers: Any) -> int:
-    """Bytes of the batch that aiokafka makes of one record."""
+    """Return the size of the batch that aiokafka makes of one record."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1)
     assert builder.append(0, 0, key, value, headers)
     return len(builder.build())
@@ -30,7 +30,7 @@ def built(key: bytes | None, value: bytes | None, headers: Any) -> int:
 @given(st.none() | st.binary(max_size=200), st.none() | st.binary(max_size=20_000), some_headers)
 @settings(deadline=None)
 def test_sizes_are_those_of_another_builder(key: bytes | None, value: bytes | None, headers: Any) -> None:
-    """The bytes of a batch of one record are those that aiokafka writes."""
+    """The computed size of a batch of one record is that of aiokafka."""
     assert batch_bytes((key, value, headers)) == built(key, value, headers) <= at_most((key, value, headers))
 
 
@@ -48,7 +48,7 @@ def letter(key: bytes | None, value: bytes | None, headers: Any = ()) -> Any:
 )
 @settings(deadline=None)
 def test_a_dead_letter_always_fits(key: bytes | None, value: bytes | None, headers: Any, most: int) -> None:
-    """Whatever is long, the letter fits; what is cut is a beginning and is told with its length and hash."""
+    """Whatever part is long, the dead letter fits; a shortened part is a beginning, with its length and hash."""
     whole = letter(key, value, headers)
     cut = cut_dead_letter(whole, most)
     assert built(*cut) <= most
@@ -71,13 +71,13 @@ def test_a_dead_letter_always_fits(key: bytes | None, value: bytes | None, heade
 
 
 def test_as_much_of_a_value_is_kept_as_fits() -> None:
-    """Not more than a few bytes of the room are left unused."""
+    """At most a few bytes of the allowed size are unused."""
     cut = cut_dead_letter(letter(b"u", bytes(3_000_000)), 1_048_588)
     assert 1_048_588 - 16 < built(*cut) <= 1_048_588
 
 
 def test_what_is_cut_again_still_tells_of_the_whole() -> None:
-    """Where the broker takes less than it said, length and hash stay those of what the producer sent."""
+    """If the broker accepts less than it advertised, length and hash are still those of the original."""
     value = bytes(range(256)) * 400
     twice = cut_dead_letter(cut_dead_letter(letter(b"u", value), 50_000), 10_000)
     assert built(*twice) <= 10_000
@@ -88,7 +88,7 @@ def test_what_is_cut_again_still_tells_of_the_whole() -> None:
 
 
 def test_headers_of_ours_stand_before_a_producers() -> None:
-    """Whoever reads the first header of a name reads ours; theirs are kept under another name."""
+    """The first header of a name is ours; the producer's headers are kept under another name."""
     theirs = [("foreclick.reason", b"empty"), ("__streams.errors.topic", b"x"), ("trace", b"1"), ("n", None)]
     key, value, headers = letter(b"u", b"{", theirs)
     assert next(v for name, v in headers if name == "foreclick.reason") == b"too_large"
@@ -102,7 +102,7 @@ def test_headers_of_ours_stand_before_a_producers() -> None:
 @pytest.mark.parametrize("is_json", [True, False])
 @pytest.mark.parametrize("most", [1000, 5000, 20_000, 400_000])
 def test_a_prediction_keeps_the_items_that_fit(is_json: bool, most: int) -> None:
-    """The best items stay in their order, as many as there is room for, and the prediction says that it was cut."""
+    """As many of the best items as fit stay in their order, and the prediction is marked as truncated."""
     encode: Any = msgspec.json.encode if is_json else msgpack.packb
     items = [{"item_id": f"{i}{'ü' * (i % 128)}", "score": 1 / (i + 1)} for i in range(900)]
     said = {"id": "clicks-0-1", "user_id": "u", "ts": 1, "event_id": None, "model": "m@1", "items": items,
@@ -119,5 +119,5 @@ def test_a_prediction_keeps_the_items_that_fit(is_json: bool, most: int) -> None
     assert got.pop("truncated") is True
     kept = got["items"]
     assert got == {**said, "items": items[: len(kept)]}
-    assert built(*cut) > most - len(encode(items[len(kept)])) - 32, "more would have fitted"
+    assert built(*cut) > most - len(encode(items[len(kept)])) - 32, "more items would fit"
     assert msgspec.convert({**got, "truncated": True}, Prediction).truncated

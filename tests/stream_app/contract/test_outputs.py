@@ -1,4 +1,4 @@
-"""The output contract: predictions, flags and dead letters as they stand in their topics."""
+"""The output contract: predictions, flags and dead letters as they are in their topics."""
 
 import json
 from types import SimpleNamespace
@@ -57,13 +57,13 @@ flags = st.builds(
 @given(predictions | flags)
 @settings(deadline=None)
 def test_both_formats_are_read_back(output: Prediction | Flag) -> None:
-    """JSON and msgpack hold the same output, and both give it back."""
+    """JSON and msgpack contain the same output, and both give it back."""
     assert msgspec.json.decode(encoder("json")(output), type=type(output)) == output
     assert msgspec.msgpack.decode(encoder("msgpack")(output), type=type(output)) == output
 
 
 def test_a_prediction_has_the_fields_of_the_contract() -> None:
-    """Names and nesting of the published JSON, null where there is nothing to say."""
+    """Names and nesting of the published JSON, null for absent values."""
     said = Prediction(
         "clicks-3-17", "u", 5, None, "shop@1", NextEvent(0.5, 0.25, 0.25), 0.125, [ItemScore("i", 1.0)]
     )
@@ -95,7 +95,7 @@ def test_a_flag_has_the_fields_of_the_contract() -> None:
 
 
 def test_every_reason_code_of_the_state_is_one_of_the_contract() -> None:
-    """The columns of `flagged` and the codes that a flag may carry are the same words."""
+    """The columns of `flagged` have the names of the codes of a flag."""
     for code in FLAG_REASONS:
         msgspec.convert({"code": code, "value": 1.0, "expected": 1.0}, FlagReason)
     with pytest.raises(msgspec.ValidationError):
@@ -118,7 +118,7 @@ def test_an_id_names_the_source_record() -> None:
 def test_a_dead_letter_leaves_the_record_untouched(
     key: bytes | None, value: bytes | None, headers: list, reason: str, expected: str
 ) -> None:
-    """The source position and what is wrong, as KIP-1034 names it; then key, value and headers as they came."""
+    """Source position and error have the names of KIP-1034; key, value and headers follow unchanged."""
     record = Record("clicks", 3, 17, 0, key, value, tuple(headers))
     out_key, out_value, out_headers = dead_letter(BadRecord(record, reason, "ts", expected, "ts is text"))
     assert (out_key, out_value, out_headers[6:]) == (key, value, headers)
@@ -141,7 +141,7 @@ names = st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=6, unique
 def test_json_by_hand_is_what_the_general_encoder_writes(
     stream: list[Any], items: list[str], k: int, seed: int, silent: bool
 ) -> None:
-    """For any names and numbers, fewer items than k and no model at all, both formats give one prediction."""
+    """For any names and numbers, fewer items than k and without a model, both formats give the same prediction."""
     events, random = columns_of(stream), np.random.default_rng(seed)
     n = len(events)
     share = random.choice([0.0, 1.0, 0.5, 1e-7, 0.999999, 1 / 3], (n, 4)).astype(np.float32)
@@ -174,7 +174,7 @@ def test_json_by_hand_is_what_the_general_encoder_writes(
 
 
 def numbers_of(prediction: dict[str, Any]) -> list[float]:
-    """Takes the probabilities out of a prediction."""
+    """Remove the probabilities from a prediction."""
     heads = prediction.pop("next_event") or {}
     return [
         *heads.values(),

@@ -1,4 +1,4 @@
-"""When a record was first stored: its Kafka timestamp, and the header that `replay` attaches."""
+"""When a record was first stored: its Kafka timestamp, and the header that `replay` adds."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ some = st.lists(st.tuples(names, texts), max_size=4).map(tuple)
 @given(st.lists(st.tuples(st.sampled_from([T0, T0 + 500, 0, -1, -(2**63)]), some), min_size=1))
 @settings(max_examples=200, deadline=None)
 def test_compiled_equals_plain(given: list[tuple[int, Headers]]) -> None:
-    """The compiled reader finds in any headers what the plain one finds, and never more than the record's time."""
+    """For any headers the compiled reader gives the same time as the plain one, never after the record's time."""
     records = [click(timestamp, *headers) for timestamp, headers in given]
     found = compiled(records)
     assert found == [received_of(r) for r in records]
@@ -57,7 +57,7 @@ def test_compiled_equals_plain(given: list[tuple[int, Headers]]) -> None:
 @given(st.binary(max_size=60), st.integers(1, 60))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_lead_out_of_the_headers(packed: bytes, size: int) -> None:
-    """Whatever stands where headers should, the reader ends, and says a time from 0 to the record's own."""
+    """For any bytes in place of headers, the reader ends with a time from 0 to the record's own."""
     columns = RecordColumns.of([click(T0, ("x", b"y" * 80))])
     data = columns.data.copy()
     at = int(columns.spans["headers_at"][0])
@@ -72,7 +72,7 @@ def test_no_bytes_lead_out_of_the_headers(packed: bytes, size: int) -> None:
     ("timestamp", "value", "wanted"),
     [
         (T0, b"%d" % (T0 - 5), T0 - 5),
-        (T0, b"%d" % (T0 + 5), T0),  # a header never says later: a producer gains nothing
+        (T0, b"%d" % (T0 + 5), T0),  # a header never makes the time later: a producer gains nothing
         (T0, b"0", T0),
         (T0, b"-5", T0),
         (T0, b"12.5", T0),
@@ -83,14 +83,14 @@ def test_no_bytes_lead_out_of_the_headers(packed: bytes, size: int) -> None:
     ],
 )
 def test_a_header_lowers_the_time(timestamp: int, value: bytes | None, wanted: int) -> None:
-    """The header counts where it is an earlier time in decimal text, or where the record has no time at all."""
+    """The header counts if it is an earlier time in decimal text, or if the record has no time."""
     record = click(timestamp, (RECEIVED_HEADER, value))
     assert received_of(record) == wanted
     assert compiled([record]) == [wanted]
 
 
 def test_what_is_passed_on_keeps_the_first_time() -> None:
-    """Passed on once or more often, with whatever later timestamps, a record says when it was first stored."""
+    """A record forwarded once or several times, with any later timestamps, keeps the time of its first storage."""
     record = click(T0, ("a", b"b"))
     once = record._replace(headers=with_received(record), timestamp=T0 + 60_000)
     assert once.headers == (("a", b"b"), (RECEIVED_HEADER, b"%d" % T0))
@@ -102,7 +102,7 @@ def test_what_is_passed_on_keeps_the_first_time() -> None:
 
 
 def test_a_dead_letter_keeps_the_first_time() -> None:
-    """A dead letter that is repaired and sent again says when the shop's record was first stored."""
+    """A dead letter that is repaired and sent again keeps the time at which the record was first stored."""
     record = click(T0, (RECEIVED_HEADER, b"%d" % (T0 - 9)), ("foreclick.reason", b"x"))
     _, _, headers = dead_letter(BadRecord(record, "empty", "", "something"))
     assert headers[-2:] == [(RECEIVED_HEADER, b"%d" % (T0 - 9)), ("source.foreclick.reason", b"x")]
@@ -110,7 +110,7 @@ def test_a_dead_letter_keeps_the_first_time() -> None:
 
 @pytest.mark.parametrize("general", [False, True])
 def test_an_event_counts_no_later_than_it_was_stored(general: bool) -> None:
-    """`time` is `ts`, but not after the record was first stored; where that is unknown, nothing limits it."""
+    """`time` is `ts`, but not later than the received time; if that is unknown, there is no limit."""
     late = (RECEIVED_HEADER, b"%d" % (T0 - 100))
     records = [
         click(T0 + 50),

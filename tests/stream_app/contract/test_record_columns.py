@@ -1,4 +1,4 @@
-"""Records as columns: what goes in comes out, whole, in part or one by one."""
+"""Records as columns: the same records come out, all, in part or one by one."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ _HEADERS = st.lists(st.tuples(st.text(max_size=70), _PART), max_size=70).map(tup
 
 @st.composite
 def records(draw: st.DrawFn) -> list[Record]:
-    """At least one record of a partition, by rising offset."""
+    """Draw at least one record of a partition, with rising offsets."""
     offset, out = draw(st.integers(0, 1 << 50)), []
     for _ in range(draw(st.integers(1, 12))):
         headers = draw(st.one_of(st.just(()), _HEADERS))
@@ -32,7 +32,7 @@ def records(draw: st.DrawFn) -> list[Record]:
 @settings(deadline=None)
 @given(records())
 def test_records_come_back(given_records: list[Record]) -> None:
-    """Offsets, times, keys, values (none and empty apart) and headers are the same, by iteration and by index."""
+    """Offsets, times, keys, values (None and empty differ) and headers are the same, by iteration and by index."""
     columns = RecordColumns.of(given_records)
     assert len(columns) == len(given_records)
     assert list(columns) == given_records
@@ -44,7 +44,7 @@ def test_records_come_back(given_records: list[Record]) -> None:
 @settings(deadline=None)
 @given(records(), st.data())
 def test_parts_share_the_buffer(given_records: list[Record], data: st.DataObject) -> None:
-    """A slice, and the records below or from an offset, are those of the list; no bytes are copied."""
+    """A slice, and the records below or from an offset, equal those of the list; no bytes are copied."""
     columns = RecordColumns.of(given_records)
     a, b = data.draw(st.integers(-14, 14)), data.draw(st.integers(-14, 14))
     assert list(columns[a:b]) == given_records[a:b]
@@ -60,7 +60,7 @@ def test_parts_share_the_buffer(given_records: list[Record], data: st.DataObject
 @settings(deadline=None)
 @given(records(), st.integers(0, 12), st.integers(0, 12))
 def test_parts_become_one(given_records: list[Record], one: int, two: int) -> None:
-    """Parts that were columns of their own, headers, empty and missing values with them, are put together."""
+    """Several columns are joined, including headers, empty and missing values."""
     first, second = sorted((one, two))
     parts = [given_records[:first], given_records[first:second], given_records[second:]]
     columns = [RecordColumns.of(p) if p else RecordColumns.none("clicks", 2) for p in parts]
@@ -68,7 +68,7 @@ def test_parts_become_one(given_records: list[Record], one: int, two: int) -> No
 
 
 def test_none() -> None:
-    """No records are false, like an empty list, and can be asked for their keys and for parts of them."""
+    """Empty columns are false, like an empty list, and have keys and slices."""
     nothing = RecordColumns.none("clicks", 1)
     assert not nothing
     assert list(nothing) == nothing.keys() == nothing.values() == []
@@ -77,19 +77,19 @@ def test_none() -> None:
 
 @given(_HEADERS)
 def test_headers_come_back(headers: tuple[tuple[str, bytes], ...]) -> None:
-    """Names, values and none, in any number, in the form of message format v2."""
+    """Draw any number of headers, with values or None, in message format v2."""
     assert read_headers(write_headers(headers)) == headers
 
 
 def test_a_name_that_is_no_text() -> None:
-    """A header whose name is no UTF-8 stops nothing."""
+    """A header whose name is not UTF-8 causes no error."""
     assert read_headers(b"\x02\x04\xff!\x02v") == (("\ufffd!", b"v"),)
 
 
 @pytest.mark.parametrize(
     "packed, name",
     [
-        (b"\x02\x82\x80\x80\x80\x70h\x01", "h"),  # a length with bits beyond the 32nd, which fall off
+        (b"\x02\x82\x80\x80\x80\x70h\x01", "h"),  # a length with bits beyond the 32nd, which are dropped
         (b"\x02\x06\xed\xa0\x80\x01", "\ufffd"),
         (b"\x02\x06\xed\xa0h\x01", "\ufffdh"),
         (b"\x02\x06\xe2\x82h\x01", "\ufffdh"),
@@ -103,7 +103,7 @@ def test_names_of_headers_as_java_reads_them(packed: bytes, name: str) -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_of_very_many_headers_a_dead_letter_only_tells(more: int) -> None:
-    """Up to a number of them all are kept; of more only their count, length and hash, and the time that counts."""
+    """Up to a limit all headers are kept; beyond it, only their count, length and hash, and the received time."""
     headers = [("a", b"1")] * (MOST_HEADERS - 2 + more)
     headers[3:3] = [(RECEIVED_HEADER, b"1700000000007"), (RECEIVED_HEADER, b"1700000000005")]
     record = Record("clicks", 0, 5, 1_700_000_000_009, b"u", b"no JSON", tuple(headers))

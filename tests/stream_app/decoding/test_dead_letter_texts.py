@@ -1,4 +1,4 @@
-"""What dead letters say: field, got and expected, and nothing that a user sent."""
+"""The texts of dead letters: field, got and expected, and nothing that a user sent."""
 
 import gzip
 from typing import Any
@@ -11,7 +11,7 @@ from stream_app.contract.records import CLICK
 from tests.stream_app.contract_values import GOOD, record, without
 from tests.stream_app.strategies import T0, a_decoder
 
-NOT_SAID = "ada@example.org"  # what a user is or did
+NOT_SAID = "ada@example.org"  # personal data
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ NOT_SAID = "ada@example.org"  # what a user is or did
     ],
 )  # fmt: skip
 def test_a_dead_letter_says_what_is_wrong(value: Any, message: str) -> None:
-    """Field, got and expected in one sentence that repeats nothing, and holds nothing that a user sent."""
+    """The text has field, got and expected in one sentence, and nothing that a user sent."""
     body = msgspec.json.encode(value) if isinstance(value, dict) else value
     _, (bad,) = a_decoder().decode(CLICK, RecordColumns.of([record(body)]))
     assert bad.message == message
@@ -83,7 +83,7 @@ def test_a_dead_letter_says_what_is_wrong(value: Any, message: str) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_told_apart(key: bytes | None, got: str) -> None:
-    """No key at all, and the usual ways to write one wrongly, each have their own words."""
+    """A missing key, and the usual wrong ways to write one, each have their own text."""
     value = msgspec.json.encode(GOOD | {"user_id": 17})
     _, (bad,) = a_decoder().decode(CLICK, RecordColumns.of([record(value, key=key)]))
     assert (bad.reason, bad.message) == ("key_mismatch", got)

@@ -1,4 +1,4 @@
-"""The compiled decoder against the general one: the same columns, or none."""
+"""The compiled decoder, compared with the general one: the same columns, or none."""
 
 import json
 from pathlib import Path
@@ -36,14 +36,14 @@ def compiled_integer(data):  # type: ignore[no-untyped-def]
 
 
 def shown(events: Events) -> list[tuple[Any, ...]]:
-    """Everything of each event but where its text stands."""
+    """Return everything of each event except the place of its text."""
     data = events.data.copy()
     data["text_at"] = 0
     return list(zip([row.tobytes() for row in data], events.user, events.event_id, strict=True))
 
 
 def both(topic_index: int, values: list[bytes], key: bytes = b"u", correct_clock: bool = False) -> None:
-    """Both decoders say the same of these values."""
+    """Check that both decoders give the same result for these values."""
     records = [Record(INPUT_TOPICS[topic_index], 2, 3 * i, T0, key, value) for i, value in enumerate(values)]
     fast, general = a_decoder(correct_clock=correct_clock), a_decoder(correct_clock=correct_clock)
     events, bad = fast.decode(topic_index, RecordColumns.of(records))
@@ -110,7 +110,7 @@ space = st.sampled_from(["", "", "", " ", "\n", "\t\r "])
 
 @st.composite
 def near_events(draw: st.DrawFn) -> bytes:
-    """JSON objects that are events, or almost: any order, white space, doubled fields, values of any topic_index."""
+    """JSON objects that are events, or almost: any order, white space, repeated fields, values of any topic_index."""
     pairs = draw(st.lists(st.tuples(names, scalars), max_size=6))
     base = [
         ("user_id", '"u"'),
@@ -141,7 +141,7 @@ def near_events(draw: st.DrawFn) -> bytes:
 def test_what_the_scanner_accepts_is_what_the_general_decoder_says(
     values: list[bytes], topic_index: int, correct_clock: bool
 ) -> None:
-    """For anything near an event, both ways give the same columns and the same bad records."""
+    """For any almost valid event, both decoders give the same columns and the same bad records."""
     both(topic_index, values, correct_clock=correct_clock)
 
 
@@ -164,7 +164,7 @@ def test_text_is_well_formed(text: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 200])
 def test_limits_of_ids(size: int) -> None:
-    """Ids up to their limit in bytes, and beyond it, in one byte a character and in two."""
+    """Ids up to their limit in bytes, and beyond it, with one byte per character and with two."""
     for letter in ("a", "ü"):
         user = letter * size
         value = to_json({"user_id": user, "ts": T0, "item_id": "i", "event_id": user})
@@ -179,7 +179,7 @@ def test_limits_of_ids(size: int) -> None:
 )
 @settings(max_examples=500, deadline=None)
 def test_numbers_are_exact(written: object) -> None:
-    """Where the compiled parser says that it is exact, it gives the very double that Python gives."""
+    """If the compiled parser reports that it is exact, it gives the same double as Python."""
     text = str(written).lower()
     record = Record("t", 0, 0, 0, None, b'{"price":%b}' % text.encode())
     _, good = scan(RecordColumns.of([record]), FIELDS)
@@ -194,7 +194,7 @@ def test_numbers_are_exact(written: object) -> None:
 
 
 def test_ordinary_traffic_takes_the_short_way(tmp_path: Path) -> None:
-    """Nothing that our own tools write in JSON needs the general decoder: it is ten times as slow."""
+    """No JSON of our own tools needs the general decoder, which takes ten times as long."""
     path = tmp_path / "shop.stream"
     write(GeneratorSettings(events=3000, users=50, items=50, categories=5, seed=3), path)
     clicks = (r for r in RecordingReader(path) if (r.topic, r.partition) == ("clicks", 0))
@@ -231,7 +231,7 @@ def test_ordinary_traffic_takes_the_short_way(tmp_path: Path) -> None:
 @given(st.lists(st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**64 - 1), st.none()), max_size=8))
 @settings(deadline=None)
 def test_checks_follow_the_name(names: list[str | int | None]) -> None:
-    """Equal names have equal checks in both decoders, other names others; no name, none."""
+    """Equal names have equal checks in both decoders, other names have others; an absent name has none."""
     found = checks_of(names).tolist()
     words = ["" if name is None else str(name) for name in names]
     assert len({*zip(words, found, strict=True)}) == len(set(words)) == len(set(found))
@@ -240,7 +240,7 @@ def test_checks_follow_the_name(names: list[str | int | None]) -> None:
 
 
 def test_names_are_numbered_once() -> None:
-    """A name met by either decoder has one index, and the table grows as it must."""
+    """A name has the same index in either decoder, and the table grows when needed."""
     seen: list[str] = []
     names = NameTable(lambda name: seen.append(name) or len(seen), 0)  # type: ignore[func-returns-value]
     decoder = a_decoder()

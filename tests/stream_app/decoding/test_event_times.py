@@ -1,4 +1,4 @@
-"""Times of the input contract: how far ahead and back an event may lie, and clocks that are corrected."""
+"""Times of the input contract: how far ahead and back an event may be, and corrected clocks."""
 
 import msgspec
 
@@ -28,7 +28,7 @@ def test_the_future_begins_behind_the_limit() -> None:
 
 
 def test_correct_clock_takes_the_brokers_time() -> None:
-    """With `sent_at` the time is received - (sent_at - ts); without it, or with the setting off, it stays."""
+    """With `sent_at` the time is received - (sent_at - ts); without it, or with the setting off, it is unchanged."""
     ts = T0 - 10**9
     events = [Event("u", ts, item_id="i", sent_at=ts + 2000), Event("u", ts, item_id="i")]
     batch = [record(encode_json(e), i) for i, e in enumerate(events)]
@@ -38,7 +38,7 @@ def test_correct_clock_takes_the_brokers_time() -> None:
 
 
 def test_sent_at_counts_only_where_it_is_read() -> None:
-    """A time of sending that is none costs an event only where the clock is corrected by it."""
+    """An invalid `sent_at` makes a bad record only if it is used to correct the clock."""
     for sent_at, wanted in (
         (None, []),
         ("2026-01-01T00:00:00Z", ["sent_at"]),
@@ -53,7 +53,7 @@ def test_sent_at_counts_only_where_it_is_read() -> None:
 
 
 def test_the_past_ends_at_the_limit() -> None:
-    """With `max_past_ms` an event may lie so far before its record's time and no further; without it anywhere."""
+    """With `max_past_ms` an event may be at most so far before its record's time; without it there is no limit."""
     batch = [
         record(encode_json(Event("u", T0 - back, item_id="i")), i) for i, back in enumerate((1000, 1001))
     ]
@@ -70,7 +70,7 @@ def test_the_past_ends_at_the_limit() -> None:
 
 
 def test_a_corrected_time_is_still_a_time() -> None:
-    """A correction that leaves the range of times, or leads into the future, makes a bad record."""
+    """A correction to a time outside the range, or in the future, makes a bad record."""
     times = ((MIN_TS_MS, MAX_TS_MS), (T0, 0), (T0, 2 * T0 - MIN_TS_MS + 1))
     events = [Event("u", ts, item_id="i", sent_at=sent_at) for ts, sent_at in times]
     batch = [record(encode_json(e), i) for i, e in enumerate(events)]

@@ -1,4 +1,4 @@
-"""Every byte string is an event or a bad record, and a batch is no more than its records."""
+"""Every byte string is an event or a bad record, and a batch gives the same as its single records."""
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from tests.stream_app.strategies import FIELDS, T0, a_decoder, any_value, short_
 
 
 def shown(events: Events, bad: list[BadRecord]) -> tuple[object, ...]:
-    """All of an answer of the decoder, to compare."""
+    """Return everything in an answer of the decoder, to compare."""
     return (
         events.data.tobytes(),
         events.user.tolist(),
@@ -33,7 +33,7 @@ def shown(events: Events, bad: list[BadRecord]) -> tuple[object, ...]:
 
 
 def check_batch(records: list[Record], topic_index: int) -> None:
-    """A batch gives what its records give one by one, and every record one thing or the other."""
+    """Check that a batch gives the same as its records one by one, and each record an event or a bad record."""
     events, bad = a_decoder().decode(topic_index, RecordColumns.of(records))
     single = a_decoder()
     parts = [single.decode(topic_index, RecordColumns.of([r])) for r in records]
@@ -78,7 +78,7 @@ PIECES = (
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join), min_size=1, max_size=5))
 @settings(max_examples=600, deadline=None)
 def test_values_never_melt_into_each_other(inner: list[bytes]) -> None:
-    """Values that look like objects from both ends, but are none or two, never lend each other a piece."""
+    """Values that begin and end like an object, but are none or two, never share a piece."""
     check_batch([record(b"{" + v + b"}", i) for i, v in enumerate(inner)], BROWSE)
 
 
@@ -94,7 +94,7 @@ def test_values_never_melt_into_each_other(inner: list[bytes]) -> None:
     ],
 )  # fmt: skip
 def test_halves_and_doubles_side_by_side(batch: list[bytes]) -> None:
-    """Halves of an object beside a value of two objects, which would fit by their number, are all bad."""
+    """Halves of an object next to a value of two objects are all bad, although their number would fit."""
     check_batch([record(v, i) for i, v in enumerate(batch)], BROWSE)
     events, bad = a_decoder().decode(BROWSE, RecordColumns.of([record(v, i) for i, v in enumerate(batch)]))
     assert {b.reason for b in bad} <= {"malformed", "missing_field"}
@@ -124,7 +124,7 @@ good_events = st.builds(
 @given(good_events, st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_encode_and_decode_are_inverse(event: Event, packed: bool) -> None:
-    """A good event comes back from JSON and from msgpack as it was, and its columns say what it says."""
+    """A valid event is unchanged after JSON and msgpack, and its columns have the same values."""
     value = encode_msgpack(event) if packed else encode_json(event)
     assert (msgspec.msgpack if packed else msgspec.json).decode(value, type=Event) == event
     events, bad = a_decoder().decode(

@@ -1,4 +1,4 @@
-"""The tables of names: the same numbers after they were emptied, spread over the table, bounded in bytes."""
+"""The tables of names: the same numbers after they are emptied, spread over the table, bounded in bytes."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from stream_app.decoding.name_table import NAME_BYTES, NameTable, _place, stable
 @given(st.lists(st.lists(st.none() | st.text(max_size=2) | st.integers(-5, 5), max_size=9), max_size=9))
 @settings(deadline=None)
 def test_names_forget_and_number_the_same(batches: list[list[str | int | None]]) -> None:
-    """A table that was emptied gives the same hashes and numbers; an integer counts as its decimal string."""
+    """An emptied table gives the same hashes and numbers; an integer counts as its decimal string."""
     names = NameTable(lambda name: len(name) + 100, 99, limit=3)
     for batch in batches:
         hashes, index = names.look_up(batch)
@@ -23,9 +23,9 @@ def test_names_forget_and_number_the_same(batches: list[list[str | int | None]])
 
 
 def test_names_crafted_to_collide_are_spread() -> None:
-    """Names whose stable hashes agree in their low half, which everybody can make, are spread over the table.
+    """Names whose stable hashes agree in their low half, which anybody can make, are spread over the table.
 
-    Counted, not timed: a table at most half full needs fewer than two probes for a name that is there.
+    The test counts probes: a table at most half full needs fewer than two for an existing name.
     """
     names = NameTable(lambda _: 1, 0)
     for i in range(5000):
@@ -38,7 +38,7 @@ def test_names_crafted_to_collide_are_spread() -> None:
 
 
 def test_names_are_bounded_in_bytes() -> None:
-    """Few long names take the room of many short ones: beyond it those seen are forgotten, the model's never."""
+    """Few long names need the memory of many short ones: beyond the limit, all except the model's are forgotten."""
     names = NameTable(lambda _: 1, 0, vocabulary={stable_hash("known"): "known"}, max_bytes=20_000)
     most = 0
     for i in range(300):
@@ -50,7 +50,7 @@ def test_names_are_bounded_in_bytes() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.integers(1, 50))
 def test_one_rule_for_buckets(names: list[str], buckets: int) -> None:
-    """An unknown name has the same bucket by its text, as when it is decoded, and by the hash in the state."""
+    """An unknown name has the same bucket by its text, as in the decoder, and by the hash in the state."""
     index = Index(["known"], buckets)
     hashes = np.array([stable_hash(name) for name in names], np.uint64)
     assert index.bucket_of(hashes).tolist() == [index.bucket(name) for name in names]

@@ -1,4 +1,4 @@
-"""What the group says, in words, and what its members say, read with care."""
+"""Messages for the group's errors, and safe reading of its members' data."""
 
 import msgspec
 import pytest
@@ -32,7 +32,7 @@ TOPICS = ("browses", "clicks", "purchases")
     ],
 )
 def test_refusals_in_words(code: int | None, words: str, passes: bool) -> None:
-    """Each refusal is one sentence that names the group and what to change; unknown ones may pass."""
+    """Each refusal is one sentence that names the group and the remedy; unknown errors may be temporary."""
     found = meaning(code, WHO, "odd")
     assert words in found.sentence and "shop" in found.sentence
     assert found.passes is passes
@@ -40,7 +40,7 @@ def test_refusals_in_words(code: int | None, words: str, passes: bool) -> None:
 
 
 def test_patience_ends() -> None:
-    """Pauses grow to the last one; after the limit there is none, and a success begins it from the start."""
+    """Pauses grow to the last one; after the limit there is none, and a success resets them."""
     patience, now, pauses = Patience(), 1000.0, []
     while (pause := patience.next_pause(now)) is not None:
         pauses.append(pause)
@@ -80,7 +80,7 @@ def test_any_words_of_a_member_leave_the_leader_at_work(
 
 
 def test_a_member_is_read_as_it_is() -> None:
-    """What a worker says of itself comes through unchanged; topics that the reader does not have are left out."""
+    """A worker's own data is read back unchanged; topics that the reader does not have are left out."""
     owned = msgspec.msgpack.encode(Owned([1, 2], [3]))
     metadata = ConsumerProtocolMemberMetadata(0, ["clicks", "other", "purchases"], owned)
     read = ConsumerProtocolMemberMetadata.decode(readable(metadata.encode(), TOPICS))

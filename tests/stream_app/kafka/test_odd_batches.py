@@ -1,6 +1,6 @@
-"""Batches that a broker stores and that are not ordinary: read as Kafka's Java consumer reads them, or set aside.
+"""Unusual batches that a broker stores: they are read like Kafka's Java consumer reads them, or set aside.
 
-What that consumer does with each shape was seen on Kafka 4.1; `tests/fuzz/stored.py` compares again, at random.
+The consumer's behaviour was observed on Kafka 4.1; `tests/fuzz/stored.py` compares again, at random.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def seen(parsed: Parsed | None) -> list[tuple[int, bytes | None, bytes | None]]:
 
 
 AB = record(0, b"a", b"1") + record(1, b"b", b"2")
-#: A good batch behind the odd one, which has the offsets 0 and 1.
+#: A valid batch after the odd one, which has the offsets 0 and 1.
 BEHIND = batch([Part(0, T0, b"g", b"good")], 2)
 GOOD = (2, b"g", b"good")
 BOTH = [(0, b"a", b"1"), (1, b"b", b"2"), GOOD]
@@ -47,32 +47,32 @@ BOTH = [(0, b"a", b"1"), (1, b"b", b"2"), GOOD]
         ),
         ("a delta of which 32 bits are 0", 0, record(0, b"a", b"1", delta=b"\x80\x80\x80\x80\x10") + AB[9:]),
         ("a delta beyond its batch: the offset that the broker gave", 0, record(7, b"a", b"1") + AB[9:]),
-        ("bytes behind a gzip member", 1, gzip(AB) + b"7 bytes"),
-        ("zeros behind a gzip member", 1, gzip(AB) + bytes(30)),
+        ("bytes after a gzip member", 1, gzip(AB) + b"7 bytes"),
+        ("zeros after a gzip member", 1, gzip(AB) + bytes(30)),
         ("the beginning of a gzip header", 1, gzip(AB) + gzip(b"")[:9]),
         ("two gzip members", 1, gzip(AB[:9]) + gzip(AB[9:])),
-        ("gzip flags that nobody knows", 1, gzip(AB)[:3] + b"\xe0" + gzip(AB)[4:]),
-        ("three bytes behind the last snappy block", 2, snappy(AB) + b"abc"),
+        ("unknown gzip flags", 1, gzip(AB)[:3] + b"\xe0" + gzip(AB)[4:]),
+        ("three bytes after the last snappy block", 2, snappy(AB) + b"abc"),
         ("two snappy streams", 2, snappy(AB[:9]) + snappy(AB[9:])),
         ("two snappy blocks", 2, snappy(AB[:9], AB[9:])),
         ("a snappy header of version 0", 2, snappy(AB)[:8] + bytes(8) + snappy(AB)[16:]),
         ("snappy without a header", 2, snappy(AB)[20:]),
         ("an lz4 frame with a wrong checksum of its content", 3, lz4(AB, flags=0x64) + b"abcd"),
-        ("bytes behind an lz4 frame", 3, lz4(AB) + b"abcdefg"),
+        ("bytes after an lz4 frame", 3, lz4(AB) + b"abcdefg"),
         ("two lz4 blocks", 3, lz4(AB[:9], AB[9:])),
         ("two zstd frames", 4, zstd(AB[:9]) + zstd(AB[9:])),
         ("a skippable zstd frame", 4, zstd(AB) + struct.pack("<II", 0x184D2A50, 3) + b"abc"),
-        ("the beginning of a zstd frame behind another", 4, zstd(AB) + zstd(AB)[:6]),
+        ("the beginning of a zstd frame after another", 4, zstd(AB) + zstd(AB)[:6]),
     ],
 )
 def test_what_the_java_consumer_reads_is_read(what: str, codec: int, body: bytes) -> None:
-    """Both records of the odd batch and the one behind it, with nothing set aside."""
+    """Both records of the odd batch and the one after it are read, and nothing is set aside."""
     parsed = parse(stored(body, 2, codec) + BEHIND)
     assert seen(parsed) == BOTH, what
     assert parsed is not None and not parsed.unreadable and parsed.next == 3
 
 
-NO_LENGTH = b"\x03" + AB[10:]  # the second record, with a length that is not its own
+NO_LENGTH = b"\x03" + AB[10:]  # the second record, with a wrong length
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ NO_LENGTH = b"\x03" + AB[10:]  # the second record, with a length that is not it
         ("a length that is wrong", 4, zstd(AB[:9] + NO_LENGTH), BOTH[:1]),
         ("a first length of 2 GB", 4, zstd(varint(2**31 - 1) + AB[1:]), []),
         ("a first length below zero", 4, zstd(varint(-9) + AB[1:]), []),
-        ("bytes behind the last record", 4, zstd(AB + b"\0"), BOTH[:1]),
-        ("a codec that nobody knows", 5, AB, []),
+        ("bytes after the last record", 4, zstd(AB + b"\0"), BOTH[:1]),
+        ("an unknown codec", 5, AB, []),
         ("no zstd", 4, b"something else", []),
         ("a zstd frame that is cut off", 4, zstd(AB)[:-1], BOTH[:1]),
     ],
@@ -101,7 +101,7 @@ NO_LENGTH = b"\x03" + AB[10:]  # the second record, with a length that is not it
 def test_what_the_java_consumer_refuses_is_set_aside(
     what: str, codec: int, body: bytes, before: Sequence[tuple[int, bytes, bytes]]
 ) -> None:
-    """Records before the bad one are read, the batch is set aside as it is stored, and reading goes on behind it."""
+    """Records before the bad one are read, the stored batch is set aside, and reading continues after it."""
     odd = stored(body, 2, codec)
     parsed = parse(odd + BEHIND)
     assert seen(parsed) == [*before, GOOD], what
@@ -112,7 +112,7 @@ def test_what_the_java_consumer_refuses_is_set_aside(
 
 
 def test_a_batch_that_is_set_aside_fits_into_letters() -> None:
-    """Pieces of 512 KiB at most that together are the stored batch; each stands at the last offset of the batch."""
+    """Pieces of at most 512 KiB together equal the stored batch; each has the last offset of the batch."""
     odd = stored(record(1, b"a", bytes(1_200_000)) + record(0, b"b", b"2"), 2)
     (aside,) = parse(odd).unreadable
     found = dead_letters_of("clicks", 1, aside)
@@ -123,14 +123,14 @@ def test_a_batch_that_is_set_aside_fits_into_letters() -> None:
 
 
 def test_a_position_in_the_middle_of_a_batch_sets_nothing_aside() -> None:
-    """The broker sends the whole batch; what was read of it before is passed over, not taken for disorder."""
+    """The broker sends the whole batch; records that were read before are skipped, not treated as an error."""
     whole = batch([Part(i, T0, b"k", b"%d" % i) for i in range(5)])
     parsed = parse(whole, 3)
     assert seen(parsed) == [(3, b"k", b"3"), (4, b"k", b"4")] and not parsed.unreadable
 
 
 def test_an_aborted_transaction_is_passed_over_whatever_it_holds() -> None:
-    """A batch that no consumer sees is neither expanded nor set aside."""
+    """A batch that is invisible to consumers is neither expanded nor set aside."""
     bad = bytearray(stored(b"no zstd", 1, 4))
     bad[wire.ATTRIBUTES_AT + 1] |= wire.TRANSACTIONAL
     struct.pack_into(">q", bad, wire.PRODUCER_AT, 7)
@@ -140,7 +140,7 @@ def test_an_aborted_transaction_is_passed_over_whatever_it_holds() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 63, DEAD_LETTER_BYTES])
 def test_the_header_of_a_batch_that_is_cut_off_by_its_count(size: int) -> None:
-    """A count that the bytes cannot hold is no reason to reserve memory for it."""
+    """No memory is reserved for a count that the bytes cannot hold."""
     odd = bytearray(stored(bytes(size), 1))
     struct.pack_into(">i", odd, wire.COUNT_AT, 2**31 - 1)
     parsed = parse(seal(bytes(odd)))
@@ -151,14 +151,14 @@ def test_the_header_of_a_batch_that_is_cut_off_by_its_count(size: int) -> None:
 
 
 def pieces(raw: bytes) -> Iterator[tuple[int, list[int]]]:
-    """Size of the buffer and offsets of each piece."""
+    """Return buffer size and offsets of each piece."""
     for piece in read(raw, 0):
         yield len(piece.data), piece.spans["offset"].tolist()
 
 
 @pytest.mark.parametrize("codec, compress", [(1, gzip), (2, snappy), (3, lz4), (4, zstd)])
 def test_a_batch_that_expands_to_much_comes_in_pieces(codec: int, compress: object) -> None:
-    """70 MB of one batch: each record once and in order, no piece of more than some megabytes."""
+    """A batch of 70 MB gives each record once and in order, in pieces of at most some megabytes."""
     n = 20_000
     body = [record(i, b"%d" % i, b"v" * 3500) for i in range(n)]
     blocks = [b"".join(body[i : i + 16]) for i in range(0, n, 16)]
@@ -169,7 +169,7 @@ def test_a_batch_that_expands_to_much_comes_in_pieces(codec: int, compress: obje
 
 
 def test_many_small_records_come_in_pieces() -> None:
-    """700,000 records without key and value in a batch of 519 kB, or less: 16,384 at a time."""
+    """700,000 records without key and value in a batch of at most 519 kB are read 16,384 at a time."""
     n = 700_000
     raw = stored(zstd(b"".join(record(i, None, None) for i in range(n))), n, 4)
     found = [offsets for _, offsets in pieces(raw)]
@@ -180,7 +180,7 @@ def test_many_small_records_come_in_pieces() -> None:
 
 
 def test_a_record_that_is_too_long_leaves_its_length_and_checksum() -> None:
-    """Of 50 MB: the key, the beginning and the SHA-256 of its value; what stands before and behind it is read."""
+    """Of a record of 50 MB: key, beginning and SHA-256 of its value; the records before and after it are read."""
     long = bytes(range(256)) * 200_000
     body = record(0, b"a", b"1") + record(1, b"m", long, ((b"h", b"x"),)) + record(2, b"b", b"2")
     raw = stored(zstd(body), 3, 4)
@@ -200,11 +200,11 @@ def test_a_record_that_is_too_long_leaves_its_length_and_checksum() -> None:
         ("cut off", record(0, b"m", bytes(6 * LONGEST_RECORD))[:-5]),
         ("headers that are none", record(0, b"m", bytes(6 * LONGEST_RECORD), tail=b"\x02\x05")),
         ("a value longer than its record", varint(6 << 20) + b"\0\0\0\1" + varint(7 << 20) + bytes(6 << 20)),
-        ("bytes behind it", record(0, b"m", bytes(6 * LONGEST_RECORD)) + b"\0"),
+        ("bytes after it", record(0, b"m", bytes(6 * LONGEST_RECORD)) + b"\0"),
     ],
 )
 def test_a_long_record_that_is_none(what: str, body: bytes) -> None:
-    """The batch is set aside, and reading goes on behind it."""
+    """The batch is set aside, and reading continues after it."""
     odd = stored(zstd(body), 1, 4)
     parsed = parse(odd + batch([Part(0, T0, b"g", b"good")], 1))
     assert seen(parsed) == [(1, b"g", b"good")], what
@@ -212,7 +212,7 @@ def test_a_long_record_that_is_none(what: str, body: bytes) -> None:
 
 
 def test_a_piece_is_delivered_before_a_broken_stream() -> None:
-    """What came before the error in a batch of many megabytes is read, the batch is set aside."""
+    """The records before the error in a batch of many megabytes are read, and the batch is set aside."""
     body = b"".join(record(i, b"k", np.random.default_rng(i).bytes(5000)) for i in range(3000))
     whole = zstandard.ZstdCompressor(level=1, write_content_size=False).compress(body)
     odd = stored(whole[: len(whole) * 2 // 3], 3000, 4)
@@ -223,7 +223,7 @@ def test_a_piece_is_delivered_before_a_broken_stream() -> None:
 
 
 def test_gzip_checks_what_java_checks() -> None:
-    """A wrong checksum or length of a member is an error behind its data; so the last record is none."""
+    """A wrong checksum or length of a member is an error after its data, so the last record is not read."""
     good = gzip(AB)
     for bad in (good[:-8] + b"abcd" + good[-4:], good[:-1] + b"\x7f", good[:-3], gzip(AB + b"\1")):
         parsed = parse(stored(bad, 2, 1))
@@ -236,7 +236,7 @@ def test_gzip_checks_what_java_checks() -> None:
 
 
 def test_a_checkpoint_never_passes_what_was_set_aside() -> None:
-    """Dead letters of a batch leave once processing has passed its last offset; until then no checkpoint is made."""
+    """Dead letters of a batch are sent once processing has passed its last offset; before, there is no checkpoint."""
     processor = ShopProcessor(Settings(resident_users=100), partitions=1)
     processor.assign(0, [0, 0, 0])
     processor.restored(0)

@@ -1,4 +1,4 @@
-"""Record batches in both directions, against aiokafka's own reader and builder."""
+"""Record batches in both directions, compared with aiokafka's own reader and builder."""
 
 import itertools
 import struct
@@ -46,7 +46,7 @@ def columns(parsed: Parsed | None) -> RecordColumns:
 
 
 def inside(parsed: Parsed) -> bool:
-    """Whether all that the columns point to lies in the buffer, and offsets rise below the next position."""
+    """Whether the columns point only into the buffer, and offsets rise and stay below the next position."""
     ok = True
     for name in ("key", "value", "headers"):
         at, size = parsed.spans[f"{name}_at"], np.maximum(parsed.spans[f"{name}_bytes"], 0)
@@ -56,14 +56,14 @@ def inside(parsed: Parsed) -> bool:
 
 
 def packed(parts: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One buffer, where each part stands in it, and its length: -1 for none."""
+    """Return one buffer, the start of each part in it, and its length: -1 for none."""
     sizes = np.array([-1 if p is None else len(p) for p in parts], np.int32)
     at = np.cumsum(np.maximum(sizes, 0), dtype=np.int64) - np.maximum(sizes, 0)
     return np.frombuffer(b"".join(p or b"" for p in parts), np.uint8), at, sizes
 
 
 def build(messages: Sequence[tuple[bytes | None, bytes | None]], **options: int) -> list[bytes]:
-    """Our batches, with the offsets that a broker would give them."""
+    """Return our batches, with the offsets that a broker would give them."""
     keys, values = [k for k, _ in messages], [v for _, v in messages]
     options = {"timestamp": T0, "limit": 1 << 20, **options}
     batches, base = [], 0
@@ -81,8 +81,10 @@ def build(messages: Sequence[tuple[bytes | None, bytes | None]], **options: int)
 @settings(deadline=None)  # the kernels may have to be compiled
 @given(logs(), st.data())
 def test_a_consumer_sees_what_aiokafka_sees(log: Log, data: st.DataObject) -> None:
-    """Any codec, header, hole, marker, aborted transaction, time type and fetch position: same records, same next."""
-    first = data.draw(st.integers(0, len(log.batches) - 1))  # a broker starts with the batch of the position
+    """Any codec, header, gap, marker, aborted transaction, time type and position: same records, same next offset."""
+    first = data.draw(
+        st.integers(0, len(log.batches) - 1)
+    )  # a broker starts with the batch that has the position
     base = log.nexts[first - 1] if first else struct.unpack_from(">q", log.batches[0])[0]
     position = data.draw(st.integers(base, log.nexts[first] - 1))
     raw = b"".join(log.batches[first:])
@@ -98,7 +100,7 @@ def test_a_consumer_sees_what_aiokafka_sees(log: Log, data: st.DataObject) -> No
 @settings(deadline=None)
 @given(logs(), st.integers(1, 200))
 def test_a_cut_tail_is_left_for_the_next_fetch(log: Log, missing: int) -> None:
-    """The last batch of a fetch may be cut off anywhere: those before it are complete, and the next fetch has it."""
+    """The last batch of a fetch may be cut off anywhere: those before it are read, and the next fetch has it."""
     whole, tail = log.batches[:-1], log.batches[-1]
     raw = b"".join(whole) + tail[: max(len(tail) - missing, 0)]
     ours = parse(raw, 0, aborted=log.aborted)
@@ -109,7 +111,7 @@ def test_a_cut_tail_is_left_for_the_next_fetch(log: Log, missing: int) -> None:
 
 
 def test_uncompressed_records_are_not_copied() -> None:
-    """The columns point into the very bytes of the fetch, which nobody can write to."""
+    """The columns point into the bytes of the fetch, read-only and without a copy."""
     raw = b"".join(batch([Part(0, T0, b"key", b"value")], base) for base in range(100))
     parsed = parse(raw, 0)
     assert np.shares_memory(parsed.data, np.frombuffer(raw, np.uint8))
@@ -117,7 +119,7 @@ def test_uncompressed_records_are_not_copied() -> None:
 
 
 def test_an_abort_marker_ends_one_transaction() -> None:
-    """After the marker the same producer's records are seen again; another's open transaction stays hidden."""
+    """After the marker the same producer's records are visible again; another open transaction stays hidden."""
     part = [Part(0, T0, None, b"x")]
     bits = wire.TRANSACTIONAL
     raw = b"".join(
@@ -137,7 +139,7 @@ def test_an_abort_marker_ends_one_transaction() -> None:
 
 
 def test_position_moves_past_what_nobody_sees() -> None:
-    """A fetch of markers alone, or of a batch that compaction emptied, brings no record and yet gets on."""
+    """A fetch with only markers, or a batch emptied by compaction, has no record, but the position advances."""
     parsed = parse(marker(10, 1, abort=True) + marker(11, 1, abort=False), 10)
     assert (len(parsed.spans), parsed.next, parsed.error) == (0, 12, None)
     emptied = bytearray(batch([Part(0, T0, b"k", b"v")], 10, last=8)[: wire.HEADER_BYTES])
@@ -147,13 +149,13 @@ def test_position_moves_past_what_nobody_sees() -> None:
     assert (len(parsed.spans), parsed.next, parsed.error) == (0, 19, None)
 
 
-# --- what is not well-formed
+# --- malformed batches
 
 
 @settings(deadline=None)
 @given(logs(), st.data())
 def test_a_flipped_bit_is_found(log: Log, data: st.DataObject) -> None:
-    """Behind the checksum any wrong bit is an error; batches before it are delivered, the next position is its."""
+    """Any wrong bit after the checksum is an error; batches before it are delivered, the next position is its own."""
     which = data.draw(st.integers(0, len(log.batches) - 1))
     bad = bytearray(log.batches[which])
     at = data.draw(st.integers(wire.CRC_AT, len(bad) - 1))
@@ -171,11 +173,11 @@ def test_a_flipped_bit_is_found(log: Log, data: st.DataObject) -> None:
     logs(), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8), st.booleans()
 )
 def test_bytes_of_any_kind_do_no_harm(log: Log, pokes: list[tuple[int, int]], sealed: bool) -> None:
-    """Whatever bytes come, with a right checksum or unchecked, columns stay inside the buffer."""
+    """For any bytes, with a correct checksum or unchecked, columns stay inside the buffer."""
     batches = [bytearray(b) for b in log.batches]
     for where, byte in pokes:
         target = batches[where % len(batches)]
-        # Headers are a small part of a batch and the most to go wrong in.
+        # Headers are a small part of a batch with the most possible mistakes.
         at = where // len(batches)
         target[at % (wire.HEADER_BYTES + 8 if at % 2 else len(target)) % len(target)] = byte
     raw = b"".join(seal(bytes(b)) if sealed else bytes(b) for b in batches)
@@ -186,7 +188,7 @@ def test_bytes_of_any_kind_do_no_harm(log: Log, pokes: list[tuple[int, int]], se
 @settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 60))
 def test_a_body_of_any_bytes_does_no_harm(body: bytes, count: int) -> None:
-    """A batch with a right header and checksum and noise for records; one of an unknown codec is set aside."""
+    """A batch with a correct header and checksum and random records is read; an unknown codec is set aside."""
     whole = bytearray(batch([Part(0, T0, b"", b"")])[: wire.HEADER_BYTES] + body)
     struct.pack_into(">i", whole, wire.LENGTH_AT, len(whole) - wire.AFTER_LENGTH)
     struct.pack_into(">i", whole, wire.COUNT_AT, count)
@@ -203,7 +205,7 @@ _EDGES = (-(1 << 63), -(1 << 31), -2, -1, 0, 1, 6, 7, 63, 64, 1 << 31, (1 << 63)
 
 @pytest.mark.parametrize("field", range(7))
 def test_lengths_at_their_limits_do_no_harm(field: int) -> None:
-    """A length, delta or count at the ends of its range, and one cut off or longer than 64 bits, wraps nothing."""
+    """A length, delta or count at the ends of its range, cut off or longer than 64 bits, never overflows."""
     for edge in [*map(varint, _EDGES), b"\x80", b"\xff" * 9 + b"\x7f", b"\xff" * 11 + b"\x01"]:
         fields = [b"\x00", varint(0), varint(0), varint(1) + b"k", varint(1) + b"v", varint(0)]
         if field:
@@ -227,7 +229,7 @@ def test_lengths_at_their_limits_do_no_harm(field: int) -> None:
 def test_aiokafka_reads_what_we_build(
     messages: list[tuple[bytes | None, bytes | None]], limit: int, codec: int
 ) -> None:
-    """Keys and values come back from aiokafka's reader and from ours, in batches no larger than asked for."""
+    """aiokafka's reader and ours read the same keys and values, from batches within the size limit."""
     batches = build(messages, limit=limit, compression=codec)
     raw = b"".join(batches)
     theirs = [seen(r) for r in reference(raw)]
@@ -292,7 +294,7 @@ def test_a_record_outside_its_array_is_refused(at: int, size: int) -> None:
 
 
 def test_kernels_are_compiled_once() -> None:
-    """Arrays that may be written to, have gaps, or hold other integers need no second, slow compilation."""
+    """Arrays that are writable, have gaps, or contain other integers need no second, slow compilation."""
     part, at, size = packed([b"one", None, b"two"])
     gaps = np.zeros((3, 2), np.int64)
     gaps[:, 0] = at

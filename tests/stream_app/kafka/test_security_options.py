@@ -53,14 +53,14 @@ def problems(**values: Any) -> tuple[str, ...]:
 
 
 def test_there_are_secrets() -> None:
-    """The tests below speak of at least the password, the key's password and the client secret."""
+    """The tests below cover at least the password, the key's password and the client secret."""
     names = {field.name for field in SECRETS}
     assert {"kafka_sasl_password", "kafka_ssl_key_password", "kafka_oauth_client_secret"} <= names
     assert {f"{name}_file" for name in names} <= {field.name for field in fields()}
 
 
 def test_a_secret_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the settings nor what holds them show a password, however they are turned into text."""
+    """Neither the settings nor objects with them show a password, in any text form."""
     settings = settings_of(**SCRAM, sasl_password="hunter2")
     secret = settings.kafka.sasl_password
     assert secret is not None and secret.reveal() == "hunter2"
@@ -73,7 +73,7 @@ def test_a_secret_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
-    """The file's text counts, spaces too; the line break that editors add does not."""
+    """The file's text is the secret, with spaces, but without the final line break."""
     file = tmp_path / "password"
     for written, read in (("a b \n", "a b "), (" x", " x"), ("y\r\n", "y"), ("z\n\n", "z\n")):
         file.write_bytes(written.encode())
@@ -86,7 +86,7 @@ def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
     [(None, "cannot be read (No such"), (b"\n", "is empty"), (b"\xff", "does not contain text")],
 )
 def test_a_file_without_a_secret(tmp_path: Path, content: bytes | None, what: str) -> None:
-    """A missing, an empty and a binary file are told by the name of the variable and of the file."""
+    """A missing, an empty and a binary file are reported with the names of variable and file."""
     file = tmp_path / "password"
     if content is not None:
         file.write_bytes(content)
@@ -95,7 +95,7 @@ def test_a_file_without_a_secret(tmp_path: Path, content: bytes | None, what: st
 
 
 def test_a_secret_in_two_places() -> None:
-    """Variable and file together are a mistake: nobody should have to guess which one counts."""
+    """Variable and file together are a mistake, since it would be unclear which one counts."""
     (problem,) = problems(**SCRAM, sasl_password="hunter2", sasl_password_file="/nowhere")
     assert problem == (
         "FORECLICK_KAFKA_SASL_PASSWORD and FORECLICK_KAFKA_SASL_PASSWORD_FILE are both given: remove one of them"
@@ -103,7 +103,7 @@ def test_a_secret_in_two_places() -> None:
 
 
 def test_no_secret_in_a_file_of_settings_or_in_an_option(tmp_path: Path) -> None:
-    """Both are refused without repeating the value, and say where a secret belongs."""
+    """A secret as an option or in the file is refused without repeating it; the message names the right place."""
     file = tmp_path / "f.toml"
     file.write_text('[kafka]\nsasl_password = "hunter2"\n')
     with pytest.raises(SettingsError) as caught:
@@ -119,7 +119,7 @@ def test_no_secret_in_a_file_of_settings_or_in_an_option(tmp_path: Path) -> None
 
 
 def test_no_command_has_an_option_for_a_secret() -> None:
-    """The worker, which has an option for each setting, has none for a secret, but one for its file."""
+    """The worker has an option for each setting, but none for a secret, only for its file."""
     app = typer.Typer()
     app.command()(worker)
     options = {option for each in typer.main.get_command(app).params for option in each.opts}
@@ -129,7 +129,7 @@ def test_no_command_has_an_option_for_a_secret() -> None:
 
 
 def test_a_secret_that_cannot_be_one() -> None:
-    """A NUL would end the password within the login; the value is not repeated."""
+    """A password with a NUL, which would end it in the login, is refused without repeating it."""
     (problem,) = problems(**SCRAM, sasl_password="hunter2\0x")
     assert "not shown" in problem and "hunter2" not in problem
 
@@ -163,7 +163,7 @@ def test_a_secret_that_cannot_be_one() -> None:
     ],
 )
 def test_settings_that_do_not_fit(values: dict[str, Any], wanted: str) -> None:
-    """One sentence names the variable and what to do; what would silently not be used is a mistake."""
+    """One sentence names the variable and the remedy; a setting that would not be used is a mistake."""
     (problem,) = problems(**values)
     assert wanted in problem
 
@@ -172,13 +172,13 @@ def test_settings_that_do_not_fit(values: dict[str, Any], wanted: str) -> None:
     "url", ["http://id.shop/token", "ftp://id.shop", "https://", "https://[", "http://127.0.0.1.shop/"]
 )
 def test_a_client_secret_is_not_sent_in_the_clear(url: str) -> None:
-    """Only https, or this machine, may get the client secret."""
+    """The client secret is sent only over https, or to this machine."""
     (problem,) = problems(**{**OAUTH, **CLIENT, "oauth_token_url": url})
     assert "FORECLICK_KAFKA_OAUTH_TOKEN_URL" in problem and "begins with https://" in problem
 
 
 def test_empty_variables_are_none() -> None:
-    """As a compose file leaves what nobody has set."""
+    """Empty variables, as a compose file leaves them, count as unset."""
     names = (name for name in KafkaAccess.__struct_fields__ if name != "security_protocol")
     assert settings_of(**dict.fromkeys(names, "")) == Settings()
 
@@ -187,7 +187,7 @@ def test_empty_variables_are_none() -> None:
 
 
 def test_options_of_a_plain_client() -> None:
-    """Without any setting clients are as they were: brokers, and no security."""
+    """Without any setting, clients have only brokers and no security."""
     assert kafka_options(Settings()) == {
         "bootstrap_servers": ["127.0.0.1:9092"], "security_protocol": "PLAINTEXT"
     }  # fmt: skip
@@ -205,7 +205,7 @@ def test_options_of_a_plain_client() -> None:
     ],
 )
 def test_faust_gets_the_same_options(values: dict[str, Any], who: str) -> None:
-    """Faust's consumer and producer connect with what all other clients get, and show no secret."""
+    """Faust's consumer and producer connect with the same options as all other clients, and show no secret."""
     from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
     settings = settings_of(**values)
@@ -221,7 +221,7 @@ def test_faust_gets_the_same_options(values: dict[str, Any], who: str) -> None:
 
 
 def test_requests_that_log_in_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """At the level "debug" aiokafka logs requests: not the one with the password, but all others."""
+    """At the level "debug", all requests of aiokafka are logged except the one with the password."""
     kafka_options(settings_of(**SCRAM, sasl_password="hunter2"))
     log = logging.getLogger("aiokafka.conn")
     with caplog.at_level(logging.DEBUG, "aiokafka.conn"):
@@ -235,7 +235,7 @@ def test_requests_that_log_in_are_not_logged(caplog: pytest.LogCaptureFixture) -
 
 
 def test_files_of_tls(tmp_path: Path) -> None:
-    """Each file that cannot serve is named, with what is wrong with it."""
+    """Each unusable file is named, with the reason."""
     mine, other = self_signed(tmp_path / "a"), self_signed(tmp_path / "b")
     locked = self_signed(tmp_path / "c", b"hunter2")
     junk = tmp_path / "junk.pem"
@@ -264,7 +264,7 @@ def test_files_of_tls(tmp_path: Path) -> None:
 
 
 def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
-    """A key that is there and still cannot be read is told with the system's reason."""
+    """A key that exists but cannot be read is reported with the system's reason."""
     mine = self_signed(tmp_path)
     mine.key.unlink()
     mine.key.mkdir()  # unlike missing rights, this stops root too
@@ -280,7 +280,7 @@ Handler = Callable[[web.Request], Any]
 
 @asynccontextmanager
 async def endpoint(handler: Handler) -> AsyncIterator[str]:
-    """The URL of a token endpoint on this machine."""
+    """The URL of a local token endpoint."""
     application = web.Application()
     application.router.add_post("/token", handler)
     runner = web.AppRunner(application)
@@ -295,13 +295,13 @@ async def endpoint(handler: Handler) -> AsyncIterator[str]:
 
 
 def provider(url: str, **more: Any) -> Any:
-    """The one that clients get."""
+    """Return the token provider of the clients."""
     values = {**OAUTH, **CLIENT, "oauth_token_url": url, **more}
     return kafka_options(settings_of(**values))["sasl_oauth_token_provider"]
 
 
 async def test_a_token_file_is_read_each_time(tmp_path: Path) -> None:
-    """A renewed token is taken for the next connection; a file that is away or broken is told by its name."""
+    """The next connection uses a renewed token; a missing or broken file is reported by name."""
     file = tmp_path / "token"
     options = kafka_options(settings_of(**OAUTH, oauth_token_file=file))
     tokens_of = options["sasl_oauth_token_provider"]
@@ -318,7 +318,7 @@ async def test_a_token_file_is_read_each_time(tmp_path: Path) -> None:
 
 
 async def test_a_token_endpoint_is_asked_once_in_a_while() -> None:
-    """Client id and secret go by Basic; the token is used again while it lives, and a new one is fetched then."""
+    """Client id and secret are sent with Basic; the token is used until it expires, then a new one is fetched."""
     asked: list[dict[str, Any]] = []
 
     async def give(request: web.Request) -> web.Response:
@@ -348,7 +348,7 @@ async def test_a_token_endpoint_is_asked_once_in_a_while() -> None:
     ],
 )
 async def test_a_token_endpoint_that_refuses(answer: dict[str, Any], wanted: str) -> None:
-    """A refusal gives status and code, never the body, which may repeat the secret; no redirect is followed."""
+    """A refusal is reported with status and code, without the body, which may repeat the secret; no redirects."""
 
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(**answer)
@@ -361,7 +361,7 @@ async def test_a_token_endpoint_that_refuses(answer: dict[str, Any], wanted: str
 
 
 async def test_a_token_endpoint_that_is_away_or_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody there is told at once; an answer that trickles in is given up after the limit in all."""
+    """A closed port is reported immediately; a very slow answer is given up after the total limit."""
     with pytest.raises(TokenError, match=r"cannot be reached \(.*(refused|Connect)"):
         await provider("http://127.0.0.1:1/token").token()
     monkeypatch.setattr(tokens, "ENDPOINT_LIMIT_S", 0.5)

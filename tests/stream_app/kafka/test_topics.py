@@ -1,4 +1,4 @@
-"""Topics on a real broker: made as the worker needs them, and every misfit told in one sentence."""
+"""Topics on a real broker: created as the worker needs them; every mismatch is reported in one sentence."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ async def admin(kafka: EmbeddedKafka) -> AsyncIterator[AIOKafkaAdminClient]:
 async def make(admin: AIOKafkaAdminClient, name: str, partitions: int, configs: Mapping[str, str]) -> None:
     response = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=dict(configs))])
     assert [code for _, code, *_ in response.topic_errors] == [0]
-    async with asyncio.timeout(10):  # a broker answers a little before it shows the topic
+    async with asyncio.timeout(10):  # a broker answers shortly before it lists the topic
         while name not in await partitions_of(admin, name):
             await asyncio.sleep(0.02)
 
@@ -86,7 +86,7 @@ async def test_topics_are_made_as_the_worker_needs_them(
 
 
 async def test_making_twice_changes_nothing(settings: Settings) -> None:
-    """The second call finds all there; a worker may call it at every start."""
+    """The second call finds all topics; a worker may call it at every start."""
     await ensure_topics(settings)
     assert await ensure_topics(settings) == ()
     assert await require_topics(settings) == []
@@ -95,7 +95,7 @@ async def test_making_twice_changes_nothing(settings: Settings) -> None:
 async def test_two_that_make_topics_at_once(
     settings: Settings, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
-    """Workers that start together share the work: each topic is made by one of them, none fails."""
+    """If workers start together, each topic is created by one of them, and none fails."""
     made = await asyncio.gather(*(ensure_topics(settings) for _ in range(3)))
     names = (*settings.inputs, *settings.outputs, settings.changelog)
     assert sorted(name for each in made for name in each) == sorted(names)
@@ -104,7 +104,7 @@ async def test_two_that_make_topics_at_once(
 async def test_new_topics_take_the_partitions_of_those_there_are(
     settings: Settings, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
-    """A shop whose clicks have five partitions gets everything else with five, whatever the setting says."""
+    """If the shop's clicks have five partitions, all other topics get five, whatever the setting is."""
     await make(admin, settings.inputs[0], 5, {"message.timestamp.type": "LogAppendTime"})
     made = await ensure_topics(settings)
     assert settings.inputs[0] not in made
@@ -115,7 +115,7 @@ async def test_new_topics_take_the_partitions_of_those_there_are(
 async def test_a_wrong_number_of_partitions(
     settings: Settings, admin: AIOKafkaAdminClient, prefix: str, index: int
 ) -> None:
-    """An input, output or changelog that does not match is named with both numbers, and nothing is made."""
+    """An input, output or changelog that does not match is named with both numbers, and nothing is created."""
     names = (*settings.inputs, *settings.outputs, settings.changelog)
     append_time = {"message.timestamp.type": "LogAppendTime"}
     await make(admin, names[0], 4, append_time)
@@ -130,14 +130,14 @@ async def test_a_wrong_number_of_partitions(
 
 
 async def test_a_changelog_that_forgets_is_refused(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    """State under a delete policy would vanish after its retention: fatal."""
+    """A delete policy on the changelog is fatal, since the state would vanish after the retention."""
     await make(admin, settings.changelog, 2, {"cleanup.policy": "delete"})
     with pytest.raises(TopicError, match=r"cleanup\.policy=delete, which loses state: set it to compact"):
         await ensure_topics(settings)
 
 
 async def test_advice_does_not_stop_a_worker(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    """Our own time in outputs, compacted inputs and small dead letters are told and can be lived with."""
+    """Create times in outputs, compacted inputs and small dead letters give warnings only."""
     append_time = {"message.timestamp.type": "LogAppendTime"}
     await make(admin, settings.inputs[0], 2, {"cleanup.policy": "compact", **append_time})
     await make(admin, settings.outputs[0], 2, {})
@@ -167,7 +167,7 @@ def test_advice_comes_with_its_commands() -> None:
 
 
 async def test_the_command_prints_them_once(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    """Outputs that the shop made: advice for each, one command for all."""
+    """For outputs that the shop created: advice for each, one command for all."""
     append_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "2000000"}
     for name in settings.inputs:
         await make(admin, name, 2, append_time)
@@ -190,7 +190,7 @@ async def test_the_command_prints_them_once(settings: Settings, admin: AIOKafkaA
 
 
 async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    """An input with Kafka's default time stops a worker with both ways out, and works where the setting says so."""
+    """An input with Kafka's default time stops a worker with two remedies, and works if the setting allows it."""
     await make(admin, settings.inputs[1], 2, {})
     both = (
         rf"topic {settings.inputs[1]} keeps the producer's time, .*: run `kafka-configs.sh .* --entity-name "
@@ -206,7 +206,7 @@ async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: A
 
 
 async def test_more_copies_than_brokers(settings: Settings) -> None:
-    """What the broker refuses is told in the broker's words, with the topic."""
+    """A refusal of the broker is reported with its text and the topic."""
     three = load_settings(
         env={},
         options={"brokers": settings.bootstrap, "topic_prefix": settings.topic_prefix, "replication": 3},

@@ -1,4 +1,4 @@
-"""Compiled code on disk is used again only where nothing has changed that it contains."""
+"""Compiled code on disk is used again only if nothing that it contains has changed."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from model.kernels.jit import sources_hash
 
 ROOT = Path(__file__).parents[3]
 
-#: A kernel that contains code of other files: it calls a kernel, which uses a constant of a third file.
+#: A kernel with code of other files: it calls a kernel, which uses a constant of a third file.
 CALLER = """
 from stream_app.kernels.jit import jit
 from stream_app.kernels.called import twice
@@ -43,7 +43,7 @@ print(answer(21), sum(answer.stats.cache_hits.values()))
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the rooms with the kernels, and three files more."""
+    """A copy of the rooms with the kernels, and three more files."""
     for package in ("model", "stream_app"):
         (tmp_path / package).mkdir()
         shutil.copy(ROOT / package / "__init__.py", tmp_path / package)
@@ -57,7 +57,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(tree: Path, cache: Path | None = None) -> tuple[int, int]:
-    """What a process of this tree says: the answer, and how often compiled code was loaded."""
+    """Run a process of this tree; return the answer, and how often compiled code was loaded."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     env["PYTHONPATH"] = str(tree)
     if cache is not None:
@@ -77,16 +77,16 @@ def run(tree: Path, cache: Path | None = None) -> tuple[int, int]:
 
 
 def compiled(folder: Path) -> list[str]:
-    """The files of compiled code of the caller, without their hashes."""
+    """Return the files of compiled code of the caller, without their hashes."""
     names = (file.name.partition("-") for file in folder.rglob("caller.answer-*"))
     return sorted(f"{name}-{rest.partition('.')[2]}" for name, _, rest in names)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["beside the sources", "NUMBA_CACHE_DIR"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["next to the sources", "NUMBA_CACHE_DIR"])
 def test_a_change_of_a_called_kernel_is_seen(tree: Path, elsewhere: bool, tmp_path: Path) -> None:
     """With a warm cache, an edit of a called kernel or of a constant two files away changes the result.
 
-    As many files of compiled code are left as before.
+    The number of files of compiled code does not change.
     """
     cache = tmp_path / "cache" if elsewhere else None
     kernels = tree / "stream_app" / "kernels"
@@ -103,13 +103,13 @@ def test_a_change_of_a_called_kernel_is_seen(tree: Path, elsewhere: bool, tmp_pa
 
 
 def forget() -> None:
-    """Lets the next hash read the files again, as a new process would."""
+    """Let the next hash read the files again, as in a new process."""
     for cached in (jit.sources_hash, jit._read, jit._imported, jit._file_of):
         cached.cache_clear()
 
 
 def test_only_what_is_imported_counts(tree: Path) -> None:
-    """A file that a kernel does not import, directly or not, leaves its compiled code as it is."""
+    """A change of a file that a kernel does not import, directly or not, keeps its compiled code."""
     kernels = tree / "stream_app" / "kernels"
     files = [kernels / "caller.py", kernels / "called.py", kernels / "hashing.py"]
     before = [sources_hash(file) for file in files]

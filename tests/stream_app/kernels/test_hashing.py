@@ -1,4 +1,4 @@
-"""The compiled hashes against the reference library and against CPython."""
+"""The compiled hashes, compared with the reference library and with CPython."""
 
 import base64
 import os
@@ -39,7 +39,7 @@ def copied(source, at, size, out, out_at):  # type: ignore[no-untyped-def]
 @given(st.binary(max_size=200), st.integers(0, 9))
 @settings(deadline=None)
 def test_xxh64_is_that_of_the_reference(data: bytes, before: int) -> None:
-    """The same 64 bits as the `xxhash` package, wherever the bytes lie in memory."""
+    """The same 64 bits as the `xxhash` package, wherever the bytes are in memory."""
     buffer = np.frombuffer(bytes(before) + data + b"behind", np.uint8)
     assert int(hashed(buffer, before, len(data))) == xxhash.xxh64_intdigest(data)
 
@@ -71,7 +71,7 @@ def test_siphash_of_a_word(word: int, k0: int, k1: int) -> None:
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(0, 9))
 @settings(deadline=None)
 def test_same_bytes(a: bytes, b: bytes, shift: int) -> None:
-    """Equal where the bytes are equal, and only there; one changed byte is seen at any place."""
+    """Equal only if the bytes are equal; one changed byte is noticed at any place."""
     n = min(len(a), len(b))
     left, right = np.frombuffer(bytes(shift) + a, np.uint8), np.frombuffer(b + bytes(1), np.uint8)
     assert same(left, shift, right, 0, n) == (a[:n] == b[:n])
@@ -84,7 +84,7 @@ def test_same_bytes(a: bytes, b: bytes, shift: int) -> None:
 @given(st.binary(max_size=40), st.integers(0, 9), st.integers(0, 9))
 @settings(deadline=None)
 def test_copy_bytes(data: bytes, before: int, place: int) -> None:
-    """Exactly the bytes asked for arrive, and nothing around them changes."""
+    """Exactly the requested bytes are copied, and nothing around them changes."""
     out = np.full(60, 255, np.uint8)
     assert copied(
         np.frombuffer(bytes(before) + data + bytes(8), np.uint8), before, len(data), out, place
@@ -93,7 +93,7 @@ def test_copy_bytes(data: bytes, before: int, place: int) -> None:
 
 
 def test_hash_of_names_is_the_published_one() -> None:
-    """State refers to items by XXH3-64, so the value is fixed for good (XXH3 specification)."""
+    """State refers to items by XXH3-64, so the value must never change (XXH3 specification)."""
     assert xxhash.xxh3_64_intdigest(b"") == 0x2D06800538D394C2
     assert base64.b64encode(xxhash.xxh3_64_digest(b"item")) == base64.b64encode(
         xxhash.xxh3_64_intdigest(b"item").to_bytes(8, "big")

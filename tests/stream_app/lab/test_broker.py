@@ -43,7 +43,7 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[EmbeddedKafka]:
-    """A broker of the test's own, not started."""
+    """A broker for the test alone, not started."""
     broker = EmbeddedKafka(tmp_path / "broker", heap_mb=256)
     yield broker
     broker.stop()
@@ -51,7 +51,7 @@ def own(tmp_path: Path) -> Iterator[EmbeddedKafka]:
 
 @pytest.fixture
 def listener() -> Iterator[int]:
-    """A port that something else listens on."""
+    """A port on which another program listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -86,14 +86,14 @@ async def consume(broker: EmbeddedKafka, topic: str, group: str, count: int) -> 
 
 
 async def test_record_goes_in_and_comes_out(kafka: EmbeddedKafka, prefix: str) -> None:
-    """A topic can be made, written and read through a group as soon as `start` has returned."""
+    """A topic can be created, written and read through a group as soon as `start` has returned."""
     await create(kafka, prefix + "clicks")
     await produce(kafka, prefix + "clicks", b"one")
     assert await consume(kafka, prefix + "clicks", prefix + "g", 1) == [b"one"]
 
 
 def test_listens_on_loopback_only(kafka: EmbeddedKafka) -> None:
-    """Nobody outside the machine can reach the broker or its controller."""
+    """Broker and controller cannot be reached from outside the machine."""
     listening = [
         c.laddr.ip for c in psutil.Process(kafka.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
     ]
@@ -127,14 +127,14 @@ async def test_records_and_offsets_survive_restart_and_kill(own: EmbeddedKafka, 
 
 
 def test_second_start_on_same_folder_is_refused(kafka: EmbeddedKafka) -> None:
-    """Two brokers never share a folder; the first goes on undisturbed."""
+    """Two brokers never share a folder; the first one continues undisturbed."""
     with pytest.raises(FolderInUseError, match=f"process id {kafka.pid}.*stop"):
         EmbeddedKafka(kafka.data_dir).start()
     assert missing(kafka.port, timeout_s=5) is None
 
 
 def test_start_beside_another_start_is_refused(own: EmbeddedKafka) -> None:
-    """While one program is starting a broker on the folder, a second one is told so."""
+    """While one program starts a broker on the folder, a second one gets an error that says so."""
     with file_lock(own.data_dir / "broker.lock"), pytest.raises(FolderInUseError, match="another start"):
         own.start()
 
@@ -149,7 +149,7 @@ def test_port_taken(tmp_path: Path, listener: int) -> None:
 def test_free_port_lost_before_java_binds_it(
     own: EmbeddedKafka, listener: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another program takes the port that was found free, the next one is tried."""
+    """If another program takes the port that was found free, the next one is tried."""
     ports = iter([listener, *(free_port() for _ in range(3))])
     monkeypatch.setattr(storage, "free_port", lambda besides=0: next(ports))
     own.start()
@@ -158,7 +158,7 @@ def test_free_port_lost_before_java_binds_it(
 
 
 def test_stale_files_do_not_block(own: EmbeddedKafka) -> None:
-    """Files left by a crash, naming a dead or a foreign process or cut short, are recognised as such."""
+    """Files left by a crash that name a dead or a foreign process, or are incomplete, are recognised."""
     own.data_dir.mkdir()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -174,7 +174,7 @@ def test_stale_files_do_not_block(own: EmbeddedKafka) -> None:
 
 
 def test_early_exit_shows_why(tmp_path: Path) -> None:
-    """A setting that Kafka refuses ends in an error with Kafka's own words, and in no process."""
+    """A setting that Kafka refuses gives an error with Kafka's own text, and leaves no process."""
     broker = EmbeddedKafka(tmp_path, properties={"num.partitions": "many"})
     with pytest.raises(BrokerExitedError, match=r"exit code 1.*(?s:.*)many.*num\.partitions"):
         broker.start()
@@ -182,13 +182,13 @@ def test_early_exit_shows_why(tmp_path: Path) -> None:
 
 
 def test_wrong_java_option_shows_why(tmp_path: Path) -> None:
-    """What Java itself complains about, before there is a log, is shown too."""
+    """Java's own errors, before a log exists, are shown too."""
     with pytest.raises(BrokerExitedError, match="heap"):
         EmbeddedKafka(tmp_path, heap_mb=0).start()
 
 
 def test_not_ready_in_time_leaves_no_process(tmp_path: Path) -> None:
-    """Past the limit the error says what was still missing, and Java has been ended."""
+    """After the time limit the error names what was missing, and Java is stopped."""
     broker = EmbeddedKafka(tmp_path)
     with pytest.raises(NotReadyError, match="waiting for: the port to open"):
         broker.start(timeout_s=0.0)
@@ -197,14 +197,14 @@ def test_not_ready_in_time_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """A data folder where a file is in the way is one clear sentence."""
+    """A file in place of the data folder gives one clear sentence."""
     (tmp_path / "data").write_text("")
     with pytest.raises(FolderError, match="cannot be written"):
         EmbeddedKafka(tmp_path).start()
 
 
 def test_first_start_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an empty cache and no way to the repository the error names both; each try starts afresh."""
+    """With an empty cache and an unreachable repository, the error names both; each attempt starts again."""
     monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("FORECLICK_MAVEN_URL", f"http://127.0.0.1:{free_port()}")
     for _ in range(2):
@@ -232,7 +232,7 @@ def test_jars_come_by_tls_only(url: str, taken: bool) -> None:
 
 
 def test_a_repository_without_tls_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first start says that programs come from there, and what to set."""
+    """At the first start an insecure repository is refused, with the setting to change."""
     monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("FORECLICK_MAVEN_URL", "http://maven.example")
     with pytest.raises(InsecureRepositoryError, match="use https"):
@@ -240,7 +240,7 @@ def test_a_repository_without_tls_is_not_asked(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_forged_jar_is_not_run(tmp_path: Path) -> None:
-    """Every jar of the installation has its pin and no other has one; one byte more, or a name more, is refused."""
+    """The pins are exactly those of the installed jars; an added byte, or an added jar, is refused."""
     made = install()
     jars = [made.folder / jar for jar in made.jars]
     check(jars, "here")
@@ -294,7 +294,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, locale: dict[str, str]) -> N
 
 
 def test_records_are_private(tmp_path: Path) -> None:
-    """Under the usual umask nobody else can read what a broker keeps, nor where an older version left it readable."""
+    """With the usual umask other users cannot read a broker's files, even those of an older version."""
     before = os.umask(0o022)
     try:
         (tmp_path / "data").mkdir(mode=0o755)
@@ -306,7 +306,7 @@ def test_records_are_private(tmp_path: Path) -> None:
 
 
 def test_second_process_waits_for_the_first_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of two first starts at once, the second waits and finds what the first has brought."""
+    """Of two first starts at the same time, the second waits and uses the installation of the first."""
     real = install()
     monkeypatch.setenv("FORECLICK_CACHE_DIR", str(tmp_path))
     found = []
@@ -321,19 +321,19 @@ def test_second_process_waits_for_the_first_install(monkeypatch: pytest.MonkeyPa
 
 
 def test_attach_needs_a_running_broker(tmp_path: Path) -> None:
-    """A handle on nothing is refused with the way out."""
+    """Attaching to a folder without a broker is refused with the remedy."""
     with pytest.raises(NotRunningError, match="foreclick broker start"):
         EmbeddedKafka.attach(tmp_path)
 
 
 def test_missing_is_answered_for_anything_on_the_port(listener: int) -> None:
-    """A port that accepts and says nothing is not taken for a broker, nor is a closed one."""
+    """A port that accepts connections without answering does not count as a broker, nor does a closed one."""
     assert "answer" in str(missing(listener, timeout_s=0.1))
     assert missing(free_port(), timeout_s=0.1) == "the port to open"
 
 
 def test_free_ports_lie_below_outgoing_ones(listener: int) -> None:
-    """Free ports come from the range that no outgoing connection is given, and taken ones are seen."""
+    """Free ports are outside the range of outgoing connections, and ports in use are noticed."""
     assert free_port() in FREE_PORTS
     assert not is_free(listener)
 
@@ -346,7 +346,7 @@ def test_free_ports_lie_below_outgoing_ones(listener: int) -> None:
     ),
 )
 def test_own_properties_win(port: int, controller_port: int, extra: dict[str, str]) -> None:
-    """Each property stands in the file once, with the caller's value where there is one."""
+    """Each property is in the file once, with the caller's value if there is one."""
     lines = server_properties("d", port, controller_port, extra).splitlines()
     written = dict(line.split("=", 1) for line in lines)
     assert len(written) == len(lines)
@@ -387,7 +387,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener:
 
 
 def test_foreground_ends_with_its_program(tmp_path: Path) -> None:
-    """`start --foreground` stops the broker when it is told to end, and its records are closed cleanly."""
+    """`start --foreground` stops the broker cleanly on a signal."""
     main = [sys.executable, "-c", "from stream_app.cli import main; main()"]
     command = [*main, "broker", "start", "--port", "0", "--foreground", "--json", "--data-dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
@@ -396,5 +396,5 @@ def test_foreground_ends_with_its_program(tmp_path: Path) -> None:
         broker = psutil.Process(facts["pid"])
         program.terminate()
         assert program.wait(timeout=60) == 143
-    broker.wait(timeout=10)  # its parent is gone: whoever inherited it may take a moment to notice its end
+    broker.wait(timeout=10)  # its parent has ended: its new parent may take a moment to notice its end
     assert (tmp_path / "data" / ".kafka_cleanshutdown").exists()

@@ -1,4 +1,4 @@
-"""The judges of the demo: latency join, exactness, hit rate, flags, and what is known of the live traffic."""
+"""The statistics of the demo: latency join, exactness, hit rate, flags, and the truth about the live traffic."""
 
 import math
 from pathlib import Path
@@ -31,7 +31,7 @@ def _rows(*numbers: int) -> np.ndarray:
     st.integers(0, 10_000),
 )
 def test_answers_join_equals_naive(steps: list[tuple[bool, int, int]], since: int) -> None:
-    """The join gives the latencies of a plain dictionary, whatever comes first, and counts every answer."""
+    """The join gives the same latencies as a plain dictionary, in either order, and counts every answer."""
     answers = AnswerTimes(10)
     appended: dict[int, int] = {}
     first: dict[int, int] = {}
@@ -62,7 +62,7 @@ def test_answers_join_equals_naive(steps: list[tuple[bool, int, int]], since: in
 
 
 def test_answers_repeated_in_one_batch() -> None:
-    """Of two answers to one record in a batch the first counts for the latency, and both are counted."""
+    """Of two answers to one record in a batch, the latency is that of the first, and both are counted."""
     answers = AnswerTimes(3)
     answers.appended(_rows(0, 1, 2), _rows(100, 100, 100))
     answers.answered(_rows(1, 1, 0), _rows(110, 150, 130))
@@ -82,20 +82,20 @@ def test_answers_repeated_in_one_batch() -> None:
     ],
 )
 def test_exactness(times: list[int], strangers: int, expected: tuple[object, ...]) -> None:
-    """A missing, a repeated, an unasked and a stranger's answer each make the result inexact."""
+    """A missing and a repeated answer, and one to an invalid or unknown record, each make the result inexact."""
     found = exactness(np.array([True, True, False]), np.array(times, np.int32), strangers)
     assert (found.good, found.answered, found.repeated, found.unasked, found.exact) == expected
 
 
 def test_next_items_settled_by_the_next_event() -> None:
-    """A prediction is judged by its own user's next event, and not at all where that names no item."""
+    """A prediction is judged by its own user's next event, and not at all if that names no item."""
     items = NextItems(["a", "b"], k=2)
-    items.add("u", "x", ["y", "z", "a"])  # the first event of a user settles nothing
+    items.add("u", "x", ["y", "z", "a"])  # a user's first event decides nothing
     items.add("v", "y", ["q"])
     items.add("u", "y", ["b"])  # hit
-    items.add("u", None, ["a"])  # nothing to settle
-    items.add("u", "b", ["c"])  # missed, though popular
-    items.add("v", "a", [])  # missed, though popular: "a" stood in no list of v
+    items.add("u", None, ["a"])  # nothing to decide
+    items.add("u", "b", ["c"])  # missed, although popular
+    items.add("v", "a", [])  # missed, although popular: "a" was in no list of v
     assert (items.cases, items.hits, items.popular_hits) == (3, 1, 2)
     assert items.rate == pytest.approx(1 / 3)
     assert items.popular_rate == pytest.approx(2 / 3)
@@ -112,7 +112,7 @@ def test_next_items_cut_to_k() -> None:
 
 
 def test_flags_against_planted_users() -> None:
-    """Users count once, codes of another sign do not count, and nothing planted gives no rate."""
+    """Users count once, codes of another kind do not count, and without planted users there is no rate."""
     flags = FlagMatch()
     flags.add("bot1", ["click_rate", "many_items"])
     flags.add("bot1", ["click_rate"])
@@ -127,7 +127,7 @@ def test_flags_against_planted_users() -> None:
 
 
 def test_rate_over_a_window() -> None:
-    """The rate is that of the last seconds and forgets what came before."""
+    """The rate is that of the last seconds only."""
     rate = Rate(window_s=2.0)
     assert rate.mark(0.0, 0) == 0.0
     assert rate.mark(1.0, 1000) == 1000.0
@@ -141,7 +141,7 @@ def _record(topic: str, offset: int, **body: object) -> Record:
 
 
 def test_truth_of_a_small_stream() -> None:
-    """Malformed records and duplicates need no answer; a duplicate of something before the traffic does."""
+    """Malformed records and duplicates need no answer; a duplicate of a record before the traffic does."""
     records = [
         _record("clicks", 0, user_id="u", event_id="a", item_id="x"),
         _record("purchases", 0, user_id="w", event_id="b", item_id="x"),
@@ -194,7 +194,7 @@ def test_live_follows_history_and_ends_now(plan: Plan) -> None:
 
 
 def test_labels_beside_the_live_recording(plan: Plan) -> None:
-    """Each label stands for a record that is there, under the offset that the record has now."""
+    """Each label belongs to an existing record, with the record's current offset."""
     truth = write_live(plan, NOW_MS, lambda _: None)
     live = {(r.topic, r.partition, r.offset): r for r in RecordingReader(plan.live_recording)}
     labels = read_labels(labels_beside(plan.live_recording))
@@ -208,7 +208,7 @@ def test_labels_beside_the_live_recording(plan: Plan) -> None:
 
 
 def test_history_is_the_same_at_any_time(plan: Plan) -> None:
-    """A plan run another day, with more live traffic, gives the same history but for whole days."""
+    """The same plan on another day, with more live traffic, gives the same history, moved by whole days."""
     write_history(plan, NOW_MS, lambda _: None)
     first = list(RecordingReader(plan.history))
     longer = msgspec.structs.replace(plan, seconds=2 * plan.seconds)
@@ -221,7 +221,7 @@ def test_history_is_the_same_at_any_time(plan: Plan) -> None:
 
 
 def test_a_stale_note_ends_no_stranger(tmp_path: Path) -> None:
-    """A note of a worker that is gone, whose number another process has, neither counts nor kills."""
+    """The file of an ended worker whose process id another process has now neither counts nor kills that process."""
     import os
 
     plan = Plan(folder=tmp_path)

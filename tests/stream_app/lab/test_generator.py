@@ -1,4 +1,4 @@
-"""Synthetic traffic: the same for the same seed, as the settings say, and honest about what is planted."""
+"""Synthetic traffic: the same for the same seed, according to the settings, with correct labels."""
 
 import collections
 import itertools
@@ -27,7 +27,7 @@ Place = tuple[str, int, int]
 
 
 class Traffic:
-    """A generated stream, taken apart once for all tests."""
+    """A generated stream, decoded once for all tests."""
 
     def __init__(self, settings: GeneratorSettings) -> None:
         blocks = list(generate(settings))
@@ -39,7 +39,7 @@ class Traffic:
         for label in self.labels:
             self.kinds[label.topic, label.partition, label.offset].add(label.kind)
         bad = {p for p, kinds in self.kinds.items() if "malformed" in kinds}
-        #: Records that keep the contract, in stream order, with their values.
+        #: Records that follow the contract, in stream order, with their values.
         self.good = [(r, decode(r.value)) for r in self.records if place(r) not in bad]
 
     def with_label(self, kind: str) -> list[tuple[Label, Record]]:
@@ -65,7 +65,7 @@ def traffic() -> Traffic:
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
-    """Recording and labels are a function of the settings, and another seed gives other ones."""
+    """Recording and labels depend only on the settings, and another seed gives other ones."""
     settings = msgspec.structs.replace(SMALL, events=5_000)
     for name in "a", "b":
         (tmp_path / name).mkdir()
@@ -79,7 +79,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 
 
 def test_written_is_generated(tmp_path: Path, traffic: Traffic) -> None:
-    """The recording holds the generated records, the file beside it the labels, the summary their counts."""
+    """The recording has the generated records, the file next to it the labels, the summary their counts."""
     seen: list[int] = []
     summary = write(SMALL, tmp_path / "a.stream", seen.append)
     reader = RecordingReader(tmp_path / "a.stream")
@@ -98,7 +98,7 @@ def test_written_is_generated(tmp_path: Path, traffic: Traffic) -> None:
 
 
 def test_order_offsets_and_partitions(traffic: Traffic) -> None:
-    """Records stand in the broker's time order, offsets have no gap, the key picks the partition."""
+    """Records are in the order of the broker's time, offsets have no gaps, the key decides the partition."""
     times = [record.timestamp for record in traffic.records]
     assert times == sorted(times)
     offsets: dict[tuple[str, int], list[int]] = collections.defaultdict(list)
@@ -111,7 +111,7 @@ def test_order_offsets_and_partitions(traffic: Traffic) -> None:
 
 
 def decoded(records: list[Record]) -> tuple[int, list[str]]:
-    """How many of the records our own decoder takes, and the reasons of the others."""
+    """Return how many of the records our own decoder accepts, and the reasons of the others."""
     decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=60_000)
     good, reasons = 0, []
     for kind, topic in enumerate(INPUT_TOPICS):
@@ -124,14 +124,14 @@ def decoded(records: list[Record]) -> tuple[int, list[str]]:
 
 
 def test_good_records_keep_the_contract(traffic: Traffic) -> None:
-    """The worker's decoder takes every record that is not labelled malformed, in JSON and in msgpack."""
+    """The worker's decoder accepts every record that is not labelled malformed, in JSON and in msgpack."""
     assert decoded([record for record, _ in traffic.good]) == (len(traffic.good), [])
     packed = sum(record.value[:1] != b"{" for record, _ in traffic.good if record.value)
     assert packed / len(traffic.good) == pytest.approx(SMALL.msgpack_share, abs=0.02)
 
 
 def test_malformed_records_are_refused_for_their_reason(traffic: Traffic) -> None:
-    """Every fault occurs, and the worker's decoder names the reason that the fault stands for."""
+    """Every fault occurs, and the worker's decoder gives the expected reason."""
     found = traffic.with_label("malformed")
     assert {label.detail for label, _ in found} == set(FAULTS)
     for label, record in found:
@@ -139,7 +139,7 @@ def test_malformed_records_are_refused_for_their_reason(traffic: Traffic) -> Non
 
 
 def test_shares_are_as_asked(traffic: Traffic) -> None:
-    """What is planted comes as often as the settings say, within what chance allows."""
+    """Planted records are as frequent as the settings say, within chance."""
     share = {
         kind: len(traffic.with_label(kind)) / SMALL.events for kind in ("late", "duplicate", "malformed")
     }
@@ -179,7 +179,7 @@ def test_duplicates_repeat_a_record_bit_for_bit(traffic: Traffic) -> None:
 
 
 def test_late_records_are_late_by_what_their_label_says(traffic: Traffic) -> None:
-    """A late event's own time lies behind the broker's by its label; others by the network's delay alone."""
+    """A late event's time is behind the broker's by the value of its label; others only by the network's delay."""
     late = {place(record): label for label, record in traffic.with_label("late")}
     for record, event in traffic.good:
         behind = record.timestamp - event["ts"]
@@ -200,7 +200,7 @@ def test_labels_name_the_user_and_event_of_their_record(traffic: Traffic) -> Non
 
 
 def test_popularity_is_skewed(traffic: Traffic) -> None:
-    """A tenth of the users makes a third of the events, a tenth of the items gets half of the clicks."""
+    """A tenth of the users make a third of the events, a tenth of the items get half of the clicks."""
     for field, least in (("user_id", 0.33), ("item_id", 0.5)):
         counts = collections.Counter(e[field] for _, e in traffic.good if "item_id" in e)
         common = sorted(counts.values(), reverse=True)
@@ -209,7 +209,7 @@ def test_popularity_is_skewed(traffic: Traffic) -> None:
 
 
 def test_purchases_follow_clicks_of_the_item(traffic: Traffic) -> None:
-    """Nobody buys what was not clicked in the session before, except with a stolen account."""
+    """Users buy only items that they clicked in the same session, except with a stolen account."""
     clicked: set[tuple[str, str]] = set()
     purchases = 0
     for record, event in traffic.good:
@@ -225,7 +225,7 @@ def test_purchases_follow_clicks_of_the_item(traffic: Traffic) -> None:
 
 
 def test_the_next_click_can_be_learned(traffic: Traffic) -> None:
-    """The transitions of the first part predict clicks of the rest far better than popularity does."""
+    """The transitions of the first part predict clicks of the rest far better than popularity."""
     clicks: dict[str, list[str]] = collections.defaultdict(list)
     for record, event in traffic.good:
         if record.topic == "clicks" and not traffic.kinds.get(place(record)):
@@ -244,7 +244,7 @@ def test_the_next_click_can_be_learned(traffic: Traffic) -> None:
 
 
 def test_sessions_of_a_user_do_not_overlap(traffic: Traffic) -> None:
-    """A user does one thing after the other, so that a user's events tell one story."""
+    """A user's sessions do not overlap."""
     spans: dict[str, dict[str, list[int]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for record, event in traffic.good:
         if not traffic.kinds.get(place(record)):
@@ -255,7 +255,7 @@ def test_sessions_of_a_user_do_not_overlap(traffic: Traffic) -> None:
 
 
 def test_daily_rhythm() -> None:
-    """The evening is busier than the morning, by as much as the rhythm asks for."""
+    """The evening is busier than the morning, according to the rhythm."""
     settings = GeneratorSettings(events=30_000, users=3_000, span_s=2 * 86_400.0)
     hours = np.array([r.timestamp // 3_600_000 % 24 for b in generate(settings) for r in b.records])
     evening, morning = np.isin(hours, [19, 20, 21]).sum(), np.isin(hours, [7, 8, 9]).sum()
@@ -264,7 +264,7 @@ def test_daily_rhythm() -> None:
 
 @pytest.mark.parametrize("compression", [1.0, 60.0])
 def test_span_start_and_compression(compression: float) -> None:
-    """The events fill the wished span of shop time, from the given start, faster where time is compressed."""
+    """The events fill the given span of shop time from the given start, faster with a time compression."""
     settings = GeneratorSettings(
         events=30_000,
         users=5_000,
@@ -293,13 +293,13 @@ def test_span_start_and_compression(compression: float) -> None:
     ],
 )
 def test_impossible_settings(change: dict[str, Any], says: str) -> None:
-    """Settings that cannot be met are refused with a sentence that says what to change."""
+    """Impossible settings are refused with a sentence that says what to change."""
     with pytest.raises(GeneratorError, match=says):
         GeneratorSettings(**change)
 
 
 def test_labels_of_another_file(tmp_path: Path) -> None:
-    """A file that holds no labels, or none, is a clear error."""
+    """A file without labels, and a missing file, are clear errors."""
     (tmp_path / "a.jsonl").write_text('{"kind": 1}\n')
     with pytest.raises(RecordingError, match="not a file of labels"):
         read_labels(tmp_path / "a.jsonl")
@@ -309,7 +309,7 @@ def test_labels_of_another_file(tmp_path: Path) -> None:
 
 @given(keys=st.lists(st.binary(max_size=20), max_size=20), partitions=st.integers(1, 50))
 def test_partitioner_is_kafkas(keys: list[bytes], partitions: int) -> None:
-    """The partition of a key is the one that aiokafka's port of the Java client's murmur2 gives."""
+    """The partition of a key is that of aiokafka's port of the Java client's murmur2."""
     murmur2 = pytest.importorskip("aiokafka.partitioner").murmur2
     expected = [(murmur2(key) & 0x7FFFFFFF) % partitions for key in keys]
     assert partitions_of(keys, partitions).tolist() == expected

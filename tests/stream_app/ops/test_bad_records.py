@@ -12,7 +12,7 @@ from stream_app.ops.logging import setup_logging
 
 
 def bad(n: int, reason: str, offset: int) -> list[BadRecord]:
-    """n bad records of one reason, one behind the other."""
+    """Return n bad records of one reason, one after the other."""
     return [
         BadRecord(Record("clicks", 1, offset + i, 0, None, b"{", ()), reason, "ts", "a time")
         for i in range(n)
@@ -21,21 +21,21 @@ def bad(n: int, reason: str, offset: int) -> list[BadRecord]:
 
 @pytest.fixture
 def said() -> StringIO:
-    """What is logged, as JSON lines."""
+    """The log as JSON lines."""
     stream = StringIO()
     setup_logging("info", "json", stream)
     return stream
 
 
 def lines(said: StringIO) -> list[tuple[str, int, str]]:
-    """Reason, count and example of each line."""
+    """Return reason, count and example of each line."""
     found = [json.loads(line) for line in said.getvalue().splitlines()]
     assert all(line["message"] == "bad records moved to the dead-letter topic" for line in found)
     return [(line["reason"], line["count"], line["example"]) for line in found]
 
 
 def test_few_examples_and_every_count(said: StringIO) -> None:
-    """A million bad records make a handful of lines; what each line leaves out is in the next one's count."""
+    """A million bad records give a few lines; records without a line are in the count of the next one."""
     clock = [0.0]
     log = BadRecordLog(lambda: clock[0])
     assert log.add([]) == {}

@@ -28,7 +28,7 @@ LIVE = "/health/live"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second for a request, so that nobody waits for ten."""
+    """Set one second for a request, so that tests do not wait for ten."""
     monkeypatch.setattr(connections, "REQUEST_S", 1.0)
 
 
@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def half_open(
     port: Port, count: int, sent: bytes = b"GET /metrics HTTP/1.1\r\nHost: loc"
 ) -> AsyncIterator[list[socket.socket]]:
-    """Connections that sent a part of a request; made in a thread, since the server is in ours."""
+    """Open connections that sent a part of a request, in another thread than the server's."""
     opened: list[socket.socket] = []
 
     def fill() -> None:
@@ -58,7 +58,7 @@ async def half_open(
 
 
 def closed_within(sockets: list[socket.socket], limit_s: float) -> float:
-    """Seconds until the other side had closed all; fails after the limit."""
+    """Return the seconds until the other side had closed all; fail after the limit."""
     began = time.monotonic()
     for each in sockets:
         each.settimeout(max(0.01, limit_s - (time.monotonic() - began)))
@@ -69,7 +69,7 @@ def closed_within(sockets: list[socket.socket], limit_s: float) -> float:
 
 
 def trickle(port: Port, head: bytes, piece: bytes) -> float:
-    """Seconds for which a connection lives that sends a byte every 50 ms."""
+    """Return how many seconds a connection lives that sends a byte every 50 ms."""
     with socket.create_connection(("127.0.0.1", port.number), timeout=20) as s:
         began = time.monotonic()
         s.sendall(head)
@@ -113,7 +113,7 @@ async def test_a_trickle_of_bytes_buys_no_time(quick: None) -> None:
 
 
 async def test_an_idle_connection_is_closed(quick: None) -> None:
-    """One that stays open after an answer has the time of a request for its next one, and may go on asking."""
+    """A connection that stays open after an answer has the same time for its next request, any number of times."""
     ask = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with serving() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
@@ -127,7 +127,7 @@ async def test_an_idle_connection_is_closed(quick: None) -> None:
 
 
 async def test_tls_handshakes_count_too(quick: None, tmp_path: Path) -> None:
-    """A client that connects and never says hello is closed, and many of them keep nobody out."""
+    """A client that connects without a TLS handshake is closed, and many of them do not block others."""
     pair = self_signed(tmp_path)
     async with serving(web_cert=pair.cert, web_key=pair.key) as port:
         secure = Port(port.number, ssl.create_default_context(cafile=str(pair.cert)))
@@ -137,7 +137,7 @@ async def test_tls_handshakes_count_too(quick: None, tmp_path: Path) -> None:
 
 
 async def test_answers_go_on_beside_six_hundred_open_connections(quick: None) -> None:
-    """Health answers while they stand, no more than the limit are held, and all are closed in time."""
+    """Health answers meanwhile, at most the limit of connections stay open, and all are closed in time."""
     async with serving() as port, half_open(port, 600) as opened:
         assert (await port.get(LIVE)).status == 200
         assert await asyncio.to_thread(closed_within, opened, 10) < 5
@@ -234,7 +234,7 @@ class Held:
 
 
 def test_the_longest_waiting_goes_first() -> None:
-    """Over the limit the oldest that is not being answered makes room; never one that is, while there is another."""
+    """Over the limit the oldest idle connection is closed; one with a running answer only if there is no idle one."""
     held = Connections(lambda: 0.0, most=3)
     first, second, third, fourth, fifth = (held.add(Held([])) for _ in range(5))  # type: ignore[arg-type]
     assert [each in held._all.values() for each in (first, second, third, fourth, fifth)] == [

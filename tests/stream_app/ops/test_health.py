@@ -1,4 +1,4 @@
-"""Health: each fact alone makes a worker not ready, and only a standstill makes it not live."""
+"""Health: each problem alone makes a worker not ready, and only a standstill makes it not live."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def health(clock: Clock) -> Health:
-    """A worker that is well."""
+    """A healthy worker."""
     health = Health(30_000, monotonic=clock.monotonic, wall_ms=clock.wall_ms)
     health.set_assigned(4)
     health.set_recovered()
@@ -44,14 +44,14 @@ def failing(health: Health) -> set[str]:
 
 
 def test_a_new_worker_is_live_but_not_ready() -> None:
-    """Nothing said yet: alive, and not ready for three reasons."""
+    """Without any report a worker is live, and not ready for three reasons."""
     health = Health(30_000)
     assert health.live()[0]
     assert failing(health) == {"assigned", "recovered", "model"}
 
 
 def test_all_facts_together_are_ready(health: Health) -> None:
-    """Assigned, recovered, warm and nothing old: ready."""
+    """A worker with partitions, recovered, warm and without old records is ready."""
     assert failing(health) == set()
 
 
@@ -66,13 +66,13 @@ def test_all_facts_together_are_ready(health: Health) -> None:
 def test_each_fact_alone_makes_it_unready(
     health: Health, clock: Clock, spoil: Callable[[Health, Clock], None], check: str
 ) -> None:
-    """One bad fact is enough, and it is the one that is named."""
+    """One problem is enough, and it is named."""
     spoil(health, clock)
     assert failing(health) == {check}
 
 
 def test_details_are_for_a_person(health: Health, clock: Clock) -> None:
-    """The answer says how far recovery is and how old the oldest record is."""
+    """The answer has the progress of recovery and the age of the oldest record."""
     health.set_recovering(10, 2000)
     health.set_oldest(clock.wall_ms() - 45_000)
     checks = health.ready()[1]
@@ -91,7 +91,7 @@ def test_a_new_assignment_asks_for_recovery_again(health: Health) -> None:
 
 
 def test_a_worker_without_partitions_is_not_ready(health: Health) -> None:
-    """More workers than partitions: the spare one says why it does nothing."""
+    """With more workers than partitions, the spare one reports why it does nothing."""
     health.set_assigned(0)
     assert "more workers than partitions" in health.ready()[1]["assigned"]
 
@@ -108,7 +108,7 @@ def test_the_oldest_record_ages_by_the_clock(health: Health, clock: Clock) -> No
 
 
 def test_a_record_from_the_future_is_young(health: Health, clock: Clock) -> None:
-    """A broker's clock ahead of ours does not make an age."""
+    """A broker's clock ahead of ours gives no age."""
     health.set_oldest(clock.wall_ms() + 5000)
     assert health.ready()[1]["age"] == "ok, 0 ms"
 
@@ -127,7 +127,7 @@ def test_one_failed_commit_is_forgiven_a_row_is_not(health: Health, clock: Clock
 
 
 def test_a_commit_that_hangs_is_no_better_than_one_that_fails(health: Health, clock: Clock) -> None:
-    """A broker that does not answer makes no error for a long time; the probe says it after the grace."""
+    """A broker that does not answer causes no error for a long time; the probe reports it after the grace period."""
     with health.waiting_for_broker():
         clock.s += 5.0
         assert failing(health) == set()
@@ -143,7 +143,7 @@ def test_a_commit_that_hangs_is_no_better_than_one_that_fails(health: Health, cl
 
 
 def test_model_trouble_is_told_and_ends(health: Health) -> None:
-    """The reason stands in the answer while the model gives none; a restart would not help."""
+    """While the model fails, readiness gives the reason; liveness stays good, since a restart would not help."""
     health.set_model("OutOfMemoryError: CUDA out of memory")
     assert failing(health) == {"model"}
     assert health.ready()[1]["model"] == "OutOfMemoryError: CUDA out of memory"
@@ -154,7 +154,7 @@ def test_model_trouble_is_told_and_ends(health: Health) -> None:
 
 @pytest.mark.parametrize("part", [Health.LOOP, Health.PROCESSING])
 def test_only_a_part_stuck_in_its_work_is_dead(health: Health, clock: Clock, part: str) -> None:
-    """Silence in the middle of work is a standstill; silence at rest is none."""
+    """No progress during work is a standstill; no progress without work is not."""
     health.beat(part)
     clock.s += 60.0
     assert health.live()[0]
@@ -168,7 +168,7 @@ def test_only_a_part_stuck_in_its_work_is_dead(health: Health, clock: Clock, par
 
 
 def test_trouble_outside_is_no_reason_to_restart(health: Health, clock: Clock) -> None:
-    """No partitions, no broker, a long backlog: unready, but a restart would not help."""
+    """Without partitions or broker, or with a long backlog, a worker is not ready but live."""
     health.set_assigned(None)
     health.set_oldest(0.0)
     health.commit_failed("broker gone")
@@ -178,7 +178,7 @@ def test_trouble_outside_is_no_reason_to_restart(health: Health, clock: Clock) -
 
 
 def test_a_group_that_refuses(health: Health) -> None:
-    """Readiness tells the group's refusal while it is tried again; liveness fails once nobody tries any more."""
+    """Readiness reports the group's refusal during retries; liveness fails when the retries have ended."""
     health.set_group_trouble("group shop is full")
     assert not health.ready()[0]
     assert health.ready()[1]["assigned"] == "group shop is full (tried again)"
@@ -193,7 +193,7 @@ def test_a_group_that_refuses(health: Health) -> None:
 
 
 def test_an_open_transaction(health: Health) -> None:
-    """Records that wait for a foreign transaction are told at once, and count once they wait for too long."""
+    """Records that wait for a foreign transaction are reported immediately, and make it unready after some time."""
     health.set_behind_open_transaction("clicks-0", 1200, 29.0)
     assert health.ready()[0]
     assert "holds back 1,200 records of clicks-0, 29 s" in health.ready()[1]["transactions"]

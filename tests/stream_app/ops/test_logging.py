@@ -1,4 +1,4 @@
-"""Logs: ours and the libraries' come out in one form, and no secret with them."""
+"""Logs: our lines and those of libraries have one format, and contain no secrets."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from stream_app.ops.logging import MASK, redact, setup_logging
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Whatever a test sets up for the whole process is taken back."""
+    """Undo what a test sets for the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -33,7 +33,7 @@ def json_lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_json_lines_from_us_and_from_libraries() -> None:
-    """A structured record and a library's are one JSON object each, with level, name and time."""
+    """A structured record and a library's record are one JSON object each, with level, name and time."""
     stream = io.StringIO()
     setup_logging("info", "json", stream)
     structlog.stdlib.get_logger("foreclick.test").info("recovered", partition=3, records=1000)
@@ -54,7 +54,7 @@ def test_json_lines_from_us_and_from_libraries() -> None:
 
 
 def test_console_lines_are_for_a_person() -> None:
-    """The console form holds message and facts, without escape codes where no terminal reads it."""
+    """The console format has message and values, without escape codes if the output is not a terminal."""
     stream = io.StringIO()
     setup_logging("info", "console", stream)
     structlog.stdlib.get_logger("foreclick.test").info("recovered", partition=3)
@@ -64,7 +64,7 @@ def test_console_lines_are_for_a_person() -> None:
 
 
 def test_levels() -> None:
-    """Below the level nothing is written; chatty libraries speak at info only under debug."""
+    """Nothing below the level is written; some libraries log at info only if the level is debug."""
     stream = io.StringIO()
     setup_logging("info", "json", stream)
     structlog.stdlib.get_logger("foreclick.test").debug("hidden")
@@ -77,7 +77,7 @@ def test_levels() -> None:
 
 
 def test_a_second_set_up_replaces_the_first() -> None:
-    """No line comes twice."""
+    """No line is written twice."""
     first, second = io.StringIO(), io.StringIO()
     setup_logging("info", "json", first)
     setup_logging("info", "json", second)
@@ -88,7 +88,7 @@ def test_a_second_set_up_replaces_the_first() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_secrets_are_masked_wherever_they_stand(form: str) -> None:
-    """By key, nested, in a text, in a URL, in a library's arguments and in a traceback."""
+    """Secrets are masked by key, nested, in a text, in a URL, in a library's arguments and in a traceback."""
     stream = io.StringIO()
     setup_logging("info", form, stream)
     log = structlog.stdlib.get_logger("foreclick.test")
@@ -141,13 +141,13 @@ def test_secrets_are_masked_wherever_they_stand(form: str) -> None:
     ],
 )
 def test_a_secret_is_masked_to_its_end(text: str, shown: str) -> None:
-    """Spaces, quotes and escapes in it show nothing of it; what comes behind it stays where that can be told."""
+    """A secret with spaces, quotes and escapes is masked completely; the text after it stays if its end is clear."""
     assert redact(None, "info", {"event": text}) == {"event": shown}
     assert redact(None, "info", {"event": shown}) == {"event": shown}
 
 
 def test_masking_a_long_text_takes_no_long_time() -> None:
-    """Whoever chooses what is logged cannot make the log slow: time grows with the length, not with its square."""
+    """Chosen log texts cannot make masking slow: its time grows with the length, not with the square of it."""
     n = 100_000
     texts = (
         "token" * n,
@@ -173,7 +173,7 @@ values = st.recursive(
 
 @given(st.dictionaries(keys, values, max_size=4))
 def test_masking_keeps_the_shape_and_hides_secret_keys(event: dict[str, object]) -> None:
-    """Keys stay, values under a secret key go at every depth, and masking twice changes nothing more."""
+    """Keys stay, values under a secret key are masked at every depth, and masking twice changes nothing more."""
 
     def check(before: object, after: object) -> None:
         if isinstance(before, dict):
@@ -196,13 +196,13 @@ def test_masking_keeps_the_shape_and_hides_secret_keys(event: dict[str, object])
 
 
 def test_ordinary_text_is_left_alone() -> None:
-    """Masking does not eat what only looks a little like a secret."""
+    """Masking does not remove text that only resembles a secret."""
     event = {"event": "user u:1 at 10:30, key=3, http://127.0.0.1:6066/metrics", "user": "a@b.c"}
     assert redact(None, "info", dict(event)) == event
 
 
 def test_warnings_become_log_lines() -> None:
-    """A library's warning does not break into the JSON."""
+    """A library's warning is also a JSON line."""
     stream = io.StringIO()
     setup_logging("info", "json", stream)
     with warnings.catch_warnings():
@@ -215,7 +215,7 @@ def test_warnings_become_log_lines() -> None:
 
 
 def test_a_library_does_not_repeat_itself() -> None:
-    """What aiokafka says again within 10 s is counted; what others say, and we, is shown each time."""
+    """Lines that aiokafka repeats within 10 s are counted; lines of other libraries, and ours, are always shown."""
     now = 1000.0
     stream = io.StringIO()
     setup_logging("info", "json", stream)
@@ -237,7 +237,7 @@ def test_a_library_does_not_repeat_itself() -> None:
 
 
 def test_debug_shows_all_that_a_library_says() -> None:
-    """Who looks for an error sees each record."""
+    """At the level debug, each record is shown."""
     stream = io.StringIO()
     setup_logging("debug", "json", stream)
     for _ in range(3):
@@ -246,7 +246,7 @@ def test_debug_shows_all_that_a_library_says() -> None:
 
 
 def test_messages_that_are_all_different_take_no_memory() -> None:
-    """They are all shown, and no more than a thousand are remembered."""
+    """Different lines are all shown, and at most a thousand are remembered."""
     handler = ThrottledHandler(stream := io.StringIO(), ("aiokafka",), clock=lambda: 0.0)
     for i in range(3 * MOST):
         handler.handle(logging.LogRecord("aiokafka", logging.ERROR, "", 0, f"message {i}", None, None))

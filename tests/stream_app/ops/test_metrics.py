@@ -1,4 +1,4 @@
-"""Metrics: arrays are counted as their values one by one, and Prometheus reads what we render."""
+"""Metrics: arrays are counted like their values one by one, and Prometheus can read our text."""
 
 import threading
 from bisect import bisect_left
@@ -15,7 +15,7 @@ BOUNDS = (0.001, 0.01, 0.1, 1.0)
 
 
 def scraped(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of a scrape by name and labels, through Prometheus' own parser."""
+    """Return every sample of a scrape by name and labels, read by Prometheus' own parser."""
     families = text_string_to_metric_families(metrics.render().decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -25,13 +25,13 @@ def scraped(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def test_no_counter_says_when_it_was_made() -> None:
-    """Every line of a scrape is a value that somebody may want; `process_start_time_seconds` says when all began."""
+    """A scrape has no `_created` lines; `process_start_time_seconds` gives the start of all counters."""
     assert [name for name, _ in scraped(Metrics()) if name.endswith("_created")] == []
 
 
 @given(st.lists(st.floats(0, 10) | st.sampled_from(BOUNDS) | st.just(float("nan")), max_size=200))
 def test_an_array_counts_as_its_values_one_by_one(values: list[float]) -> None:
-    """Bulk buckets equal a plain loop with inclusive upper bounds; NaN is no observation."""
+    """Bulk buckets equal a plain loop with inclusive upper bounds; NaN is not an observation."""
     bulk, single = Histogram("h", "doc", BOUNDS), Histogram("h", "doc", BOUNDS)
     bulk.observe(np.array(values))
     expected = [0] * (len(BOUNDS) + 1)
@@ -49,7 +49,7 @@ def test_an_array_counts_as_its_values_one_by_one(values: list[float]) -> None:
 
 @given(st.lists(st.floats(0.001, 60), min_size=1, max_size=300), st.floats(0.01, 1))
 def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], q: float) -> None:
-    """The estimate falls into the bucket that holds the value of that rank."""
+    """The estimate is in the bucket that contains the value of that rank."""
     histogram = Histogram("h", "doc", LATENCY_BUCKETS)
     histogram.observe(np.array(values))
     true = sorted(values)[max(int(np.ceil(q * len(values) - 1e-9)) - 1, 0)]
@@ -135,7 +135,7 @@ def test_clocks_that_differ_give_no_negative_latency() -> None:
 
 
 def test_an_empty_batch_is_no_batch() -> None:
-    """Nothing read is no micro-batch of size zero."""
+    """An empty read does not count as a micro-batch of size zero."""
     metrics = Metrics()
     metrics.count_events(np.array([], np.int8))
     assert scraped(metrics)[("foreclick_batch_events_count", ())] == 0
@@ -154,7 +154,7 @@ def test_a_partition_that_left_is_no_longer_reported() -> None:
 
 
 def test_two_workers_in_a_process_share_nothing() -> None:
-    """Each has a registry of its own."""
+    """Each `Metrics` has its own registry."""
     one, two = Metrics(), Metrics()
     one.duplicates.inc()
     assert scraped(two)[("foreclick_duplicates_total", ())] == 0

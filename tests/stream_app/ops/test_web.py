@@ -1,4 +1,4 @@
-"""The worker's web port as a client meets it: a real server, real TLS; who sees what, and what is refused."""
+"""The worker's web port as a client sees it: a real server, real TLS; access rights and refusals."""
 
 import asyncio
 import http.client
@@ -41,7 +41,7 @@ class Port:
         self.number, self.tls = number, tls
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """The answer to one request; header names have `_` for `-`."""
+        """Return the answer to one request; header names have `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await asyncio.to_thread(self._get, path, method, named)
 
@@ -59,7 +59,7 @@ class Port:
 
 
 class Answers:
-    """What the pages ask of a worker: everything real but Kafka."""
+    """The worker that the pages show: everything is real except Kafka."""
 
     def __init__(self, settings: Settings) -> None:
         self.metrics, self.health = Metrics(), Health(settings.ready_max_age_ms)
@@ -71,7 +71,7 @@ class Answers:
 
 @asynccontextmanager
 async def serving(bind: str = "127.0.0.1", **options: Any) -> AsyncIterator[Port]:
-    """A worker's web server; `bind` is what the settings say, the socket is on loopback in any case."""
+    """A worker's web server; `bind` is the setting, but the socket is always on loopback."""
     number = free_port()
     settings = settings_with(web=f"{bind}:{number}", **options)
     app = faust.App("web-test", broker="batch://127.0.0.1:1", **web_options(settings))
@@ -104,7 +104,7 @@ PAGES = ("/metrics", "/health/live", "/health/ready", USER)
 
 
 async def test_by_default_the_port_is_on_loopback_and_open_there() -> None:
-    """No setting: 127.0.0.1, and every page answers without a token."""
+    """By default the port is on 127.0.0.1, and every page answers without a token."""
     assert load_settings(env={}).web_address == ("127.0.0.1", 6066)
     async with serving() as port:
         assert await statuses(port, *PAGES) == [200, 200, 503, 404]
@@ -113,16 +113,16 @@ async def test_by_default_the_port_is_on_loopback_and_open_there() -> None:
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "[::]", "worker-1.example"])
 async def test_no_user_data_for_other_machines_without_a_token(bind: str) -> None:
-    """Bound to anything but loopback, look-ups are refused with a sentence; health and metrics stay open."""
+    """On any address except loopback, look-ups are refused with a message; health and metrics stay open."""
     async with serving(bind) as port:
         assert await statuses(port, *PAGES) == [200, 200, 503, 403]
         refused = json.loads((await port.get(USER)).body)
         assert "FORECLICK_WEB_TOKEN_FILE" in refused["error"]
-        assert await statuses(port, USER, **BEARER) == [403], "a token that nobody set opens nothing"
+        assert await statuses(port, USER, **BEARER) == [403], "a token that is not set opens nothing"
 
 
 async def test_with_a_token_look_ups_ask_for_it(token_file: Path) -> None:
-    """The right token opens look-ups, anything else is 401, and no answer shows the token."""
+    """The correct token opens look-ups, anything else is 401, and no answer shows the token."""
     async with serving("0.0.0.0", web_token_file=token_file) as port:
         assert await statuses(port, *PAGES) == [200, 200, 503, 401]
         assert await statuses(port, USER, **BEARER) == [404]
@@ -142,14 +142,14 @@ async def test_with_a_token_look_ups_ask_for_it(token_file: Path) -> None:
 
 
 async def test_a_token_counts_on_loopback_too(token_file: Path) -> None:
-    """Where a token is set nobody on the machine looks users up without it."""
+    """If a token is set, look-ups need it, even on the same machine."""
     async with serving(web_token_file=token_file) as port:
         assert await statuses(port, USER) == [401]
         assert await statuses(port, USER, **BEARER) == [404]
 
 
 async def test_everything_can_ask_for_the_token(token_file: Path) -> None:
-    """`web_protect=all` closes metrics; health says its status to a probe and its details to who has the token."""
+    """`web_protect=all` closes metrics; health shows its status to probes, and its details only with the token."""
     async with serving("0.0.0.0", web_token_file=token_file, web_protect="all") as port:
         assert await statuses(port, *PAGES) == [401, 200, 503, 401]
         assert json.loads((await port.get("/health/ready")).body) == {"ok": False}
@@ -166,7 +166,7 @@ async def test_everything_can_ask_for_the_token(token_file: Path) -> None:
     ],
 )  # fmt: skip
 async def test_no_other_path_leads_around_the_token(path: str, token_file: Path) -> None:
-    """Spellings of a look-up and the pages that Faust brings are refused before anything looks at them."""
+    """Other spellings of a look-up, and Faust's own pages, are refused before any handler runs."""
     async with serving("0.0.0.0", web_token_file=token_file) as port:
         assert (await port.get(path)).status == 401
         for method in ("HEAD", "POST", "PUT", "OPTIONS", "DELETE"):
@@ -181,7 +181,7 @@ async def test_fausts_own_pages_are_off(token_file: Path) -> None:
 
 
 async def test_a_foreign_name_for_this_machine_gets_nothing() -> None:
-    """A page in a browser that reaches 127.0.0.1 by its own host name (DNS rebinding) is refused every page."""
+    """A page in a browser that reaches 127.0.0.1 by its own host name (DNS rebinding) gets no page."""
     async with serving(web_hosts="shop-worker") as port:
         for host in (
             "evil.example",
@@ -203,7 +203,7 @@ async def test_a_foreign_name_for_this_machine_gets_nothing() -> None:
 
 
 async def test_what_is_no_host_is_refused() -> None:
-    """A host that a lenient reader would take for this machine is 400 on every page."""
+    """A host that a lenient parser would accept as this machine is 400 on every page."""
     async with serving() as port:
         for host in (
             "[::1.evil", "[::1].evil.com", "[::1]evil.com", "127.0.0.1:80:evil.com", "localhost:x", "localhost:",
@@ -213,7 +213,7 @@ async def test_what_is_no_host_is_refused() -> None:
 
 
 async def test_addresses_and_own_names_open_a_port_of_the_network() -> None:
-    """A probe by the pod's address and a scrape by a name that the settings give are answered, others not."""
+    """A probe by the pod's address and a scrape by a name in the settings are answered, others not."""
     async with serving("0.0.0.0", web_hosts="worker, foreclick.shop.svc") as port:
         for host in (
             "10.1.2.3:6066",
@@ -228,14 +228,14 @@ async def test_addresses_and_own_names_open_a_port_of_the_network() -> None:
 
 
 async def test_a_token_opens_by_any_name(token_file: Path) -> None:
-    """Who has the token is no page of a foreign site."""
+    """A request with the token is accepted with any host, since a foreign page cannot have it."""
     async with serving("0.0.0.0", web_token_file=token_file) as port:
         assert await statuses(port, *PAGES, Host="by.another.name") == [403] * 4
         assert await statuses(port, *PAGES, Host="by.another.name", **BEARER) == [200, 200, 503, 404]
 
 
 def raw(port: Port, request: bytes) -> int:
-    """The status of an answer to these bytes."""
+    """Return the status of the answer to these bytes."""
     with socket.create_connection(("127.0.0.1", port.number), timeout=20) as s:
         s.sendall(request)
         return int(s.recv(100).split(b" ")[1])
@@ -254,13 +254,13 @@ def raw(port: Port, request: bytes) -> int:
     ],
 )
 async def test_requests_that_no_browser_sends(request_: bytes, status: int) -> None:
-    """No Host, two of them, and a target with a host of its own are not answered; an old probe of health is."""
+    """A request without Host, with two, or with a host in its target is refused; an old health probe is answered."""
     async with serving() as port:
         assert await asyncio.to_thread(raw, port, request_) == status
 
 
 async def test_answers_are_not_kept_and_do_not_name_versions() -> None:
-    """No cache keeps an answer, and the server says nothing about Python or libraries; refusals too."""
+    """No answer may be cached, and none names Python or libraries; the same for refusals."""
     async with serving("0.0.0.0") as port:
         for path in PAGES:
             headers = (await port.get(path)).headers
@@ -270,7 +270,7 @@ async def test_answers_are_not_kept_and_do_not_name_versions() -> None:
 
 
 async def test_tls(tmp_path: Path, token_file: Path) -> None:
-    """With a certificate the port speaks TLS 1.2 or later, and nothing else."""
+    """With a certificate the port accepts only TLS 1.2 or later."""
     pair = self_signed(tmp_path)
     options = {"web_cert": pair.cert, "web_key": pair.key, "web_token_file": token_file}
     async with serving("0.0.0.0", **options) as port:
@@ -298,7 +298,7 @@ def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
     "content", ["short", "has a space in it, and more", "secretsecretsecret\nsecond-line"]
 )
 def test_a_bad_token_is_refused_and_not_shown(tmp_path: Path, content: str) -> None:
-    """Too short, with spaces, of two lines: refused with what to do; the text stays in its file or variable."""
+    """A token that is too short, with spaces, or of two lines is refused with the remedy, and is not repeated."""
     file = tmp_path / "token"
     file.write_text(content)
     for env in ({"FORECLICK_WEB_TOKEN_FILE": str(file)}, {"FORECLICK_WEB_TOKEN": content}):
@@ -336,6 +336,6 @@ def test_what_counts_as_loopback(host: str, expected: bool) -> None:
 
 
 def test_an_unknown_page_is_closed() -> None:
-    """A page that somebody adds tomorrow is taken for user data."""
+    """A new page is protected like user data by default."""
     assert Access(None, loopback=False).refusal("/new", "", ["127.0.0.1"]) is not None
     assert Access(TOKEN, loopback=True).refusal("/new", "", ["127.0.0.1"]) is not None

@@ -1,7 +1,7 @@
-"""Work an event is bounded: a slow path that slips in shows as calls that grow with the events, not as time.
+"""The work per event is bounded: a new slow path shows as calls that grow with the events, not as time.
 
-Counted are calls of Python functions and of functions written in C, as `sys.setprofile` reports them. A micro-batch
-costs some hundreds of them; an event by itself must cost none.
+The tests count calls of Python and C functions, as `sys.setprofile` reports them. A micro-batch
+needs some hundreds of them; a single event must need none.
 """
 
 import sys
@@ -26,13 +26,13 @@ from tests.model.tiny import tiny_model
 from tests.stream_app.strategies import T0, a_decoder
 
 FEW, MANY = 1000, 5000
-#: Calls that an event may cost beside those of its micro-batch.
+#: Largest number of calls per event, besides those of its micro-batch.
 BOUND = 0.02
 USERS = 200
 
 
 def calls(work: Callable[[], Any]) -> Counter[str]:
-    """How often each function is called while something is done."""
+    """Count the calls of each function during an action."""
     seen: Counter[str] = Counter()
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
@@ -73,18 +73,18 @@ def shop_records(n: int, first: int) -> RecordColumns:
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """A trained model, small."""
+    """A small trained model."""
     return Runtime.load(tiny_model(tmp_path_factory.mktemp("work") / "model"), "cpu")
 
 
 def cost(processor: Processor, records: Callable[[int, int], RecordColumns], topics: int) -> dict[str, float]:
-    """Calls of each function that an event costs, from two micro-batches of different size."""
+    """Return the calls of each function per event, from two micro-batches of different size."""
     processor.assign(0, [0] * topics)
     processor.restored(0)
     for topic_index in range(1, topics):
         processor.merge(0).finish(topic_index)
     at, seen = 0, []
-    for n in (MANY, MANY, FEW, MANY, FEW, MANY):  # the first ones meet all users, and compile what has to be
+    for n in (MANY, MANY, FEW, MANY, FEW, MANY):  # the first ones have all users, and compile what is needed
         batch = records(n, at)
         at += n
 
@@ -104,7 +104,7 @@ def cost(processor: Processor, records: Callable[[int, int], RecordColumns], top
 def check(found: dict[str, float]) -> None:
     total = sum(max(0.0, each) for each in found.values())
     worst = sorted(found.items(), key=lambda x: -x[1])[:5]
-    assert total < BOUND, f"{total:.3f} calls an event: {worst}"
+    assert total < BOUND, f"{total:.3f} calls per event: {worst}"
 
 
 def test_a_counted_event_costs_no_call(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_event_without_a_model_costs_no_call() -> None:
 
 
 def test_an_event_with_a_model_costs_no_call(runtime: Runtime) -> None:
-    """With the GRU and the ranking; users are many, so that no round of the GRU is long."""
+    """The same with the GRU and the ranking, and with many users, so that the GRU has few rounds."""
     settings = Settings(max_batch=MANY, resident_users=50_000)
     found = cost(ShopProcessor(settings, runtime, partitions=1), shop_records, len(INPUT_TOPICS))
     check({name: each for name, each in found.items() if "_rounds" not in name})
@@ -131,5 +131,5 @@ def test_the_counter_sees_a_slow_path() -> None:
     """The general decoder, which handles each record by itself, is far above the bound."""
     decoder = a_decoder()
     few, many = (calls(lambda n=n: decoder.decode_generally(0, list(shop_records(n, 0)))) for n in (10, 110))
-    with pytest.raises(AssertionError, match="calls an event"):
+    with pytest.raises(AssertionError, match="calls per event"):
         check({name: (many[name] - few[name]) / 100 for name in many})

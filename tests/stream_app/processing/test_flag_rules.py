@@ -1,4 +1,4 @@
-"""Flags: each limit is a limit, each reason rests for its cool-down, every score is a probability."""
+"""Flags: each limit works, each reason pauses for its cool-down, every score is a probability."""
 
 import math
 
@@ -21,7 +21,7 @@ FRAUD = {"purchase_rate", "amount_jump"}
 
 
 class Batch:
-    """n ordinary events; a test changes what it needs."""
+    """Return n ordinary events, of which a test changes some values."""
 
     def __init__(self, n: int = 1, users: int = 1) -> None:
         self.rows = np.zeros(users, ROW)
@@ -69,13 +69,13 @@ EDGES = [
 def test_each_reason_fires_beyond_its_limit(
     code: str, below: float, above: float, value: float, expected: float
 ) -> None:
-    """At the limit there is no flag, beyond it one with the value seen and the value expected."""
+    """At the limit there is no flag; beyond it there is one with the observed and the expected value."""
     assert Batch().set(0, code, below).find() == []
     ((event, flag_type, score, reasons),) = Batch().set(0, code, above).find()
     assert (event, flag_type) == (0, "fraud" if code in FRAUD else "anomaly")
     assert [(r.code, r.value, r.expected) for r in reasons] == [(code, value, expected)]
     counted = code in ("click_rate", "many_items", "purchase_rate")
-    assert isinstance(reasons[0].value, int) is counted  # `"value": 6` beside `"limit": 5`, not 6.0
+    assert isinstance(reasons[0].value, int) is counted  # `"value": 6` next to `"limit": 5`, not 6.0
     assert 0.5 <= score <= 1
 
 
@@ -85,7 +85,7 @@ def test_a_p_value_at_the_limit_is_unlikely() -> None:
 
 
 def test_one_flag_an_event_with_all_its_reasons() -> None:
-    """An event that breaks everything has one flag, its reasons in their order, the score of the oddest."""
+    """An event that exceeds every limit has one flag, with its reasons in order and the highest score."""
     batch = Batch()
     for code, _, above, *_ in EDGES:
         batch.set(0, code, above)
@@ -98,7 +98,7 @@ def test_one_flag_an_event_with_all_its_reasons() -> None:
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_the_cool_down_is_of_event_time(apart: bool) -> None:
-    """The same reason comes again after the cool-down, whether in one micro-batch or in several."""
+    """The same reason is reported again after the cool-down, whether in one micro-batch or in several."""
     times = [10_000, 10_999, 11_000, 11_500, 12_000, 11_900]
     flagged = []
     batch = Batch(len(times))
@@ -116,7 +116,7 @@ def test_the_cool_down_is_of_event_time(apart: bool) -> None:
 
 
 def test_reasons_and_users_cool_down_alone() -> None:
-    """A flag for one reason holds back neither another reason nor another user."""
+    """A flag for one reason suppresses neither another reason nor another user."""
     batch = Batch(3, users=2).set(0, "click_rate", 9).set(1, "click_rate", 9).set(1, "many_items", 9)
     batch.set(2, "click_rate", 9)
     batch.slots[:] = [0, 0, 1]
@@ -125,7 +125,7 @@ def test_reasons_and_users_cool_down_alone() -> None:
 
 
 def test_a_calibrated_tail_gives_the_score() -> None:
-    """With the model's tail tables the score is one minus the share of events that look as odd."""
+    """With the model's tail tables the score is one minus the share of events that are at least as unusual."""
     asked = []
 
     def tail(name: str, values: np.ndarray) -> np.ndarray:

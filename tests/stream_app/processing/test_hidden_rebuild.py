@@ -1,4 +1,4 @@
-"""The processor with a real, tiny model: hidden states under any cutting, after a restart and after a new model."""
+"""The processor with a real, tiny model: hidden states for any micro-batches, after a restart, with a new model."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
 
 def shop(stream: list[Happening]) -> list[list[Record]]:
-    """The topics of a stream whose items and categories are the tiny shop's."""
+    """Return the topics of a stream with the items and categories of the tiny shop."""
     logs = topics_of(stream)
     at = [0, 0, 0]
     for h in stream:
@@ -59,7 +59,7 @@ def shop(stream: list[Happening]) -> list[list[Record]]:
 
 
 def same_answers(one: Worker, two: Worker) -> None:
-    """The same outputs by id, numbers within 1e-4."""
+    """Check that both have the same outputs by id, with numbers within 1e-4."""
     assert one.outputs.keys() == two.outputs.keys()
     for (topic, id_), body in one.outputs.items():
         a, b = msgspec.json.decode(body), msgspec.json.decode(two.outputs[topic, id_])
@@ -70,7 +70,7 @@ def same_answers(one: Worker, two: Worker) -> None:
                 assert ours == pytest.approx(theirs, abs=WITHIN)
         else:
             ours, theirs = a.pop("items"), b.pop("items")
-            # Two items of nearly one score may stand in either order.
+            # Two items with almost equal scores may be in either order.
             assert [i["score"] for i in ours] == pytest.approx([i["score"] for i in theirs], abs=WITHIN)
             scores = {i["item_id"]: i["score"] for i in theirs}
             common = [i for i in ours if i["item_id"] in scores]
@@ -116,7 +116,7 @@ def test_same_answers_under_any_cutting(
 def test_a_restart_changes_no_answer(
     runtime: Runtime, stream: list[Happening], lengths: list[int], first: int, at_once: int
 ) -> None:
-    """Hidden states come back bit for bit, and what follows a restart is what would have followed anyway."""
+    """Hidden states are restored bit for bit, and outputs after a restart are the same as without it."""
     whole = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime)
     for topic_index in range(3):
@@ -141,7 +141,7 @@ def test_a_restart_changes_no_answer(
 
 
 def test_a_user_who_returns_after_expiry_is_a_new_one(runtime: Runtime) -> None:
-    """After the time to live the hidden state begins at zero, within one micro-batch as across two."""
+    """After the time to live the hidden state starts at zero, within one micro-batch and across two."""
     day = 86_400_000
     old = [Happening(0, 0, T0 + i, 1 + i, 0, 1.0, 1) for i in range(3)]
     between = [Happening(1, 0, T0 + 40 * day, 5, 0, 1.0, 1)]
@@ -154,7 +154,7 @@ def test_a_user_who_returns_after_expiry_is_a_new_one(runtime: Runtime) -> None:
 
 
 def by_hand(runtime: Runtime, worker: Worker, user: str) -> np.ndarray:
-    """The hidden state of a user after their last events, read out of the row one after the other."""
+    """Return a user's hidden state after the last events in the row, computed one after the other."""
     slot = worker.processor.users.mapping(0)[user]
     row = worker.processor.users.rows[slot]
     vocabulary = runtime.content.vocabulary
@@ -188,7 +188,7 @@ busy = happenings(users=2, items=ITEMS + 3, max_size=70)  # more events than are
 @given(busy)
 @relaxed
 def test_rebuilt_states_are_those_of_the_last_events(runtime: Runtime, stream: list[Happening]) -> None:
-    """Every user's last events, in their order, through the model with empty windows."""
+    """A rebuild puts every user's last events in order through the model, with empty windows."""
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime).finish()
     processor = worker.processor
     assert processor.hidden_states is not None
@@ -202,7 +202,7 @@ def test_rebuilt_states_are_those_of_the_last_events(runtime: Runtime, stream: l
 
 
 def test_a_new_model_takes_over_for_good(runtime: Runtime, other: Runtime) -> None:
-    """Under another model all states are rebuilt, and written, so that the restart after that finds its own."""
+    """With another model all states are rebuilt and written, so that the next restart finds its own states."""
     stream = [Happening(i % 4, i % 3, T0 + 1000 * i, 1 + i % 9, 0, 1.0, 1) for i in range(60)]
     worker = Worker(shop(stream), MODEL_SETTINGS, runtime)
     for topic_index in range(3):

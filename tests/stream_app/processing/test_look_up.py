@@ -1,4 +1,4 @@
-"""Look-ups beside the predict stage: a look-up in the state thread never sees parts of two predictions."""
+"""Look-ups during the predict stage: a look-up in the state thread never sees parts of two predictions."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,19 +21,19 @@ def runtime(tmp_path: Path) -> Runtime:
 
 
 class Stalling(np.ndarray):  # type: ignore[type-arg]
-    """An array whose next write begins only when the test lets it."""
+    """An array whose next write begins only when the test allows it."""
 
     begun: threading.Event
     free: threading.Event
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.begun.set()
-        assert self.free.wait(LIMIT_S), f"the test did not let the write go on within {LIMIT_S} s"
+        assert self.free.wait(LIMIT_S), f"the test did not release the write within {LIMIT_S} s"
         super().__setitem__(key, value)
 
 
 def test_a_look_up_sees_one_prediction(runtime: Runtime) -> None:
-    """The predict stage stands still in the middle of its writes: a look-up gives the old prediction or the new."""
+    """While the predict stage is blocked amid its writes, a look-up gives the old prediction or the new one."""
     shop = Shop(runtime)
     shop.run(7)
     processor, last = shop.processor, shop.processor._last
@@ -60,7 +60,7 @@ def test_a_look_up_sees_one_prediction(runtime: Runtime) -> None:
     assert before is not None
     assert seen is not None
     assert after is not None
-    assert not close(before, after), "the two predictions differ, else this shows nothing"
+    assert not close(before, after), "the two predictions must differ for this test"
     assert (seen.next_event, seen.items) in (
         (before.next_event, before.items),
         (after.next_event, after.items),

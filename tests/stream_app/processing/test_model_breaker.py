@@ -1,4 +1,4 @@
-"""The circuit breaker around the model: every transition of its state machine, and what it decides in each state."""
+"""The circuit breaker around the model: every transition of its state machine, and its decisions in each state."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from stream_app.processing.model_breaker import (
 )
 
 CLOSED, OPEN, PROBING = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.PROBING
-#: The breaker only stores batches and models, so anything stands for them here.
+#: The breaker only stores batches and models, so any object can replace them here.
 BATCH: Any = object()
 MODEL: Any = object()
 
@@ -54,7 +54,7 @@ def test_probes_come_less_and_less_often() -> None:
 
 @pytest.mark.parametrize("state", BreakerState)
 def test_fail(state: BreakerState) -> None:
-    """A failure opens a closed breaker; an open or probing one keeps its state and takes the new reason."""
+    """A failure opens a closed breaker; an open or probing one keeps its state and gets the new reason."""
     made = breaker(state)
     made.fail("worse")
     assert made.state is (OPEN if state is CLOSED else state)
@@ -65,7 +65,7 @@ def test_fail(state: BreakerState) -> None:
 
 @pytest.mark.parametrize("state", [OPEN, CLOSED])
 def test_begin_probe(state: BreakerState) -> None:
-    """A probe begins in open, or in closed for the batches that are held; the model gets no events meanwhile."""
+    """A probe begins in the state open, or closed with held batches; the model gets no events meanwhile."""
     made = breaker(state)
     made.begin_probe()
     assert made.state is PROBING
@@ -75,7 +75,7 @@ def test_begin_probe(state: BreakerState) -> None:
 
 
 def test_probe_succeeded() -> None:
-    """Probing to closed: there is no reason any more, and the model gets events."""
+    """Probing to closed: the reason is removed, and the model gets events."""
     made = breaker(PROBING)
     made.probe_succeeded()
     assert (made.state, made.reason) == (CLOSED, None)
@@ -83,7 +83,7 @@ def test_probe_succeeded() -> None:
 
 
 def test_probe_failed() -> None:
-    """Probing to open, with the new reason, and the next probe is not due."""
+    """Probing to open: the breaker has the new reason, and the next probe is not due yet."""
     made = breaker(PROBING)
     made.probe_failed("still broken")
     assert (made.state, made.reason) == (OPEN, "still broken")
@@ -92,7 +92,7 @@ def test_probe_failed() -> None:
 
 @pytest.mark.parametrize("come_back", [ModelBreaker.probe_skipped, ModelBreaker.abandon_probe])
 def test_a_probe_that_says_nothing(come_back: Any) -> None:
-    """Probing to open after a failure, to closed where only batches were to be released."""
+    """Probing to open after a failure, to closed if the probe should only release batches."""
     failed, released = breaker(PROBING), breaker(CLOSED)
     released.begin_probe()
     for made, state in ((failed, OPEN), (released, CLOSED)):
@@ -102,14 +102,14 @@ def test_a_probe_that_says_nothing(come_back: Any) -> None:
 
 @pytest.mark.parametrize("state", [OPEN, CLOSED])
 def test_abandoning_no_probe_changes_nothing(state: BreakerState) -> None:
-    """Partitions change hands in every state."""
+    """Partitions can move to another worker in every state."""
     made = breaker(state)
     made.abandon_probe()
     assert made.state is state
 
 
 def test_replaced() -> None:
-    """Open to closed when another model is taken; what waits is due at once."""
+    """Open to closed with another model; waiting batches are due immediately."""
     made = breaker(OPEN, hold=True)
     made.fail("broken again")
     made.held = [BATCH]
@@ -120,7 +120,7 @@ def test_replaced() -> None:
 
 @pytest.mark.parametrize(("hold", "enabled"), [(False, True), (True, True), (False, False)])
 def test_a_slow_answer(hold: bool, enabled: bool) -> None:
-    """A slow answer is a failure in a worker that degrades; elsewhere it is only slow."""
+    """A slow answer is a failure if the worker degrades; otherwise it is only slow."""
     made = ModelBreaker(hold=hold, slow_s=1.0)
     made.enabled = enabled
     assert made.answered(1.0)
@@ -130,7 +130,7 @@ def test_a_slow_answer(hold: bool, enabled: bool) -> None:
 
 @pytest.mark.parametrize("hold", [False, True])
 def test_moves_while_open(hold: bool) -> None:
-    """Until a probe is due events are taken or wait; without a model there is nothing to probe."""
+    """Until a probe is due, events are taken or wait; without a model there is no probe."""
     made = breaker(OPEN, hold=hold)
     meanwhile = Move.WAIT if hold else Move.TAKE_EVENTS
     assert made.holds_back == hold
@@ -141,7 +141,7 @@ def test_moves_while_open(hold: bool) -> None:
 
 
 def test_moves_while_closed() -> None:
-    """Events are taken; with batches that wait first a probe releases them, when it is due."""
+    """Events are taken; if batches wait, a due probe releases them first."""
     made = breaker(CLOSED)
     assert made.next_move(has_model=True) is Move.TAKE_EVENTS
     made.offer(MODEL)
@@ -154,7 +154,7 @@ def test_moves_while_closed() -> None:
 
 
 def test_another_model_replaces_the_failed_one_when_nothing_is_half_done() -> None:
-    """An offer sends a probe at once, which does not call the old model; when it is back the model is replaced."""
+    """An offered model causes an immediate probe without a call of the old model; after it the model is replaced."""
     made = breaker(OPEN)
     made.fail("broken")
     made.offer(MODEL)

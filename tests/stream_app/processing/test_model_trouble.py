@@ -1,4 +1,4 @@
-"""Failures of the model: steps that raise, are slow or return NaN; a model that comes late; the hidden states."""
+"""Failures of the model: steps that raise, are slow or return NaN; a model that appears late; the hidden states."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.model.tiny import tiny_model, tiny_trained
 from tests.stream_app.failing_shop import SETTINGS, Shop, break_down, click, close, ids
 
 HOLD = msgspec.structs.replace(SETTINGS, model_trouble="hold")
-LATER = 2 * LONGEST_WAIT_S  # seconds after which a probe is due, whatever was before
+LATER = 2 * LONGEST_WAIT_S  # seconds after which a probe is always due
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runtime(folder: Path) -> Runtime:
-    """A model of the test's own, since the test breaks it."""
+    """A separate model, since the test breaks it."""
     return Runtime.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> tuple[Runtime, Runtime]:
-    """A model to break and a whole one, for many examples."""
+    """A model to break and an intact one, for many examples."""
     return Runtime.load(folder, "cpu"), Runtime.load(folder, "cpu")
 
 
@@ -58,7 +58,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("half_way", [False, True])
 def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, half_way: bool) -> None:
-    """Each event is answered once; in trouble without the model, which is said; state and rules as ever."""
+    """Each event is answered once, during a failure without the model and marked; state and rules as usual."""
     runtime = Runtime.load(folder, "cpu")
     well, shop = Shop(Runtime.load(folder, "cpu")), Shop(runtime)
     for each in (well, shop):
@@ -91,7 +91,7 @@ def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, 
         )
         if id_ in ids(0, 20):
             assert close(said, well.predictions[id_])
-    # Flags by rule go on, and say in trouble that they were found without the model.
+    # Flags by rule continue, and are marked during the failure as made without the model.
     assert set(shop.flags) == set(well.flags) != set()
     for id_, flag in shop.flags.items():
         assert flag.reasons == well.flags[id_].reasons
@@ -99,7 +99,7 @@ def test_degraded_answers_while_the_step_raises(folder: Path, error: Exception, 
 
 
 def test_states_after_trouble_are_made_of_the_last_events(runtime: Runtime) -> None:
-    """The state of a user whose step was skipped is rebuilt at the next event; also after a restart."""
+    """The hidden state of a user whose step was skipped is rebuilt at the next event, even after a restart."""
     shop = Shop(runtime)
     shop.run(21)
     mend = break_down(runtime, RuntimeError("broken"))
@@ -139,7 +139,7 @@ def test_states_after_trouble_are_made_of_the_last_events(runtime: Runtime) -> N
 def test_held_answers_are_those_of_a_run_without_trouble(
     folder: Path, half_way: bool, restarted: bool
 ) -> None:
-    """With `hold` nothing is answered without the model: later all is, and nothing differs; nor after a crash."""
+    """With `hold` no event is answered without the model; later all are, without a difference, even after a crash."""
     runtime = Runtime.load(folder, "cpu")
     well, shop = Shop(Runtime.load(folder, "cpu"), HOLD), Shop(runtime, HOLD)
     for each in (well, shop):
@@ -157,8 +157,8 @@ def test_held_answers_are_those_of_a_run_without_trouble(
     assert shop.processor.trouble is not None
     for _ in range(5):
         shop.step(0.001)
-    assert set(shop.seen) == ids(0, 20), "nothing leaves while it is held"
-    assert not shop.checkpoint(), "rows whose outputs are not out are not written"
+    assert set(shop.seen) == ids(0, 20), "no output is sent while events are held"
+    assert not shop.checkpoint(), "rows without their outputs are not written"
     assert shop.step(LATER) is not None, "a probe that fails"
     assert set(shop.seen) == ids(0, 20)
     mend()
@@ -184,7 +184,7 @@ def test_held_answers_are_those_of_a_run_without_trouble(
 
 
 def test_what_is_held_of_a_partition_goes_with_it(runtime: Runtime) -> None:
-    """A partition that another worker took over is not answered here, and its slots are free for others."""
+    """A partition that another worker took over gets no answers here, and its slots are free for others."""
     shop = Shop(runtime, HOLD)
     shop.run(7)
     mend = break_down(runtime, RuntimeError("broken"))
@@ -201,7 +201,7 @@ def test_what_is_held_of_a_partition_goes_with_it(runtime: Runtime) -> None:
 
 
 def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
-    """NaN in one user's hidden state: it is reset and counted, and all other users stay the same."""
+    """NaN in one user's hidden state is reset and counted, and all other users do not change."""
     runtime = Runtime.load(folder, "cpu")
     well, shop = Shop(Runtime.load(folder, "cpu")), Shop(runtime)
     for each in (well, shop):
@@ -230,7 +230,7 @@ def test_a_state_that_is_no_number_poisons_nobody_else(folder: Path) -> None:
 def test_damaged_weights_are_trouble_until_another_model_comes(
     folder: Path, other_folder: Path, runtime: Runtime
 ) -> None:
-    """NaN in the weights: degraded, and probes fail; another model from the folder then answers under its name."""
+    """With NaN in the weights outputs are degraded and probes fail, until another model from the folder answers."""
     shop = Shop(runtime)
     shop.run(10)
     runtime._backend._head_bias[:] = np.nan  # type: ignore[union-attr, operator, index]
@@ -241,7 +241,7 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
     shop.run(10)
     assert shop.degraded() == ids(10, 30)
     another = Runtime.load(other_folder, "cpu")
-    shop.feed(10)  # waits in the buffers while the model changes, numbered as the old one numbers items
+    shop.feed(10)  # these wait during the change of the model, with item numbers of the old one
     shop.processor.offer(another)
     while shop.step() is not None:
         pass
@@ -251,7 +251,7 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
     shop.run(14)
     assert shop.degraded() == ids(10, 30)
     assert {said.model for id_, said in shop.predictions.items() if id_ in ids(30, 54)} == {another.label}
-    # As in a worker that was started with that model.
+    # The same as in a worker started with that model.
     restarted = Shop(another)
     restarted.logs, restarted.committed = shop.logs, list(shop.committed)
     restarted.start()
@@ -262,7 +262,7 @@ def test_damaged_weights_are_trouble_until_another_model_comes(
 
 @pytest.mark.parametrize("how", ["degrade", "hold"])
 def test_a_model_that_comes_late(folder: Path, runtime: Runtime, how: str) -> None:
-    """Without its model a worker degrades or waits; once the model is there it answers as one started with it."""
+    """Without its model a worker degrades or waits; once the model exists, it answers like one started with it."""
     shop = Shop(None, HOLD if how == "hold" else SETTINGS, missing="There is no model at X")
     assert shop.processor.trouble == "There is no model at X"
     shop.run(20)
@@ -291,7 +291,7 @@ def test_a_model_that_comes_late(folder: Path, runtime: Runtime, how: str) -> No
 
 
 def test_a_slow_step_is_trouble_where_that_degrades(runtime: Runtime) -> None:
-    """The slow answer is used, what follows goes without the model until a probe; with `hold` it is only slow."""
+    """The slow answer is used; later events go without the model until a probe. With `hold` it is only slow."""
     for how in (SETTINGS, HOLD):
         shop = Shop(runtime, how)
         shop.processor.breaker.slow_s = 0.0
@@ -335,13 +335,13 @@ moves = st.lists(
 def test_nothing_is_lost_or_applied_twice_whatever_comes(
     pair: tuple[Runtime, Runtime], happened: list[tuple[str, int]], hold: bool, half_way: bool
 ) -> None:
-    """Failures, probes, checkpoints, crashes and rebalances in any order: rows as without trouble, no id missing.
+    """With failures, probes, checkpoints, crashes and rebalances in any order, rows are correct and no id is missing.
 
-    With `hold` no answer differs from a run without trouble, repeats included. With `degrade` none comes twice
-    but after a crash.
+    With `hold` no answer differs from a run without failures, repeats included. With `degrade` none is repeated
+    except after a crash.
     """
     (runtime, whole), how = pair, HOLD if hold else SETTINGS
-    vars(runtime).pop("step", None)  # what an example that failed has left
+    vars(runtime).pop("step", None)  # left by an example that failed
     shop = Shop(runtime, how)
     mend: Callable[[], None] | None = None
     crashed = False

@@ -1,4 +1,4 @@
-"""Who puts how much into a micro-batch."""
+"""The shares of the partitions in a micro-batch."""
 
 import msgspec
 from hypothesis import given
@@ -15,7 +15,7 @@ from tests.stream_app.strategies import T0
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(1, 9000), min_size=1), st.integers(1, 8192))
 def test_no_room_is_wasted_and_nobody_is_left_out(buffered: dict[int, int], room: int) -> None:
-    """Each gets an even share at least, or all it has; all together use the room, or have no more."""
+    """Each gets at least an even share, or all it has; together they fill the micro-batch, or have no more."""
     found = shares(buffered, room)
     assert found.keys() == buffered.keys()
     assert sum(found.values()) >= min(room, sum(buffered.values()))
@@ -24,13 +24,13 @@ def test_no_room_is_wasted_and_nobody_is_left_out(buffered: dict[int, int], room
 
 
 def test_where_there_are_few_the_room_is_not_exceeded() -> None:
-    """What two leave the third has."""
+    """The third one gets what the other two leave."""
     assert shares({0: 10, 1: 5000, 2: 100}, 4096) == {0: 10, 2: 100, 1: 3986}
     assert shares({0: 5000, 1: 5000}, 4096) == {0: 2048, 1: 2048}
 
 
 def test_a_partition_that_is_behind_alone_has_the_micro_batch() -> None:
-    """The others are taken too, each with what little it has."""
+    """Partitions with few events are taken completely."""
     processor = ShopProcessor(
         msgspec.structs.replace(SETTINGS, max_batch=2048, resident_users=9000), None, partitions=4
     )

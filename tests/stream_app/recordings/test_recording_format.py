@@ -1,4 +1,4 @@
-"""The recording format: what goes in comes out, and nothing else ever does."""
+"""The recording format: exactly the written records are read back."""
 
 import tempfile
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def sample(n: int) -> list[Record]:
 
 
 def write(path: Path, records: list[Record], block: int = 1_000_000) -> None:
-    """A recording with a block border after every `block` records."""
+    """Write a recording with a new block after every `block` records."""
     with RecordingWriter(path, TOPICS, {"made": "by a test"}) as writer:
         for at in range(0, len(records), block):
             writer.extend(records[at : at + block])
@@ -61,7 +61,7 @@ def folder() -> Iterator[Path]:
 @settings(deadline=None)
 @given(records=RECORDS, block=st.integers(1, 10))
 def test_round_trip(folder: Path, records: list[Record], block: int) -> None:
-    """Any records come back bit for bit, with topics and metadata, wherever the blocks end."""
+    """Any records are read back bit for bit, with topics and metadata, wherever the blocks end."""
     path = folder / "round.stream"
     write(path, records, block)
     reader = RecordingReader(path)
@@ -97,7 +97,7 @@ def test_cut_at_every_byte(folder: Path, records: list[Record], block: int) -> N
 @settings(deadline=None)
 @given(at=st.integers(0), bit=st.integers(0, 7))
 def test_one_changed_bit(folder: Path, at: int, bit: int) -> None:
-    """A single flipped bit anywhere is found: the records before it are right, the rest is refused."""
+    """A single flipped bit anywhere is found: the records before it are correct, the rest is refused."""
     path = folder / "bit.stream"
     records = sample(40)
     write(path, records, 10)
@@ -116,7 +116,7 @@ def test_one_changed_bit(folder: Path, at: int, bit: int) -> None:
 @settings(deadline=None)
 @given(data=st.binary(max_size=200), own_magic=st.booleans(), tail=st.booleans())
 def test_random_bytes(folder: Path, data: bytes, own_magic: bool, tail: bool) -> None:
-    """Random bytes, alone, behind the magic or a whole head, give no record and a typed error."""
+    """Random bytes, alone, after the magic or after a complete head, give no record and a typed error."""
     path = folder / "random.stream"
     if tail:
         write(path, [])
@@ -129,7 +129,7 @@ def test_random_bytes(folder: Path, data: bytes, own_magic: bool, tail: bool) ->
 
 
 def test_strict_error_counts_the_good_records(tmp_path: Path) -> None:
-    """The error of a truncated file says how many records are good, after all of them were handed out."""
+    """The error of a truncated file has the number of good records, and comes after all of them."""
     path = tmp_path / "a.stream"
     write(path, sample(30), 10)
     path.write_bytes(path.read_bytes()[:-30])
@@ -141,7 +141,7 @@ def test_strict_error_counts_the_good_records(tmp_path: Path) -> None:
 
 
 def test_bytes_behind_the_end_mark_are_refused(tmp_path: Path) -> None:
-    """A file to which something was added does not pass for a whole one."""
+    """A file with added bytes does not count as complete."""
     path = tmp_path / "a.stream"
     write(path, sample(3))
     path.write_bytes(path.read_bytes() + b"x")
@@ -150,7 +150,7 @@ def test_bytes_behind_the_end_mark_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    """A follower gets each flushed block at once, waits for the next, and ends at the end mark."""
+    """A follower gets each flushed block immediately, waits for the next, and ends at the end mark."""
     path = tmp_path / "a.stream"
     records = sample(30)
     writer = RecordingWriter(path, TOPICS)
@@ -162,7 +162,7 @@ def test_a_file_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_follower_gives_up_after_its_timeout(tmp_path: Path) -> None:
-    """A follower of a file whose writer went away ends with a typed error after the time it was given."""
+    """A follower of a file without a writer ends with a typed error after its time limit."""
     path = tmp_path / "a.stream"
     writer = RecordingWriter(path, TOPICS)
     writer.extend(sample(5))
@@ -185,7 +185,7 @@ def test_batches(tmp_path: Path, n: int) -> None:
 
 
 def test_a_failed_body_leaves_no_end_mark(tmp_path: Path) -> None:
-    """A writer whose work failed leaves a file that says that it is not whole."""
+    """A failed writer leaves a file that is marked as incomplete."""
     path = tmp_path / "a.stream"
     with pytest.raises(ZeroDivisionError), RecordingWriter(path, TOPICS) as writer:
         writer.extend(sample(5))
@@ -197,7 +197,7 @@ def test_a_failed_body_leaves_no_end_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("record", [sample(1)[0]._replace(topic="other"), sample(1)[0]._replace(partition=4)])
 def test_undeclared_topic_or_partition(tmp_path: Path, record: Record) -> None:
-    """A record of a topic or partition that the head does not name is refused: readers trust the head."""
+    """A record of a topic or partition that the head does not list is refused, since readers trust the head."""
     with (
         RecordingWriter(tmp_path / "a.stream", TOPICS) as writer,
         pytest.raises(RecordingError, match="opened for"),
@@ -207,13 +207,13 @@ def test_undeclared_topic_or_partition(tmp_path: Path, record: Record) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_full_disk() -> None:
-    """A full disk is one clear sentence."""
+    """A full disk gives one clear sentence."""
     with pytest.raises(RecordingError, match=r"the disk is full; its first 0 records are whole"):
         RecordingWriter(Path("/dev/full"), TOPICS)
 
 
 def test_disk_full_in_the_middle_keeps_whole_blocks(tmp_path: Path) -> None:
-    """Where the disk fills up in a block, that block is cut off again and the ones before stay readable."""
+    """If the disk is full within a block, that block is removed and the earlier ones stay readable."""
     resource = pytest.importorskip("resource", reason="this system has no resource limits")
     signal = pytest.importorskip("signal")
     path = tmp_path / "a.stream"

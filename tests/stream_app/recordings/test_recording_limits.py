@@ -1,4 +1,4 @@
-"""Recordings that somebody made to be large, and what a log shows of passwords in addresses."""
+"""Recordings that were made to use too much memory, and passwords in addresses in a log."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 @pytest.mark.parametrize("partitions", [2**40, 2**31 - 1, -1])
 def test_a_head_names_partitions_that_can_be(tmp_path: Path, partitions: int) -> None:
-    """A number of partitions that no cluster has is one sentence when the file is opened."""
+    """An impossible number of partitions gives one sentence when the file is opened."""
     path = tmp_path / "a.stream"
     path.write_bytes(layout.head({"clicks": partitions}, {}))
     with pytest.raises(RecordingError, match=f"{partitions} partitions of topic 'clicks'"):
@@ -23,7 +23,7 @@ def test_a_head_names_partitions_that_can_be(tmp_path: Path, partitions: int) ->
 
 @pytest.mark.parametrize("said", [1, 3_000_000])
 def test_a_small_block_does_not_become_millions_of_records(tmp_path: Path, said: int) -> None:
-    """Three million records in some kB are refused before one is made, whatever the block's head says."""
+    """Three million records in some kB are refused before any is decoded, whatever the block's head says."""
     path = tmp_path / "a.stream"
     with RecordingWriter(path, {"clicks": 1}):
         pass
@@ -46,5 +46,5 @@ def test_a_small_block_does_not_become_millions_of_records(tmp_path: Path, said:
     ],
 )
 def test_a_password_in_an_address_is_masked_whole(text: str, shown: str) -> None:
-    """Also one that holds an @ or a slash."""
+    """A password is masked even if it contains an @ or a slash."""
     assert redact(None, "info", {"event": text}) == {"event": shown}

@@ -1,4 +1,4 @@
-"""Recordings into a real Kafka and back, and the pace at which they go."""
+"""Recordings to a real Kafka and back, and the pace of a replay."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ START = 1_700_000_000_000
 
 
 def sample(n: int) -> list[Record]:
-    """Records of two topics and three partitions with everything that Kafka keeps, 10 ms apart."""
+    """Return records of two topics and three partitions with everything that Kafka keeps, 10 ms apart."""
     offsets: dict[tuple[str, int], int] = {}
     records = []
     for i in range(n):
@@ -40,7 +40,7 @@ def sample(n: int) -> list[Record]:
 
 
 def stamped(records: list[Record]) -> list[Record]:
-    """The records as they arrive: with a header that says when each was first stored."""
+    """Return the records as they arrive: with a header that has each record's received time."""
     return [
         r._replace(headers=(*r.headers, ("foreclick.received", str(r.timestamp).encode()))) for r in records
     ]
@@ -60,7 +60,7 @@ async def make_topics(kafka: EmbeddedKafka, prefix: str, partitions: int = 3, **
         topics = [NewTopic(prefix + name, partitions, 1, topic_configs=config) for name in INPUT_TOPICS]
         response = await admin.create_topics(topics)
         assert all(code == 0 for _, code, *_ in response.topic_errors)
-        async with asyncio.timeout(20):  # a broker answers a little before it shows the topics
+        async with asyncio.timeout(20):  # a broker answers shortly before it lists the topics
             while not {t.name for t in topics} <= {t["topic"] for t in await admin.describe_topics()}:
                 await asyncio.sleep(0.02)
     finally:
@@ -72,9 +72,9 @@ async def make_topics(kafka: EmbeddedKafka, prefix: str, partitions: int = 3, **
 async def test_there_and_back(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path, pace: dict[str, float]
 ) -> None:
-    """Replayed and recorded again at any pace, records are the same but for one header, in order per partition.
+    """Replayed and recorded again at any pace, records are equal except for one header, in order per partition.
 
-    Replayed once more they are the same bit for bit: the header of the first time stays.
+    Replayed once more they are equal bit for bit: the first header stays.
     """
     await make_topics(kafka, prefix)
     records = sample(2_000)
@@ -101,7 +101,7 @@ async def test_there_and_back(
 
 @pytest.mark.kafka
 async def test_generated_traffic_at_full_speed(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A generated stream with its bad records goes through whole, in many batches."""
+    """A generated stream with its bad records is replayed completely, in many batches."""
     await make_topics(kafka, prefix, 4)
     write(GeneratorSettings(events=30_000, users=2_000, msgpack_share=0.5), tmp_path / "a.stream")
     await replay(tmp_path / "a.stream", [kafka.bootstrap], prefix=prefix)
@@ -114,7 +114,7 @@ async def test_generated_traffic_at_full_speed(kafka: EmbeddedKafka, prefix: str
 
 @pytest.mark.kafka
 async def test_steady_rate_is_smooth(kafka: EmbeddedKafka, prefix: str) -> None:
-    """At a rate, records leave when they are due, a few at a time, never in bursts."""
+    """At a rate, records are sent when they are due, a few at a time, never in bursts."""
     await make_topics(kafka, prefix)
     sent: list[tuple[float, int]] = []
     stats = await replay(
@@ -128,13 +128,13 @@ async def test_steady_rate_is_smooth(kafka: EmbeddedKafka, prefix: str) -> None:
     assert stats.behind_s < 0.5
     first = sent[0][0]
     ahead = [n - 1 - (at - first + 0.02) * 1_500 for at, n in sent]
-    assert max(ahead) < 30  # nothing leaves before its time
+    assert max(ahead) < 30  # nothing is sent before its time
     assert len({round((at - first) * 100) for at, _ in sent}) > 100  # spread over the two seconds
 
 
 @pytest.mark.kafka
 async def test_stop_and_limit(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A replay that is stopped or limited has sent a prefix of the stream, all of it acknowledged."""
+    """A stopped or limited replay has sent a prefix of the stream, all of it acknowledged."""
     await make_topics(kafka, prefix)
     stop = asyncio.Event()
     stats = await replay(
@@ -155,7 +155,7 @@ async def test_stop_and_limit(kafka: EmbeddedKafka, prefix: str, tmp_path: Path)
 
 @pytest.mark.kafka
 async def test_record_from_offsets_and_limit(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """Recording starts where it is told to, stops at its limit, and keeps the offsets of Kafka."""
+    """Recording starts at the given place, stops at its limit, and keeps the offsets of Kafka."""
     await make_topics(kafka, prefix)
     records = sample(600)
     await replay(records, [kafka.bootstrap], prefix=prefix)
@@ -177,7 +177,7 @@ async def test_record_from_offsets_and_limit(kafka: EmbeddedKafka, prefix: str, 
 async def test_follow_gets_what_comes_until_stopped(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """Following from the end writes only what comes later, and ends the file properly when stopped."""
+    """Following from the end writes only later records, and ends the file properly when stopped."""
     await make_topics(kafka, prefix)
     await replay(sample(300), [kafka.bootstrap], prefix=prefix)
     stop, started, all_there = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -213,7 +213,7 @@ async def test_follow_gets_what_comes_until_stopped(
 
 @pytest.mark.kafka
 async def test_record_ends_behind_a_transaction(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """Markers and aborted records at the end of a topic neither stop a recording from ending nor enter it."""
+    """Markers and aborted records at the end of a topic do not keep a recording from ending, and are not in it."""
     await make_topics(kafka, prefix, 1)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=prefix + "x") as producer:
         async with producer.transaction():
@@ -228,7 +228,7 @@ async def test_record_ends_behind_a_transaction(kafka: EmbeddedKafka, prefix: st
 
 @pytest.mark.kafka
 async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """A missing topic, other partitions and a record that is too large are each one clear sentence."""
+    """A missing topic, other partitions and a too large record each give one clear sentence."""
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
         writer.extend(sample(10))
@@ -250,7 +250,7 @@ async def test_topics_that_do_not_fit(kafka: EmbeddedKafka, prefix: str, tmp_pat
 
 @pytest.mark.kafka
 async def test_records_lie_where_their_keys_say(kafka: EmbeddedKafka, prefix: str, tmp_path: Path) -> None:
-    """With `repartition` a recording goes into any number of partitions, each key where Kafka's producer puts it."""
+    """With `repartition` a recording fits any number of partitions; each key goes where Kafka's producer puts it."""
     await make_topics(kafka, prefix, 5)
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
@@ -269,7 +269,7 @@ async def test_records_lie_where_their_keys_say(kafka: EmbeddedKafka, prefix: st
 async def test_a_recording_does_not_choose_its_topics(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """Nothing goes to another topic than the inputs unless it is named, or to one that the head does not name."""
+    """Records go to other topics than the inputs only if these are named, and only to topics in the head."""
     await make_topics(kafka, prefix)
     path, forged = tmp_path / "a.stream", sample(1)[0]._replace(topic="flags")
     with RecordingWriter(path, {**dict.fromkeys(INPUT_TOPICS, 3), "flags": 3}) as writer:
@@ -297,7 +297,7 @@ async def test_a_recording_does_not_choose_its_topics(
 async def test_a_truncated_recording_is_sent_up_to_its_break(
     kafka: EmbeddedKafka, prefix: str, tmp_path: Path
 ) -> None:
-    """Replay of a cut-off file fails with the typed error, after its whole blocks are in Kafka."""
+    """Replay of a truncated file fails with the typed error, after its complete blocks are in Kafka."""
     await make_topics(kafka, prefix)
     path = tmp_path / "a.stream"
     with RecordingWriter(path, dict.fromkeys(INPUT_TOPICS, 3)) as writer:
@@ -311,7 +311,7 @@ async def test_a_truncated_recording_is_sent_up_to_its_break(
 
 
 async def test_no_broker(tmp_path: Path) -> None:
-    """Where nobody listens, both directions say so and what to do."""
+    """Without a broker, both directions give an error with the remedy."""
     nobody: Any = ["127.0.0.1:1"]
     with pytest.raises(BrokerUnreachable, match="foreclick broker start"):
         await replay(sample(1), nobody)

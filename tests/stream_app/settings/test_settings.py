@@ -1,4 +1,4 @@
-"""Settings: where they come from, which one wins, and that every mistake is told at once."""
+"""Settings: their sources and precedence, and all mistakes reported at once."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def problems(**sources: Any) -> tuple[str, ...]:
 
 
 def values_of(field: Field) -> st.SearchStrategy[Any]:
-    """Any valid value of the field, as Python has it."""
+    """Draw any valid value of the field, as a Python value."""
     meta = field.meta
     if field.base is int:
         high = meta.le if meta.le is not None else 10**6
@@ -59,7 +59,7 @@ def values_of(field: Field) -> st.SearchStrategy[Any]:
     }[field.name]
 
 
-#: Settings that mean nothing without others are tested with those, in `test_security.py` and `test_web.py`.
+#: Settings without a meaning on their own are tested with others, in `test_security.py` and `test_web.py`.
 ALONE = [name for name in FIELDS if not name.startswith(("web_", "kafka_"))]
 
 one_value = st.sampled_from(ALONE).flatmap(lambda name: st.tuples(st.just(name), values_of(FIELDS[name])))
@@ -72,7 +72,7 @@ def as_text(value: Any) -> str:
 
 
 def test_defaults_without_any_source() -> None:
-    """Nothing given: a local broker, the web port of the design, and outputs at least once."""
+    """The defaults are a local broker, the web port of the design, and at_least_once."""
     settings = load_settings(env={})
     assert settings == Settings()
     assert settings.brokers == ("127.0.0.1:9092",)
@@ -95,7 +95,7 @@ def test_names_that_programs_rely_on() -> None:
 
 
 def test_every_setting_is_documented_and_its_default_is_valid() -> None:
-    """Each declaration has a line of text, says what it takes, and accepts its own default."""
+    """Each declaration has a line of text, describes the expected value, and accepts its own default."""
     for field in FIELDS.values():
         assert field.doc and "\n" not in field.doc, field.name
         assert expected(field), field.name
@@ -108,7 +108,7 @@ def test_any_valid_value_arrives_from_every_source(chosen: tuple[str, Any]) -> N
     """A valid value is the same from the environment, as an option's text and as a typed option."""
     name, value = chosen
     field = FIELDS[name]
-    # Some of the settings depend on each other; the other one is given so that they agree.
+    # Some settings depend on each other; the other one is set to match.
     beside = {
         "session_timeout_ms": {"heartbeat_ms": 100},
         "heartbeat_ms": {"session_timeout_ms": 1_800_000},
@@ -122,7 +122,7 @@ def test_any_valid_value_arrives_from_every_source(chosen: tuple[str, Any]) -> N
 
 @given(st.sampled_from([name for name in FIELDS if not name.startswith("web_")]), st.text(max_size=200))
 def test_any_text_is_taken_or_refused_in_words(name: str, text: str) -> None:
-    """Whatever the text, a setting either takes it or says in a sentence what it expected; nothing else."""
+    """A setting either accepts a text or names in one sentence what it expects."""
     try:
         settings = load_settings(env={FIELDS[name].env: text})
     except SettingsError as error:
@@ -143,7 +143,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_file_named_by_the_environment(tmp_path: Path) -> None:
-    """`FORECLICK_CONFIG` names the file; `--config` goes before it."""
+    """`FORECLICK_CONFIG` names the file; `--config` overrides it."""
     one, two = tmp_path / "one.toml", tmp_path / "two.toml"
     one.write_text('brokers = ["a:1", "b:2"]')
     two.write_text('brokers = "c:3"')
@@ -153,7 +153,7 @@ def test_file_named_by_the_environment(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
-    """One error lists the mistakes of every source: where each is, what it is, what is expected."""
+    """One error lists the mistakes of every source, each with its place and the expected value."""
     file = tmp_path / "f.toml"
     file.write_text("max_batc = 3\nmax_batch = true\n[rules]\nclicks = 3\nsurprise_p = 2\n")
     env = {"FORECLICK_MAX_DELY_MS": "3", "FORECLICK_K": "", "OTHER": "x"}
@@ -198,7 +198,7 @@ def test_the_text_of_the_error_counts_and_lists() -> None:
     ],
 )
 def test_wrong_values(name: str, text: str) -> None:
-    """Values that look right at a glance are refused with the words of what is expected."""
+    """Values that look almost right are refused with a text of what is expected."""
     field = FIELDS[name]
     assert problems(env={field.env: text}) == (
         f"variable {field.env} is {text!r}, expected {expected(field)}",
@@ -206,13 +206,13 @@ def test_wrong_values(name: str, text: str) -> None:
 
 
 def test_heartbeats_must_fit_the_session() -> None:
-    """Two settings that are right alone and wrong together are found."""
+    """Two settings that are valid alone but not together are found."""
     (problem,) = problems(options={"heartbeat_ms": 3000})
     assert "more than a third of session_timeout_ms (6000)" in problem
 
 
 def test_a_clock_may_be_ahead_by_a_tenth_of_the_lateness() -> None:
-    """More is refused with what would be right; the default is a tenth of the default, and never too much."""
+    """A larger value is refused with the limit; its default is a tenth of the other default, and never too large."""
     assert load_settings(env={}).max_future_ms * 10 == load_settings(env={}).lateness_ms
     (problem,) = problems(options={"max_future_ms": 30_001})
     assert "more than a tenth of lateness_ms (300000)" in problem and problem.endswith("set at most 30000")
@@ -232,7 +232,7 @@ def test_no_password_in_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"k = ", b"\xff\xfe"])
 def test_unreadable_file(tmp_path: Path, content: bytes | None) -> None:
-    """A file that is missing, no TOML or no text is one clear problem."""
+    """A file that is missing, not TOML or not text is one clear problem."""
     file = tmp_path / "f.toml"
     if content is not None:
         file.write_bytes(content)
@@ -241,13 +241,13 @@ def test_unreadable_file(tmp_path: Path, content: bytes | None) -> None:
 
 
 def test_variables_of_tests_and_the_broker_are_no_mistake() -> None:
-    """Variables with our prefix that others read do not stop a worker."""
+    """Variables with our prefix that other code reads do not stop a worker."""
     env = {"FORECLICK_TEST_DATA": "x", "FORECLICK_CACHE_DIR": "y", "FORECLICK_MAVEN_URL": "z"}
     assert load_settings(env=env) == Settings()
 
 
 def test_topic_names_take_the_prefix() -> None:
-    """Inputs, outputs and the changelog carry the prefix, so that two shops can share a cluster."""
+    """Inputs, outputs and the changelog have the prefix, so that two shops can share a cluster."""
     settings = load_settings(env={}, options={"topic_prefix": "eu.", "group": "g"})
     assert settings.inputs == ("eu.clicks", "eu.browses", "eu.purchases")
     assert settings.outputs == ("eu.predictions", "eu.flags", "eu.dead-letters")
@@ -262,14 +262,14 @@ def test_an_empty_model_or_web_turns_it_off() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes a setting behind another's back."""
+    """Settings are immutable."""
     with pytest.raises(AttributeError):
         Settings().k = 3  # type: ignore[misc]
     assert msgspec.structs.replace(Settings(), k=3).k == 3
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    """`docs/settings.md` is what the declarations say today."""
+    """`docs/settings.md` matches the declarations."""
     page = Path(__file__).parents[3] / "docs" / "settings.md"
     assert page.read_text() == settings_page(), (
         "run: python -m stream_app.lab.generated_docs.settings_page > docs/settings.md"

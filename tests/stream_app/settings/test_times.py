@@ -1,4 +1,4 @@
-"""Points in time as a person writes them, and how long a training still takes."""
+"""Times as users write them, and the remaining time of a training."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_times_that_are_understood(text: str, wanted: int) -> None:
     ],
 )
 def test_times_that_are_refused(text: str, says: str) -> None:
-    """Each with the option's name and what is expected."""
+    """Wrong times are refused with the option's name and the expected form."""
     with pytest.raises(times.TimeError, match=says):
         times.moment(text, END, "--since")
 
@@ -61,7 +61,7 @@ def test_any_time_can_be_shown() -> None:
 
 
 def test_events_decades_from_the_rest_are_told_of() -> None:
-    """A ts in seconds is one of January 1970: how many, with an example; ordinary spans have no sentence."""
+    """A ts in seconds is a time in January 1970: the text has a count and an example; ordinary spans give none."""
     good = END + np.arange(1_000) * 86_400
     assert times.far_off(good) is None
     assert times.far_off(good[:0]) is None
@@ -71,7 +71,7 @@ def test_events_decades_from_the_rest_are_told_of() -> None:
 
 
 def test_time_left_counts_the_second_training_too() -> None:
-    """Ten seconds an epoch: what is left of this one, of all others at most, and of the refit."""
+    """At ten seconds per epoch: the rest of this one, of all others at most, and of the refit."""
     now = [0.0]
     remaining = Remaining(refit=True, clock=lambda: now[0])
     assert remaining(TrainingProgress(1, 6, 0.01, 1.0)) == ""
@@ -92,7 +92,7 @@ def test_durations_have_the_unit_that_suits_them() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_a_spread_says_what_the_whole_says(pieces: int) -> None:
-    """Counted by day and in pieces: the same ends, and the same sentence about what lies decades off."""
+    """Counts by day and in pieces give the same ends, and the same sentence about times decades off."""
     good = END + np.arange(1_000) * 86_400_0
     for ts in (good, np.append(good, [END // 1_000] * 3), np.append(good, [END + 40 * times.FAR_MS // 10])):
         spread = times.Spread()

@@ -1,4 +1,4 @@
-"""The state machine of a user against a naive one of dicts and lists, and the same however the stream is cut."""
+"""The state machine of a user, compared with a naive one of dicts and lists, for any micro-batches."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from tests.stream_app.strategies import DAY, T0, Happening, columns_of, cut, cut
 
 
 class Fields:
-    """One row whose fields are attributes, as compiled code sees it."""
+    """One row with fields as attributes, as compiled code sees it."""
 
     def __init__(self, row: np.void) -> None:
         object.__setattr__(self, "row", row)
@@ -50,7 +50,7 @@ class Rows:
 
 
 class Compiled:
-    """The rows of a few users and the kernel over them, driven as the processor drives it."""
+    """The rows of a few users and the kernel, called as in the processor."""
 
     def __init__(
         self, apply: Any = kernel.apply, wrap: Any = np.asarray, dtype: np.dtype[np.void] = ROW
@@ -66,10 +66,10 @@ class Compiled:
         self.watermark = np.full(2, -1, np.int64)
         self.sequence = np.zeros(2, np.int64)
         self.batch = 0
-        self.wrap = wrap  # gives uncompiled code its rows
+        self.wrap = wrap  # makes the rows for uncompiled code
 
     def feed(self, slots: npt.NDArray[np.int64], data: npt.NDArray[np.void]) -> tuple[Any, Any, Any]:
-        """Applies a micro-batch; returns what the kernel says, features and seeds of each event."""
+        """Apply a micro-batch; return the kernel's results, features and seeds of each event."""
         n, start = len(data), 0
         out = np.zeros(n, kernel.APPLIED_EVENT)
         features = np.zeros((n, self.features), np.float32)
@@ -89,15 +89,15 @@ class Compiled:
 
 
 def given_events(stream: list[Happening], again: list[int], checks: Sequence[int] = ()) -> Events:
-    """Columns of a stream over two partitions, some offsets of it repeated as after a replay.
+    """Return columns of a stream over two partitions, with some offsets repeated as after a replay.
 
-    `checks`: of the items, over and over; by default each item has its own.
+    `checks`: those of the items, repeating; by default each item has its own.
     """
     events = columns_of(stream, [h.user % 2 for h in stream])
     if checks:
         events.data["item_check"] = np.resize(np.array(checks, np.uint64), len(stream))
     events.data["item"] = np.where(events.data["item"] < 0, NONE, events.data["item"])
-    events.data["ts"] += np.arange(len(stream)) % 3 * 7_000  # senders' clocks ahead, which measure nothing
+    events.data["ts"] += np.arange(len(stream)) % 3 * 7_000  # senders' clocks ahead, which no window uses
     repeats = [i for i in again if i < len(stream)]
     return events.take(np.array([*sorted([*range(len(stream)), *repeats]), *repeats], np.int64))
 
@@ -107,7 +107,7 @@ def slots_of(events: Events) -> npt.NDArray[np.int64]:
 
 
 replays = st.lists(st.integers(0, 40), max_size=6)
-#: Checks of names, of which several have one hash; 0 is unknown.
+#: Checks of names with the same hash; 0 is unknown.
 some_checks = st.lists(st.sampled_from([0, 1, 2, 2**32 - 1]), max_size=7)
 
 
@@ -116,7 +116,7 @@ some_checks = st.lists(st.sampled_from([0, 1, 2, 2**32 - 1]), max_size=7)
 def test_equals_a_naive_user(
     stream: list[Happening], again: list[int], lengths: list[int], checks: list[int]
 ) -> None:
-    """Status, gaps, windows, money, distinct items, seeds and every field of the rows, whatever the cutting."""
+    """Status, gaps, windows, money, distinct items, seeds and all fields are equal for any micro-batches."""
     events = given_events(stream, again, checks)
     slots, ours, naive = slots_of(events), Compiled(), NaiveKernel()
     for part in cut(len(events), lengths):
@@ -170,7 +170,7 @@ def check_row(user: NaiveUser, row: np.void) -> None:
 def test_any_cutting_gives_the_same_bytes(
     stream: list[Happening], again: list[int], lengths: list[int]
 ) -> None:
-    """Rows, recent items and answers of one micro-batch and of many are the same byte for byte."""
+    """Rows, recent items and answers of one micro-batch and of many are equal byte for byte."""
     events = given_events(stream, again)
     slots, whole, parts = slots_of(events), Compiled(), Compiled()
     at_once = whole.feed(slots, events.data)
@@ -185,7 +185,7 @@ def test_any_cutting_gives_the_same_bytes(
 @given(happenings(users=USERS, max_size=30), replays, some_checks)
 @settings(max_examples=25, deadline=None)
 def test_compiled_equals_plain_python(stream: list[Happening], again: list[int], checks: list[int]) -> None:
-    """The same code without the compiler leaves the same rows."""
+    """The same code without the compiler gives the same rows."""
     events = given_events(stream, again, checks)
     slots, compiled = slots_of(events), Compiled()
     wanted = compiled.feed(slots, events.data)
@@ -238,7 +238,7 @@ def test_lateness_ends_with_the_limit() -> None:
 def test_no_other_user_makes_an_event_late() -> None:
     """Events far before the watermark count fully if their user has no later event, as in a backfill."""
     start = T0 - T0 % DAY + DAY // 2
-    other = Happening(2, 0, start, 1, 0, math.nan, 1)  # of the same partition
+    other = Happening(2, 0, start, 1, 0, math.nan, 1)  # in the same partition
     ours, out, features = feed_one_user([other, *[click(start - 7 * DAY + i) for i in range(3)]])
     assert ours.watermark[0] == start
     assert out["status"].tolist() == [kernel.APPLIED] * 4
@@ -247,7 +247,7 @@ def test_no_other_user_makes_an_event_late() -> None:
 
 
 def test_a_duplicate_is_known_among_the_last_events_only() -> None:
-    """An id is recognised while its event is one of the last LAST_EVENTS, and taken for new after them."""
+    """An id is recognised while its event is one of the last LAST_EVENTS; later it counts as new."""
     between = [click(T0 + i) for i in range(LAST_EVENTS - 1)]
     _, out, _ = feed_one_user([click(T0, 7), *between, click(T0, 7)])
     assert out["status"][-1] == kernel.DUPLICATE
@@ -256,7 +256,7 @@ def test_a_duplicate_is_known_among_the_last_events_only() -> None:
 
 
 def test_one_id_of_different_events() -> None:
-    """An order's lines with its number as id, and a click and a purchase of one view, are events of their own."""
+    """An order's lines with its number as id, and a click and a purchase of one view, are separate events."""
     line = purchase(T0, 9.5)._replace(event_id=3)
     other = line._replace(item=2)
     _, out, _ = feed_one_user([line, other, click(T0, 3), line, other, click(T0, 3)])
@@ -264,7 +264,7 @@ def test_one_id_of_different_events() -> None:
 
 
 def distinct_items(checks: Sequence[int]) -> list[float]:
-    """What is counted of clicks whose items share one hash and have these checks, after each."""
+    """Return the counts after each click, for items with the same hash and these checks."""
     events = given_events([click(T0 + i) for i in range(len(checks))], [], checks)
     return (
         Compiled().feed(slots_of(events), events.data)[1][:, WINDOW_FEATURES.index("distinct_items")].tolist()
@@ -272,20 +272,20 @@ def distinct_items(checks: Sequence[int]) -> list[float]:
 
 
 def test_items_of_one_hash_are_told_apart() -> None:
-    """By their checks; one that is unknown, as after a restart, is taken for one of the others."""
+    """Items are distinguished by their checks; an unknown check, as after a restart, counts as one of the others."""
     assert distinct_items([1, 2, 1, 3, 2]) == [1, 2, 2, 3, 3]
     assert distinct_items([0, 0, 7, 7, 0, 8]) == [1, 1, 1, 1, 1, 2]
 
 
 def test_one_id_of_items_of_one_hash() -> None:
-    """Events with one id are one only where their items may be the same."""
+    """Events with the same id are duplicates only if their items may be the same."""
     for checks, last in (([1, 1], kernel.DUPLICATE), ([1, 2], kernel.APPLIED), ([0, 2], kernel.DUPLICATE)):
         events = given_events([click(T0, 7), click(T0 + 1, 7)], [], checks)
         assert Compiled().feed(slots_of(events), events.data)[0]["status"].tolist() == [kernel.APPLIED, last]
 
 
 def test_a_user_expires_behind_the_limit() -> None:
-    """A silence of exactly the time to live keeps a user; one more millisecond forgets everything but offsets."""
+    """A silence of exactly the time to live keeps a user; one more millisecond forgets everything except offsets."""
     other = Happening(2, 0, 0, 1, 0, math.nan, 1)  # moves the watermark of the partition
     for over in (0, 1):
         ours, out, _ = feed_one_user([click(T0), other._replace(ts=T0 + TTL + over), click(T0 + TTL + over)])
@@ -296,7 +296,7 @@ def test_a_user_expires_behind_the_limit() -> None:
 
 
 def test_a_first_price_does_not_set_what_is_usual() -> None:
-    """One absurd amount hides no jump, first or later; a user with many large amounts is not flagged for them."""
+    """One absurd amount hides no jump, before or after it; a user with many large amounts is not flagged."""
     cheap = [purchase(T0 + i, 10.0) for i in range(1, 4)]
     _, out, _ = feed_one_user([purchase(T0, 1e15), *cheap, purchase(T0 + 9, 1000.0)])
     assert (out["amount_usual"][-1], out["amount_ratio"][-1]) == (10.0, 100.0)
@@ -307,7 +307,7 @@ def test_a_first_price_does_not_set_what_is_usual() -> None:
 
 
 def test_a_row_from_before_amounts_were_kept() -> None:
-    """Until three amounts are kept, what is usual is the mean of all purchases, as it was then."""
+    """Until three amounts are stored, the usual amount is the mean of all purchases, as in earlier versions."""
     events = given_events([purchase(T0 + i, 30.0) for i in range(4)], [])
     ours = Compiled()
     ours.rows["events"], ours.rows["purchases"], ours.rows["spent"] = 4, 4, 40.0

@@ -20,7 +20,7 @@ FOUR = len(EVENT_TYPES) + 1
 def check(
     ours: Compiled, naive: NaiveKernel, slots: npt.NDArray[np.int64], data: npt.NDArray[np.void]
 ) -> None:
-    """Applies events both ways and compares what is said of each."""
+    """Apply events in both ways and compare the results."""
     out, features, _ = ours.feed(slots, data)
     for i, e in enumerate(data):
         wanted = naive.apply(int(slots[i]), e)
@@ -50,7 +50,7 @@ def test_four_types_equal_a_naive_user(stream: list[Happening], again: list[int]
 @given(happenings(users=USERS, types=FOUR, max_size=30))
 @settings(max_examples=10, deadline=None)
 def test_the_uncompiled_kernel_agrees(stream: list[Happening]) -> None:
-    """The same code without the compiler takes four types too."""
+    """The same code without the compiler accepts four types too."""
     events = given_events(stream, [])
     names = ("reset_row", "_seen", "_count", "_usual", "_smallest", "_distinct", "_features", "_seeds")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +65,7 @@ def test_the_uncompiled_kernel_agrees(stream: list[Happening]) -> None:
 
 
 def test_the_features_are_those_of_the_layout() -> None:
-    """A type more in the contract and not in the model, or the other way round, is noticed at import."""
+    """An additional type only in the contract, or only in the model, is noticed at import."""
     assert len(WINDOW_FEATURES) == len(WINDOWS) * len(EVENT_TYPES) + OTHER_FEATURES
     assert OTHER_FEATURES == 2
     assert NextEvent.__struct_fields__ == EVENT_TYPES

@@ -1,4 +1,4 @@
-"""Rows of other layouts: read by field name, as a plain loop over names reads them; what cannot be is refused."""
+"""Rows of other layouts: read by field name, like a plain loop over names; impossible layouts are refused."""
 
 from typing import Any
 
@@ -26,13 +26,13 @@ _TYPES = {"i4": ("i4", "i8"), "i8": ("i8",), "f4": ("f4", "f8"), "f8": ("f8",), 
 _PARTS = (("p", 1), ("q", 1), ("r", 3), ("r2", 2), ("s", 1))
 
 parts = st.lists(st.sampled_from(_PARTS), min_size=1, max_size=4, unique=True).map(tuple)
-#: Of each field its type, and whether it has no axis, one without names, or one or two with names.
+#: The type of each field, and whether it has no axis, one without names, or one or two with names.
 kinds = st.tuples(st.sampled_from(sorted(_TYPES)), st.integers(0, 3))
 
 
 @st.composite
 def layouts(draw: Any) -> tuple[Layout, Layout]:
-    """Two layouts with some fields in common, in another order, wider, with other places."""
+    """Draw two layouts with some common fields, in another order, wider, with other places."""
     fields = {name: draw(kinds) for name in draw(st.sets(st.sampled_from("abcdef"), min_size=1))}
 
     def one(wider: bool) -> Layout:
@@ -58,12 +58,12 @@ def layouts(draw: Any) -> tuple[Layout, Layout]:
 
 
 def places(axis: Any) -> list[Any]:
-    """The name of each place of an axis."""
+    """Return the name of each place of an axis."""
     return list(range(axis)) if isinstance(axis, int) else [(p, i) for p, n in axis for i in range(n)]
 
 
 def plain(row: np.void, layout: Layout) -> dict[Any, Any]:
-    """A row as a dict by field and names of places."""
+    """Return a row as a dict by field and names of places."""
     found = {}
     for field in layout.description.fields:
         cells = [()]
@@ -75,7 +75,7 @@ def plain(row: np.void, layout: Layout) -> dict[Any, Any]:
 
 
 def filled(layout: Layout, n: int, seed: int) -> np.ndarray:
-    """Rows with something in each place."""
+    """Return rows with a value in each place."""
     random = np.random.default_rng(seed)
     rows = np.zeros(n, layout.dtype)
     for name in layout.dtype.names or ():
@@ -88,7 +88,7 @@ def table(layout: Layout) -> Rows:
 
 
 def log_of(rows: Rows, users: list[str], values: np.ndarray) -> Log:
-    """What a checkpoint writes of these users."""
+    """Return the records that a checkpoint writes of these users."""
     slots = rows.slots(0, users)
     rows.rows[slots] = values
     rows.dirty[slots] = True
@@ -102,7 +102,7 @@ def read_back(rows: Rows, user: str) -> np.void:
 @given(layouts(), st.integers(1, 5), st.integers(0, 10**6))
 @settings(max_examples=200, deadline=None)
 def test_rows_are_read_by_field_name(both: tuple[Layout, Layout], n: int, seed: int) -> None:
-    """Fields and places in common are taken over, new ones have their default: as a loop over names has it."""
+    """Common fields and places are kept, new ones have their default, as in a loop over names."""
     old, new = both
     assume(old.number != new.number or old.description == new.description)
     users = [f"u{i}" for i in range(n)]
@@ -118,9 +118,9 @@ def test_rows_are_read_by_field_name(both: tuple[Layout, Layout], n: int, seed: 
 @given(layouts(), st.integers(0, 10**6), st.integers(1, 40))
 @settings(max_examples=100, deadline=None)
 def test_a_log_of_old_and_new_rows(both: tuple[Layout, Layout], seed: int, at_once: int) -> None:
-    """After an upgrade rows of both layouts stand in one log, in any order that compaction leaves; all are read.
+    """After an upgrade one log has rows of both layouts, in any order that compaction leaves; all are read.
 
-    The newer version describes its layout once, before its first row, and what it wrote of a user counts.
+    The newer version describes its layout once, before its first row, and its rows of a user count.
     """
     old, new = both
     assume(old.number != new.number)
@@ -143,7 +143,7 @@ def test_a_log_of_old_and_new_rows(both: tuple[Layout, Layout], seed: int, at_on
 
 
 def test_the_layout_of_a_partition_that_left_is_described_again() -> None:
-    """What is known of a changelog goes with its partition, so another one gets its own description."""
+    """Knowledge of a changelog is removed with its partition, so another one gets its own description."""
     rows = table(LAYOUT)
     assert len(rows.take_description(0)) == 1
     assert not len(rows.take_description(0))
@@ -156,7 +156,7 @@ def test_the_layout_of_a_partition_that_left_is_described_again() -> None:
 
 
 def simple(**columns: Any) -> Layout:
-    """A layout of these fields, all zero."""
+    """Return a row of these fields, all zero."""
     return Layout(
         np.zeros(
             1, np.dtype([(n, *t) if isinstance(t, tuple) else (n, t) for n, t in columns.items()], align=True)
@@ -177,7 +177,7 @@ def simple(**columns: Any) -> Layout:
     ],
 )
 def test_a_change_of_meaning_is_refused(old: Layout, new: Layout) -> None:
-    """Where a field means something else, the worker says which one, and reads nothing wrongly."""
+    """If a field has another meaning, the worker names it, and does not read it wrongly."""
     log = log_of(table(old), ["u"], filled_words(old))
     with pytest.raises(
         StateError, match=r"field 'a(\.x)?' of another meaning.*keep the old version"
@@ -193,7 +193,7 @@ def filled_words(layout: Layout) -> np.ndarray:
 
 
 def test_a_row_of_a_layout_that_nothing_describes() -> None:
-    """It is refused with topic, partition and offset, and without the user's id."""
+    """The record is refused with topic, partition and offset, and without the user's id."""
     log = log_of(table(simple(a="i8", b="i8")), ["someone"], filled_words(simple(a="i8", b="i8")))[1:]
     with pytest.raises(StateError, match=r"users, partition 0,.* offset 0.*describes its layout") as refused:
         table(simple(a="i8")).restore(0, changelog(log))
@@ -218,7 +218,7 @@ def test_two_layouts_of_one_number() -> None:
 @given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda b: FORMAT_2.encode()[1:-20] + b))
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_description(body: bytes) -> None:
-    """Whatever stands there is a layout or refused in one sentence."""
+    """Any bytes are a layout or are refused in one sentence."""
     try:
         found = decode(b"\xfe" + body)
     except StateError as refused:
@@ -229,7 +229,7 @@ def test_a_damaged_description(body: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["O", "S4", "M8[s]", ">c8", "i4,i4", "2i4", "V8", "no"])
 def test_a_description_with_types_that_no_row_has(kind: str) -> None:
-    """Objects and the like are not made from what stands in a topic."""
+    """Types that no row has, such as Python objects, are refused."""
     raw = b"\xfe" + msgspec.msgpack.encode([8, [["a", 0, kind, 8, [], []]]])
     with pytest.raises(StateError, match="cannot be read"):
         decode(raw)
@@ -239,7 +239,7 @@ def test_a_description_with_types_that_no_row_has(kind: str) -> None:
 
 
 def test_the_row_of_format_2_is_read() -> None:
-    """Its frozen description is of 1,992 bytes, and our row has each of its fields or takes them over."""
+    """The frozen description has 1,992 bytes, and our row has each of its fields or converts it."""
     assert FORMAT_2.size == 1992
     old = np.zeros(3, FORMAT_2.dtype())
     old["source"], old["clock"] = -1, 5
@@ -247,7 +247,7 @@ def test_the_row_of_format_2_is_read() -> None:
 
 
 def test_event_types_are_only_added() -> None:
-    """Recent events name their type by its place, so a new type goes to the end."""
+    """Recent events store their type by its index, so a new type must be the last one."""
     (types,) = next(f.axes for f in FORMAT_2.fields if f.name == "source")
     assert isinstance(types, tuple)
     named = [name for name, _ in LAYOUT.axes["source"][0]]  # type: ignore[union-attr]
@@ -257,7 +257,7 @@ def test_event_types_are_only_added() -> None:
 @given(st.integers(1, 12), st.integers(1, 12), st.lists(st.integers(0, 30), min_size=1, max_size=6))
 @settings(deadline=None)
 def test_a_ring_of_another_length(before: int, now: int, events: list[int]) -> None:
-    """The newest events that both rings hold stand where our ring looks for them; a new field of them is empty."""
+    """The newest events that fit both rings are where our ring expects them; a new field of them is empty."""
 
     def layout(length: int, *more: tuple[str, str]) -> Layout:
         dtype = np.dtype([("n", "i8"), ("last", [("v", "i8"), *more], (length,)), ("plain", "f8", (length,))])
@@ -283,9 +283,9 @@ def test_a_ring_of_another_length(before: int, now: int, events: list[int]) -> N
 
 
 def test_an_earlier_version_refuses_this_changelog() -> None:
-    """What stands first in it is no row and no user to format 2, and the partition's record has another number.
+    """For format 2 the first record is neither a row nor a user, and the partition's record has another number.
 
-    The reader of format 2 in a few lines: a bitmap and the words it names, then the hidden state.
+    The test has a short reader of format 2: a bitmap and the words it names, then the hidden state.
     """
     processor = ShopProcessor(Settings(max_idle_ms=60_000), partitions=1)
     processor.assign(0, [0] * len(INPUT_TOPICS))

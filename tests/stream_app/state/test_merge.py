@@ -1,4 +1,4 @@
-"""The merge of the three topics against a naive merge head by head."""
+"""The merge of the three topics, compared with a naive merge event by event."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from stream_app.contract.event_columns import EVENT, Events
 from stream_app.state.merge import Merge
 
-NOW, IDLE = 100.0, 1.0  # seconds; nothing becomes idle unless a test says so
+NOW, IDLE = 100.0, 1.0  # seconds; no topic becomes idle unless a test wants it
 
 Key = tuple[int, int]  # topic, offset
 
 
 def events(topic_index: int, times: Sequence[int], first: int = 0, step: int = 1) -> Events:
-    """Events of a topic; offsets from `first`, with gaps where `step` is more than one."""
+    """Return events of a topic; offsets from `first`, with gaps if `step` is more than one."""
     data = np.zeros(len(times), EVENT)
     data["time"] = data["timestamp"] = times
     data["event_type"] = topic_index
@@ -30,7 +30,7 @@ def keys(taken: Events | None) -> list[Key]:
 
 
 def naive(topics: Sequence[Sequence[int]]) -> list[Key]:
-    """Always the head with the smallest time; ties in the order of the topics."""
+    """Merge naively: always the head with the smallest time; ties in the order of the topics."""
     at, out = [0, 0, 0], []
     while heads := [(topics[k][at[k]], k) for k in range(3) if at[k] < len(topics[k])]:
         _, topic_index = min(heads)
@@ -40,7 +40,7 @@ def naive(topics: Sequence[Sequence[int]]) -> list[Key]:
 
 
 def add(merge: Merge, topic_index: int, times: Sequence[int]) -> None:
-    """The next events of a topic, without gaps."""
+    """Return the next events of a topic, without gaps."""
     first = merge.read(topic_index)
     merge.add(topic_index, events(topic_index, times, first), first + len(times))
 
@@ -55,7 +55,7 @@ def drain(merge: Merge, limit: int = 1000) -> list[Key]:
 
 times = st.lists(st.integers(0, 12), max_size=12)
 three = st.tuples(times, times, times)
-#: What happens next: a topic gets some events, or some are taken.
+#: The next action: a topic gets some events, or some are taken.
 moves = st.lists(
     st.tuples(st.sampled_from([0, 1, 2, "take", "take", "clear"]), st.integers(1, 5)), max_size=40
 )  # fmt: skip
@@ -66,7 +66,7 @@ moves = st.lists(
 def test_equals_a_merge_head_by_head(
     topics: tuple[list[int], ...], moves: list[tuple[int | str, int]], limit: int
 ) -> None:
-    """Any arrival in any chunks, with buffers cleared in between, leaves in the one order of the heads."""
+    """For any arrival in any chunks, even with cleared buffers, events leave in the same order."""
     merge, out, wanted = Merge([0, 0, 0]), [], naive(topics)
     for what, n in moves:
         if isinstance(what, int):
@@ -102,7 +102,7 @@ def test_takes_all_that_is_sure_and_nothing_else(topics: tuple[list[int], ...], 
     for topic_index in range(3):
         add(merge, topic_index, topics[topic_index][: known[topic_index]])
     taken = keys(merge.take(1000, NOW, IDLE))
-    # The worst that can still come of a topic: events of its greatest time so far, at once and for ever.
+    # The worst possible continuation of a topic: any number of events with its greatest time so far.
     worst = [[*topics[k][: known[k]], *[max(topics[k][: known[k]], default=-1)] * 50] for k in range(3)]
     sure = []
     for topic_index, offset in naive(worst):
@@ -148,7 +148,7 @@ def test_skip_passes_what_was_never_read() -> None:
 
 
 def test_ties_go_in_the_order_of_the_topics() -> None:
-    """Of equal times the click goes first; a browse waits as long as a click of its time may come."""
+    """With equal times the click is first; a browse waits as long as a click of its time may arrive."""
     merge = Merge([0, 0, 0])
     add(merge, 1, [5])
     add(merge, 2, [5])
@@ -161,7 +161,7 @@ def test_ties_go_in_the_order_of_the_topics() -> None:
 
 
 def test_an_empty_topic_is_waited_for_until_it_was_idle_long_enough() -> None:
-    """Events leave after `max_idle` and not before; what comes later still is counted as out of order."""
+    """Events leave after `max_idle` and not before; events that arrive too late count as out of order."""
     merge = Merge([0, 0, 0])
     add(merge, 0, [10, 20])
     for topic_index in (1, 2):
@@ -190,7 +190,7 @@ def test_idle_time_starts_again_with_every_event() -> None:
 
 
 def test_a_finished_topic_is_not_waited_for() -> None:
-    """With two topics finished the third flows at once."""
+    """If two topics are finished, events of the third leave immediately."""
     merge = Merge([0, 0, 0])
     merge.finish(0)
     merge.finish(2)

@@ -1,4 +1,4 @@
-"""State that cannot be true is refused with where it stands, or skipped where that is asked for."""
+"""Impossible state is refused with its place, or skipped on request."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ def record(user: str, offset: int) -> Record:
 
 
 def worker() -> Worker:
-    """One that has three users, and has written them."""
+    """A store with three users, which are written to the changelog."""
     made = Worker([[record(user, i) for i, user in enumerate(["ann", "bob", "eve"])], [], []]).finish()
     made.checkpoint()
     return made
 
 
 def rewritten(made: Worker, user: str, change: Any) -> Log:
-    """The changelog followed by another row of one user."""
+    """Return the changelog, followed by another row of one user."""
     users = made.processor.users
     slot = users.slots(0, [user])
     change(users.rows[int(slot[0])])
@@ -45,7 +45,7 @@ def rewritten(made: Worker, user: str, change: Any) -> Log:
 
 
 def put(*path: Any, value: Any) -> Any:
-    """Writes a value into a field of a row."""
+    """Write a value into a field of a row."""
 
     def change(row: Any) -> None:
         *way, last = path
@@ -79,7 +79,7 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_row_that_cannot_be_true(name: str) -> None:
-    """Each is refused with its place and a hash of its key, or skipped: then only its user starts from zero."""
+    """Each such row is refused with its place and a hash of its key, or skipped: only its user starts from zero."""
     change, number = FORGED[name]
     made = worker()
     log = rewritten(made, "bob", change)
@@ -98,7 +98,7 @@ def test_a_row_that_cannot_be_true(name: str) -> None:
 
 
 def test_rows_of_honest_workers_are_true() -> None:
-    """No row that a worker wrote is taken for a damaged one."""
+    """No row that a worker wrote counts as damaged."""
     for model in ("model", "none"):
         stored = data.changelog("at_least_once", model)
         processor = ShopProcessor(SETTINGS, partitions=2)
@@ -130,7 +130,7 @@ def _recording() -> list[Record]:
     ],
 )
 def test_a_partition_record_that_cannot_be_true(change: dict[str, Any]) -> None:
-    """It is refused with its place; skipped, the one before it counts."""
+    """The record is refused with its place; if it is skipped, the one before it counts."""
     made = worker()
     meta = decode_meta(dict(made.log)[META_KEY] or b"")
     log = [*made.log, (META_KEY, encode_meta(msgspec.structs.replace(meta, **change)))]
@@ -143,13 +143,13 @@ def test_a_partition_record_that_cannot_be_true(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"garbage", b"\x93\x01\x02\x03"])
 def test_a_partition_record_that_is_none(value: bytes) -> None:
-    """Bytes that are no such record are refused in one sentence."""
+    """Other bytes are refused in one sentence."""
     with pytest.raises(StateError, match="partition's own key: it cannot be read"):
         worker().start([0, 0, 0], [(META_KEY, value)])
 
 
 def test_a_key_that_is_no_text() -> None:
-    """No user is called that, and no page and no tombstone fails on it later."""
+    """A key that cannot be a user id is refused, so that no page and no tombstone fails on it later."""
     made = worker()
     log = [*made.log, (b"u\xff\xfe", dict(made.log)[b"ann"])]
     with pytest.raises(StateError, match="its key is no text"):
@@ -160,7 +160,7 @@ def test_a_key_that_is_no_text() -> None:
 
 
 def test_a_user_ahead_of_the_inputs() -> None:
-    """A row that includes an offset that its topic does not have would mute its user: it is found."""
+    """A row with an offset beyond the end of its topic, which would silence its user, is found."""
     made = worker()
     log = rewritten(made, "eve", put("source", 2, value=2**60))
     other = Worker(made.topics, SKIP)
@@ -173,7 +173,7 @@ def test_a_user_ahead_of_the_inputs() -> None:
 
 
 def test_positions_beyond_the_end_are_not_the_rows_fault() -> None:
-    """Where the partition itself stands beyond the end of a log, the topic is another one, which others tell."""
+    """If the partition's own offset is beyond the end of a log, the topic is a new one; another check reports it."""
     source = np.array([[5, -1, 3], [7, -1, -1], [9, 0, 0]])
     assert beyond(source, [8, 0, 4], [0, 0, 0]).tolist() == [False, False, True]
     assert beyond(source, [8, 0, 4], [10, 1, 0]).tolist() == [False, False, False]
@@ -182,5 +182,5 @@ def test_positions_beyond_the_end_are_not_the_rows_fault() -> None:
 
 
 def test_an_empty_row_is_true() -> None:
-    """What a new user has passes."""
+    """The row of a new user is valid."""
     assert wrong_rows(LAYOUT.empty, np.zeros(1, np.int64), 3).tolist() == [0]

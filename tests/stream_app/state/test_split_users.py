@@ -1,4 +1,4 @@
-"""Users with events in more than one partition, against a loop over names."""
+"""Users with events in more than one partition, compared with a loop over names."""
 
 import zlib
 
@@ -19,7 +19,7 @@ PARTITIONS = 4
 
 @jit
 def hashes(text):  # type: ignore[no-untyped-def]
-    """Both hashes of a buffer."""
+    """Return both hashes of a buffer."""
     data = pointer_to(text)
     return split.murmur2(data, 0, len(text)), split.crc32(data, 0, len(text))
 
@@ -27,7 +27,7 @@ def hashes(text):  # type: ignore[no-untyped-def]
 @given(st.binary(min_size=1, max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_hashes(key: bytes) -> None:
-    """Both hashes are those of Kafka's clients: murmur2 as `replay` has it, CRC32 as zlib has it."""
+    """Both hashes are those of Kafka's clients: murmur2 as in `replay`, CRC32 as in zlib."""
     java, librdkafka = hashes(np.frombuffer(key, np.uint8))
     assert librdkafka == zlib.crc32(key)
     assert (int(java) & 0x7FFFFFFF) % 97 == partitions_of([key], 97)[0]
@@ -42,7 +42,7 @@ def librdkafka(user: str) -> int:
 
 
 def test_users_of_two_partitioners() -> None:
-    """Each user that two rules place differently is found once, whichever row is older; the others are not."""
+    """Each user that two rules place differently is found once, whichever row is older; others are not."""
     users = some_users(0, 400)
     watch = SplitUsers(users, PARTITIONS)
     names = [f"u{i}" for i in range(100)]
@@ -63,7 +63,7 @@ def test_users_of_two_partitioners() -> None:
 
 
 def test_many_new_users_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call looks at a bounded number of users, the oldest first, and the next ones at the rest."""
+    """One call checks a bounded number of users, the oldest first, and the next calls check the rest."""
     monkeypatch.setattr(split, "MOST", 10)
     users = some_users(0, 400)
     watch = SplitUsers(users, PARTITIONS)
@@ -81,7 +81,7 @@ def test_many_new_users_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_user_is_looked_up_where_java_places_it() -> None:
-    """Of several rows the one comes first that Kafka's own partitioner fills, then the others by number."""
+    """Of several rows, the one in the partition of Kafka's own partitioner is first, then the others by number."""
     users = some_users(0)
     for partition in range(PARTITIONS):
         users.slots(partition, ["alice"])

@@ -22,7 +22,7 @@ IDS = [b"a" * 16, b"b" * 16, b"c" * 16]
 
 
 def test_other_topics_are_refused() -> None:
-    """A state of another topic is refused by name; where ids are not known on one side nothing is said."""
+    """A state of another topic is refused by name; if ids are unknown on one side, there is no error."""
     check_ids(TOPICS, IDS, IDS)
     check_ids(TOPICS, [], IDS)
     check_ids(TOPICS, IDS, [])
@@ -32,7 +32,7 @@ def test_other_topics_are_refused() -> None:
 
 
 def test_ids_in_the_record_of_a_partition() -> None:
-    """The ids come back as they were written; a record of a version that had none has none."""
+    """The ids are read back unchanged; a record of a version without ids has none."""
     meta = PartitionMeta(FORMAT, 8, 0, "", 1, 1, [1, 2, 3], 1, topic_ids=IDS)
     assert decode_meta(encode_meta(meta)).topic_ids == IDS
     fields = msgspec.structs.asdict(meta)
@@ -45,12 +45,12 @@ def end(stable: int, at_s: float) -> LogEnd:
 
 
 def test_a_log_that_ends_before_the_state() -> None:
-    """It counts once the broker has told it for long enough: not from one old answer, and not for a moment."""
+    """A log end behind the state counts only if the broker reports it long enough: not once, and not briefly."""
     behind = StateAheadOfLog()
     for _ in range(20):
         behind.look("clicks", 0, 104, end(14, 100))  # always the same answer
     behind.look("clicks", 0, 104, end(14, 100 + BEHIND_S - 0.1))
-    behind.look("clicks", 0, 104, end(104, 102 + BEHIND_S))  # it was a new leader
+    behind.look("clicks", 0, 104, end(104, 102 + BEHIND_S))  # the cause was a new leader
     behind.look("clicks", 0, 104, end(14, 200))
     behind.look("clicks", 0, 104, None)
     behind.look("clicks", 0, 104, end(14, 300))
@@ -85,7 +85,7 @@ def test_offsets_beside_the_state(
 
 
 def test_transactions_that_stay_open() -> None:
-    """What waits is counted at once; how long counts only while the same transaction holds it back."""
+    """Waiting records are counted immediately; the waiting time counts only for the same transaction."""
     held = RecordsBehindOpenTransaction()
     assert held.look("clicks", 0, LogEnd(10, 10, 0)) == (0, 0)
     assert held.look("clicks", 0, LogEnd(10, 14, 1000)) == (4, 0)

@@ -1,4 +1,4 @@
-"""The hash table of users, and rows as changelog values, against plain dictionaries and loops."""
+"""The hash table of users, and rows as changelog values, compared with plain dictionaries and loops."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ names = st.sampled_from([b"a", b"b", b"c", b"ab", b"abcdefgh", b"abcdefghi", "ü
 
 
 class Table(RuleBasedStateMachine):
-    """Users come and go in two partitions; a table of sixteen places probes far and has to close its holes."""
+    """Users are added and removed in two partitions; a table of sixteen places probes far and must close its gaps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +61,11 @@ class Table(RuleBasedStateMachine):
 
 TestTable = Table.TestCase
 TestTable.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestTable.__doc__ = (
-    "Whoever comes and goes in whichever order, everyone is found at the slot they were given."
-)
+TestTable.__doc__ = "In any order of adding and removing, each user is found at its slot."
 
 
 def test_the_buffer_of_names_is_bounded() -> None:
-    """Names of users who left are dropped before the buffer grows, and those who stay keep theirs."""
+    """Names of removed users are dropped before the buffer grows, and the others are kept."""
     index = UserIndex(100)
     size = len(index._names)
     text, places = packed_keys([b"stays"])
@@ -83,16 +81,16 @@ def test_the_buffer_of_names_is_bounded() -> None:
 
 
 def test_too_many_users() -> None:
-    """Where no slot is left the error names the setting."""
+    """If no slot is free, the error names the setting."""
     text, places = packed_keys([b"%d" % i for i in range(LIMIT + 1)])
     with pytest.raises(StateError, match="FORECLICK_RESIDENT_USERS"):
         UserIndex(LIMIT).resolve(0, text, places["at"], places["bytes"])
 
 
 def test_users_crafted_to_collide_are_spread() -> None:
-    """Users whose ids have one XXH64, which everybody can make, are found with as few probes as any others.
+    """Users whose ids have the same XXH64, which anybody can make, are found with as few probes as others.
 
-    Counted, not timed: in a half full table linear probing looks at 1.5 places for a key that is there (Knuth, vol.
+    The test counts probes: in a half full table linear probing needs 1.5 for an existing key (Knuth, vol.
     3, section 6.4, equation 23).
     """
     index = UserIndex(4096)
@@ -106,7 +104,7 @@ def test_users_crafted_to_collide_are_spread() -> None:
 
 
 def test_one_name_in_two_partitions() -> None:
-    """The place in the table depends on the partition too."""
+    """The place in the table also depends on the partition."""
     hashed = np.uint64(12345)
     assert index_module._place(hashed, 0, 1023) != index_module._place(hashed, 1, 1023)
 
@@ -131,9 +129,9 @@ ROW = np.dtype([("a", "i8"), ("b", "f8", (9,)), ("c", "i4", (2,))], align=True)
 def test_rows_come_back(
     rows: list[tuple[list[int], bytes]], width: int, number: int, random: np.random.Generator
 ) -> None:
-    """Packed rows are unpacked bit for bit into other slots, what follows on them as well, and no byte is wasted.
+    """Packed rows are unpacked bit for bit into other slots, with the bytes after them, and no byte is wasted.
 
-    Each says the number of its layout.
+    Each has the number of its layout.
     """
     n = len(rows)
     table = np.zeros(max(1, n), ROW)
@@ -146,7 +144,7 @@ def test_rows_come_back(
     data, ends = pack(table, slots, behind[slots], number)
     for i, slot in enumerate(slots.tolist()):
         filled = sum(word != 0 for word in rows[slot][0])
-        assert ends[i + 1] - ends[i] == 2 + 2 + 8 * filled + width + 2  # number, bitmap, zeros behind
+        assert ends[i + 1] - ends[i] == 2 + 2 + 8 * filled + width + 2  # number, bitmap, zeros after it
     other = np.full(max(1, n), -1, np.int64).repeat(11).view(ROW)
     data.flags.writeable = False
     sizes = np.diff(ends).astype(np.int32)

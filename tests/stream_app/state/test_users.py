@@ -40,7 +40,7 @@ def hidden(users: Users, slots: np.ndarray) -> np.ndarray:
 
 
 def scribble(users: Users, slot: int, seed: int) -> None:
-    """Random bytes in a row that may be true, and finite ones in its hidden state; items as they are kept."""
+    """Fill a row with random plausible values, its hidden state with finite ones, and items in stored form."""
     random = np.random.default_rng(seed)
     raw = random.integers(0, 256, ROW.itemsize, np.uint8)
     users.rows[slot : slot + 1].view(np.uint8)[:] = raw
@@ -51,7 +51,7 @@ def scribble(users: Users, slot: int, seed: int) -> None:
     row["head"] %= 1000
     row["recent"]["ts"] = np.abs(row["recent"]["ts"] >> 18)
     row["recent"]["kind"] %= len(EVENT_TYPES)
-    items = random.integers(0, 6, LAST_EVENTS)  # 4 and 5 are unknown to the model, or none
+    items = random.integers(0, 6, LAST_EVENTS)  # 4 and 5: unknown to the model, or no item
     hashes = [0 if i == 5 else stable_hash(f"i{i}") for i in items.tolist()]
     users.rows["recent"]["item_hash"][slot] = hashes
     users.recent_item[slot] = np.where(items < 4, items, ITEMS.none)
@@ -64,7 +64,7 @@ def scribble(users: Users, slot: int, seed: int) -> None:
 
 
 def test_a_new_user_has_an_empty_row() -> None:
-    """A fresh slot, and one that another user left, holds nothing but -1 as source offsets."""
+    """A new slot, and one of a removed user, is empty except for -1 as source offsets."""
     users = some_users()
     empty = np.zeros(1, ROW)
     empty["source"] = -1
@@ -89,7 +89,7 @@ def test_a_new_user_has_an_empty_row() -> None:
 
 
 def test_more_users_than_slots_say_what_to_do() -> None:
-    """Where no slot is left the error names the setting."""
+    """If no slot is free, the error names the setting."""
     users = some_users(limit=2)
     users.slots(0, ["a", "b"])
     with pytest.raises(StateError, match="FORECLICK_RESIDENT_USERS"):
@@ -98,7 +98,7 @@ def test_more_users_than_slots_say_what_to_do() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_hidden_state_that_is_no_number_is_made_anew(value: float) -> None:
-    """Read back, it is zeros and marked as lacking events; its neighbour's is as it was."""
+    """Read back, it is zero and marked as lacking events; the neighbour's is unchanged."""
     users, fresh = some_users(), some_users()
     assert users.hidden is not None
     for users_of in (users, fresh):
@@ -120,7 +120,7 @@ names = st.sampled_from(["a", "b", "c", "d", "ü", "f", "g"])
 
 
 class Changelog(RuleBasedStateMachine):
-    """Two partitions that change, write their log and are read back, against plain dictionaries."""
+    """Two partitions that change, write their log and are read back, compared with plain dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ TestChangelog.__doc__ = (
 
 @pytest.mark.parametrize(("before", "after"), [(3, 5), (5, 3), (0, 3), (3, 0)])
 def test_a_model_of_another_width_keeps_the_rows(before: int, after: int) -> None:
-    """Rows of a changelog written with another hidden width are read; the states begin at zero."""
+    """Rows of a changelog written with another hidden width are read; the states start at zero."""
     old, new = some_users(before), some_users(after)
     for slot in old.slots(0, ["a", "b"]).tolist():
         scribble(old, slot, slot)
@@ -222,7 +222,7 @@ def test_a_model_of_another_width_keeps_the_rows(before: int, after: int) -> Non
 
 @pytest.mark.parametrize("value", [b"", b"\0", b"\3" + bytes(40)])
 def test_a_record_that_is_no_row(value: bytes) -> None:
-    """A record that ends before its row does is refused with what to do."""
+    """A record that ends before its row is refused with the remedy."""
     with pytest.raises(
         StateError, match=r"partition 0, offset 0, .*ends before its row does.*FORECLICK_GROUP"
     ):
@@ -233,7 +233,7 @@ META = PartitionMeta(FORMAT, ROW.itemsize, 128, "shop@1", 17, 3, [1, 2, 3], 4)
 
 
 def test_the_partition_record() -> None:
-    """It comes back as it was; another format or a broken one is refused with what to do."""
+    """The partition's record is read back unchanged; another format or a broken one is refused with the remedy."""
     assert decode_meta(encode_meta(META)) == META
     for number in (1, FORMAT + 1):
         with pytest.raises(StateError, match="start with another FORECLICK_GROUP"):
@@ -243,7 +243,7 @@ def test_the_partition_record() -> None:
 
 
 def test_the_partition_record_of_other_versions() -> None:
-    """What a later version added is passed over, and the record of format 2, which has less, is read."""
+    """Fields of a later version are ignored, and the record of format 2, which has fewer, is read."""
     fields = msgspec.to_builtins(META)
     assert decode_meta(msgspec.msgpack.encode({**fields, "added_later": [1, {"a": 2}]})) == META
     older = {name: fields[name] for name in PartitionMeta.__struct_fields__[:8]}
@@ -252,7 +252,7 @@ def test_the_partition_record_of_other_versions() -> None:
 
 
 def test_the_partition_record_is_no_user() -> None:
-    """Its key, which no user can have, makes no row."""
+    """The partition's key, which no user can have, makes no row."""
     users = some_users()
     users.restore(0, changelog([(META_KEY, encode_meta(META)), (META_KEY, None)]))
     assert len(users) == 0
@@ -261,7 +261,7 @@ def test_the_partition_record_is_no_user() -> None:
 @given(st.lists(st.integers(0, 10**6), unique=True, max_size=LIMIT), st.integers(0, LIMIT + 2))
 @settings(max_examples=100, deadline=None)
 def test_oldest_are_those_longest_silent(sequence: list[int], keep: int) -> None:
-    """Exactly the surplus is named, those of the smallest sequence, of this partition only."""
+    """Exactly the surplus users are returned, those with the smallest sequence, of this partition only."""
     users = some_users(0, limit=2 * LIMIT)
     users.slots(1, ["someone else"])
     slots = users.slots(0, [f"u{i}" for i in range(len(sequence))])
@@ -273,7 +273,7 @@ def test_oldest_are_those_longest_silent(sequence: list[int], keep: int) -> None
 
 
 def test_expired_are_those_beyond_their_time() -> None:
-    """Beyond, not at the limit; users not yet written to the log stay unless they are asked for too."""
+    """Users expire beyond the limit, not at it; users not yet in the log stay unless they are requested too."""
     users = some_users(0)
     slots = users.slots(0, ["old", "edge", "dirty", "new"])
     users.rows["clock"][slots] = [99, 100, 50, 150]
@@ -286,7 +286,7 @@ def test_expired_are_those_beyond_their_time() -> None:
 @given(st.lists(st.integers(0, 20), unique=True), st.lists(st.integers(0, 25)))
 @settings(deadline=None)
 def test_item_index_finds_what_is_known(known: list[int], asked: list[int]) -> None:
-    """The number of a known hash is its place, everything else is none."""
+    """The number of a known hash is its index, any other hash has none."""
     index = ItemIndex.build([stable_hash(str(i)) for i in known], none=99)
     hashes = np.array([stable_hash(str(i)) for i in asked], np.uint64)
     assert index.of(hashes).tolist() == [known.index(i) if i in known else 99 for i in asked]

@@ -1,4 +1,4 @@
-"""The assignor: one worker for a partition of all topics, even, and moving no more than it must."""
+"""The assignor: one worker per partition number of all topics, evenly, with as few moves as possible."""
 
 from aiokafka.cluster import ClusterMetadata
 from hypothesis import example, given, settings
@@ -11,7 +11,7 @@ sizes = st.integers(0, 24)
 
 
 class Topics(ClusterMetadata):
-    """What the brokers say of the topics, without a broker."""
+    """The cluster metadata of the topics, without a broker."""
 
     def __init__(self, counts: dict[str, int]) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Topics(ClusterMetadata):
 
 
 def check(result: dict[str, list[int]], partitions: int) -> None:
-    """Every partition once, and nobody has more than one more than another."""
+    """Check that every partition is assigned once, and that shares differ by at most one."""
     assert sorted(p for owned in result.values() for p in owned) == list(range(partitions))
     counts = [len(owned) for owned in result.values()]
     assert max(counts) - min(counts) <= 1
@@ -32,7 +32,7 @@ def check(result: dict[str, list[int]], partitions: int) -> None:
 @given(sizes, st.dictionaries(st.sampled_from("abcdefgh"), st.lists(st.integers(-2, 30)), min_size=1))
 @settings(max_examples=300, deadline=None)
 def test_any_claims_end_in_a_balance(partitions: int, claims: dict[str, list[int]]) -> None:
-    """Whatever members say they hold, twice or not existing, all is given out once, evenly, always alike."""
+    """Whatever partitions members report, even twice or unknown ones, all are assigned once, evenly, reproducibly."""
     result = balance(range(partitions), claims)
     assert set(result) == set(claims)
     check(result, partitions)
@@ -42,7 +42,7 @@ def test_any_claims_end_in_a_balance(partitions: int, claims: dict[str, list[int
 @given(sizes, members)
 @settings(deadline=None)
 def test_nothing_moves_when_nothing_changes(partitions: int, names: set[str]) -> None:
-    """The same members with what they hold keep exactly that."""
+    """The same members keep exactly their partitions."""
     before = balance(range(partitions), {name: [] for name in names})
     assert balance(range(partitions), before) == before
 
@@ -50,7 +50,7 @@ def test_nothing_moves_when_nothing_changes(partitions: int, names: set[str]) ->
 @given(sizes, members, members)
 @settings(max_examples=300, deadline=None)
 def test_no_more_moves_than_needed(partitions: int, names: set[str], later: set[str]) -> None:
-    """After joins and leaves everyone who stays keeps as much as an even share allows."""
+    """After joins and leaves each remaining member keeps as much as an even share allows."""
     before = balance(range(partitions), {name: [] for name in names})
     after = balance(range(partitions), {name: before.get(name, []) for name in later})
     check(after, partitions)
@@ -64,7 +64,7 @@ def test_no_more_moves_than_needed(partitions: int, names: set[str], later: set[
 @given(sizes, members, st.sets(st.sampled_from(["clicks", "browses", "purchases"]), min_size=1))
 @settings(max_examples=100, deadline=None)
 def test_members_get_whole_partitions(partitions: int, names: set[str], topics: set[str]) -> None:
-    """Through the protocol: the same numbers of every topic, remembered for the next time by each member."""
+    """Through the protocol, a member gets the same numbers of every topic, and reports them the next time."""
     cluster = Topics(dict.fromkeys(topics, partitions))
     assignors = {name: CopartitionedAssignor() for name in names}
     first: dict[str, list[tuple[str, list[int]]]] = {}
@@ -83,7 +83,7 @@ def test_members_get_whole_partitions(partitions: int, names: set[str], topics: 
 
 
 def test_topics_of_other_sizes_and_members_of_other_topics() -> None:
-    """A topic that is not there, fewer partitions or another subscription: all that exists is given out once."""
+    """With a missing topic, fewer partitions or another subscription, everything that exists is assigned once."""
     cluster = Topics({"clicks": 4, "browses": 2})
     assignor = CopartitionedAssignor()
     metadata = {"a": assignor.metadata(["clicks", "browses"]), "b": assignor.metadata(["clicks", "missing"])}
@@ -94,7 +94,7 @@ def test_topics_of_other_sizes_and_members_of_other_topics() -> None:
 
 
 def test_a_member_without_user_data_is_a_new_one() -> None:
-    """A member that says nothing of what it holds gets its share like one that joins."""
+    """A member that does not report its partitions gets a share like a new one."""
     assignor = CopartitionedAssignor()
     silent = assignor.metadata(["clicks"])
     silent.user_data = b""
@@ -106,12 +106,12 @@ def test_a_member_without_user_data_is_a_new_one() -> None:
 @example(24, {"w0", "w1", "w2"}, 1)
 @settings(max_examples=200, deadline=None)
 def test_standbys_are_elsewhere_and_even(partitions: int, names: set[str], each: int) -> None:
-    """A partition has as many standbys as asked for, or as there are others; evenly, and in the same places again."""
+    """A partition has the configured number of standbys, or one on each other member; evenly, and with few moves."""
     units = balance(range(partitions), {name: [] for name in names})
     standbys = place_standbys(units, each, {})
     assert set(standbys) == names
     for name in names:
-        assert not set(standbys[name]) & set(units[name]), "a standby beside the owner protects from nothing"
+        assert not set(standbys[name]) & set(units[name]), "a standby on the owner's worker is useless"
     for p in range(partitions):
         assert sum(p in held for held in standbys.values()) == min(each, len(names) - 1)
     counts = [len(held) for held in standbys.values()]
@@ -122,7 +122,7 @@ def test_standbys_are_elsewhere_and_even(partitions: int, names: set[str], each:
 @given(st.integers(1, 24), members.filter(lambda names: len(names) > 1), st.data())
 @settings(max_examples=200, deadline=None)
 def test_who_has_a_copy_takes_over(partitions: int, names: set[str], data: st.DataObject) -> None:
-    """Of a member's partitions that left each goes to whoever has its copy, as far as an even share allows."""
+    """Each partition of a member that left goes to the member with its copy, as far as an even share allows."""
     before = balance(range(partitions), {name: [] for name in names})
     standbys = place_standbys(before, 1, {})
     left = data.draw(st.sampled_from(sorted(names)))
@@ -132,12 +132,12 @@ def test_who_has_a_copy_takes_over(partitions: int, names: set[str], data: st.Da
     check(after, partitions)
     for p in before[left]:
         (keeper,) = (name for name, held in standby_of.items() if p in held)
-        # Who has the copy is passed over only where it has its full share without it.
+        # The member with the copy is skipped only if it already has its full share.
         assert p in after[keeper] or len(after[keeper]) >= partitions // len(after)
 
 
 def test_standbys_are_told_through_the_protocol() -> None:
-    """Each member hears which standbys it is to keep, and says so when it joins again."""
+    """Each member learns its standbys, and reports them when it joins again."""
     cluster = Topics({"clicks": 4})
     assignors = {name: CopartitionedAssignor(1) for name in "ab"}
     for _ in range(2):

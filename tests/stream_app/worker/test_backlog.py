@@ -1,4 +1,4 @@
-"""How much a worker holds: one count for records and bytes."""
+"""How much a worker buffers: one count for records and bytes."""
 
 from faust.types import TP
 
@@ -15,7 +15,7 @@ def test_large_records_count_as_several() -> None:
     assert budget.weight(1000, 1000) == 1000
     assert budget.weight(1, 1 << 20) == 1000
     assert budget.weight(1, 1 << 19) == 500
-    assert budget.weight(0, 0) == 0  # so the smallest budget stops nobody who holds nothing
+    assert budget.weight(0, 0) == 0  # so the smallest budget does not stop an empty partition
     budget.share_by(0)
     assert budget.weight(1, 12 << 20) == 1000
 
@@ -37,7 +37,7 @@ def test_a_turn_takes_some() -> None:
 
 
 def test_full_topic_partitions_pause_until_half_is_left() -> None:
-    """One that fills is paused once, whatever waits or was taken counts, and at half of the limit it goes on."""
+    """A full partition is paused once; waiting and taken records count; at half of the limit it continues."""
     tp, backlog = TP("clicks", 0), Backlog(Budget(10, 1 << 30))
     assert backlog.empty
     assert [backlog.add(fetched(4, b"v")) for _ in range(4)] == [False, False, True, False]
@@ -45,7 +45,7 @@ def test_full_topic_partitions_pause_until_half_is_left() -> None:
     assert len(backlog.take()) == 4 and not backlog.incoming
     assert backlog.recount([(tp, 6, 100)]) == set()
     assert not backlog.add(fetched(2, b"v"))
-    assert backlog.recount([(tp, 4, 100)]) == set()  # the two that wait count too
+    assert backlog.recount([(tp, 4, 100)]) == set()  # the two waiting ones count too
     backlog.drop()
     assert backlog.empty and not backlog.incoming
     assert backlog.recount([(tp, 5, 100)]) == {tp}

@@ -1,4 +1,4 @@
-"""What the fetcher gets in the place of aiokafka's record iterator, against the iterator itself."""
+"""The fetcher's replacement for aiokafka's record iterator, compared with the iterator itself."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def fetched(raw: bytes, position: int = 0, **options: Any) -> PartitionColumns:
 @settings(deadline=None)
 @given(logs())
 def test_one_piece_then_the_end(log: Log) -> None:
-    """All records in one piece and then no more; the next fetch goes on where aiokafka's would."""
+    """All records come in one piece, then no more; the next fetch continues where aiokafka's would."""
     raw = b"".join(log.batches)
     theirs, ours = reference(raw, aborted=log.aborted), fetched(raw, aborted=log.aborted)
     assert ours.next_fetch_offset == theirs.next_fetch_offset == 0
@@ -33,7 +33,7 @@ def test_one_piece_then_the_end(log: Log) -> None:
 
 
 def test_a_bad_batch_stops_the_next_fetch() -> None:
-    """Batches before a bad one are delivered; where it comes first, the error is aiokafka's, and names the place."""
+    """Batches before a bad one are delivered; if it is the first, the error is aiokafka's, and names the place."""
     good, bad = batch([Part(0, T0, b"k", b"v")], 5), bytearray(batch([Part(0, T0, b"k", b"v")], 6))
     bad[-1] ^= 1
     first = fetched(good + bytes(bad), 5)
@@ -49,7 +49,7 @@ def test_a_bad_batch_stops_the_next_fetch() -> None:
 
 
 def test_an_unknown_codec_is_set_aside() -> None:
-    """A codec that nobody knows is no damage: a dead letter holds the batch, and reading goes on behind it."""
+    """A batch with an unknown codec becomes a dead letter, and reading continues after it."""
     raw = bytearray(batch([Part(0, T0, b"k", b"v")], last=4))
     raw[wire.ATTRIBUTES_AT + 1] = 6
     bad = seal(bytes(raw))
@@ -81,7 +81,7 @@ def test_old_message_formats(magic: int, codec: int) -> None:
 
 
 def test_another_aiokafka_is_refused() -> None:
-    """A consumer whose inside is not the one we know (here one that has not started) is refused with what to do."""
+    """A consumer with other internals than expected (here one that has not started) is refused with the remedy."""
 
     class Other:
         """A consumer of some other release."""

@@ -1,4 +1,4 @@
-"""A model that is older than the one that had the state before it is told of."""
+"""A warning about a model that is older than the one that used the state before."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,14 +36,14 @@ def defaults() -> Iterator[None]:
 
 
 def made(folder: Path, created_ms: int) -> Runtime:
-    """The same model, made at another time."""
+    """Return the same model, made at another time."""
     runtime = Runtime.load(folder, "cpu")
     runtime.created_ms = created_ms
     return runtime
 
 
 def told(shop: Shop) -> list[int]:
-    """The partitions of which the log warns; the metric says the same."""
+    """Return the partitions in the log's warnings; check that the metric agrees."""
     metrics = Metrics()
     app: Any = SimpleNamespace(consumer=SimpleNamespace(end_of=lambda tp: None))
     context = WorkerContext(app, shop.processor, metrics, Health(1000.0), Topics((), (), ""))
@@ -56,7 +56,7 @@ def told(shop: Shop) -> list[int]:
 
 
 def restarted(shop: Shop, runtime: Runtime | None) -> Shop:
-    """The next process, with another model, or none."""
+    """Start the next process, with another model, or none."""
     assert shop.checkpoint()
     shop.runtime = runtime
     shop.start()
@@ -64,7 +64,7 @@ def restarted(shop: Shop, runtime: Runtime | None) -> Shop:
 
 
 def test_an_older_model_is_told_of_until_the_state_is_its_own(folder: Path) -> None:
-    """Not at the first start, nor with the same or a newer one; a time that is not known is before any."""
+    """There is no warning at the first start, nor with the same or a newer model; an unknown time is before any."""
     shop = Shop(made(folder, OLD))
     assert told(shop) == []
     shop.run(3)
@@ -84,7 +84,7 @@ def test_an_older_model_is_told_of_until_the_state_is_its_own(folder: Path) -> N
 
 
 def test_what_ran_without_a_model_between_them_changes_nothing(folder: Path) -> None:
-    """A worker without a model warns of nothing, and keeps the time of the model before it."""
+    """A worker without a model gives no warning, and keeps the time of the previous model."""
     shop = Shop(made(folder, NEW))
     shop.run(3)
     restarted(shop, None)
@@ -106,7 +106,7 @@ def test_an_older_model_in_the_place_of_one_in_trouble(folder: Path) -> None:
 
 
 def test_a_state_of_an_earlier_version(folder: Path) -> None:
-    """Its record has no time, which is no reason to warn; one that cannot be true is shown all the same."""
+    """A record without a time gives no warning; an impossible time is still shown."""
     shop = Shop(made(folder, NEW))
     shop.run(3)
     assert shop.checkpoint()

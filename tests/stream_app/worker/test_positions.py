@@ -1,4 +1,4 @@
-"""The state beside the group's offsets: both are what they were when the state was read back."""
+"""The state and the group's offsets are compared as they were when the state was read back."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ CLICKS, *OTHERS = (TP(topic, 0) for topic in SETTINGS.inputs)
 
 
 class Worker:
-    """The consumer, without Kafka, of a worker that has read the state of one partition back; and its processor."""
+    """A worker's consumer without Kafka, and its processor, after the state of one partition was read back."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, state: int, committed: int) -> None:
         self.state, self.committed, self.fresh = state, committed, True
@@ -42,18 +42,18 @@ class Worker:
         monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
 
     async def seek_back(self) -> tuple[dict[TP, int | None], dict[TP, int]]:
-        """As the thread of the consumer does it."""
+        """Act like the thread of the consumer."""
         return {CLICKS: self.committed, **dict.fromkeys(OTHERS)}, {CLICKS: self.committed}
 
     def log_end(self, _: TP) -> None:
-        """Nothing is known of it."""
+        """The log end is unknown."""
 
     def compared(self, *_: Any) -> None:
         self.fresh = False
 
 
 async def test_own_commits_are_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that was dropped has it go back to what it has committed itself since it read the state."""
+    """After a dropped batch the worker goes back to its own commit since it read the state."""
     worker = Worker(monkeypatch, state=10, committed=10)
     await worker.consumer.seek_to_committed()
     worker.committed = 15
@@ -64,7 +64,7 @@ async def test_own_commits_are_not_missing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_offsets_that_lie_behind_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody has moved is still told, once, and by the offsets of that time."""
+    """Offsets moved by somebody else are still reported, once, with the offsets of that time."""
     worker = Worker(monkeypatch, state=10, committed=12)
     await worker.consumer.seek_to_committed()
     worker.committed = 15
@@ -76,13 +76,13 @@ async def test_offsets_that_lie_behind_the_state(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_offsets_of_an_earlier_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was asked for before an assignment and comes after it does not count for that one."""
+    """An answer to a request from before an assignment does not count for the new assignment."""
     worker = Worker(monkeypatch, state=10, committed=10)
     seek_back = worker.seek_back
 
     async def late() -> Any:
         answer = await seek_back()
-        worker.consumer.found = {}  # as `on_partitions_assigned`
+        worker.consumer.found = {}  # like `on_partitions_assigned`
         return answer
 
     monkeypatch.setattr(worker, "seek_back", late)

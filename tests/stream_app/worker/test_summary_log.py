@@ -1,4 +1,4 @@
-"""What a worker's log says while all goes well."""
+"""A worker's log during normal operation."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,8 @@ from stream_app.worker.watches.minute_log import MinuteLog
 
 
 def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line says where the pages are; idle minutes have none, the others rates, lag, flags, dead letters."""
-    monkeypatch.setattr(minute, "log", structlog.stdlib.get_logger("test"))  # one that nobody has used before
+    """The first line has the pages' address; busy minutes have a line with rates, lag and outputs, idle ones none."""
+    monkeypatch.setattr(minute, "log", structlog.stdlib.get_logger("test"))  # one that is not cached yet
     settings, now = load_settings(env={}), [0.0]
     metrics, health = Metrics(), Health(1_000)
     processor: Any = SimpleNamespace(partitions=[0, 1], label="gru@1")
@@ -39,7 +39,7 @@ def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.Mon
     assert lines(2.0) == [
         {"event": "ready", "web": "http://127.0.0.1:6066/", "partitions": 2, "model": "gru@1"}
     ]
-    assert lines(61.0) == []  # nothing came
+    assert lines(61.0) == []  # no events
     metrics.events.labels("click").inc(500)
     metrics.events.labels("browse").inc(100)
     metrics.outputs.labels("predictions").inc(600)
@@ -56,6 +56,6 @@ def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.Mon
 
 
 def test_the_address_of_the_pages() -> None:
-    """None where they are off."""
+    """There is no address if the pages are off."""
     assert web_url(load_settings(env={}, options={"web": ""})) == ""
     assert web_url(load_settings(env={}, options={"web": "[::1]:7000"})) == "http://[::1]:7000/"

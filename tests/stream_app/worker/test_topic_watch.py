@@ -1,4 +1,4 @@
-"""What counts as another topic, and what a broker says of its topics."""
+"""What counts as another topic, and the broker's description of its topics."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ KEPT = {"clicks"}
     "now, said",
     [
         (FIRST, []),
-        ({}, []),  # the broker told nothing
+        ({}, []),  # the broker gave no answer
         ({"clicks": None}, ["topic clicks was deleted: "]),
         ({"flags": None}, ["topic flags was deleted: "]),
         ({"clicks": Topic(b"c" * 16, 4)}, ["topic clicks was deleted and made again"]),
@@ -33,7 +33,7 @@ KEPT = {"clicks"}
     ],
 )
 def test_changes(now: dict[str, Topic | None], said: list[str]) -> None:
-    """Missing, another id where that matters, and another number of partitions are told, in that order."""
+    """A missing topic, another id where it matters, and another number of partitions are reported, in that order."""
     found = changes(FIRST, now, KEPT)
     assert len(found) == len(said)
     for text, start in zip(found, said, strict=True):
@@ -42,7 +42,7 @@ def test_changes(now: dict[str, Topic | None], said: list[str]) -> None:
 
 @pytest.mark.kafka
 async def test_describe(kafka: EmbeddedKafka, prefix: str) -> None:
-    """A topic keeps its id while it lives; made anew it has another; one that is not there is None, and not made."""
+    """A topic keeps its id until it is deleted; a new one has another; a missing one is None, and is not created."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     name, missing = f"{prefix}here", f"{prefix}missing"
 
@@ -65,7 +65,7 @@ async def test_describe(kafka: EmbeddedKafka, prefix: str) -> None:
 
 
 async def known(client: AIOKafkaAdminClient, name: str, before: Topic | None = None) -> Topic:
-    """The topic, once the broker knows it and no longer the one `before`: it learns of both a little later."""
+    """Return the topic once the broker knows it and not the one `before`, which takes a moment."""
     async with asyncio.timeout(20):
         while (topic := (await describe(client, [name]))[name]) in (None, before):
             await asyncio.sleep(0.05)
@@ -74,5 +74,5 @@ async def known(client: AIOKafkaAdminClient, name: str, before: Topic | None = N
 
 
 def test_largest_batch() -> None:
-    """The size that topics are checked for is what the producer makes."""
+    """The size that the check of topics uses is that of the producer."""
     assert BATCH_BYTES == producer.BATCH_BYTES

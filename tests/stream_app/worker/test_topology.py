@@ -1,4 +1,4 @@
-"""What the app of a worker refuses: a Faust table, and a second agent."""
+"""A worker's app refuses a Faust table and a second agent."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ async def app(tmp_path: Path) -> faust.App:
 
 @pytest.mark.parametrize("kind", ["Table", "GlobalTable", "SetTable"])
 async def test_a_table_is_refused(app: faust.App, kind: str) -> None:
-    """It would lose its contents without a word, since the transport reads no changelog for it."""
+    """A table is refused: it would silently lose its contents, since the transport reads no changelog for it."""
     with pytest.raises(
         TopologyError, match="the app of a worker has no Faust tables, so 'visits' would lose"
     ):
@@ -30,7 +30,7 @@ async def test_a_table_is_refused(app: faust.App, kind: str) -> None:
 
 
 async def test_a_second_agent_is_refused_at_the_start(app: faust.App) -> None:
-    """Its offsets would never be committed, and its values would be whole batches."""
+    """A second agent is refused: its offsets would never be committed, and its values would be whole batches."""
 
     @app.agent(app.topic("clicks"))
     async def another(stream: Any) -> None: ...
@@ -40,5 +40,5 @@ async def test_a_second_agent_is_refused_at_the_start(app: faust.App) -> None:
 
 
 async def test_one_agent_is_fine(app: faust.App) -> None:
-    """As `create_app` makes it."""
+    """The app of `create_app` is accepted."""
     await app.pipeline.on_start()

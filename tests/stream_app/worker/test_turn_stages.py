@@ -1,4 +1,4 @@
-"""What comes of Kafka, as the first half of a turn takes it."""
+"""Batches from Kafka, as the apply stage takes them."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from stream_app.worker.turn_stages import joined
 
 @st.composite
 def fetched(draw: st.DrawFn) -> list[FetchedBatch]:
-    """Batches of three partitions, empty ones too; some begin beyond the end of the one before."""
+    """Draw batches of three partitions, some of them empty; some begin beyond the end of the previous one."""
     ends, out = [0, 0, 0], []
     for partition in draw(st.lists(st.integers(0, 2), max_size=12)):
         start = ends[partition] + draw(st.sampled_from([0, 0, 0, 7]))
@@ -23,7 +23,7 @@ def fetched(draw: st.DrawFn) -> list[FetchedBatch]:
             Record("clicks", partition, start + i, 5, b"k%d" % i, b"v%d-%d" % (partition, start + i))
             for i in range(n)
         ]
-        # A fetch passes offsets for which no record stands, too.
+        # A fetch also passes offsets without a record.
         ends[partition] = start + n + draw(st.integers(0, 2))
         columns = RecordColumns.of(records) if records else RecordColumns.none("clicks", partition)
         out.append(FetchedBatch(TP("clicks", partition), columns, start, ends[partition], 1, 1))
@@ -32,7 +32,7 @@ def fetched(draw: st.DrawFn) -> list[FetchedBatch]:
 
 @given(fetched())
 def test_batches_that_follow_on_each_other_are_one(batches: list[FetchedBatch]) -> None:
-    """No record is lost or moved, and only a gap parts the batches of a partition."""
+    """No record is lost or moved, and only a gap separates the batches of a partition."""
     found = joined(batches)
     for partition in range(3):
         before = [b for b in batches if b.tp.partition == partition]

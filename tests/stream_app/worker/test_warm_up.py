@@ -1,4 +1,4 @@
-"""After the warm-up nothing is compiled any more: live events would wait for it, a second or more."""
+"""After the warm-up no code is compiled: live events would wait for it, a second or more."""
 
 import gc
 import subprocess
@@ -20,7 +20,7 @@ from tests.model.tiny import tiny_model
 
 
 def compiled() -> set[str]:
-    """Every kernel of ours with each list of types for which it is compiled."""
+    """Return each of our kernels with each list of types for which it is compiled."""
     return {
         f"{each.py_func.__module__}.{each.py_func.__name__}{signature}"
         for each in gc.get_objects()
@@ -30,7 +30,7 @@ def compiled() -> set[str]:
 
 
 def traffic(n: int) -> list[Record]:
-    """Events of one topic, in JSON and msgpack, long and short, repeated and late, and records that are none."""
+    """Return events of one topic, in JSON and msgpack, long, short, repeated and late ones, and invalid records."""
     records = []
     for i in range(n):
         user, ts = f"u{i % 7}", 1_700_000_000_000 + 1000 * i - (i % 11 == 0) * 100_000_000
@@ -50,13 +50,13 @@ def traffic(n: int) -> list[Record]:
 
 
 def send(messages: MessageColumns) -> None:
-    """As the producer does."""
+    """Build batches like the producer."""
     for batch in build(*messages.arrays(), timestamp=0, limit=1 << 20, compression=0, transactional=False):
         batch._build()
 
 
 def run(settings: Settings, runtime: Runtime | None) -> None:
-    """One by one, then many at once; checkpoints, and all of it read back."""
+    """Process records one by one, then many at once, with checkpoints, and read everything back."""
     processor = ShopProcessor(settings, runtime, partitions=2)
     records = traffic(400)
     state: list[Record] = []  # of partition 0
@@ -92,7 +92,7 @@ def run(settings: Settings, runtime: Runtime | None) -> None:
 
 
 def main(folder: str) -> None:
-    """Prints what is compiled after the warm-up, a line each. In a process of its own: others compile too."""
+    """Print what is compiled after the warm-up, one line each; in its own process, since other tests compile too."""
     settings = Settings(resident_users=64, max_batch=32, model=Path(folder) if folder else None)
     runtime = None
     if folder:
@@ -105,7 +105,7 @@ def main(folder: str) -> None:
 
 
 def test_nothing_is_compiled_after_the_warm_up(tmp_path: Path) -> None:
-    """With a model and without, whatever the sizes of the batches and whatever is wrong with the records."""
+    """No code is compiled, with and without a model, for any batch sizes and any invalid records."""
     tiny_model(tmp_path / "model")
     for folder in ("", str(tmp_path / "model")):
         call = f"from tests.stream_app.worker.test_warm_up import main; main({folder!r})"
