@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from stream_app.agents.shop import create_app
 from stream_app.contract.outputs import NO_HEADERS
 from stream_app.contract.records import Record
+from stream_app.contract.topics import SHOP
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.worker.producers.fenced_producer import FencedProducer
 from stream_app.worker.producers.partition_producers import FENCE_KEY
@@ -48,7 +49,7 @@ async def test_records_that_come_while_partitions_are_taken_on(
     app.pipeline._ownership._reader.ends = slow_ends
     records = clicks(4000)
     await app.start()
-    guest = Member(kafka.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
+    guest = Member(kafka.bootstrap, tmp_path, settings.group, SHOP.of(settings).inputs, moves=False)
     try:
         writer = asyncio.create_task(asyncio.to_thread(_produce_slowly, kafka.bootstrap, prefix, records))
         await until("the first commit", lambda: app.pipeline._checkpoints.log_end)
@@ -94,7 +95,9 @@ async def test_a_rival_that_fences_a_lane_as_it_opens(
             rival = FencedProducer(self._cluster, self.id, 5000)
             await initialise(rival)
             (fence,) = producers.build([(FENCE_KEY, None, NO_HEADERS)])
-            await rival.queue(TopicPartition(settings.changelog, int(self.id.rsplit("-", 1)[1])), fence.batch)
+            await rival.queue(
+                TopicPartition(SHOP.of(settings).changelog, int(self.id.rsplit("-", 1)[1])), fence.batch
+            )
             await rival.close()
 
     monkeypatch.setattr(FencedProducer, "initialise", late_rival)

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from stream_app.cli import main
 from stream_app.contract.records import INPUT_TOPICS
+from stream_app.contract.topics import SHOP
 from stream_app.lab.broker import EmbeddedKafka
 from tests.integration.harness import Start, make_topics, produce, read_all, settings_for, wait_for
 from tests.reference import data
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 def put_back(bootstrap: str, prefix: str, stored: Changelog) -> str:
     """Write the changelog into a topic of its own group, and commit the offsets; return the topic."""
     settings = settings_for(bootstrap, prefix)
-    name = settings.changelog.removeprefix(prefix)
+    name = SHOP.of(settings).changelog.removeprefix(prefix)
     produce(bootstrap, prefix, [r._replace(topic=name) for r in stored.records])
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": settings.group, "log_level": 0})
     offsets = [
@@ -31,7 +32,7 @@ def put_back(bootstrap: str, prefix: str, stored: Changelog) -> str:
     ]
     consumer.commit(offsets=offsets, asynchronous=False)
     consumer.close()
-    return settings.changelog
+    return SHOP.of(settings).changelog
 
 
 def replay(bootstrap: str, prefix: str) -> None:

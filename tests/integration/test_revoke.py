@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from stream_app.agents.shop import create_app
+from stream_app.contract.topics import SHOP
 from stream_app.lab.broker import EmbeddedKafka
 from tests.faults.steps import END_TXN, PRODUCE
 from tests.integration.answered import ids, ids_of
@@ -46,7 +47,7 @@ async def test_a_broker_that_hangs_while_partitions_are_revoked(
         session_timeout_ms=SESSION_MS, heartbeat_ms=500, commit_interval_ms=60_000,
     )  # fmt: skip
     app = create_app(settings, None, partitions=4)
-    guest = Member(broker.bootstrap, tmp_path, settings.group, settings.inputs, moves=False)
+    guest = Member(broker.bootstrap, tmp_path, settings.group, SHOP.of(settings).inputs, moves=False)
     records = clicks(400)
     reader = Reader(broker.bootstrap, f"{prefix}predictions")
     await app.start()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.security import RightsError
 from stream_app.kafka.topics import require_topics
 from stream_app.lab.generator import GeneratorSettings, write
@@ -62,7 +63,7 @@ async def test_each_missing_right_is_named(secure: SecureKafka, prefix: str) -> 
 
     async def named() -> set[str]:
         try:
-            await require_topics(settings)
+            await require_topics(settings, SHOP.of(settings))
         except RightsError as error:
             head, _, rest = str(error).partition(": ")
             assert head == f"user {user} lacks rights in Kafka"

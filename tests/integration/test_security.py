@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.security import SecurityError
 from stream_app.kafka.topics import check_topics, ensure_topics
 from stream_app.lab.generator import GeneratorSettings, write
@@ -112,15 +113,15 @@ async def test_each_mechanism_with_a_password(secure: SecureKafka, prefix: str, 
     password = "plain-alice" if mechanism == "PLAIN" else PASSWORD
     login = secure.login_settings(mechanism=mechanism)
     settings = settings_of(secure.login, prefix, **login, kafka_sasl_password=password)
-    assert len(await ensure_topics(settings)) == 7
-    assert await check_topics(settings) == []
+    assert len(await ensure_topics(settings, SHOP.of(settings))) == 7
+    assert await check_topics(settings, SHOP.of(settings)) == []
 
 
 async def test_a_login_in_the_clear(secure: SecureKafka, prefix: str) -> None:
     """A port with a login and no TLS can be used too."""
     login = secure.login_settings() | {"kafka_security_protocol": "SASL_PLAINTEXT", "kafka_ssl_ca_file": ""}
     settings = settings_of(secure.clear, prefix, **login, kafka_sasl_password=PASSWORD)
-    assert len(await ensure_topics(settings)) == 7
+    assert len(await ensure_topics(settings, SHOP.of(settings))) == 7
 
 
 # --- it fails, with the reason
@@ -133,7 +134,7 @@ async def said(settings: Settings) -> str:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(SecurityError) as caught:
-        await check_topics(settings, wait_s=30)
+        await check_topics(settings, SHOP.of(settings), wait_s=30)
     assert loop.time() - began < 20
     text = str(caught.value)
     assert "\n" not in text

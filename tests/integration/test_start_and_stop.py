@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from model.serving.runtime import ModelError, Runtime
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.state.users import META_KEY
@@ -118,7 +119,7 @@ async def test_changelog_of_another_format(
         "format": 999, "row_bytes": 1, "hidden": 0, "model": "none", "watermark": 0, "sequence": 0,
         "positions": [0, 0, 0], "generation": 1,
     }  # fmt: skip
-    producer.produce(settings.changelog, msgspec.msgpack.encode(meta), META_KEY, 0)
+    producer.produce(SHOP.of(settings).changelog, msgspec.msgpack.encode(meta), META_KEY, 0)
     assert producer.flush(20) == 0
     code, text = start(tmp_path, kafka.bootstrap, prefix).wait_end()
     assert code == 1

@@ -17,6 +17,7 @@ import yaml
 
 from stream_app.cli import COMMANDS
 from stream_app.commands.worker import STOP_LIMIT_S
+from stream_app.contract.topics import SHOP
 from stream_app.ops.access import HEALTH_PAGES, METRICS_PAGE
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import Settings, load_settings
@@ -327,7 +328,7 @@ def test_scaling_follows_the_lag_of_every_input(tmp_path: Path) -> None:
     scaled = one("ScaledObject")["spec"]
     assert scaled["scaleTargetRef"]["name"] == one("Deployment")["metadata"]["name"]
     triggers = [each["metadata"] for each in scaled["triggers"]]
-    assert tuple(each["topic"] for each in triggers) == settings.inputs
+    assert tuple(each["topic"] for each in triggers) == SHOP.of(settings).inputs
     for each in triggers:
         assert (each["consumerGroup"], each["bootstrapServers"]) == (settings.group, settings.bootstrap)
         assert (each["tls"], each["sasl"]) == ("enable", "scram_sha512")

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import structlog
 
+from stream_app.contract.topics import SHOP
 from stream_app.ops.bad_records import BadRecordLog
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
@@ -67,7 +68,7 @@ class Worker:
         settings, broker, link = self.settings, self.broker, self.link
         raw = SimConsumer(broker, link)
         app = self.app = App(self.name, settings, raw, SimProducer(SimClient(broker, link)), self._crashed)
-        raw._coordinator = Coordination(broker, link, raw, settings.inputs, app)
+        raw._coordinator = Coordination(broker, link, raw, SHOP.of(settings).inputs, app)
         processor = ShopProcessor(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
         metrics = _metrics(self.loop.time)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stream_app.contract.records import INPUT_TOPICS, OUTPUT_TOPICS
+from stream_app.contract.topics import SHOP
 from stream_app.settings import Settings
 from tests.simulation.broker import Broker
 from tests.simulation.loop import SimLoop
@@ -68,7 +69,7 @@ class World:
         self.schedule, self.guarantee, self.records, self._tail_s = schedule, guarantee, records, tail_s
         self.loop = SimLoop(schedule.thread_s)
         self.settings = settings_of(guarantee)
-        self.changelog = self.settings.changelog
+        self.changelog = SHOP.of(self.settings).changelog
         topics = [*INPUT_TOPICS, *OUTPUT_TOPICS, self.changelog]
         self.broker = Broker(
             topics, PARTITIONS, schedule, self.loop, SESSION_S, implicit, schedule.draw() % 2 == 1

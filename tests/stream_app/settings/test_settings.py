@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.contract.topics import SHOP
 from stream_app.errors import ForeclickError, SettingsError
 from stream_app.lab.generated_docs.settings_page import settings_page
 from stream_app.settings import DAY_MS, Settings, fields, load_settings
@@ -249,9 +250,9 @@ def test_variables_of_tests_and_the_broker_are_no_mistake() -> None:
 def test_topic_names_take_the_prefix() -> None:
     """Inputs, outputs and the changelog have the prefix, so that two shops can share a cluster."""
     settings = load_settings(env={}, options={"topic_prefix": "eu.", "group": "g"})
-    assert settings.inputs == ("eu.clicks", "eu.browses", "eu.purchases")
+    assert SHOP.of(settings).inputs == ("eu.clicks", "eu.browses", "eu.purchases")
     assert settings.outputs == ("eu.predictions", "eu.flags", "eu.dead-letters")
-    assert settings.changelog == "eu.g-users-changelog"
+    assert SHOP.of(settings).changelog == "eu.g-users-changelog"
 
 
 def test_an_empty_model_or_web_turns_it_off() -> None:
