@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream_app.contract.records import Record
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.settings import Settings, load_settings
 from tests.integration.forked import ForkedProcess
@@ -178,7 +179,8 @@ def settings_for(bootstrap: str, prefix: str, **more: Any) -> Settings:
 
 async def make_topics(bootstrap: str, prefix: str, partitions: int = 4) -> None:
     """Create all topics of a worker."""
-    await ensure_topics(settings_for(bootstrap, prefix, partitions=partitions))
+    settings = settings_for(bootstrap, prefix, partitions=partitions)
+    await ensure_topics(settings, SHOP.of(settings))
 
 
 def produce(bootstrap: str, prefix: str, records: Iterable[Record]) -> int:

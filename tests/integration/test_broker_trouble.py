@@ -18,6 +18,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream_app.contract.records import INPUT_TOPICS
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.lab.broker.nodes import KafkaNodes
@@ -132,7 +133,8 @@ async def test_leader_change(start: Start, tmp_path: Path) -> None:
     """Of three brokers one dies during traffic and restarts, then another stops: nothing is lost."""
     prefix, records = "p-", clicks(9000)
     with KafkaNodes(tmp_path / "kafka") as nodes:
-        await ensure_topics(settings_for(nodes.bootstrap, prefix, partitions=PARTITIONS, replication=3))
+        settings = settings_for(nodes.bootstrap, prefix, partitions=PARTITIONS, replication=3)
+        await ensure_topics(settings, SHOP.of(settings))
         worker = start(tmp_path / "w", nodes.bootstrap, prefix, max_batch=64).wait_ready()
         produce(nodes.bootstrap, prefix, records[:3000])
         nodes[2].kill()

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from stream_app.contract.records import Record
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.state.users import META_KEY
@@ -120,7 +121,8 @@ async def test_input_made_anew(
     produce(kafka.bootstrap, prefix, records[:200])
     assert f"topic {prefix}clicks was deleted and made again" in last_words(worker)
     other = f"{prefix}second"
-    await ensure_topics(settings_for(kafka.bootstrap, prefix, group=other))
+    settings = settings_for(kafka.bootstrap, prefix, group=other)
+    await ensure_topics(settings, SHOP.of(settings))
     second = start(tmp_path, kafka.bootstrap, prefix, group=other).wait_ready()
     idle(second, 200)
     assert counts(second) == {5}

@@ -17,6 +17,7 @@ from stream_app.commands.tail import (
     prediction_line,
     value_json,
 )
+from stream_app.contract.topics import SHOP
 from stream_app.kafka.topics import ensure_topics
 from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import load_settings
@@ -56,7 +57,8 @@ HEADERS = [
 async def written(kafka: EmbeddedKafka, prefix: str) -> tuple[str, ...]:
     """The options for a shop whose outputs are two predictions, a flag and a dead letter."""
     options = {"brokers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 1}
-    await ensure_topics(load_settings(env={}, options=options))
+    settings = load_settings(env={}, options=options)
+    await ensure_topics(settings, SHOP.of(settings))
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         await producer.send_and_wait(f"{prefix}predictions", json.dumps(PREDICTION).encode(), b"u1")
         await producer.send_and_wait(f"{prefix}predictions", msgpack.packb(PREDICTION), b"u1")

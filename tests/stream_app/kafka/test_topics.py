@@ -13,7 +13,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream_app.contract.topics import SHOP
+from stream_app.contract.topics import SHOP, Topics
 from stream_app.kafka.errors import BrokerUnreachable, TopicError
 from stream_app.kafka.topic_problems import Problem, commands
 from stream_app.kafka.topics import check_topics, ensure_topics, require_topics
@@ -21,6 +21,12 @@ from stream_app.lab.broker import EmbeddedKafka
 from stream_app.settings import Settings, load_settings
 
 pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def topics(settings: Settings) -> Topics:
+    """The topics of a worker with these settings."""
+    return SHOP.of(settings)
 
 
 @pytest.fixture
@@ -58,107 +64,101 @@ async def partitions_of(admin: AIOKafkaAdminClient, prefix: str) -> dict[str, in
 
 
 async def test_missing_topics_are_named_and_not_made_by_looking(
-    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     """A check on an empty broker names all seven topics, and there are still none afterwards."""
-    problems = await check_topics(settings, SHOP.of(settings))
-    assert [each.topic for each in problems] == [
-        *SHOP.of(settings).inputs,
-        *SHOP.of(settings).outputs.values(),
-        SHOP.of(settings).changelog,
-    ]
+    problems = await check_topics(settings, topics)
+    assert [each.topic for each in problems] == list(topics.all)
     assert all(each.fatal and "foreclick topics --create" in each.text for each in problems)
     assert await partitions_of(admin, prefix) == {}
 
 
 async def test_topics_are_made_as_the_worker_needs_them(
-    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     """Same partition count everywhere, broker's time, a compacted changelog, room for dead letters."""
-    made = await ensure_topics(settings, SHOP.of(settings))
-    assert made == (
-        *SHOP.of(settings).inputs,
-        *SHOP.of(settings).outputs.values(),
-        SHOP.of(settings).changelog,
-    )
+    made = await ensure_topics(settings, topics)
+    assert made == topics.all
     assert await partitions_of(admin, prefix) == dict.fromkeys(made, 2)
-    for name in (*SHOP.of(settings).inputs, *SHOP.of(settings).outputs.values()):
+    for name in topics.all[:-1]:
         configs = await configs_of(admin, name)
         assert (configs["cleanup.policy"], configs["message.timestamp.type"]) == ("delete", "LogAppendTime")
-    changelog = await configs_of(admin, SHOP.of(settings).changelog)
+    changelog = await configs_of(admin, topics.changelog)
     assert changelog["cleanup.policy"] == "compact"
     assert int(changelog["min.compaction.lag.ms"]) > 0
-    inputs = await configs_of(admin, SHOP.of(settings).inputs[0])
-    dead_letters = await configs_of(admin, SHOP.of(settings).outputs["dead-letters"])
+    inputs = await configs_of(admin, topics.inputs[0])
+    dead_letters = await configs_of(admin, topics.outputs["dead-letters"])
     assert int(dead_letters["max.message.bytes"]) > int(inputs["max.message.bytes"])
-    assert await check_topics(settings, SHOP.of(settings)) == []
+    assert await check_topics(settings, topics) == []
 
 
-async def test_making_twice_changes_nothing(settings: Settings) -> None:
+async def test_making_twice_changes_nothing(settings: Settings, topics: Topics) -> None:
     """The second call finds all topics; a worker may call it at every start."""
-    await ensure_topics(settings, SHOP.of(settings))
-    assert await ensure_topics(settings, SHOP.of(settings)) == ()
-    assert await require_topics(settings, SHOP.of(settings)) == []
+    await ensure_topics(settings, topics)
+    assert await ensure_topics(settings, topics) == ()
+    assert await require_topics(settings, topics) == []
 
 
 async def test_two_that_make_topics_at_once(
-    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     """If workers start together, each topic is created by one of them, and none fails."""
-    made = await asyncio.gather(*(ensure_topics(settings, SHOP.of(settings)) for _ in range(3)))
-    names = (*SHOP.of(settings).inputs, *SHOP.of(settings).outputs.values(), SHOP.of(settings).changelog)
+    made = await asyncio.gather(*(ensure_topics(settings, topics) for _ in range(3)))
+    names = topics.all
     assert sorted(name for each in made for name in each) == sorted(names)
 
 
 async def test_new_topics_take_the_partitions_of_those_there_are(
-    settings: Settings, admin: AIOKafkaAdminClient, prefix: str
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     """If the shop's clicks have five partitions, all other topics get five, whatever the setting is."""
-    await make(admin, SHOP.of(settings).inputs[0], 5, {"message.timestamp.type": "LogAppendTime"})
-    made = await ensure_topics(settings, SHOP.of(settings))
-    assert SHOP.of(settings).inputs[0] not in made
+    await make(admin, topics.inputs[0], 5, {"message.timestamp.type": "LogAppendTime"})
+    made = await ensure_topics(settings, topics)
+    assert topics.inputs[0] not in made
     assert set((await partitions_of(admin, prefix)).values()) == {5}
 
 
 @pytest.mark.parametrize("index", [1, 3, 5, 6])
 async def test_a_wrong_number_of_partitions(
-    settings: Settings, admin: AIOKafkaAdminClient, prefix: str, index: int
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient, prefix: str, index: int
 ) -> None:
     """An input, output or changelog that does not match is named with both numbers, and nothing is created."""
-    names = (*SHOP.of(settings).inputs, *SHOP.of(settings).outputs.values(), SHOP.of(settings).changelog)
+    names = topics.all
     append_time = {"message.timestamp.type": "LogAppendTime"}
     await make(admin, names[0], 4, append_time)
     await make(admin, names[index], 3, {"cleanup.policy": "compact"} if index == 6 else append_time)
     expected = f"topic {names[index]} has 3 partitions but {names[0]} has 4"
-    assert any(
-        expected in each.text and each.fatal for each in await check_topics(settings, SHOP.of(settings))
-    )
+    assert any(expected in each.text and each.fatal for each in await check_topics(settings, topics))
     with pytest.raises(TopicError, match=expected):
-        await ensure_topics(settings, SHOP.of(settings))
+        await ensure_topics(settings, topics)
     with pytest.raises(TopicError, match=expected):
-        await require_topics(settings, SHOP.of(settings))
+        await require_topics(settings, topics)
     assert len(await partitions_of(admin, prefix)) == 2
 
 
-async def test_a_changelog_that_forgets_is_refused(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+async def test_a_changelog_that_forgets_is_refused(
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient
+) -> None:
     """A delete policy on the changelog is fatal, since the state would vanish after the retention."""
-    await make(admin, SHOP.of(settings).changelog, 2, {"cleanup.policy": "delete"})
+    await make(admin, topics.changelog, 2, {"cleanup.policy": "delete"})
     with pytest.raises(TopicError, match=r"cleanup\.policy=delete, which loses state: set it to compact"):
-        await ensure_topics(settings, SHOP.of(settings))
+        await ensure_topics(settings, topics)
 
 
-async def test_advice_does_not_stop_a_worker(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+async def test_advice_does_not_stop_a_worker(
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient
+) -> None:
     """Create times in outputs, compacted inputs and small dead letters give warnings only."""
     append_time = {"message.timestamp.type": "LogAppendTime"}
-    await make(admin, SHOP.of(settings).inputs[0], 2, {"cleanup.policy": "compact", **append_time})
-    await make(admin, SHOP.of(settings).outputs["predictions"], 2, {})
-    await make(admin, SHOP.of(settings).outputs["dead-letters"], 2, append_time)
-    await ensure_topics(settings, SHOP.of(settings))
-    advice = [(each.topic, each.text) for each in await require_topics(settings, SHOP.of(settings))]
+    await make(admin, topics.inputs[0], 2, {"cleanup.policy": "compact", **append_time})
+    await make(admin, topics.outputs["predictions"], 2, {})
+    await make(admin, topics.outputs["dead-letters"], 2, append_time)
+    await ensure_topics(settings, topics)
+    advice = [(each.topic, each.text) for each in await require_topics(settings, topics)]
     assert [topic for topic, _ in advice] == [
-        SHOP.of(settings).inputs[0],
-        SHOP.of(settings).outputs["predictions"],
-        SHOP.of(settings).outputs["dead-letters"],
+        topics.inputs[0],
+        topics.outputs["predictions"],
+        topics.outputs["dead-letters"],
     ]
     assert "drops records of one key" in advice[0][1]
     assert "message.timestamp.type to LogAppendTime" in advice[1][1]
@@ -181,12 +181,14 @@ def test_advice_comes_with_its_commands() -> None:
     ]
 
 
-async def test_the_command_prints_them_once(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+async def test_the_command_prints_them_once(
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient
+) -> None:
     """For outputs that the shop created: advice for each, one command for all."""
     append_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "2000000"}
-    for name in SHOP.of(settings).inputs:
+    for name in topics.inputs:
         await make(admin, name, 2, append_time)
-    for name in settings.outputs:
+    for name in topics.outputs.values():
         await make(admin, name, 2, {"max.message.bytes": "3000000"})
     options = ("--brokers", settings.bootstrap, "--topic-prefix", settings.topic_prefix)
     command = (
@@ -201,15 +203,17 @@ async def test_the_command_prints_them_once(settings: Settings, admin: AIOKafkaA
     assert not ended.returncode
     said = ended.stderr
     assert said.count("advice") == 4 and said.count("kafka-configs.sh") == 1
-    assert f"for topic in {' '.join(settings.outputs)}; do " in said
+    assert f"for topic in {' '.join(topics.outputs.values())}; do " in said
 
 
-async def test_the_producers_time_must_be_asked_for(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+async def test_the_producers_time_must_be_asked_for(
+    settings: Settings, topics: Topics, admin: AIOKafkaAdminClient
+) -> None:
     """An input with Kafka's default time stops a worker with two remedies, and works if the setting allows it."""
-    await make(admin, SHOP.of(settings).inputs[1], 2, {})
+    await make(admin, topics.inputs[1], 2, {})
     both = (
-        rf"topic {SHOP.of(settings).inputs[1]} keeps the producer's time, .*: run `kafka-configs.sh .* --entity-name "
-        rf"{SHOP.of(settings).inputs[1]} --add-config message.timestamp.type=LogAppendTime`, or set "
+        rf"topic {topics.inputs[1]} keeps the producer's time, .*: run `kafka-configs.sh .* --entity-name "
+        rf"{topics.inputs[1]} --add-config message.timestamp.type=LogAppendTime`, or set "
         "FORECLICK_RECORD_TIME=producer"
     )
     for refuse in (ensure_topics, require_topics):
@@ -243,5 +247,5 @@ async def test_no_broker_is_told_within_the_wait(listens: bool) -> None:
         with pytest.raises(
             BrokerUnreachable, match=rf"no Kafka broker answers at {address} \(tried for 1(\.\d)? s\)"
         ):
-            await check_topics(settings, SHOP.of(settings), wait_s=1.0)
+            await check_topics(settings, topics, wait_s=1.0)
         assert time.monotonic() - start < 5.0

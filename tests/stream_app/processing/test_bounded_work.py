@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.jobs.environment import settings_of
+from bench.jobs.environment import job_of
 from bench.jobs.j1 import Counts
 from model.serving.runtime import Runtime
 from stream_app.contract.events import Event, encode_json
@@ -110,7 +110,7 @@ def check(found: dict[str, float]) -> None:
 def test_a_counted_event_costs_no_call(tmp_path: Path) -> None:
     """J1: decode, count, encode and checkpoint work on columns."""
     environment = {"BROKER": "127.0.0.1:1", "IN": "in", "OUT": "out", "RID": "r", "STATE": str(tmp_path)}
-    settings = settings_of(environment, max_batch=MANY, resident_users=50_000)
+    settings = job_of(environment, max_batch=MANY, resident_users=50_000)
     check(cost(Counts(settings, 1), job_records, 1))
 
 

@@ -251,7 +251,7 @@ def test_topic_names_take_the_prefix() -> None:
     """Inputs, outputs and the changelog have the prefix, so that two shops can share a cluster."""
     settings = load_settings(env={}, options={"topic_prefix": "eu.", "group": "g"})
     assert SHOP.of(settings).inputs == ("eu.clicks", "eu.browses", "eu.purchases")
-    assert settings.outputs == ("eu.predictions", "eu.flags", "eu.dead-letters")
+    assert tuple(SHOP.of(settings).outputs.values()) == ("eu.predictions", "eu.flags", "eu.dead-letters")
     assert SHOP.of(settings).changelog == "eu.g-users-changelog"
 
 
