@@ -9,8 +9,9 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.producer.message_accumulator import BatchBuilder
 from confluent_kafka import IsolationLevel
 
+from stream_app.contract.topics import Topics
 from stream_app.lab.broker import EmbeddedKafka
-from stream_app.worker.options import ProducerOptions, Topics
+from stream_app.worker.options import ProducerOptions
 from stream_app.worker.producers.cluster import Cluster
 from stream_app.worker.producers.partition_producers import PartitionProducers
 from stream_app.worker.producers.transactional_producer import Member, TransactionalProducer
@@ -105,7 +106,7 @@ async def partition_producers(
 ) -> AsyncIterator[PartitionProducers]:
     """Return the partition producers of a worker whose changelog is the topic of the test, or another one."""
     made = PartitionProducers(
-        ProducerOptions(bed.group, "none", OPEN_MS, transactional), Topics((), (), topic or bed.topic)
+        ProducerOptions(bed.group, "none", OPEN_MS, transactional), Topics((), {}, topic or bed.topic)
     )
     await made.start(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=PATIENT_MS)
     try:

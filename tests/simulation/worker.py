@@ -20,7 +20,7 @@ from stream_app.settings import Settings
 from stream_app.worker import changelog_reader as recovery
 from stream_app.worker import checkpoints, ownership, pipeline, standby, telemetry, turn_stages
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.options import Topics, WorkerOptions
+from stream_app.worker.options import WorkerOptions
 from stream_app.worker.producers import fenced_producer as fenced
 from stream_app.worker.producers import partition_producers
 from stream_app.worker.producers.partition_producers import PartitionProducers
@@ -72,9 +72,9 @@ class Worker:
         processor = ShopProcessor(settings, None, partitions=broker.partitions, slots=_SLOTS)
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
         metrics = _metrics(self.loop.time)
-        topics, options = Topics.of(settings), WorkerOptions.of(settings)
-        context = WorkerContext(app, processor, metrics, health, topics)
-        producers = PartitionProducers(options.producers, topics)
+        options = WorkerOptions.of(settings)
+        context = WorkerContext(app, processor, metrics, health, processor.topics)
+        producers = PartitionProducers(options.producers, processor.topics)
         app.pipeline = pipeline.Pipeline(context, options, producers)
         await app.consumer._thread.on_start()
         await app.pipeline.start()
