@@ -72,7 +72,7 @@ def app_around(settings: Settings, processor: Processor, *, partitions: int) -> 
     )
     options = WorkerOptions.of(settings)
     app.health = Health(settings.ready_max_age_ms)
-    context = WorkerContext(app, processor, metrics, app.health, topics)
+    context = WorkerContext(app, processor, metrics, app.health)
     producers = PartitionProducers(options.producers, topics, app.size_limits)
     app.pipeline = pipeline = Pipeline(context, options, producers)
 

@@ -19,7 +19,11 @@ class WorkerContext:
     processor: Processor
     metrics: Metrics
     health: Health
-    topics: Topics
+
+    @property
+    def topics(self) -> Topics:
+        """The topics of the processor."""
+        return self.processor.topics
 
     @property
     def consumer(self) -> BatchConsumer:

@@ -73,7 +73,7 @@ class Worker:
         health = Health(settings.ready_max_age_ms, monotonic=self.loop.time, wall_ms=lambda: 0.0)
         metrics = _metrics(self.loop.time)
         options = WorkerOptions.of(settings)
-        context = WorkerContext(app, processor, metrics, health, processor.topics)
+        context = WorkerContext(app, processor, metrics, health)
         producers = PartitionProducers(options.producers, processor.topics)
         app.pipeline = pipeline.Pipeline(context, options, producers)
         await app.consumer._thread.on_start()

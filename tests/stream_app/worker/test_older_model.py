@@ -16,7 +16,6 @@ from stream_app.ops.metrics import Metrics
 from stream_app.state.users import META_KEY, decode_meta, encode_meta
 from stream_app.worker import telemetry
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.options import Topics
 from tests.model.tiny import tiny_model
 from tests.stream_app.failing_shop import Shop
 
@@ -46,7 +45,7 @@ def told(shop: Shop) -> list[int]:
     """Return the partitions in the log's warnings; check that the metric agrees."""
     metrics = Metrics()
     app: Any = SimpleNamespace(consumer=SimpleNamespace(end_of=lambda tp: None))
-    context = WorkerContext(app, shop.processor, metrics, Health(1000.0), Topics((), (), ""))
+    context = WorkerContext(app, shop.processor, metrics, Health(1000.0))
     telemetry.gauges(context)
     with capture_logs() as logs:
         telemetry.warn_of_older_model(context, shop.processor.partitions)

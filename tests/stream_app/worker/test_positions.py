@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from stream_app.contract.topics import SHOP
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.options import Topics
 from stream_app.worker.transport import BatchConsumer
 from stream_app.worker.watches import positions
 from stream_app.worker.watches.positions import Positions
@@ -29,15 +29,14 @@ class Worker:
         app: Any = SimpleNamespace(consumer=self.consumer)
         processor: Any = SimpleNamespace(
             partitions=[0],
+            topics=SHOP.of(SETTINGS),
             is_restored=lambda _: True,
             is_fresh=lambda _: self.fresh,
             written=lambda _: [self.state, 0, 0],
             merge=lambda _: SimpleNamespace(positions=[self.committed, 0, 0]),
             compared=self.compared,
         )
-        self.positions = Positions(
-            WorkerContext(app, processor, Metrics(), Health(1000), Topics.of(SETTINGS))
-        )
+        self.positions = Positions(WorkerContext(app, processor, Metrics(), Health(1000)))
         self.said: list[str] = []
         monkeypatch.setattr(positions, "log", SimpleNamespace(warning=self.said.append))
 

@@ -7,11 +7,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from stream_app.contract.topics import SHOP
 from stream_app.ops.health import Health
 from stream_app.ops.metrics import Metrics
 from stream_app.settings import load_settings
 from stream_app.worker.context import WorkerContext
-from stream_app.worker.options import Topics, web_url
+from stream_app.worker.options import web_url
 from stream_app.worker.watches import minute_log as minute
 from stream_app.worker.watches.minute_log import MinuteLog
 
@@ -21,9 +22,9 @@ def test_ready_once_and_a_line_for_each_minute_with_work(monkeypatch: pytest.Mon
     monkeypatch.setattr(minute, "log", structlog.stdlib.get_logger("test"))  # one that is not cached yet
     settings, now = load_settings(env={}), [0.0]
     metrics, health = Metrics(), Health(1_000)
-    processor: Any = SimpleNamespace(partitions=[0, 1], label="gru@1")
+    processor: Any = SimpleNamespace(partitions=[0, 1], label="gru@1", topics=SHOP.of(settings))
     app: Any = None
-    context = WorkerContext(app, processor, metrics, health, Topics.of(settings))
+    context = WorkerContext(app, processor, metrics, health)
     told = MinuteLog(context, web_url(settings), clock=lambda: now[0])
 
     def lines(at: float) -> list[dict[str, Any]]:
