@@ -16,7 +16,7 @@ from stream_app.worker.watches import positions
 from stream_app.worker.watches.positions import Positions
 
 SETTINGS = load_settings(env={})
-CLICKS, *OTHERS = (TP(topic, 0) for topic in SETTINGS.inputs)
+CLICKS, *OTHERS = (TP(topic, 0) for topic in SHOP.of(SETTINGS).inputs)
 
 
 class Worker:
