@@ -1,5 +1,6 @@
 """How a topic of a shop is read: which values of its own records are the fields of our events."""
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
@@ -22,6 +23,10 @@ TIME_FORMATS: tuple[TimeFormat, ...] = ("ms", "s", "us", "iso8601")
 
 #: Milliseconds per unit of a time that is a number.
 _UNIT_MS = {"ms": 1.0, "s": 1000.0, "us": 0.001}
+_MOST = 1e19  # no time in any of these units is larger
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _ZONE_WORD = re.compile(r"\s*(?:UTC|GMT)$")
 
 
@@ -55,22 +60,28 @@ class TopicMapping(NamedTuple):
         return next((path.lines for path in paths if path.lines is not None), None)
 
 
+def number_in(text: str) -> int | float:
+    """Return the number that a text holds. Raises ValueError for any other text; NaN and infinity are no numbers."""
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError("is text that is not a number")
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("is a number that is too large")
+    return int(text) if _WHOLE.fullmatch(text.strip()) else number
+
+
 def unix_ms(value: object, format_: TimeFormat, zone: tzinfo | None) -> int:
     """Return a time of the shop in Unix ms, rounded down. Raises ValueError that says what is wrong, no quote."""
     if format_ == "iso8601":
         if not isinstance(value, str):
             raise ValueError("is not text, expected an ISO 8601 time such as 2026-03-01T12:00:00Z")
         return _iso_ms(value, zone)
-    if isinstance(value, str):
-        try:
-            value = float(value) if not value.strip().lstrip("-").isdigit() else int(value)
-        except ValueError:
-            raise ValueError("is text that is not a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > 1e19:  # noqa: PLR0124
-        raise ValueError("is not a number")
-    if isinstance(value, int):  # exact where a float is not
-        return {"ms": value, "s": value * 1000, "us": value // 1000}[format_]
-    return int(value * _UNIT_MS[format_] // 1)
+    number = number_in(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _MOST:
+        raise ValueError("is not a number, or one that is too large")
+    if isinstance(number, int):  # exact where a float is not
+        return {"ms": number, "s": number * 1000, "us": number // 1000}[format_]
+    return math.floor(number * _UNIT_MS[format_])
 
 
 def _iso_ms(text: str, zone: tzinfo | None) -> int:
@@ -79,11 +90,11 @@ def _iso_ms(text: str, zone: tzinfo | None) -> int:
         time = datetime.fromisoformat(plain)
     except ValueError:
         raise ValueError("is not an ISO 8601 time such as 2026-03-01T12:00:00Z") from None
-    if words and time.tzinfo is None:
+    if time.tzinfo is None and words:
         time = time.replace(tzinfo=UTC)
-    if time.tzinfo is None:
-        if zone is None:
-            raise ValueError('has no time zone: add `zone = "UTC"` or the zone of the shop to the shop file')
+    elif time.tzinfo is None and zone is not None:
         time = time.replace(tzinfo=zone)
-    days = time.astimezone(UTC).replace(tzinfo=None) - datetime(1970, 1, 1)
-    return days.days * 86_400_000 + days.seconds * 1000 + days.microseconds // 1000
+    elif time.tzinfo is None:
+        raise ValueError('has no time zone: add `zone = "UTC"` or the zone of the shop to the shop file')
+    since = time - _EPOCH
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000

@@ -6,10 +6,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stream_app.contract.events import Event
-from stream_app.contract.mapping import MAPPED_FIELDS, NUMBERS, TopicMapping, unix_ms
+from stream_app.contract.mapping import (
+    MAPPED_FIELDS,
+    NUMBERS,
+    EventTypes,
+    TopicMapping,
+    number_in,
+    unix_ms,
+)
 from stream_app.contract.paths import Path, follow
-from stream_app.contract.records import EVENT_TYPES
-from stream_app.decoding.lenient import LooseFields, RecordProblem, fields_of
+from stream_app.contract.records import BROWSE, EVENT_TYPES
+from stream_app.decoding.lenient import LenientFields, LooseFields, RecordProblem, fields_of
 
 #: Fields of text that events only carry; a number there counts as its text, anything else as absent.
 _CARRIED = ("session_id", "order_id", "list_id", "query", "currency")
@@ -57,30 +64,13 @@ def map_value(value: Any, mapping: TopicMapping) -> Iterator[MappedEvent | Inval
 def _one(
     value: dict[str, Any], line: Any, number: int, mapping: TopicMapping
 ) -> MappedEvent | Invalid | Skipped:
-    types = mapping.types
-    event_type = types.always
-    if not event_type:
-        name = _first(value, line, types.paths)
-        shown = name if isinstance(name, str) else "" if name is None else msgspec.json.encode(name).decode()
-        known = types.names.get(shown)
-        if not known:
-            if known is None and (types.others == "dead_letter" or name is None):
-                return Invalid(number, _unknown_type(types.paths[0], missing=name is None))
-            return Skipped(number, shown)
-        event_type = known
+    event_type = _event_type(value, line, number, mapping.types)
+    if not isinstance(event_type, str):
+        return event_type
     found = {name: _first(value, line, mapping.fields.get(name, ())) for name in MAPPED_FIELDS}
-    problem = _convert(found, mapping)
-    if problem is None:
-        given = {name: found[name] for name in _CHECKED if found[name] is not None}
-        fields = fields_of(LooseFields(**given), correct_clock=False)
-        problem = fields if isinstance(fields, RecordProblem) else None
-        if problem is None and event_type != EVENT_TYPES[1] and found["item_id"] is None:
-            problem = RecordProblem(
-                "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing"
-            )
-    if problem is not None:
-        return Invalid(number, _with_path(problem, mapping))
-    assert not isinstance(fields, RecordProblem)
+    fields = _checked(found, event_type, mapping)
+    if isinstance(fields, RecordProblem):
+        return Invalid(number, _with_path(fields, mapping))
     event_id = fields.event_id
     if event_id is not None and number:
         event_id = f"{event_id}-{number}"
@@ -96,6 +86,46 @@ def _one(
     )  # fmt: skip
 
 
+def _event_type(value: dict[str, Any], line: Any, number: int, types: EventTypes) -> str | Invalid | Skipped:
+    """One of `EVENT_TYPES`, or why the record or line has none."""
+    if types.always:
+        return types.always
+    found = _first(value, line, types.paths)
+    where = types.paths[0].text
+    if found is None:
+        problem = RecordProblem("missing_field", where, "the type of the event", f"{where} is missing")
+        return Invalid(number, problem)
+    name = found if isinstance(found, str) else msgspec.json.encode(found).decode()
+    known = types.names.get(name)
+    if known is None and types.others == "dead_letter":
+        expected, got = "a type that the shop file names", f"{where} is not in the shop file"
+        return Invalid(number, RecordProblem("invalid_field", where, expected, got))
+    return known or Skipped(number, name)
+
+
+def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> LenientFields | RecordProblem:
+    """The fields in the forms of the contract, or what is wrong with the first one that cannot be brought there."""
+    if found["ts"] is not None:
+        try:
+            found["ts"] = unix_ms(found["ts"], mapping.time, mapping.zone)
+        except ValueError as error:
+            return RecordProblem("invalid_field", "ts", f"a time in the format {mapping.time}", f"ts {error}")
+    for name in NUMBERS:
+        if isinstance(found[name], str):
+            try:
+                found[name] = number_in(found[name])
+            except ValueError as error:
+                return RecordProblem("invalid_field", name, "a number", f"{name} {error}")
+    if event_type != EVENT_TYPES[BROWSE] and found["item_id"] is None:
+        expected = "the item of a click or a purchase"
+        missing = RecordProblem("missing_field", "item_id", expected, "item_id is missing")
+    else:
+        missing = None
+    given = {name: found[name] for name in _CHECKED if found[name] is not None}
+    fields = fields_of(LooseFields(**given), correct_clock=False)
+    return fields if isinstance(fields, RecordProblem) or missing is None else missing
+
+
 def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:
     """The first of the alternatives that is present and neither null nor empty text."""
     for path in paths:
@@ -106,36 +136,10 @@ def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:
     return None
 
 
-def _convert(found: dict[str, Any], mapping: TopicMapping) -> RecordProblem | None:
-    """Bring times and numbers into the forms of the contract; what is wrong with one of them, or None."""
-    if found["ts"] is not None:
-        try:
-            found["ts"] = unix_ms(found["ts"], mapping.time, mapping.zone)
-        except ValueError as error:
-            return RecordProblem("invalid_field", "ts", f"a time in the format {mapping.time}", f"ts {error}")
-    for name in NUMBERS:
-        if isinstance(found[name], str):
-            try:
-                found[name] = float(found[name])
-            except ValueError:
-                return RecordProblem(
-                    "invalid_field", name, "a number", f"{name} is text that is not a number"
-                )
-    return None
-
-
 def _text(value: Any) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
-
-
-def _unknown_type(path: Path, *, missing: bool) -> RecordProblem:
-    if missing:
-        return RecordProblem("missing_field", path.text, "the type of the event", f"{path.text} is missing")
-    return RecordProblem(
-        "invalid_field", path.text, "a type that the shop file names", f"{path.text} is not in the shop file"
-    )
 
 
 def _with_path(problem: RecordProblem, mapping: TopicMapping) -> RecordProblem:

@@ -28,6 +28,8 @@ MS = st.integers(0, 253_402_300_799_999)
         ("2026-03-01T13:00:00.0009+01:00", "iso8601", 1_772_366_400_000),
         ("20260301T120000Z", "iso8601", 1_772_366_400_000),
         ("1969-12-31T23:59:59.9999Z", "iso8601", -1),
+        ("0001-01-01T00:00:00+14:00", "iso8601", -62_135_647_200_000),  # before the first year in UTC
+        ("9999-12-31T23:59:59-14:00", "iso8601", 253_402_351_199_000),
     ],
 )
 def test_each_format(value: object, format_: str, ms: int) -> None:
@@ -43,6 +45,10 @@ def test_each_format(value: object, format_: str, ms: int) -> None:
         (float("nan"), "ms", "not a number"),
         (float("inf"), "s", "not a number"),
         ("today", "ms", "text that is not a number"),
+        ("1_000", "s", "text that is not a number"),
+        ("nan", "s", "text that is not a number"),
+        ("1e400", "s", "too large"),
+        (10**30, "ms", "too large"),
         ([1], "us", "not a number"),
         (1_700_000_000, "iso8601", "is not text"),
         ("yesterday", "iso8601", "is not an ISO 8601 time"),
