@@ -26,7 +26,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="jsonl or csv for files of your own; taobao, yoochoose or complete-journey.",
+            help="jsonl, csv or parquet for files of your own; taobao, yoochoose or complete-journey.",
         ),
     ],
     files: Annotated[
@@ -40,7 +40,7 @@ def import_(
         Path | None, typer.Option("--out", "-o", help="The recording to write, S.stream.", dir_okay=False)
     ] = None,
     shop: Annotated[
-        Path | None, typer.Option(help="For jsonl and csv: the shop file, which says what stands where.")
+        Path | None, typer.Option(help="For files of your own: the shop file, which says what stands where.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help=f"In place of a shop file: {', '.join(presets())}.")

@@ -1,11 +1,9 @@
-"""Files of a shop's own events, as its shop file maps them: JSON lines and CSV."""
+"""Files of a shop's own events, as its shop file maps them."""
 
-import csv
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -13,15 +11,13 @@ from stream_app.contract.events import MAX_VALUE_BYTES, encode_json
 from stream_app.contract.mapping import TopicMapping
 from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS
 from stream_app.decoding.mapped import Invalid, Skipped, map_value
-from stream_app.recordings.errors import ImportFailed
+from stream_app.recordings.importers.files import READERS, Unreadable
 from stream_app.recordings.importers.lines import Row, Source
 
 #: The formats of files that a shop file applies to.
-SHOP_FORMATS = ("jsonl", "csv")
+SHOP_FORMATS = tuple(READERS)
 #: How many types and reasons a summary names.
 _MOST_SHOWN = 10
-_DELIMITERS = ",;\t|"
-_SURROGATE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
 _TOPIC_OF = dict(zip(EVENT_TYPES, INPUT_TOPICS, strict=True))
 
 
@@ -33,14 +29,13 @@ class ShopRows:
         self.skipped: Counter[str] = Counter()  #: events whose type the shop file does not use
         self.reasons: Counter[str] = Counter()  #: lines that are not events, by what is wrong
         self.events: Counter[str] = Counter()  #: by event type
-        self.first: list[
-            dict[str, Any]
-        ] = []  #: the first events: their type, and the fields that have a value
+        #: The first events: their type, and the fields that have a value.
+        self.first: list[dict[str, Any]] = []
         self._format, self._mapping, self._keep = format_name, mapping, keep
 
     def rows(self, source: Source) -> Iterator[Row]:
         """Yield the events of all files, in the order of their lines. Raises ImportFailed for an unreadable file."""
-        values = _json_values if self._format == "jsonl" else _csv_values
+        values = READERS[self._format]
         for path in source.paths:
             for number, value in values(source, path):
                 yield from self._events(source, path, number, value)
@@ -56,7 +51,7 @@ class ShopRows:
         return parts
 
     def _events(self, source: Source, path: Path, number: int, value: Any) -> Iterator[Row]:
-        if isinstance(value, _Unreadable):
+        if isinstance(value, Unreadable):
             self._bad(source, path, number, value.why)
             return
         for found in map_value(value, self._mapping):
@@ -86,57 +81,3 @@ class ShopRows:
 def _listed(counts: Counter[str]) -> str:
     shown = ", ".join(f"{n:,} x {name or 'without a name'}" for name, n in counts.most_common(_MOST_SHOWN))
     return shown + (f", and {len(counts) - _MOST_SHOWN} more" if len(counts) > _MOST_SHOWN else "")
-
-
-class _Unreadable(NamedTuple):
-    why: str
-
-
-def _json_values(source: Source, path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield line numbers and values."""
-    decode = msgspec.json.Decoder().decode
-    for number, line in source.read(path):
-        try:
-            yield number, decode(line)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            yield number, _Unreadable(f"the line is not valid JSON ({error})")
-
-
-def _csv_values(source: Source, path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield line numbers and rows as objects of text, by the names in the first line; an empty cell is absent.
-
-    Source of the format: RFC 4180, with the delimiters , ; tab and | as well.
-    """
-    lines = (line.decode("utf-8", "surrogateescape") for line in source.raw_lines(path))
-    head = next(lines, "")
-    if not head.strip():
-        raise ImportFailed(
-            f"{path} begins with an empty line: a CSV file begins with the names of its columns"
-        )
-    delimiter = max(_DELIMITERS, key=head.count)
-    names = next(csv.reader([head], delimiter=delimiter))
-    twice = [name for name, n in Counter(names).items() if n > 1]
-    if twice:
-        raise ImportFailed(f"{path} has several columns of the name {twice[0]}")
-    table = csv.reader(lines, delimiter=delimiter)
-    while True:
-        try:
-            row = next(table, None)
-        except csv.Error as error:
-            source.lines += 1
-            yield table.line_num + 1, _Unreadable(f"the line is not CSV ({error})")
-            continue
-        if row is None:
-            return
-        if not row:  # an empty line
-            continue
-        source.lines += 1
-        yield table.line_num + 1, _row(names, row)
-
-
-def _row(names: list[str], row: list[str]) -> dict[str, str] | _Unreadable:
-    if len(row) != len(names):
-        return _Unreadable(f"the line has {len(row)} columns, the first one has {len(names)}")
-    if any(_SURROGATE.search(cell) for cell in row):
-        return _Unreadable("the line is not text in UTF-8")
-    return dict(zip(names, row, strict=True))

@@ -65,7 +65,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "--out", "a.stream", "--force", "--users", "5", "--span", "9"], "take at least"),
         (
             ["import", "other", "a.csv", "--out", "a.stream", "--force"],
-            "take one of jsonl, csv, taobao, yoochoose",
+            "take one of jsonl, csv, parquet, taobao, yoochoose",
         ),
         (["import", "taobao", "none.csv", "--out", "a.stream"], "cannot read none.csv: No such file"),
         (

@@ -195,7 +195,7 @@ def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
         imported(tmp_path, "taobao", "SessionId\tItemId\tTime\n3\t214\t1396437466.94\n")
     with pytest.raises(ImportFailed, match="none of 0 lines"):
         imported(tmp_path, "yoochoose", "")
-    with pytest.raises(ImportFailed, match="take one of jsonl, csv, taobao, yoochoose"):
+    with pytest.raises(ImportFailed, match="take one of jsonl, csv, parquet, taobao, yoochoose"):
         import_files("other", [tmp_path / "0.csv"], out)
     with pytest.raises(ImportFailed, match="No such file"):
         import_files("taobao", [tmp_path / "none.csv"], out)

@@ -2,9 +2,13 @@
 
 import gzip
 import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from stream_app.contract.records import Record
 from stream_app.recordings.recording import RecordingReader
@@ -139,7 +143,7 @@ def test_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("jsonl", "--preset", "segment", "--out", "O"), "needs files"),
         (("taobao", "F", "--preset", "segment", "--out", "O"), "leave --shop and --preset out"),
         (("taobao", "F", "--dry-run"), "--dry-run is for files"),
-        (("json", "F", "--out", "O"), "take one of jsonl, csv, taobao"),
+        (("json", "F", "--out", "O"), "take one of jsonl, csv, parquet, taobao"),
         (("csv", "F", "--preset", "rees46", "--out", "O"), "none of 4 lines is of format csv"),
         (("jsonl", "F", "--preset", "retailrocket", "--out", "O"), "none of 5 lines is of format jsonl"),
         (("csv", "E", "--preset", "rees46", "--out", "O"), "begins with the names of its columns"),
@@ -170,3 +174,46 @@ def test_only_types_that_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text('{"event": "Ping", "userId": "u", "timestamp": "2026-03-01T12:00:00Z"}\n')
     assert run("import", "jsonl", path, "--preset", "segment", "--out", tmp_path / "a.stream") == 1
     assert "types that are not used: 1 x Ping" in capsys.readouterr().err
+
+
+def test_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Native types of columns: times with nanoseconds and a zone, decimals, integers, arrays of order lines."""
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    table = pa.table({
+        "at": pa.array([noon, noon + timedelta(milliseconds=1500), None], pa.timestamp("ns", "Europe/Berlin")),
+        "user": pa.array([17, 18, 19], pa.int64()),
+        "what": ["buy", "view", "view"],
+        "price": pa.array([Decimal("2.50"), None, None], pa.decimal128(9, 2)),
+        "lines": [[{"sku": "a"}, {"sku": "b"}], None, [{"sku": "c"}]],
+        "day": pa.array([noon.date()] * 3),
+    })  # fmt: skip
+    path, shop, out = tmp_path / "own.parquet", tmp_path / "shop.toml", tmp_path / "a.stream"
+    parquet.write_table(table, path)
+    shop.write_text(
+        '[[topic]]\nname = "own"\ntime = "iso8601"\n'
+        'fields = { user_id = "user", ts = "at", item_id = "lines[].sku", price = "price", list_id = "day" }\n'
+        'type = { field = "what", values = { view = "browse", buy = "purchase" } }\n'
+    )
+    stats = run_json(capsys, "import", "parquet", path, "--shop", shop, "--out", out)
+    assert (stats["records"], stats["bad_lines"]) == (3, 1)
+    assert stats["examples"] == [
+        "own.parquet, line 3: ts is missing (from at), expected Unix milliseconds as an integer"
+    ]
+    events = [json.loads(record.value or b"") for record in RecordingReader(out)]
+    assert [(e["user_id"], e["ts"], e.get("item_id"), e.get("price")) for e in events] == [
+        ("17", 1_772_366_400_000, "a", 2.5), ("17", 1_772_366_400_000, "b", 2.5),
+        ("18", 1_772_366_401_500, None, None),
+    ]  # fmt: skip
+    assert {e["list_id"] for e in events} == {"2026-03-01"}
+    path.write_bytes(b"no Parquet")
+    assert run("import", "parquet", path, "--shop", shop, "--out", out) == 1
+    assert "as Parquet" in capsys.readouterr().err
+
+
+def test_lone_halves_of_characters_are_no_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON may hold half a character as an escape; it has no form in UTF-8."""
+    path = tmp_path / "a.jsonl"
+    good = {"userId": "u", "timestamp": "2026-03-01T12:00:00Z", "type": "page"}
+    path.write_text(json.dumps({**good, "userId": "\ud800"}) + "\n" + json.dumps(good) + "\n")
+    stats = run_json(capsys, "import", "jsonl", path, "--preset", "segment", "--out", tmp_path / "a.stream")
+    assert (stats["records"], stats["bad_lines"]) == (1, 1)
