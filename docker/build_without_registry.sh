@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds an image where no registry can be reached: the base is made of Debian's packages in place of
 # python:3.11-slim. It trusts the certificates of this machine, so the image is for tests here, not for others.
-# Needs root, the Debian packages buildah, crun and debootstrap, and 40 GB of disk. From the repository root:
+# Needs root, the Debian packages buildah, crun and debootstrap, and 45 GB of disk. From the repository root:
 #   docker/build_without_registry.sh          localhost/foreclick, PyTorch as PyPI has it: CUDA
 #   docker/build_without_registry.sh train    localhost/foreclick-train
 #   TORCH_BACKEND=cpu docker/build_without_registry.sh
