@@ -218,7 +218,7 @@ async def test_the_producers_time_must_be_asked_for(
     )
     for refuse in (ensure_topics, require_topics):
         with pytest.raises(TopicError, match=both):
-            await refuse(settings)
+            await refuse(settings, topics)
     trusting = msgspec.structs.replace(settings, record_time="producer")
     await ensure_topics(trusting, SHOP.of(trusting))
     assert await require_topics(trusting, SHOP.of(trusting)) == []
@@ -230,7 +230,7 @@ async def test_more_copies_than_brokers(settings: Settings) -> None:
         env={},
         options={"brokers": settings.bootstrap, "topic_prefix": settings.topic_prefix, "replication": 3},
     )
-    with pytest.raises(TopicError, match=rf"topic {three.inputs[0]} cannot be made: .*replication"):
+    with pytest.raises(TopicError, match=rf"topic {SHOP.of(three).inputs[0]} cannot be made: .*replication"):
         await ensure_topics(three, SHOP.of(three))
 
 
