@@ -84,6 +84,19 @@ def unix_ms(value: object, format_: TimeFormat, zone: tzinfo | None) -> int:
     return math.floor(number * _UNIT_MS[format_])
 
 
+def likely_format(value: object) -> TimeFormat | None:
+    """Return the format that a number has if it is a time from 1973 to 5138; None for anything else."""
+    try:
+        number = number_in(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if isinstance(number, int | float):
+        for least, format_ in ((1e8, "s"), (1e11, "ms"), (1e14, "us")):
+            if least <= number < 1000 * least:
+                return format_  # type: ignore[return-value]
+    return None
+
+
 def _iso_ms(text: str, zone: tzinfo | None) -> int:
     plain, words = _ZONE_WORD.subn("", text.strip())
     try:

@@ -11,6 +11,7 @@ from stream_app.contract.mapping import (
     NUMBERS,
     EventTypes,
     TopicMapping,
+    likely_format,
     number_in,
     unix_ms,
 )
@@ -105,9 +106,10 @@ def _event_type(value: dict[str, Any], line: Any, number: int, types: EventTypes
 
 def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> LenientFields | RecordProblem:
     """The fields in the forms of the contract, or what is wrong with the first one that cannot be brought there."""
-    if found["ts"] is not None:
+    raw = found["ts"]
+    if raw is not None:
         try:
-            found["ts"] = unix_ms(found["ts"], mapping.time, mapping.zone)
+            found["ts"] = unix_ms(raw, mapping.time, mapping.zone)
         except ValueError as error:
             return RecordProblem("invalid_field", "ts", f"a time in the format {mapping.time}", f"ts {error}")
     for name in NUMBERS:
@@ -123,7 +125,13 @@ def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> L
         missing = None
     given = {name: found[name] for name in _CHECKED if found[name] is not None}
     fields = fields_of(LooseFields(**given), correct_clock=False)
-    return fields if isinstance(fields, RecordProblem) or missing is None else missing
+    if isinstance(fields, RecordProblem):
+        likely = likely_format(raw) if fields.field == "ts" else None
+        if likely not in (None, mapping.time):
+            got = f'ts looks like a time in {likely}: write time = "{likely}" in the shop file'
+            return fields._replace(got=got, expected=f"a time in {mapping.time}")
+        return fields
+    return fields if missing is None else missing
 
 
 def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:

@@ -108,7 +108,10 @@ def test_types() -> None:
         ({"user": {"id": True}}, "invalid_field: user_id is true or false (from user.id, …)"),
         ({"at": None}, "missing_field: ts is missing (from at)"),
         ({"at": "noon"}, "invalid_field: ts is text that is not a number (from at)"),
-        ({"at": 1_700_000_000_000}, "invalid_field: ts looks like microseconds: give milliseconds (from at)"),
+        (
+            {"at": 1_700_000_000_000},
+            'invalid_field: ts looks like a time in ms: write time = "ms" in the shop file (from at)',
+        ),
         ({"sku": None}, "missing_field: item_id is missing (from lines[].sku, …)"),
         ({"price": "cheap"}, "invalid_field: price is text that is not a number (from lines[].price, …)"),
         ({"price": [1]}, "invalid_field: price is an array (from lines[].price, …)"),
@@ -178,3 +181,17 @@ def test_ga4_rows_of_bigquery() -> None:
         2,
     )
     assert (second.event.item_id, second.event.category_id, second.event.order_id) == ("B", None, "T1")
+
+
+@pytest.mark.parametrize("written", ["s", "ms", "us"])
+@pytest.mark.parametrize(
+    ("right", "at"), [("s", 1_700_000_000), ("ms", 1_700_000_000_000), ("us", "1700000000000000")]
+)
+def test_a_wrong_format_of_times_is_named(right: str, at: object, written: str) -> None:
+    """Of a time in another unit the sentence says which format to write."""
+    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))  # type: ignore[arg-type]
+    if right == written:
+        assert isinstance(found, MappedEvent)
+    else:
+        assert isinstance(found, Invalid)
+        assert f'write time = "{right}" in the shop file (from at)' in found.problem.got
