@@ -1,8 +1,9 @@
 """A compiled scanner of JSON objects: it finds the values of some fields, for a whole batch of records.
 
-It accepts only what it understands completely: flat objects without escapes. All other records go to the general
-decoder, one by one. So the scanner may be simple, but it must never be lenient. A record that it accepts is valid
-JSON in valid UTF-8, contains no field of interest twice, and has no number of more than 64 bits.
+It accepts only what it understands completely: objects without escapes, whose fields of interest are not inside other
+values. All other records go to the general decoder, one by one. So the scanner may be simple, but it must never be
+lenient. A record that it accepts is valid JSON in valid UTF-8, contains no field of interest twice, and has no number
+of more than 64 bits.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from stream_app.kernels.memory import contiguous, pointer_to, same_bytes
 
 #: The value of a field. Positions are counted from the start of the record's value.
 TOKEN = np.dtype([("at", "i4"), ("size", "i4"), ("token_type", "i4")], align=True)
-ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT = range(7)
+ABSENT, STRING, INTEGER, NUMBER, NULL, BOOLEAN, OBJECT, ARRAY = range(8)
 
+#: How deep a value may be nested; deeper ones go to the general decoder.
+MAX_DEPTH = 60
 #: The most digits of a number: so many always fit 64 bits.
 MAX_DIGITS = 18
 _MAX_EXPONENT = 22
@@ -186,31 +189,61 @@ def _scalar(data, i, end):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _flat(data, i, end):  # type: ignore[no-untyped-def]
-    """The position after an object of strings, numbers and words that begins at i, or -1."""
+def _name(data, i, end):  # type: ignore[no-untyped-def]
+    """The position of the value after a name and its colon; the name begins at i. -1 if this is not accepted."""
+    if i >= end or data[i] != 34:
+        return -1
+    i = _string(data, i + 1, end)
+    if i < 0:
+        return -1
     i = _space(data, i + 1, end)
-    if i < end and data[i] == 125:
-        return i + 1
+    if i >= end or data[i] != 58:
+        return -1
+    return _space(data, i + 1, end)
+
+
+@jit
+def _nested(data, i, end):  # type: ignore[no-untyped-def]
+    """The position after an object or an array that begins at i, or -1."""
+    levels = np.uint64(0)  # a bit for each level, the innermost last: 1 for an object
+    depth = 0
     while True:
-        if i >= end or data[i] != 34:
-            return -1
-        i = _string(data, i + 1, end)
-        if i < 0:
-            return -1
-        i = _space(data, i + 1, end)
-        if i >= end or data[i] != 58:
-            return -1
-        i, _ = _scalar(data, _space(data, i + 1, end), end)
-        if i < 0:
-            return -1
-        i = _space(data, i, end)
+        # A value begins at i.
         if i >= end:
             return -1
-        if data[i] == 125:
-            return i + 1
-        if data[i] != 44:
+        opening = data[i]
+        if opening == 123 or opening == 91:
+            if depth == MAX_DEPTH:
+                return -1
+            depth += 1
+            levels = levels << np.uint64(1) | np.uint64(opening == 123)
+            i = _space(data, i + 1, end)
+            closes = i < end and data[i] == opening + 2
+            if not closes:
+                if opening == 123:
+                    i = _name(data, i, end)
+                    if i < 0:
+                        return -1
+                continue
+        else:
+            i, _ = _scalar(data, i, end)
+            if i < 0:
+                return -1
+            i = _space(data, i, end)
+        # At i there is a comma, or what closes one or more levels.
+        while i < end and data[i] == (125 if levels & np.uint64(1) else 93):
+            depth -= 1
+            levels >>= np.uint64(1)
+            if depth == 0:
+                return i + 1
+            i = _space(data, i + 1, end)
+        if i >= end or data[i] != 44:
             return -1
         i = _space(data, i + 1, end)
+        if levels & np.uint64(1):
+            i = _name(data, i, end)
+            if i < 0:
+                return -1
 
 
 @jit
@@ -256,7 +289,9 @@ def _object(data, start, end, names, ends, fields, order, tokens):  # type: igno
             return False
         at = _space(data, i + 1, end)
         if at < end and data[at] == 123:
-            i, token_type = _flat(data, at, end), OBJECT
+            i, token_type = _nested(data, at, end), OBJECT
+        elif at < end and data[at] == 91:
+            i, token_type = _nested(data, at, end), ARRAY
         else:
             i, token_type = _scalar(data, at, end)
         if i < 0:

@@ -132,6 +132,54 @@ def near_events(draw: st.DrawFn) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+nested = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.tuples(st.lists(inner, max_size=4), space).map(lambda v: f"[{v[1]}{','.join(v[0])}{v[1]}]"),
+        st.lists(st.tuples(names, space, inner), max_size=4).map(
+            lambda pairs: "{" + ",".join(f'{s}"{name}"{s}:{s}{value}{s}' for name, s, value in pairs) + "}"
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(nested, min_size=1, max_size=3), st.integers(0, 400), st.sampled_from('[]{},:"\\x1'))
+@settings(max_examples=600, deadline=None)
+def test_values_inside_values(values: list[str], at: int, change: str) -> None:
+    """Nested values of fields that nobody reads: right ones, wrong ones, and right ones with one byte changed."""
+    pieces = ['"user_id":"u"', f'"ts":{T0}', '"item_id":"i"', *(f'"props":{value}' for value in values)]
+    whole = "{" + ",".join(pieces) + "}"
+    at %= len(whole)
+    changed = whole[:at] + change + whole[at + 1 :]
+    both(CLICK, [text.encode("utf-8", "surrogatepass") for text in (whole, changed)])
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [
+        ('{"a":[{"b":{"c":[1,2.5,"x",null,true]}},[],{}]}', True),
+        ("[[[]]]", True),
+        ("[" * 60 + "]" * 60, True),
+        ("[" * 61 + "]" * 61, False),
+        ("[1,]", False),
+        ('{"a":1,}', False),
+        ("[1}", False),
+        ('{"a":1]', False),
+        ("[1 2]", False),
+        ('{"a"}', False),
+        ("[", False),
+        ('["\\n"]', False),  # an escape: left to the general decoder
+    ],
+)
+def test_which_nested_values_the_scanner_accepts(value: str, accepted: bool) -> None:
+    """It reads them itself, as far as it understands them."""
+    body = f'{{"user_id":"u","props":{value},"ts":{T0}}}'.encode()
+    _, good = scan(RecordColumns.of([Record("clicks", 0, 0, 0, b"u", body)]), FIELDS)
+    assert good.tolist() == [accepted]
+    both(BROWSE, [body])
+
+
 @given(
     st.lists(st.one_of(near_events(), near_events(), any_value.filter(lambda v: v is not None)), max_size=8),
     st.sampled_from([CLICK, BROWSE, PURCHASE]),
