@@ -33,7 +33,8 @@ _ZONE_WORD = re.compile(r"\s*(?:UTC|GMT)$")
 class EventTypes(NamedTuple):
     """Where the type of an event comes from."""
 
-    #: Alternatives, the first that is present counts; empty if all events of the topic have the type `always`.
+    #: Alternatives: the first with a name in `names` counts, or else the first that is present. None if all events
+    #: of the topic have the type `always`.
     paths: tuple[Path, ...]
     #: The event type (click, browse, purchase) by the shop's own name of it; "" means that the event is skipped.
     names: Mapping[str, str]

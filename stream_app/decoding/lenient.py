@@ -22,7 +22,8 @@ from stream_app.contract.events import (
 )
 from stream_app.decoding.dead_letter_texts import EXPECTED, type_words
 
-_EXACT = 2**53  # a double represents every integer up to here
+#: A double represents every integer up to here.
+EXACT = 2**53
 
 
 class LenientFields(msgspec.Struct, gc=False, frozen=True):
@@ -98,7 +99,7 @@ def _required(field: str, value: Any) -> Any:
 def _id(field: str, value: Any, most: int, least: int = 0) -> str | None:
     if value is None:
         return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

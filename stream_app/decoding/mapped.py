@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stream_app.contract.events import Event
+from stream_app.contract.events import MAX_ID_BYTES, Event
 from stream_app.contract.mapping import (
     MAPPED_FIELDS,
     NUMBERS,
@@ -17,7 +17,8 @@ from stream_app.contract.mapping import (
 )
 from stream_app.contract.paths import Path, follow
 from stream_app.contract.records import BROWSE, EVENT_TYPES
-from stream_app.decoding.lenient import LenientFields, LooseFields, RecordProblem, fields_of
+from stream_app.decoding.dead_letter_texts import EXPECTED, type_words
+from stream_app.decoding.lenient import EXACT, LenientFields, LooseFields, RecordProblem, fields_of
 
 #: Fields of text that events only carry; a number there counts as its text, anything else as absent.
 _CARRIED = ("session_id", "order_id", "list_id", "query", "currency")
@@ -75,6 +76,10 @@ def _one(
     event_id = fields.event_id
     if event_id is not None and number:
         event_id = f"{event_id}-{number}"
+        if len(event_id.encode()) > MAX_ID_BYTES:
+            got = f"event_id has more than {MAX_ID_BYTES} bytes with the number of the line"
+            problem = RecordProblem("invalid_field", "event_id", EXPECTED["event_id"], got)
+            return Invalid(number, _with_path(problem, mapping))
     session, order, list_id, query, currency = (_text(found[name]) for name in _CARRIED)
     item = None if fields.item_id is None else str(fields.item_id)
     return MappedEvent(
@@ -91,17 +96,28 @@ def _event_type(value: dict[str, Any], line: Any, number: int, types: EventTypes
     """One of `EVENT_TYPES`, or why the record or line has none."""
     if types.always:
         return types.always
-    found = _first(value, line, types.paths)
+    found = [each for path in types.paths if (each := _first(value, line, (path,))) is not None]
     where = types.paths[0].text
-    if found is None:
+    if not found:
         problem = RecordProblem("missing_field", where, "the type of the event", f"{where} is missing")
         return Invalid(number, problem)
-    name = found if isinstance(found, str) else msgspec.json.encode(found).decode()
+    names = [_type_name(each) for each in found]
+    name = next((each for each in names if each in types.names), names[0])
+    if name is None:
+        got = f"{where} is {type_words(found[0])}"
+        return Invalid(number, RecordProblem("invalid_field", where, "text", got))
     known = types.names.get(name)
     if known is None and types.others == "dead_letter":
         expected, got = "a type that the shop file names", f"{where} is not in the shop file"
         return Invalid(number, RecordProblem("invalid_field", where, expected, got))
     return known or Skipped(number, name)
+
+
+def _type_name(value: Any) -> str | None:
+    """The shop's own name of a type as text; None for an object or an array."""
+    if isinstance(value, bool | int | float):
+        return msgspec.json.encode(_whole(value)).decode()
+    return value if isinstance(value, str) else None
 
 
 def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> LenientFields | RecordProblem:
@@ -146,8 +162,13 @@ def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        return str(_whole(value))
     return value if isinstance(value, str) else None
+
+
+def _whole(value: float) -> float:
+    """A whole number as an integer, as ids are read: some writers make floats of a column with gaps."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < EXACT else value
 
 
 def _with_path(problem: RecordProblem, mapping: TopicMapping) -> RecordProblem:

@@ -98,7 +98,32 @@ def test_types() -> None:
     )
     lenient = SHOP._replace(types=SHOP.types._replace(others="skip"))
     assert list(map_value({**GOOD, "what": "other"}, lenient)) == [Skipped(0, "other")]
-    assert list(map_value({**GOOD, "what": ["x"]}, lenient)) == [Skipped(0, '["x"]')]
+    for no_name, word in (["x"], "an array"), ({"mail": "a@b.example"}, "an object"):
+        (found,) = map_value({**GOOD, "what": no_name}, lenient)
+        assert isinstance(found, Invalid)
+        assert found.problem.got == f"what is {word}"
+    (number,) = events({**GOOD, "what": 7.0})
+    assert number.event_type == "click"
+
+
+def test_whole_numbers_of_floats_are_ids() -> None:
+    """An id of a column with gaps, which some writers make a column of floats."""
+    (found,) = events({**GOOD, "user": {"id": 17.0}, "order": 1001.0})
+    assert (found.event.user_id, found.event.order_id) == ("17", "1001")
+    (found,) = events({**GOOD, "order": 1.5})
+    assert found.event.order_id == "1.5"
+
+
+def test_ids_of_lines_keep_the_limit_of_the_contract() -> None:
+    """An id that the number of the line makes too long is no id of the contract."""
+    order = {**GOOD, "what": "buy", "lines": [{"sku": "a"}, {"sku": "b"}]}
+    first, second = map_value({**order, "id": "m" * 126}, SHOP)
+    assert isinstance(first, MappedEvent)
+    assert isinstance(second, MappedEvent)
+    first, second = map_value({**order, "id": "m" * 127}, SHOP)
+    assert isinstance(first, MappedEvent)
+    assert isinstance(second, Invalid)
+    assert second.problem.got == "event_id has more than 128 bytes with the number of the line (from id)"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +179,16 @@ def test_any_value_gives_events_of_the_contract_or_reasons(value: dict[str, Any]
             decoded, bad = decoder.decode_generally(topic_index, [record])
             assert isinstance(decoded, Events)
             assert (len(decoded), bad) == (1, [])
+
+
+def test_screens_of_rudderstack() -> None:
+    """Its mobile SDKs write the name of a screen where a track call has the name of its event."""
+    screen = {"type": "screen", "event": "Home", "userId": "u", "timestamp": "2026-03-01T12:00:00Z"}
+    segment = load_preset("segment").topic(None)
+    (found,) = map_value(screen, segment)
+    assert isinstance(found, MappedEvent)
+    assert found.event_type == "browse"
+    assert list(map_value({**screen, "type": "track"}, segment)) == [Skipped(0, "Home")]
 
 
 def test_ga4_rows_of_bigquery() -> None:
