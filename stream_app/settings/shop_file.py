@@ -71,6 +71,8 @@ def read_shop_file(text: str, source: str) -> ShopFile:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError([f"{source} is not valid TOML: {error}"]) from error
+    except RecursionError as error:
+        raise SettingsError([f"{source} has values that are nested too deeply"]) from error
     _unknown(table, ("topic",), "", problems)
     listed = table.get("topic")
     topics: dict[str, TopicMapping] = {}
@@ -87,11 +89,11 @@ def read_shop_file(text: str, source: str) -> ShopFile:
     return ShopFile(topics)
 
 
-def _preset(name: str, problems: list[str]) -> str:
+def _preset(name: Any, problems: list[str]) -> str:
     known = presets()
     if name in known:
         return (_PRESETS / f"{name}.toml").read_text(encoding="utf-8")
-    problems.append(f"there is no preset {name!r}{_meant(name, known)}: take one of {', '.join(known)}")
+    problems.append(f"there is no preset {_shown(name)}{_meant(name, known)}: take one of {', '.join(known)}")
     return ""
 
 
@@ -129,7 +131,7 @@ def _topic(table: dict[str, Any], number: int, problems: list[str]) -> TopicMapp
 def _with_preset(table: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """The table of a preset with what the shop file says in its place; fields and types are taken one by one."""
     name = table["preset"]
-    text = _preset(name, problems) if isinstance(name, str) else ""
+    text = _preset(name, problems)
     if not text:
         return {key: value for key, value in table.items() if key != "preset"}
     (base,) = tomllib.loads(text)["topic"]

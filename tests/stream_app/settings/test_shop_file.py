@@ -86,7 +86,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         'type is "clicks", expected one of click, browse, purchase',
         "fields.ts is [], expected a path or a list of paths",
         "user_id cannot stand in the array of events",
-        "there is no preset 'segmnt' (did you mean segment?)",
+        'there is no preset "segmnt" (did you mean segment?)',
         "two topics have the name web",
     ]
     for sentence in wanted:
@@ -97,6 +97,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_files_that_are_no_shop_file(tmp_path: Path) -> None:
     """A file that is not there, not TOML, not UTF-8 or empty gives one sentence."""
     assert "not valid TOML" in mistakes("[[topic")[0]
+    assert "nested too deeply" in mistakes(f"x = {'[' * 3000}{']' * 3000}")[0]
+    assert "there is no preset 5" in mistakes('[[topic]]\nname = "a"\npreset = 5\n')[0]
     assert mistakes("") == ["shop.toml: it needs at least one [[topic]]"]
     assert "at least one" in mistakes("topic = 3")[0]
     with pytest.raises(SettingsError, match="cannot be read"):
