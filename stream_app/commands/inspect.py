@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from stream_app.commands.output import Force, Json, progress_bar, whole_or_nothing
-from stream_app.commands.printable import printable
+from stream_app.commands.printable import printable, printable_json
 from stream_app.recordings.inspection.measure import inspect as inspect_recording
 from stream_app.recordings.inspection.page import BEGINNING, page
 from stream_app.recordings.inspection.texts import sections
@@ -34,7 +34,7 @@ def inspect(
         with whole_or_nothing(html) as part:
             part.write_text(page(report), encoding="utf-8")
     if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
+        typer.echo(printable_json(msgspec.json.encode(report).decode()))
         return
     for heading, rows in sections(report):
         typer.echo(heading)

@@ -1,11 +1,17 @@
 """Rules for which files an output may replace: only an earlier output that can be made again, never an input."""
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from stream_app.recordings.errors import RecordingError, TargetError
 from stream_app.recordings.recording import RecordingReader
+
+
+def path_text(path: Path) -> str:
+    """The path as text that UTF-8 can hold, whatever bytes the name has."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def check_recording(

@@ -14,6 +14,7 @@ from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS, PURCHASE, Rec
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.recordings.errors import RecordingMismatchError
+from stream_app.recordings.output_paths import path_text
 from stream_app.recordings.recording import RecordingReader
 
 #: A pause of a user after which a new session begins, as in the state of a worker.
@@ -84,7 +85,7 @@ class Report(msgspec.Struct, frozen=True):
     robots: int  #: users
     robot_events: int
     warnings: list[str]
-    by_day: dict[str, list[int]]  #: events of each type by UTC date
+    by_day: dict[str, list[int]]  #: events of each type by UTC date; not those of days far off
     by_hour: list[int]  #: events by hour of the day, UTC
 
 
@@ -145,7 +146,7 @@ def _report(path: Path, records: int, data: npt.NDArray[np.void], invalid: Mappi
     robots = _robots(data[data["event_type"] != PURCHASE])
     far = times.far_off(ts)
     return Report(
-        recording=str(path),
+        recording=path_text(path),
         records=records,
         events=len(data),
         invalid=dict(invalid),
@@ -211,7 +212,12 @@ def _impossible(data: npt.NDArray[np.void]) -> dict[str, int]:
 
 
 def _by_day(data: npt.NDArray[np.void]) -> dict[str, list[int]]:
-    """Counts of each type by date, without gaps; of very long recordings the last days only."""
+    """Counts of each type by date, without gaps; of very long recordings the last days only.
+
+    Events more than ten years from the median are left out: one wrong time would hide all others.
+    """
+    middle = np.percentile(data["ts"], 50, method="inverted_cdf")
+    data = data[np.abs(data["ts"] - middle) <= times.FAR_MS]
     day = data["ts"] // _DAY
     last = int(day.max())
     first = max(int(day.min()), last - _MOST_DAYS + 1)

@@ -28,6 +28,7 @@ BEGINNING = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Data qu
 def page(report: Report) -> str:
     """Return the page as text in HTML."""
     name = escape(report.recording)
+    elsewhere = report.events - sum(map(sum, report.by_day.values()))
     parts = [
         f"{BEGINNING}{name}</title><style>{_STYLE}</style>",
         f"<h1>Data quality of {name}</h1>",
@@ -35,6 +36,7 @@ def page(report: Report) -> str:
         "<h2>Events per day (UTC)</h2>",
         _legend(list(report.by_type)),
         _bars(list(report.by_day.values()), list(report.by_day)),
+        *([f"<p>{elsewhere:,} events lie before or after these days.</p>"] if elsewhere else []),
         "<h2>Events by hour of the day (UTC)</h2>",
         _bars([[n] for n in report.by_hour], [f"{hour:02d}" for hour in range(24)]),
     ]

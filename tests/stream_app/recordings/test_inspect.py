@@ -161,3 +161,16 @@ def test_a_recording_without_events(tmp_path: Path) -> None:
         inspect(write(tmp_path / "a.stream", [("clicks", {"user_id": "w", "item_id": "k"})]))
     with pytest.raises(RecordingMismatchError, match="no records"):
         inspect(write(tmp_path / "b.stream", []))
+
+
+def test_one_wrong_time_hides_no_days(tmp_path: Path) -> None:
+    """The plot of days shows the days around the median; the page says how many events lie elsewhere."""
+    near = [("clicks", {"user_id": "u", "ts": T0 + n * 86_400_000, "item_id": "i"}) for n in range(3)]
+    for far in (10**11, 253_402_300_799_999):
+        event = {"user_id": "u", "ts": far, "item_id": "i"}
+        report = inspect(write(tmp_path / "a.stream", [*near, ("clicks", event)]))
+        days = {"2026-01-01": [1, 0, 0], "2026-01-02": [1, 0, 0], "2026-01-03": [1, 0, 0]}
+        assert report.by_day == days
+        assert "1 events lie before or after these days" in page(report)
+    two = inspect(write(tmp_path / "b.stream", [near[0], ("clicks", event)]))
+    assert two.by_day == {"2026-01-01": [1, 0, 0]}
