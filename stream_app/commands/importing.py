@@ -8,16 +8,18 @@ import msgspec
 import typer
 
 from stream_app.commands.output import Force, Json, progress_bar, show, whole_or_nothing
-from stream_app.commands.printable import printable
+from stream_app.commands.printable import printable, printable_json
 from stream_app.contract import times
 from stream_app.contract.mapping import TopicMapping
 from stream_app.recordings.importers import SHOP_FORMATS, ShopRows, check_source, import_files
 from stream_app.recordings.importers.lines import Source
-from stream_app.recordings.output_paths import check_recording
+from stream_app.recordings.output_paths import check_recording, path_text
 from stream_app.settings.shop_file import load_preset, load_shop_file, presets
 
 #: How many events a dry run shows.
 _SHOWN = 10
+#: How many characters of a value it shows.
+_WIDTH = 40
 _COLUMNS = ("user_id", "event_id", "item_id", "category_id", "price", "quantity", "order_id", "query")
 
 
@@ -73,14 +75,14 @@ def import_(
     with whole_or_nothing(out) as part, progress_bar("reading", size, as_json) as progress:
         stats = import_files(format_name, given, part, partitions=partitions, on_progress=progress, shop=rows)
     for example in stats.examples:
-        typer.echo(f"skipped {example}", err=True)
+        typer.echo(printable(f"skipped {example}"), err=True)
     for warning in stats.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if rows is not None and rows.skipped:
         for line in rows.summary():
             typer.echo(printable(line), err=True)
     show(
-        msgspec.structs.replace(stats, recording=str(out)),
+        msgspec.structs.replace(stats, recording=path_text(out)),
         as_json,
         f"{stats.records:,} records, {times.span(stats.first_ms, stats.last_ms)}; "
         f"{stats.bad_lines:,} bad lines skipped",
@@ -113,7 +115,7 @@ def _dry_run(rows: ShopRows | None, files: list[Path], size: int | None, as_json
             "events": dict(rows.events), "skipped_types": dict(rows.skipped), "not_events": dict(rows.reasons),
             "first": rows.first,
         }  # fmt: skip
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(printable_json(msgspec.json.encode(found).decode()))
         return
     typer.echo(_table(rows.first))
     for example in source.examples:
@@ -128,12 +130,16 @@ def _table(events: list[dict[str, Any]]) -> str:
     lines = [["time", *names]]
     for each in events:
         time = datetime.fromtimestamp(each["ts"] / 1000, UTC).isoformat(timespec="milliseconds")
-        lines.append([time[:-6] + "Z", *(str(each.get(name, "-")) for name in names)])
+        lines.append([time[:-6] + "Z", *(_cut(str(each.get(name, "-"))) for name in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
     )
     return "\n".join(printable(line.rstrip()) for line in padded)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
 def _refuse(why: str) -> NoReturn:

@@ -18,6 +18,7 @@ from stream_app.recordings.errors import ImportFailed
 from stream_app.recordings.importers import complete_journey, taobao, yoochoose
 from stream_app.recordings.importers.lines import Row, Source
 from stream_app.recordings.importers.shop import SHOP_FORMATS, ShopRows
+from stream_app.recordings.output_paths import path_text
 from stream_app.recordings.recording import RecordingReader, RecordingWriter
 
 #: The function that converts a line to an event, by the name of the format.
@@ -76,10 +77,11 @@ def import_files(
         row_of = FORMATS[format_name]
         rows = chain.from_iterable(source.rows(path, row_of) for path in source.paths)
     topics = dict.fromkeys(INPUT_TOPICS, 0)
-    names = [path.name for path in source.paths]
+    names = [path_text(Path(path.name)) for path in source.paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_folder(out)) as spill:
         ordered = _by_time(rows, Path(spill), sort_rows)
-        if source.lines == source.bad:
+        # A line of a shop may be several events, so that its bad ones say nothing about the lines.
+        if source.lines == source.bad if shop is None else not (shop.events or shop.skipped):
             why = f"; {source.examples[0]}" if source.examples else ""
             raise ImportFailed(
                 f"{', '.join(names)}: none of {source.lines} lines is of format {format_name}{why}"
@@ -96,7 +98,7 @@ def import_files(
                     topics[record.topic] += 1
     far = spread.far_off()
     return ImportStats(
-        str(out), sum(topics.values()), topics, source.bad, source.examples, spread.first_ms or 0,
+        path_text(out), sum(topics.values()), topics, source.bad, source.examples, spread.first_ms or 0,
         spread.last_ms or 0, [] if far is None else [far],
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from stream_app.contract.events import MAX_ID_BYTES, MAX_TS_MS, MIN_TS_MS
 from stream_app.recordings.errors import ImportFailed
+from stream_app.recordings.output_paths import path_text
 
 _EXAMPLES = 5
 _GZIP = b"\x1f\x8b"
@@ -83,7 +84,7 @@ class Source:
         """Count a bad line."""
         self.bad += 1
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{path.name}, line {number}: {why}")
+            self.examples.append(f"{path_text(Path(path.name))}, line {number}: {why}")
 
 
 def _unpacked(raw: BinaryIO, packed: bool) -> BinaryIO:

@@ -18,6 +18,11 @@ from stream_app.recordings.importers.lines import Row, Source
 SHOP_FORMATS = tuple(READERS)
 #: How many types and reasons a summary names.
 _MOST_SHOWN = 10
+#: How many types of the shop are counted by name, and the most characters of a name: a path to the wrong field may
+#: lead to another text in each record.
+_MOST_NAMES = 1000
+_NAME_LENGTH = 100
+_OTHER_NAMES = "(other names)"
 _TOPIC_OF = dict(zip(EVENT_TYPES, INPUT_TOPICS, strict=True))
 
 
@@ -60,7 +65,9 @@ class ShopRows:
                 which = f"event {found.line + 1} of the line: " if found.line else ""
                 self._bad(source, path, number, f"{problem.got}, expected {problem.expected}", which)
             elif isinstance(found, Skipped):
-                self.skipped[found.name] += 1
+                name = found.name[:_NAME_LENGTH]
+                known = name in self.skipped or len(self.skipped) < _MOST_NAMES
+                self.skipped[name if known else _OTHER_NAMES] += 1
             else:
                 body = encode_json(found.event)
                 if len(body) > MAX_VALUE_BYTES:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("csv", "F", "--preset", "rees46", "--out", "O"), "none of 4 lines is of format csv"),
         (("jsonl", "F", "--preset", "retailrocket", "--out", "O"), "none of 5 lines is of format jsonl"),
         (("csv", "E", "--preset", "rees46", "--out", "O"), "begins with the names of its columns"),
-        (("csv", "T", "--preset", "rees46", "--out", "O"), "several columns of the name a"),
+        (("csv", "T", "--preset", "rees46", "--out", "O"), "several columns of the name 'a'"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(
@@ -217,3 +218,123 @@ def test_lone_halves_of_characters_are_no_events(tmp_path: Path, capsys: pytest.
     path.write_text(json.dumps({**good, "userId": "\ud800"}) + "\n" + json.dumps(good) + "\n")
     stats = run_json(capsys, "import", "jsonl", path, "--preset", "segment", "--out", tmp_path / "a.stream")
     assert (stats["records"], stats["bad_lines"]) == (1, 1)
+
+
+CSV_SHOP = """
+[[topic]]
+name = "own"
+time = "s"
+fields = { user_id = "user", ts = "at", item_id = "item", category_id = "m.k", list_id = "n" }
+type = "click"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A shop file for the columns user, at and item."""
+    path = tmp_path / "shop.toml"
+    path.write_text(CSV_SHOP)
+    return path
+
+
+@pytest.mark.parametrize("rows", [100, 10_000])
+@pytest.mark.parametrize("cell", ['"note', 'note",', '"a"b'])
+def test_a_stray_quote_costs_its_own_line_only(
+    rows: int, cell: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a quote that closes, the rest of the file would be one cell, and all its events would be lost."""
+    lines = [f"u{n},{1_700_000_000 + n},i,fine\n" for n in range(rows)]
+    lines[3] = f"u3,1700000003,i,{cell}\n"
+    lines[5] = 'u5,1700000005,i,"two\nlines"\n'
+    path = tmp_path / "a.csv"
+    path.write_text("user,at,item,note\n" + "".join(lines))
+    found = run_json(capsys, "import", "csv", path, "--shop", own, "--out", tmp_path / "a.stream")
+    assert (found["records"], found["bad_lines"]) == (rows - 1, 1)
+    assert found["examples"][0].startswith("a.csv, line 5: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"user,at\ru,1\ru,2\r", "the first line of F is not CSV (new-line character"),
+        (b"x" * 140_000 + b",at\nu,1\n", "the first line of F is not CSV (field larger"),
+        (b'"user,at\nu,1\n', "the first line of F is not CSV (a quote does not close)"),
+        ("user,at\nu,1\n".encode("utf-16"), "the first line of F is not text in UTF-8"),
+        (b"\xff,\xff\n", "the first line of F is not text in UTF-8"),
+        (b"\x1b[31m,\x1b[31m\n", "columns of the name '\\x1b[31m'"),
+    ],
+)
+def test_first_lines_that_are_not_csv(
+    content: bytes, why: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence for each."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert run("import", "csv", path, "--shop", own, "--dry-run") == 1
+    assert why.replace(" F ", f" {path} ") in capsys.readouterr().err
+
+
+def test_odd_values_of_parquet(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that Python cannot hold costs its row; ids may be decimals or text without a type; a map has fields."""
+    path, out = tmp_path / "a.parquet", tmp_path / "a.stream"
+    odd = {
+        "user": pa.array([Decimal(2**64), Decimal(1), Decimal(2)], pa.decimal128(20, 0)),
+        "at": pa.array(["1700000000"] * 3),
+        "item": pa.array([b"\xc3\xa4", b"i", b"\xff"], pa.binary()),
+        "m": pa.array([[("k", "c")], None, None], pa.map_(pa.string(), pa.string())),
+        "unused": pa.array([0, 2**62, 0], pa.timestamp("ms")),
+    }
+    parquet.write_table(pa.table(odd), path)
+    found = run_json(capsys, "import", "parquet", path, "--shop", own, "--out", out)
+    (event,) = (json.loads(record.value or b"") for record in RecordingReader(out))
+    assert (event["user_id"], event["item_id"], event["category_id"]) == (str(2**64), "ä", "c")
+    assert [example.partition(": ")[2][:30] for example in found["examples"]] == [
+        "the row has a time out of rang", "item_id is binary (from item),",
+    ]  # fmt: skip
+    twice = pa.table([odd["user"], odd["user"]], names=["user", "user"])
+    parquet.write_table(twice, path)
+    assert run("import", "parquet", path, "--shop", own, "--dry-run") == 1
+    assert "several columns of the name 'user'" in capsys.readouterr().err
+
+
+def test_as_many_bad_events_as_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An order with a good and a bad line is not a file without an event."""
+    path = tmp_path / "a.jsonl"
+    order = {**SEGMENT[0], "properties": {"products": [{"sku": "a"}, {}]}}
+    path.write_text(json.dumps(order) + "\n")
+    found = run_json(capsys, "import", "jsonl", path, "--preset", "segment", "--out", tmp_path / "a.stream")
+    assert (found["records"], found["bad_lines"]) == (1, 1)
+
+
+def test_names_of_types_take_little_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path to the wrong field leads to a new, perhaps long name in each record."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"event": f"{n}-{'x' * 1000}"}) + "\n" for n in range(1100)))
+    found = run_json(capsys, "import", "jsonl", path, "--preset", "segment", "--dry-run")
+    assert len(found["skipped_types"]) == 1001
+    assert found["skipped_types"]["(other names)"] == 100
+    assert max(map(len, found["skipped_types"])) == 100
+
+
+def test_dry_run_shows_nothing_that_a_terminal_obeys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As text and as JSON, and a long value is cut in the table."""
+    path = tmp_path / "a.jsonl"
+    event = {**SEGMENT[3], "userId": "\x1b[31m\x9b1m\u202eu", "properties": {"query": "q" * 3000}}
+    path.write_text(json.dumps(event) + "\n")
+    assert run("import", "jsonl", path, "--preset", "segment", "--dry-run") == 0
+    assert run("import", "jsonl", path, "--preset", "segment", "--dry-run", "--json") == 0
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\x9b", "\u202e"} & set(said)
+    assert max(map(len, said.splitlines()[:3])) < 150
+
+
+def test_file_names_that_are_not_utf8(segment: Path, tmp_path: Path) -> None:
+    """Names are bytes on Linux; recordings and reports hold text."""
+    odd = tmp_path / os.fsdecode(b"\xff.jsonl")
+    out = tmp_path / os.fsdecode(b"\xff.stream")
+    segment.rename(odd)
+    assert run("import", "jsonl", odd, "--preset", "segment", "--out", out, "--json") == 0
+    assert run("inspect", out, "--html", tmp_path / "a.html", "--json") == 0
+    assert "\ufffd.stream" in (tmp_path / "a.html").read_text()
