@@ -33,7 +33,7 @@ _ZONE_WORD = re.compile(r"\s*(?:UTC|GMT)$")
 class EventTypes(NamedTuple):
     """Where the type of an event comes from."""
 
-    #: Alternatives: the first with a name in `names` counts, or else the first that is present. None if all events
+    #: Alternatives: the first with a name in `names` counts, or else the first that is present. () if all events
     #: of the topic have the type `always`.
     paths: tuple[Path, ...]
     #: The event type (click, browse, purchase) by the shop's own name of it; "" means that the event is skipped.

@@ -16,6 +16,8 @@ from stream_app.recordings.importers.lines import Source
 
 _DELIMITERS = ",;\t|"
 _SURROGATE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
+#: How many lines of a CSV file may be read again, beside as many as it has: a made-up file could need that for ever.
+_MOST_REREAD = 1_000_000
 #: What Arrow raises for a value without a Python object.
 _NO_OBJECT = (OverflowError, ValueError, KeyError)
 _ROWS = 10_000  # rows of a Parquet file that become Python objects at a time
@@ -51,6 +53,8 @@ def _csv_values(source: Source, path: Path) -> Iterator[tuple[int, Any]]:
             row = next(table, None)
         except csv.Error as error:
             lines.back_to_second()
+            if lines.reread > _MOST_REREAD + lines.number:
+                raise ImportFailed(f"{path} has too many quotes that do not close") from error
             source.lines += 1
             yield lines.number, Unreadable(f"the line is not CSV ({_reason(error)})")
             continue
@@ -67,6 +71,7 @@ class _Lines:
 
     def __init__(self, raw: Iterator[bytes]) -> None:
         self.number = 0
+        self.reread = 0
         self.of_row: list[str] = []
         self._raw, self._again = raw, deque[str]()
 
@@ -84,6 +89,7 @@ class _Lines:
         again = self.of_row[1:]
         self._again.extendleft(reversed(again))
         self.number -= len(again)
+        self.reread += len(again)
 
 
 def _columns(head: str, path: Path) -> tuple[list[str], str]:

@@ -253,6 +253,17 @@ def test_a_stray_quote_costs_its_own_line_only(
     assert found["examples"][0].startswith("a.csv, line 5: ")
 
 
+def test_many_stray_quotes_end_soon(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here each line opens a quote, whether it begins inside of one or not."""
+    monkeypatch.setattr("stream_app.recordings.importers.files._MOST_REREAD", 10_000)
+    path = tmp_path / "a.csv"
+    path.write_text("user,at\n" + 'x","\n' * 5000)
+    assert run("import", "csv", path, "--shop", own, "--dry-run") == 1
+    assert "too many quotes that do not close" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
