@@ -75,7 +75,7 @@ def unix_ms(value: object, format_: TimeFormat, zone: tzinfo | None) -> int:
     """Return a time of the shop in Unix ms, rounded down. Raises ValueError that says what is wrong, no quote."""
     if format_ == "iso8601":
         if not isinstance(value, str):
-            raise ValueError("is not text, expected an ISO 8601 time such as 2026-03-01T12:00:00Z")
+            raise ValueError("is not text with an ISO 8601 time such as 2026-03-01T12:00:00Z")
         return _iso_ms(value, zone)
     number = number_in(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _MOST:

@@ -127,7 +127,7 @@ def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> L
         try:
             found["ts"] = unix_ms(raw, mapping.time, mapping.zone)
         except ValueError as error:
-            return RecordProblem("invalid_field", "ts", f"a time in the format {mapping.time}", f"ts {error}")
+            return _of_time("invalid_field", f"ts {error}", raw, mapping)
     for name in NUMBERS:
         if isinstance(found[name], str):
             try:
@@ -142,12 +142,19 @@ def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> L
     given = {name: found[name] for name in _CHECKED if found[name] is not None}
     fields = fields_of(LooseFields(**given), correct_clock=False)
     if isinstance(fields, RecordProblem):
-        likely = likely_format(raw) if fields.field == "ts" else None
-        if likely not in (None, mapping.time):
-            got = f'ts looks like a time in {likely}: write time = "{likely}" in the shop file'
-            return fields._replace(got=got, expected=f"a time in {mapping.time}")
+        if fields.field == "ts" and raw is not None:  # the contract's sentence would be about milliseconds
+            got = "ts lies before March 1973 or after the year 9999"
+            return _of_time(fields.reason, got, raw, mapping)
         return fields
     return fields if missing is None else missing
+
+
+def _of_time(reason: str, got: str, raw: Any, mapping: TopicMapping) -> RecordProblem:
+    """A problem of a time, with the format that the shop file should name if the time looks like another one."""
+    likely = likely_format(raw)
+    if likely not in (None, mapping.time):
+        got = f'ts looks like a time in {likely}: write time = "{likely}" in the shop file'
+    return RecordProblem(reason, "ts", f"a time in the format {mapping.time}", got)
 
 
 def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:

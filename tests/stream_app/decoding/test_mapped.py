@@ -181,6 +181,24 @@ def test_any_value_gives_events_of_the_contract_or_reasons(value: dict[str, Any]
             assert (len(decoded), bad) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("at", "written"),
+    [
+        ("1970-01-01T00:00:00Z", "iso8601"),
+        ("9999-12-31T23:59:59-10:00", "iso8601"),
+        (5, "s"),
+        (-1, "ms"),
+        (1e18, "us"),
+    ],
+)
+def test_times_out_of_range(at: object, written: str) -> None:
+    """The sentence is about the shop's format, not about milliseconds."""
+    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))  # type: ignore[arg-type]
+    assert isinstance(found, Invalid)
+    assert found.problem.got == "ts lies before March 1973 or after the year 9999 (from at)"
+    assert found.problem.expected == f"a time in the format {written}"
+
+
 def test_screens_of_rudderstack() -> None:
     """Its mobile SDKs write the name of a screen where a track call has the name of its event."""
     screen = {"type": "screen", "event": "Home", "userId": "u", "timestamp": "2026-03-01T12:00:00Z"}
@@ -218,7 +236,7 @@ def test_ga4_rows_of_bigquery() -> None:
     assert (second.event.item_id, second.event.category_id, second.event.order_id) == ("B", None, "T1")
 
 
-@pytest.mark.parametrize("written", ["s", "ms", "us"])
+@pytest.mark.parametrize("written", ["s", "ms", "us", "iso8601"])
 @pytest.mark.parametrize(
     ("right", "at"), [("s", 1_700_000_000), ("ms", 1_700_000_000_000), ("us", "1700000000000000")]
 )

@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from stream_app.contract.records import Record
 from stream_app.recordings.recording import RecordingReader
 from tests.stream_app.command_line import run, run_json
 
-SEGMENT = [
+SEGMENT: list[dict[str, Any]] = [
     {
         "type": "track", "event": "Order Completed", "userId": "u1", "messageId": "m2",
         "timestamp": "2026-03-01T12:01:00Z",
