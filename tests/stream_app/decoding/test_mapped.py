@@ -216,6 +216,7 @@ def test_ga4_rows_of_bigquery() -> None:
         "event_params": [
             {"key": "page_location", "value": {"string_value": "https://shop.example/"}},
             {"key": "ga_session_id", "value": {"int_value": "77"}},
+            {"key": "currency", "value": {"string_value": "EUR"}},
         ],
         "ecommerce": {"transaction_id": "T1"},
         "items": [
@@ -234,6 +235,7 @@ def test_ga4_rows_of_bigquery() -> None:
         2,
     )
     assert (second.event.item_id, second.event.category_id, second.event.order_id) == ("B", None, "T1")
+    assert first.event.currency == second.event.currency == "EUR"
 
 
 @pytest.mark.parametrize("written", ["s", "ms", "us", "iso8601"])
