@@ -93,7 +93,7 @@ def _preset(name: Any, problems: list[str]) -> str:
     known = presets()
     if name in known:
         return (_PRESETS / f"{name}.toml").read_text(encoding="utf-8")
-    problems.append(f"there is no preset {_shown(name)}{_meant(name, known)}: take one of {', '.join(known)}")
+    problems.append(f"there is no preset {name!r}{_meant(name, known)}: take one of {', '.join(known)}")
     return ""
 
 

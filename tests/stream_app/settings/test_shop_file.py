@@ -86,7 +86,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         'type is "clicks", expected one of click, browse, purchase',
         "fields.ts is [], expected a path or a list of paths",
         "user_id cannot stand in the array of events",
-        'there is no preset "segmnt" (did you mean segment?)',
+        "there is no preset 'segmnt' (did you mean segment?)",
         "two topics have the name web",
     ]
     for sentence in wanted:
