@@ -3,6 +3,7 @@
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 LIMIT_S = 30.0
+_SILENT_S = 20.0  # a reader that hears nothing for so long gets a new client
 _QUIET_POLLS = 60  # polls of one second without a record before reading fails
 _ID = re.compile(rb'"id":"[^"]*?([a-z]+)-(\d+)-(\d+)"')
 
@@ -79,8 +81,11 @@ class Seen:
     """Counts the predictions in the topic, without repeats, in its own thread."""
 
     def __init__(self, bootstrap: str, topic: str, isolation: str) -> None:
+        self._bootstrap, self._isolation = bootstrap, isolation
         self._consumer = consumer(bootstrap, isolation)
-        self._consumer.assign(partitions_of(self._consumer, topic))
+        #: The next offset to read of each partition.
+        self._next = {tp.partition: tp for tp in partitions_of(self._consumer, topic)}
+        self._consumer.assign(list(self._next.values()))
         self._marks: dict[tuple[bytes, bytes], bytearray] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="seen", daemon=True)
@@ -100,11 +105,25 @@ class Seen:
         self._consumer.close()
 
     def _run(self) -> None:
+        last = time.monotonic()
         while not self._stopped.is_set():
             for message in self._consumer.consume(1000, timeout=0.1):
                 # An error means that the broker is down: the checker reads the topic again at the end.
-                if message.error() is None and not message.key().startswith(b"end-"):
+                if message.error() is not None:
+                    continue
+                last = time.monotonic()
+                self._next[message.partition()].offset = message.offset() + 1
+                if not message.key().startswith(b"end-"):
                     self._take(message.value())
+            if time.monotonic() - last > _SILENT_S:
+                self._reopen()
+                last = time.monotonic()
+
+    def _reopen(self) -> None:
+        """Continue with a new client: after a restart of the broker one was seen that never read again."""
+        self._consumer.close()
+        self._consumer = consumer(self._bootstrap, self._isolation)
+        self._consumer.assign(list(self._next.values()))
 
     def _take(self, value: bytes) -> None:
         found = _ID.search(value)
