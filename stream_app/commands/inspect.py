@@ -29,7 +29,7 @@ def inspect(
     if html is not None:
         check_page(html, [recording], BEGINNING, force=force)
     with progress_bar("reading", None, as_json) as progress:
-        report = inspect_recording(recording, lambda done, _: progress(done))
+        report = inspect_recording(recording, progress)
     if html is not None:
         with whole_or_nothing(html) as part:
             part.write_text(page(report), encoding="utf-8")

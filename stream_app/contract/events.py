@@ -16,6 +16,7 @@ MAX_NAME_BYTES = 256  # of an item or a category
 MIN_TS_MS = 10**11  # March 1973: smaller numbers are times in seconds
 MAX_TS_MS = 253_402_300_799_999  # the year 9999
 MAX_QUANTITY = 2**31 - 1
+SESSION_GAP_MS = 1_800_000  # a pause of a user after which a new session starts
 MAX_PRICE = 1e15  # 32-bit floats hold sums of it without overflow
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]

@@ -23,6 +23,8 @@ TIME_FORMATS: tuple[TimeFormat, ...] = ("ms", "s", "us", "iso8601")
 
 #: Milliseconds per unit of a time that is a number.
 _UNIT_MS = {"ms": 1.0, "s": 1000.0, "us": 0.001}
+#: The smallest number of each format that is a time after March 1973.
+_LEAST: tuple[tuple[float, TimeFormat], ...] = ((1e8, "s"), (1e11, "ms"), (1e14, "us"))
 _MOST = 1e19  # no time in any of these units is larger
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -53,12 +55,8 @@ class TopicMapping(NamedTuple):
     time: TimeFormat = "ms"
     #: Of ISO 8601 times without a zone; None refuses them.
     zone: ZoneInfo | None = None
-
-    @property
-    def lines(self) -> tuple[Step, ...] | None:
-        """The steps to the array of which each element is an event; None if a record is one event."""
-        paths = (path for paths in (*self.fields.values(), self.types.paths) for path in paths)
-        return next((path.lines for path in paths if path.lines is not None), None)
+    #: The steps to the array of which each element is an event; None if a record is one event.
+    lines: tuple[Step, ...] | None = None
 
 
 def number_in(text: str) -> int | float:
@@ -92,9 +90,7 @@ def likely_format(value: object) -> TimeFormat | None:
     except ValueError:
         return None
     if isinstance(number, int | float):
-        for least, format_ in ((1e8, "s"), (1e11, "ms"), (1e14, "us")):
-            if least <= number < 1000 * least:
-                return format_  # type: ignore[return-value]
+        return next((format_ for least, format_ in _LEAST if least <= number < 1000 * least), None)
     return None
 
 

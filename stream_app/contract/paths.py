@@ -48,22 +48,10 @@ class Path(NamedTuple):
 
     text: str
     steps: tuple[Step, ...]
-
-    @property
-    def lines(self) -> tuple[Step, ...] | None:
-        """The steps that lead to the array of which each element is an event; None if there is no such array."""
-        return self.steps[: self.steps.index(Each())] if Each() in self.steps else None
-
-    @property
-    def within(self) -> tuple[Step, ...]:
-        """The steps from an element of that array on, or all of them."""
-        return self.steps[self.steps.index(Each()) + 1 :] if Each() in self.steps else self.steps
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """The names on a path of names only, which compiled code can follow; None for any other path."""
-        found = tuple(step.name for step in self.steps if isinstance(step, Name))
-        return found if len(found) == len(self.steps) else None
+    #: The steps that lead to the array of which each element is an event; None if there is no such array.
+    lines: tuple[Step, ...] | None
+    #: The steps from an element of that array on, or all of them.
+    within: tuple[Step, ...]
 
 
 def parse(text: str) -> Path:
@@ -82,7 +70,10 @@ def parse(text: str) -> Path:
         steps.append(step)
     if not steps:
         raise ValueError("a path is empty")
-    return Path(text, tuple(steps))
+    if Each() not in steps:
+        return Path(text, tuple(steps), None, tuple(steps))
+    array = steps.index(Each())
+    return Path(text, tuple(steps), tuple(steps[:array]), tuple(steps[array + 1 :]))
 
 
 def _name(text: str, at: int, inside: bool) -> tuple[Step, int]:

@@ -1,5 +1,6 @@
 """Topics, event types, and a Kafka record as all parts of the system see it."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -22,3 +23,11 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+
+def by_partition(records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:
+    """The records of each topic and partition, in their order."""
+    found: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.topic, record.partition), []).append(record)
+    return found

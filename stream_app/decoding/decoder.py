@@ -28,6 +28,7 @@ from stream_app.decoding.dead_letter_texts import EXPECTED, MSGPACK_MAP, descrip
 from stream_app.decoding.event_filler import CATEGORY, EVENT_ID, FIELDS, ITEM, USER, fill
 from stream_app.decoding.json_scanner import scan
 from stream_app.decoding.lenient import (
+    NO_ITEM,
     LenientFields,
     LenientTimedFields,
     LooseFields,
@@ -232,7 +233,7 @@ class Decoder:
                     add(i, "key_mismatch", "user_id", expected, key_description(r.key, user))
         if topic_index != BROWSE:
             for i in np.flatnonzero(data["item_hash"] == 0).tolist():
-                add(i, "missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
+                add(i, *NO_ITEM)
         self._wrong_times(data["ts"], data["time"], received, add)
         return wrong
 

@@ -66,6 +66,10 @@ class RecordProblem(NamedTuple):
     got: str
 
 
+#: A click or a purchase without its item.
+NO_ITEM = RecordProblem("missing_field", "item_id", "the item of a click or a purchase", "item_id is missing")
+
+
 class _Refused(Exception):  # noqa: N818 - carries a problem out of the reading of one field
     def __init__(self, field: str, got: str, reason: str = "invalid_field", expected: str = "") -> None:
         self.problem = RecordProblem(reason, field, expected or EXPECTED[field], f"{field} {got}")

@@ -18,7 +18,7 @@ from stream_app.contract.mapping import (
 from stream_app.contract.paths import Path, follow
 from stream_app.contract.records import BROWSE, EVENT_TYPES
 from stream_app.decoding.dead_letter_texts import EXPECTED, type_words
-from stream_app.decoding.lenient import EXACT, LenientFields, LooseFields, RecordProblem, fields_of
+from stream_app.decoding.lenient import EXACT, NO_ITEM, LenientFields, LooseFields, RecordProblem, fields_of
 
 #: Fields of text that events only carry; a number there counts as its text, anything else as absent.
 _CARRIED = ("session_id", "order_id", "list_id", "query", "currency")
@@ -57,8 +57,7 @@ def map_value(value: Any, mapping: TopicMapping) -> Iterator[MappedEvent | Inval
             0, RecordProblem("malformed", "", "an object with fields", "the value is not an object")
         )
         return
-    steps = mapping.lines
-    lines = follow(value, steps) if steps is not None else None
+    lines = None if mapping.lines is None else follow(value, mapping.lines)
     for number, line in enumerate(lines if isinstance(lines, list) and lines else [None]):
         yield _one(value, line, number, mapping)
 
@@ -134,11 +133,6 @@ def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> L
                 found[name] = number_in(found[name])
             except ValueError as error:
                 return RecordProblem("invalid_field", name, "a number", f"{name} {error}")
-    if event_type != EVENT_TYPES[BROWSE] and found["item_id"] is None:
-        expected = "the item of a click or a purchase"
-        missing = RecordProblem("missing_field", "item_id", expected, "item_id is missing")
-    else:
-        missing = None
     given = {name: found[name] for name in _CHECKED if found[name] is not None}
     fields = fields_of(LooseFields(**given), correct_clock=False)
     if isinstance(fields, RecordProblem):
@@ -146,7 +140,7 @@ def _checked(found: dict[str, Any], event_type: str, mapping: TopicMapping) -> L
             got = "ts lies before March 1973 or after the year 9999"
             return _of_time(fields.reason, got, raw, mapping)
         return fields
-    return fields if missing is None else missing
+    return NO_ITEM if fields.item_id is None and event_type != EVENT_TYPES[BROWSE] else fields
 
 
 def _of_time(reason: str, got: str, raw: Any, mapping: TopicMapping) -> RecordProblem:
@@ -160,8 +154,7 @@ def _of_time(reason: str, got: str, raw: Any, mapping: TopicMapping) -> RecordPr
 def _first(value: dict[str, Any], line: Any, paths: tuple[Path, ...]) -> Any:
     """The first of the alternatives that is present and neither null nor empty text."""
     for path in paths:
-        of_line = path.lines is not None
-        found = follow(line, path.within) if of_line else follow(value, path.steps)
+        found = follow(value if path.lines is None else line, path.within)
         if found is not None and found != "":
             return found
     return None

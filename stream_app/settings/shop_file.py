@@ -28,8 +28,8 @@ class ShopFile(NamedTuple):
         """Return a topic, or the only one if no name is given. Raises SettingsError if it is not clear which."""
         if name is None and len(self.topics) == 1:
             return next(iter(self.topics.values()))
-        if name in self.topics:
-            return self.topics[name]  # type: ignore[index]
+        if name is not None and name in self.topics:
+            return self.topics[name]
         known = ", ".join(self.topics)
         why = f"has no topic {name}" if name is not None else "has several topics"
         raise SettingsError([f"the shop file {why}: take one of {known} with --topic"])
@@ -113,9 +113,8 @@ def _topic(table: dict[str, Any], number: int, problems: list[str]) -> TopicMapp
     if time not in TIME_FORMATS:
         found.append(f"time is {_shown(time)}, expected one of {', '.join(TIME_FORMATS)}")
     zone = _zone(table.get("zone"), found)
-    mapping = TopicMapping(name, fields, types, time if time in TIME_FORMATS else "ms", zone)
     each_path = [path for group in (*fields.values(), types.paths) for path in group]
-    arrays = {path.lines for path in each_path if path.lines is not None}
+    arrays = list(dict.fromkeys(path.lines for path in each_path if path.lines is not None))
     if len(arrays) > 1:
         shown = " and ".join(path.text for path in each_path if path.lines is not None)
         found.append(f"{shown} lead to different arrays, but only one array can hold the events of a record")
@@ -125,7 +124,8 @@ def _topic(table: dict[str, Any], number: int, problems: list[str]) -> TopicMapp
         if any(path.lines is not None for path in fields.get(field, ()))
     )
     problems.extend(where + problem for problem in found)
-    return mapping
+    lines = arrays[0] if arrays else None
+    return TopicMapping(name, fields, types, time if time in TIME_FORMATS else "ms", zone, lines)
 
 
 def _with_preset(table: dict[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ the row as the event before it left it, so the cutting into micro-batches makes 
 
 import numpy as np
 
+from stream_app.contract.events import SESSION_GAP_MS
 from stream_app.contract.records import PURCHASE
 from stream_app.kernels.item_checks import UNKNOWN_CHECK
 from stream_app.kernels.jit import jit as _jit
-from stream_app.state.row_layout import AMOUNTS, SEEDS, SESSION_GAP_MS
+from stream_app.state.row_layout import AMOUNTS, SEEDS
 from stream_app.state.window_buckets import AMOUNT_WINDOW, BUCKET_MS, FIRST_BUCKET, LAST_EVENTS, WINDOWS
 
 # What became of an event.

@@ -25,8 +25,6 @@ FORMATS_READ = (2, 3)
 AMOUNTS = 8
 #: Distinct items that the model gets as seeds of candidates, newest first.
 SEEDS = 5
-#: A pause after which a new session starts.
-SESSION_GAP_MS = 1_800_000
 
 #: Reasons of flags, in the order of the columns of `flagged`.
 FLAG_REASONS: tuple[FlagReasonCode, ...] = get_args(FlagReasonCode)

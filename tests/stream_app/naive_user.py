@@ -5,9 +5,10 @@ import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
+from stream_app.contract.events import SESSION_GAP_MS
 from stream_app.contract.records import EVENT_TYPES, PURCHASE
 from stream_app.state import apply_events as kernel
-from stream_app.state.row_layout import AMOUNTS, SEEDS, SESSION_GAP_MS
+from stream_app.state.row_layout import AMOUNTS, SEEDS
 from stream_app.state.window_buckets import AMOUNT_WINDOW, LAST_EVENTS, WINDOWS
 from tests.stream_app.strategies import DAY
 

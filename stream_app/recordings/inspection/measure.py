@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_app.contract import times
+from stream_app.contract.events import SESSION_GAP_MS
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS, PURCHASE, Record
+from stream_app.contract.records import EVENT_TYPES, INPUT_TOPICS, PURCHASE, by_partition
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.name_table import NameTable, stable_hash
 from stream_app.recordings.errors import RecordingMismatchError
 from stream_app.recordings.output_paths import path_text
 from stream_app.recordings.recording import RecordingReader
 
-#: A pause of a user after which a new session begins, as in the state of a worker.
-SESSION_GAP_MS = 1_800_000
 #: A user with more clicks and browses than this in one minute counts as a robot. Purchases do not count: a receipt of
 #: a hundred lines has one time.
 ROBOT_EVENTS_1M = 60
@@ -89,25 +88,25 @@ class Report(msgspec.Struct, frozen=True):
     by_hour: list[int]  #: events by hour of the day, UTC
 
 
-def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read a recording once and return its report. Raises RecordingMismatchError if it has no valid event."""
+def inspect(path: Path, progress: Callable[[int], None] = lambda _: None) -> Report:
+    """Read a recording and return its report. `progress` gets the number of records so far.
+
+    Raises RecordingMismatchError if the recording has no valid event.
+    """
     reader = RecordingReader(path)
     if not set(reader.topics) & set(INPUT_TOPICS):
         raise RecordingMismatchError(f"{path} holds none of the topics {', '.join(INPUT_TOPICS)}")
     invalid: Counter[str] = Counter()
     parts: list[npt.NDArray[np.void]] = []
     newest: dict[tuple[str, int], int] = {}
-    records, total = 0, reader.count()
+    records = 0
     decoder = Decoder(NameTable(lambda _: 0, 0), NameTable(lambda _: 0, 0), max_future_ms=times.FAR_MS)
     for chunk in reader.batches(_CHUNK):
-        by_place: dict[tuple[str, int], list[Record]] = {}
-        for record in chunk:
-            by_place.setdefault((record.topic, record.partition), []).append(record)
-        for (topic, partition), of_place in by_place.items():
+        for (topic, partition), of_partition in by_partition(chunk).items():
             if topic not in INPUT_TOPICS:
                 continue
-            records += len(of_place)
-            events, bad = decoder.decode(INPUT_TOPICS.index(topic), RecordColumns.of(of_place))
+            records += len(of_partition)
+            events, bad = decoder.decode(INPUT_TOPICS.index(topic), RecordColumns.of(of_partition))
             invalid.update(b.reason for b in bad)
             part = np.empty(len(events), EVENT)
             for name, column in (
@@ -121,8 +120,7 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> R
             part["late"] = highest[:-1] - part["ts"] > LATE_MS
             newest[topic, partition] = int(highest[-1])
             parts.append(part)
-        if progress:
-            progress(records, total)
+        progress(records)
     data = np.concatenate(parts) if parts else np.empty(0, EVENT)
     if not len(data):
         shown = ", ".join(f"{n:,} {reason}" for reason, n in invalid.most_common()) or "no records"

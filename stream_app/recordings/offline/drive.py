@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from stream_app.contract.record_columns import RecordColumns
-from stream_app.contract.records import INPUT_TOPICS, Record
+from stream_app.contract.records import INPUT_TOPICS, by_partition
 from stream_app.processing.micro_batch import StepOutput
 from stream_app.processing.shop_processor import ShopProcessor
 from stream_app.recordings.errors import RecordingMismatchError
@@ -46,10 +46,7 @@ def drive(
                 processor.merge(partition).finish(topic_index)
     done = 0
     for chunk in reader.batches(CHUNK):
-        by_partition: dict[tuple[str, int], list[Record]] = {}
-        for record in chunk:
-            by_partition.setdefault((record.topic, record.partition), []).append(record)
-        for (topic, partition), records in by_partition.items():
+        for (topic, partition), records in by_partition(chunk).items():
             if topic not in INPUT_TOPICS:
                 continue
             topic_index = INPUT_TOPICS.index(topic)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.contract.mapping import unix_ms
+from stream_app.contract.mapping import TimeFormat, unix_ms
 
 MS = st.integers(0, 253_402_300_799_999)
 
@@ -32,9 +32,9 @@ MS = st.integers(0, 253_402_300_799_999)
         ("9999-12-31T23:59:59-14:00", "iso8601", 253_402_351_199_000),
     ],
 )
-def test_each_format(value: object, format_: str, ms: int) -> None:
+def test_each_format(value: object, format_: TimeFormat, ms: int) -> None:
     """A time becomes Unix ms, rounded down."""
-    assert unix_ms(value, format_, None) == ms  # type: ignore[arg-type]
+    assert unix_ms(value, format_, None) == ms
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_each_format(value: object, format_: str, ms: int) -> None:
         ("2026-03-01T12:00:00", "iso8601", "has no time zone"),
     ],
 )
-def test_what_is_no_time_is_told(value: object, format_: str, why: str) -> None:
+def test_what_is_no_time_is_told(value: object, format_: TimeFormat, why: str) -> None:
     """The error says what is wrong and does not quote the value."""
     with pytest.raises(ValueError, match=why) as caught:
-        unix_ms(value, format_, None)  # type: ignore[arg-type]
+        unix_ms(value, format_, None)
     assert "yesterday" not in str(caught.value)
     assert "today" not in str(caught.value)
 

@@ -147,7 +147,7 @@ nested = st.recursive(
 @given(st.lists(nested, min_size=1, max_size=3), st.integers(0, 400), st.sampled_from('[]{},:"\\x1'))
 @settings(max_examples=600, deadline=None)
 def test_values_inside_values(values: list[str], at: int, change: str) -> None:
-    """Nested values of fields that nobody reads: right ones, wrong ones, and right ones with one byte changed."""
+    """Nested values in fields that the decoder does not read: valid, invalid, and valid with one byte changed."""
     pieces = ['"user_id":"u"', f'"ts":{T0}', '"item_id":"i"', *(f'"props":{value}' for value in values)]
     whole = "{" + ",".join(pieces) + "}"
     at %= len(whole)

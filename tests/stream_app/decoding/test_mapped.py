@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stream_app.contract.event_columns import Events
 from stream_app.contract.events import encode_json
+from stream_app.contract.mapping import TimeFormat
 from stream_app.contract.records import EVENT_TYPES, Record
 from stream_app.decoding.decoder import Decoder
 from stream_app.decoding.mapped import Invalid, MappedEvent, Skipped, map_value
@@ -191,9 +192,9 @@ def test_any_value_gives_events_of_the_contract_or_reasons(value: dict[str, Any]
         (1e18, "us"),
     ],
 )
-def test_times_out_of_range(at: object, written: str) -> None:
+def test_times_out_of_range(at: object, written: TimeFormat) -> None:
     """The sentence is about the shop's format, not about milliseconds."""
-    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))  # type: ignore[arg-type]
+    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))
     assert isinstance(found, Invalid)
     assert found.problem.got == "ts lies before March 1973 or after the year 9999 (from at)"
     assert found.problem.expected == f"a time in the format {written}"
@@ -242,9 +243,9 @@ def test_ga4_rows_of_bigquery() -> None:
 @pytest.mark.parametrize(
     ("right", "at"), [("s", 1_700_000_000), ("ms", 1_700_000_000_000), ("us", "1700000000000000")]
 )
-def test_a_wrong_format_of_times_is_named(right: str, at: object, written: str) -> None:
+def test_a_wrong_format_of_times_is_named(right: str, at: object, written: TimeFormat) -> None:
     """Of a time in another unit the sentence says which format to write."""
-    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))  # type: ignore[arg-type]
+    (found,) = map_value({**GOOD, "at": at}, SHOP._replace(time=written))
     if right == written:
         assert isinstance(found, MappedEvent)
     else:
